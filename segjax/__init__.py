@@ -1,0 +1,18 @@
+"""Image segmentation in JAX: U-Net, DeepLab and Mask R-CNN as pure functions.
+
+The rooms are imported on first use, so that the data code (NumPy and OpenCV, run in worker
+processes) does not pay for jax.
+"""
+
+import importlib
+
+_ROOMS = ("data", "evaluation", "losses", "models", "ops", "tasks", "training")
+
+__all__ = [*_ROOMS]
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name in _ROOMS:
+        return importlib.import_module(f"segjax.{name}")
+    raise AttributeError(f"module 'segjax' has no attribute {name!r}; it has {', '.join(_ROOMS)}")

@@ -1,0 +1,25 @@
+"""Strict JAX for every test: no silent dtype or rank promotion, four simulated CPU devices."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+CACHE = Path(os.environ.get("SEGJAX_TEST_CACHE", Path.home() / ".cache" / "segjax-tests"))
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder with real data sets, which the repository does not hold."""
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("SEGJAX_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set SEGJAX_TEST_DATA to a folder that has it")
+    return folder
