@@ -1,0 +1,51 @@
+"""The soft Dice loss: Milletari et al., V-Net, 2016 (arXiv:1606.04797), in nnU-Net's form."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from segjax.losses.cross_entropy import IGNORE_LABEL
+
+
+def dice_loss(
+    logits,
+    labels,
+    *,
+    over: Literal["sample", "batch"] = "sample",
+    background: bool = False,
+    smooth: float = 1e-5,
+    ignore_label: int = IGNORE_LABEL,
+    axis_name: str | None = None,
+):
+    """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
+
+    A class that is neither labelled nor predicted scores Dice 1; one that is predicted but not
+    labelled scores near 0.
+
+    Args:
+      logits: [batch, height, width, classes] float32; p is their softmax.
+      labels: [batch, height, width] integers; y is one-hot, and ignored pixels enter no sum.
+      over: "sample" takes the sums over each image and the mean of the images' scores; "batch"
+        takes them over the whole batch on all devices, which steadies small structures that many
+        images lack (nnU-Net's batch Dice).
+      background: whether class 0 counts.
+      axis_name: of the mapped device axis, for "batch".
+
+    Returns:
+      A float32 scalar.
+    """
+    valid = (labels != ignore_label)[..., None]
+    truth = jax.nn.one_hot(jnp.where(valid[..., 0], labels, 0), logits.shape[-1])
+    truth = jnp.where(valid, truth, 0.0)
+    probabilities = jnp.where(valid, jax.nn.softmax(logits), 0.0)
+    first = 0 if background else 1
+    intersection, total = (
+        jnp.sum(value, axis=(1, 2))[:, first:]
+        for value in (probabilities * truth, probabilities + truth)
+    )
+    if over == "batch":
+        intersection, total = intersection.sum(axis=0), total.sum(axis=0)
+        if axis_name is not None:
+            intersection, total = jax.lax.psum((intersection, total), axis_name)
+    return 1.0 - jnp.mean((2.0 * intersection + smooth) / (total + smooth))

@@ -1,0 +1,189 @@
+"""U-Net: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image
+Segmentation", MICCAI 2015 (arXiv:1505.04597).
+
+The default is the network of the paper's figure 1: 3×3 convolutions without padding, 2×2 max
+pooling, learned 2×2 up-convolutions, centre-cropped skip connections, 23 convolutional layers and
+31,030,658 parameters for one input channel and two classes. `output_size`, `input_size_for` and
+`nearest_valid_sizes` are its shape law.
+"""
+
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.ops.convolution import pointwise_convolution, up_convolution
+
+Padding = Literal["VALID", "SAME"]
+Norm = Literal["batch", "group"]
+
+# Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
+# incoming nodes of one neuron. An output of the 2×2 up-convolution sees a single window position,
+# hence the batch axes.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal_up_convolution = nn.initializers.variance_scaling(
+    2.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
+)
+
+
+def output_size(input_size: int, *, depth: int = 4, padding: Padding = "VALID") -> int:
+    """Returns the side of the output for a side of the input, in pixels (572 → 388).
+
+    Raises:
+      ValueError: a pooled map would have an odd side, or nothing would be left; the message names
+        the nearest valid sizes.
+    """
+    size = _output_size_or_none(input_size, depth, padding)
+    if size is None:
+        below, above = nearest_valid_sizes(input_size, depth=depth, padding=padding)
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"an input side of {input_size} does not fit a U-Net of depth {depth} with {padding} "
+            f"padding: every pooled map must have an even side; the nearest valid size is {nearest}"
+        )
+    return size
+
+
+def input_size_for(output: int, *, depth: int = 4, padding: Padding = "VALID") -> int:
+    """Returns the smallest valid side of the input whose output has at least `output` pixels."""
+    size = max(output, 1)
+    while (_output_size_or_none(size, depth, padding) or 0) < output:
+        size += 1
+    return size
+
+
+def nearest_valid_sizes(
+    size: int, *, depth: int = 4, padding: Padding = "VALID"
+) -> tuple[int | None, int]:
+    """Returns the valid input sides next to `size`: the largest ≤ it (None if none) and smallest ≥."""
+    below = next((s for s in range(size, 0, -1) if _output_size_or_none(s, depth, padding)), None)
+    above = max(size, 1)
+    while not _output_size_or_none(above, depth, padding):
+        above += 1
+    return below, above
+
+
+def _output_size_or_none(size, depth, padding):
+    lost = 4 if padding == "VALID" else 0  # two 3×3 convolutions
+    for _ in range(depth):
+        size -= lost
+        if size < 2 or size % 2:
+            return None
+        size //= 2
+    size -= lost
+    for _ in range(depth):
+        size = 2 * size - lost
+    return size if size > 0 else None
+
+
+class UpConvolution(nn.Module):
+    """The learned 2×2 up-convolution; the paper's text gives it no ReLU, the released network one."""
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, inputs):
+        kernel = self.param(
+            "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+class UNet(nn.Module):
+    """The U-Net of the paper, and by its arguments the padded and normalised ones that followed.
+
+    Attributes:
+      num_classes: channels of the logits, background included.
+      features: channels of the first level; each deeper level has twice as many.
+      depth: number of 2×2 poolings.
+      padding: "VALID" as in the paper (572 → 388), or "SAME" (output as large as the input, whose
+        sides must then be multiples of 2**depth).
+      norm: None as in the paper, "batch", or "group" (32 groups, or as many as divide the
+        channels); between each 3×3 convolution and its ReLU.
+      dropout_rate: of the dropout at the end of the contracting path (section 3.1), which the
+        authors' released network has after the last two levels, before the skip is taken.
+      dtype: of the computation, such as `jnp.bfloat16`; parameters stay float32.
+      axis_name: of the devices over which batch norm takes its statistics in training.
+      batch_norm_momentum: share of the running statistics that a step keeps.
+    """
+
+    num_classes: int
+    features: int = 64
+    depth: int = 4
+    padding: Padding = "VALID"
+    norm: Norm | None = None
+    dropout_rate: float = 0.5
+    dtype: Any = None
+    axis_name: str | None = None
+    batch_norm_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Maps images [batch, height, width, channels] to a dict of arrays.
+
+        Returns:
+          "logits": [batch, out_height, out_width, num_classes] float32, where an output side is
+            `output_size(side)`: the centre of the image for VALID padding.
+        """
+        for side in images.shape[1:3]:
+            output_size(side, depth=self.depth, padding=self.padding)
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+        x = images
+        skips = []
+        for level in range(self.depth + 1):
+            x = self._block(x, self.features * 2**level, train)
+            if level >= self.depth - 1:
+                x = dropout(x)
+            if level < self.depth:
+                skips.append(x)
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        for level in reversed(range(self.depth)):
+            x = UpConvolution(self.features * 2**level, dtype=self.dtype)(x)
+            x = jnp.concatenate([_center_crop(skips[level], x.shape[1:3]), x], axis=-1)
+            x = self._block(x, self.features * 2**level, train)
+        logits = nn.Conv(
+            self.num_classes,
+            (1, 1),
+            kernel_init=he_normal,
+            dtype=self.dtype,
+            conv_general_dilated=pointwise_convolution,
+            name="logits",
+        )(x)
+        return {"logits": logits.astype(jnp.float32)}
+
+    def _block(self, x, features, train):
+        """Applies two 3×3 convolutions, each followed by a ReLU."""
+        for _ in range(2):
+            x = nn.Conv(
+                features,
+                (3, 3),
+                padding=self.padding,
+                kernel_init=he_normal,
+                use_bias=self.norm is None,
+                dtype=self.dtype,
+            )(x)
+            if self.norm:
+                x = self._normalization(features, train)(x)
+            x = nn.relu(x)
+        return x
+
+    def _normalization(self, features, train):
+        if self.norm == "batch":
+            return nn.BatchNorm(
+                use_running_average=not train,
+                momentum=self.batch_norm_momentum,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+            )
+        if self.norm == "group":
+            return nn.GroupNorm(num_groups=math.gcd(32, features), dtype=self.dtype)
+        raise ValueError(f"norm={self.norm!r}; expected None, 'batch' or 'group'")
+
+
+def _center_crop(x, size):
+    top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
+    return x[:, top : top + size[0], left : left + size[1]]
