@@ -1,0 +1,196 @@
+"""Metrics as sums: what one example adds, and the result of the sum over all examples.
+
+Each metric is a frozen dataclass with three methods:
+
+- `counts(example, prediction)`: a dict of int64 or float64 arrays of fixed shape, to be summed
+  over examples, and over processes;
+- `result(counts)`: the values of a sum, a dict of float, int or (nested) list; NaN is undefined;
+- `example_score(counts)`: of the counts of one example, a number that is higher for a better
+  prediction, to find the best and the worst; NaN is undefined.
+
+An example is a dict with "labels" uint8 [height, width] and, for some metrics, "instances" int32
+or "field_of_view" bool of that shape. A prediction is a dict with "probabilities" float32
+[height, width, classes], "labels" uint8 [height, width] and, for some, "instances" int32.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segjax.evaluation.boundary import boundary_counts, boundary_iou_of_counts
+from segjax.evaluation.cell_tracking import seg_sums
+from segjax.evaluation.confusion_matrix import (
+    confusion_counts,
+    counted_pixels,
+    mean_of_defined,
+    scores,
+)
+from segjax.evaluation.em_segmentation import THRESHOLDS, em_counts, em_errors
+from segjax.evaluation.roc import average_precision_of_counts, roc_auc_of_counts, roc_counts
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """All scores of `confusion_matrix.scores`, and the `confusion_matrix` itself.
+
+    The score of an example is its mean IoU.
+    """
+
+    num_classes: int
+    ignore_label: int = 255
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        matrix = confusion_counts(
+            example["labels"],
+            prediction["labels"],
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+        )
+        return {"confusion": matrix}
+
+    def result(self, counts: Arrays) -> dict:
+        values = scores(counts["confusion"]) | {"confusion_matrix": counts["confusion"]}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+
+    def example_score(self, counts: Arrays) -> float:
+        return scores(counts["confusion"])["mean_iou"]
+
+
+@dataclass(frozen=True)
+class BoundaryIou:
+    """`boundary_iou` of each class and `mean_boundary_iou` over the classes that occur.
+
+    Intersection and union are summed over images. See `boundary.boundary_counts`.
+    """
+
+    num_classes: int
+    dilation_ratio: float = 0.02
+    ignore_label: int = 255
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        counts = boundary_counts(
+            example["labels"],
+            prediction["labels"],
+            num_classes=self.num_classes,
+            dilation_ratio=self.dilation_ratio,
+            ignore_label=self.ignore_label,
+        )
+        return {"boundary": counts}
+
+    def result(self, counts: Arrays) -> dict:
+        iou = boundary_iou_of_counts(counts["boundary"])
+        return {"boundary_iou": iou.tolist(), "mean_boundary_iou": mean_of_defined(iou)}
+
+    def example_score(self, counts: Arrays) -> float:
+        return mean_of_defined(boundary_iou_of_counts(counts["boundary"]))
+
+
+@dataclass(frozen=True)
+class NegativeLogLikelihood:
+    """`negative_log_likelihood`, the mean −log probability of the true class over counted pixels.
+
+    It is the cross-entropy without pixel weights. A probability of 0 counts as the smallest
+    normal float32 (−log = 87.3), so that one pixel does not make the mean infinite.
+    """
+
+    ignore_label: int = 255
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        labels, probabilities = example["labels"], prediction["probabilities"]
+        if probabilities.shape[:-1] != labels.shape:
+            raise ValueError(
+                f"labels have shape {labels.shape} but probabilities {probabilities.shape}"
+            )
+        counted = counted_pixels(
+            labels, num_classes=probabilities.shape[-1], ignore_label=self.ignore_label
+        )
+        classes = labels[counted].astype(np.int64)
+        of_truth = np.take_along_axis(probabilities[counted], classes[:, None], axis=1)
+        log = np.log(np.maximum(of_truth.astype(np.float64), np.finfo(np.float32).tiny))
+        return {"nll_sum": -log.sum(), "nll_pixels": np.int64(len(classes))}
+
+    def result(self, counts: Arrays) -> dict:
+        pixels = int(counts["nll_pixels"])
+        mean = float(counts["nll_sum"]) / pixels if pixels else float("nan")
+        return {"negative_log_likelihood": mean}
+
+    def example_score(self, counts: Arrays) -> float:
+        return -self.result(counts)["negative_log_likelihood"]
+
+
+@dataclass(frozen=True)
+class RocAuc:
+    """`roc_auc` and `average_precision` of one class against the rest, over all counted pixels.
+
+    Pixels are counted where they are not ignored and, in an example that has a "field_of_view",
+    inside it. From histograms of the probability; see `roc.roc_counts`.
+    """
+
+    positive_class: int = 1
+    ignore_label: int = 255
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        labels = example["labels"]
+        counted = labels != self.ignore_label
+        if "field_of_view" in example:
+            counted &= example["field_of_view"]
+        probabilities = prediction["probabilities"][..., self.positive_class]
+        return {"roc": roc_counts(labels == self.positive_class, probabilities, mask=counted)}
+
+    def result(self, counts: Arrays) -> dict:
+        return {
+            "roc_auc": roc_auc_of_counts(counts["roc"]),
+            "average_precision": average_precision_of_counts(counts["roc"]),
+        }
+
+    def example_score(self, counts: Arrays) -> float:
+        return roc_auc_of_counts(counts["roc"])
+
+
+@dataclass(frozen=True)
+class EmErrors:
+    """The errors of ISBI 2012, each at its best threshold over all slices; see `em_errors`.
+
+    Class 1 is cell interior, class 0 membrane. The score of an example is 1 − its Rand error.
+    """
+
+    thresholds: tuple[float, ...] = THRESHOLDS
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        cells = prediction["probabilities"][..., 1]
+        return em_counts(example["labels"], cells, thresholds=self.thresholds)
+
+    def result(self, counts: Arrays) -> dict:
+        return em_errors(counts, thresholds=self.thresholds)
+
+    def example_score(self, counts: Arrays) -> float:
+        return 1 - self.result(counts)["rand_error"]
+
+
+@dataclass(frozen=True)
+class CellTracking:
+    """`seg` of the Cell Tracking Challenge and the number of true objects, `seg_objects`.
+
+    Needs "instances" in example and prediction. See `cell_tracking.seg_sums`.
+    """
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        for name, arrays in (("example", example), ("prediction", prediction)):
+            if "instances" not in arrays:
+                raise ValueError(f'SEG needs "instances" in the {name}, which has {list(arrays)}')
+        total, objects = seg_sums(example["instances"], prediction["instances"])
+        return {"seg_sum": np.float64(total), "seg_objects": np.int64(objects)}
+
+    def result(self, counts: Arrays) -> dict:
+        objects = int(counts["seg_objects"])
+        seg = float(counts["seg_sum"]) / objects if objects else float("nan")
+        return {"seg": seg, "seg_objects": objects}
+
+    def example_score(self, counts: Arrays) -> float:
+        return self.result(counts)["seg"]

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from segjax.evaluation.boundary import boundary_counts, boundary_iou, boundary_iou_of_counts
+
+
+def slow_boundary(mask, counted, distance):
+    """Marks mask pixels with a pixel of another class, or none, within a chessboard distance."""
+    outside = np.pad(counted & ~mask, distance, constant_values=True)
+    boundary = np.zeros_like(mask)
+    for y, x in np.argwhere(mask & counted):
+        boundary[y, x] = outside[y : y + 2 * distance + 1, x : x + 2 * distance + 1].any()
+    return boundary
+
+
+def blobs(seed, num_classes=3):
+    labels = np.random.default_rng(seed).integers(0, num_classes, (4, 5))
+    return np.kron(labels, np.ones((5, 5), int)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("ratio", "distance"), [(0.001, 1), (0.06, 2), (0.1, 3)])
+def test_counts_agree_with_a_search_around_each_pixel(ratio, distance):
+    labels, predictions = blobs(0), np.roll(blobs(0), 1, axis=1)
+    labels[3:9, 8:13] = 255
+    counted = labels != 255
+    counts = boundary_counts(labels, predictions, num_classes=3, dilation_ratio=ratio)
+    for class_id in range(3):
+        true = slow_boundary(labels == class_id, counted, distance)
+        predicted = slow_boundary(predictions == class_id, counted, distance)
+        expected = [(true & predicted).sum(), (true | predicted).sum()]
+        assert counts[class_id].tolist() == expected
+        assert expected[0] > 0
+    assert counts.dtype == np.int64
+
+
+def test_hand_computed_square_shifted_by_one():
+    # A 4×4 square has a ring of 12 boundary pixels. Two rings one column apart share 3 pixels of
+    # their top rows and 3 of their bottom rows.
+    labels = np.zeros((20, 20), int)
+    labels[5:9, 5:9] = 1
+    counts = boundary_counts(labels, np.roll(labels, 1, axis=1), num_classes=2)
+    assert counts[1].tolist() == [6, 18]
+
+
+def test_mask_cut_by_the_image_has_a_boundary_there():
+    whole = np.zeros((10, 10), int)
+    counts = boundary_counts(whole, whole, num_classes=2, dilation_ratio=0.01)
+    assert counts.tolist() == [[36, 36], [0, 0]]
+
+
+def test_edge_of_an_ignored_region_is_no_boundary():
+    labels = np.zeros((11, 11), int)
+    labels[4:7, 4:7] = 255
+    counts = boundary_counts(labels, np.zeros_like(labels), num_classes=1, dilation_ratio=0.01)
+    assert counts.tolist() == [[40, 40]]
+
+
+def test_perfect_is_one_and_absent_is_nan():
+    labels = blobs(1, num_classes=2)
+    np.testing.assert_array_equal(boundary_iou(labels, labels, num_classes=3), [1, 1, np.nan])
+
+
+def test_class_only_predicted_is_zero():
+    labels = np.zeros((8, 8), int)
+    predictions = labels.copy()
+    predictions[2:5, 2:5] = 1
+    assert boundary_iou(labels, predictions, num_classes=2)[1] == 0
+
+
+def test_inner_mistakes_cost_the_mask_but_not_its_boundary():
+    labels = np.ones((40, 40), int)
+    predictions = labels.copy()
+    predictions[20, 20] = 0
+    iou = boundary_iou(labels, predictions, num_classes=2)
+    ring = 40**2 - 38**2
+    assert iou[1] == pytest.approx(ring / (ring + 8))
+
+
+def test_sums_over_images_are_counts_of_the_set():
+    counts = sum(boundary_counts(blobs(seed), blobs(seed + 5), num_classes=3) for seed in range(3))
+    np.testing.assert_allclose(boundary_iou_of_counts(counts), counts[:, 0] / counts[:, 1])
+    assert (counts[:, 0] < counts[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "options", "message"),
+    [
+        (np.zeros((4, 4), int), np.zeros((4, 5), int), {}, r"\(4, 4\) and \(4, 5\)"),
+        (np.zeros(4, int), np.zeros(4, int), {}, r"one shape \[height, width\]"),
+        (np.zeros((4, 4), int), np.zeros((4, 4), int), {"dilation_ratio": 0}, "positive, not 0"),
+        (np.full((4, 4), 2), np.zeros((4, 4), int), {}, r"labels .* found \[2\]"),
+        (np.zeros((4, 4), int), np.full((4, 4), 9), {}, r"predictions .* found \[9\]"),
+    ],
+)
+def test_bad_input_is_named(labels, predictions, options, message):
+    with pytest.raises(ValueError, match=message):
+        boundary_counts(labels, predictions, num_classes=2, **options)
