@@ -1,0 +1,39 @@
+"""Finds the builders in `segjax/data/datasets` by the names of their folders."""
+
+import difflib
+import importlib
+import pkgutil
+from pathlib import Path
+
+from segjax.data import datasets
+from segjax.data.builder import SegmentationBuilder
+
+
+def dataset_names() -> list[str]:
+    """Names of all data sets, "name" or "name/config", such as "cell_tracking/phc_c2dh_u373"."""
+    names = []
+    for module in pkgutil.iter_modules(datasets.__path__):
+        configs = _builder_class(module.name).BUILDER_CONFIGS
+        names += [f"{module.name}/{config.name}" for config in configs] or [module.name]
+    return names
+
+
+def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
+    """Makes the TFDS builder of a data set.
+
+    Raises:
+      ValueError: there is no data set of that name; the message lists those there are.
+    """
+    names = dataset_names()
+    if name not in names:
+        configs = [known for known in names if known.startswith(f"{name}/")]
+        close = configs or difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"no data set is named {name!r}.{hint} Data sets: {', '.join(names)}")
+    folder, _, config = name.partition("/")
+    data_dir = Path(data_dir).expanduser().absolute()
+    return _builder_class(folder)(data_dir=data_dir, config=config or None)
+
+
+def _builder_class(folder: str) -> type[SegmentationBuilder]:
+    return importlib.import_module(f"{datasets.__name__}.{folder}.{folder}_dataset_builder").Builder

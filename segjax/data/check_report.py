@@ -1,0 +1,94 @@
+"""The report of `segjax data check`: counts, sizes, label values, problems and notes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class SplitReport:
+    """What a split holds.
+
+    Attributes:
+      num_examples: how many examples have all their files, readable or not.
+      images: how many images there are of each size and depth, such as "512×512×1 uint8".
+      value_range: lowest and highest value of all images.
+      label_pixels: pixels of each label value, 255 included.
+      label_examples: examples that hold each label value.
+      instances: number of instances of each example; empty for a set without instances.
+    """
+
+    num_examples: int
+    images: Counter = field(default_factory=Counter)
+    value_range: tuple[int, int] | None = None
+    label_pixels: Counter = field(default_factory=Counter)
+    label_examples: Counter = field(default_factory=Counter)
+    instances: list[int] = field(default_factory=list)
+
+    def add(self, example: dict) -> None:
+        """Counts one example."""
+        image = example["image"]
+        self.images[f"{'×'.join(map(str, image.shape))} {image.dtype}"] += 1
+        low, high = self.value_range or (image.min(), image.max())
+        self.value_range = (int(min(low, image.min())), int(max(high, image.max())))
+        values, counts = np.unique(example["labels"], return_counts=True)
+        self.label_pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self.label_examples.update(values.tolist())
+        if "instances" in example:
+            ids = np.unique(example["instances"])
+            self.instances.append(int(np.count_nonzero(ids)))
+
+
+@dataclass
+class CheckReport:
+    """The findings about a data set.
+
+    Attributes:
+      name: the data set.
+      origin: the folder looked through.
+      class_names: name of each class id.
+      splits: a report for each split.
+      problems: what must be mended before training, each naming its file or example.
+      notes: what is unusual without being wrong.
+    """
+
+    name: str
+    origin: str
+    class_names: tuple[str, ...]
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The report for a terminal."""
+        lines = [f"{self.name} in {self.origin}"]
+        for name, split in self.splits.items():
+            lines += [f"  {name}: {split.num_examples} examples", *self._split_lines(split)]
+        for title, findings in (("problems", self.problems), ("notes", self.notes)):
+            lines.append(f"  {title}: {len(findings) or 'none'}")
+            lines += [f"    {finding}" for finding in findings]
+        return "\n".join(lines)
+
+    def _split_lines(self, split: SplitReport) -> Iterator[str]:
+        if not split.images:
+            return
+        sizes = ", ".join(f"{size} ({count})" for size, count in split.images.most_common())
+        low, high = split.value_range
+        yield f"    images     {sizes}, values {low} to {high}"
+        pixels = split.label_pixels.total()
+        for value, count in sorted(split.label_pixels.items()):
+            share = f"{100 * count / pixels:6.2f} % of pixels"
+            yield (
+                f"    label {value:3d}  {share}, in {split.label_examples[value]} examples: "
+                f"{self._class_name(value)}"
+            )
+        if any(split.instances):
+            low, middle, high = np.percentile(split.instances, (0, 50, 100))
+            yield f"    instances  {low:.0f} to {high:.0f} an image, median {middle:g}"
+
+    def _class_name(self, value: int) -> str:
+        if value == 255:
+            return "ignored"
+        return self.class_names[value] if value < len(self.class_names) else "no such class"

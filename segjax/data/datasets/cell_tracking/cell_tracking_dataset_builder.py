@@ -1,0 +1,149 @@
+"""Cell Tracking Challenge: segmentation truth of its two-dimensional training sets."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import (
+    SegmentationBuilder,
+    image_feature,
+    instance_feature,
+    label_feature,
+)
+from segjax.data.images import read_image
+from segjax.data.source_files import ExampleFiles, SourceListing, read_instances
+
+SEQUENCES = ("01", "02")
+TRUTHS = {"gold": "GT", "silver": "ST"}
+
+
+@dataclasses.dataclass(eq=False)
+class CellTrackingConfig(tfds.core.BuilderConfig):
+    """One data set of the challenge.
+
+    Attributes:
+      official_name: the challenge's name of it, which is also the folder of its archive.
+      official_size: height and width of its frames.
+      image_dtype: "uint8" or "uint16", the depth of its frames.
+    """
+
+    official_name: str = ""
+    official_size: tuple[int, int] = (0, 0)
+    image_dtype: str = "uint8"
+
+
+class Builder(SegmentationBuilder):
+    """Annotated frames of both training sequences, in a split for each sequence and truth."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "The unpacked training archive of the data set, with the folders 01, 01_GT, 01_ST, 02, "
+        "02_GT and 02_ST: https://celltrackingchallenge.net/2d-datasets"
+    )
+    BUILDER_CONFIGS: ClassVar = [
+        CellTrackingConfig(
+            name="dic_c2dh_hela",
+            description="HeLa cells on glass, differential interference contrast.",
+            official_name="DIC-C2DH-HeLa",
+            official_size=(512, 512),
+        ),
+        CellTrackingConfig(
+            name="phc_c2dh_u373",
+            description="Glioblastoma-astrocytoma U373 cells, phase contrast.",
+            official_name="PhC-C2DH-U373",
+            official_size=(520, 696),
+        ),
+    ]
+
+    @property
+    def official_size(self):
+        return self.builder_config.official_size
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": image_feature(channels=1, dtype=np.dtype(self.builder_config.image_dtype)),
+            "labels": label_feature(["background", "cell"]),
+            "instances": instance_feature(),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: Path) -> SourceListing:
+        splits, problems, notes = {}, [], []
+        for truth, suffix in TRUTHS.items():
+            for sequence in SEQUENCES:
+                folder = source / f"{sequence}_{suffix}" / "SEG"
+                frames = _numbered(source / sequence, "t")
+                truths = _numbered(folder, "man_seg")
+                silver = _numbered(source / f"{sequence}_ST" / "SEG", "man_seg")
+                if not truths:
+                    problems.append(f"{folder}: no man_seg*.tif")
+                examples = []
+                for number, path in truths.items():
+                    if number not in frames:
+                        expected = source / sequence / f"t{number}.tif"
+                        problems.append(f"{expected}: missing (image of {path})")
+                        continue
+                    paths = {"image": frames[number], "instances": path}
+                    if truth == "gold" and number in silver:
+                        paths["silver"] = silver[number]
+                    examples.append(ExampleFiles(f"{sequence}_t{number}", paths))
+                splits[f"{truth}_{sequence}"] = examples
+                without = sorted(frames.keys() - truths.keys())
+                if truth == "silver" and truths and without:
+                    notes.append(f"{folder}: no silver truth for frames {', '.join(without)}")
+        official = source / self.builder_config.official_name
+        if not any(splits.values()) and official.is_dir():
+            problems.insert(0, f"{source}: holds no sequences; did you mean {official}?")
+        return SourceListing(splits, problems, notes)
+
+    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+        image = read_image(files.paths["image"])
+        depth = self.builder_config.image_dtype
+        if image.dtype != depth or image.shape[2] != 1:
+            raise ValueError(
+                f"{files.paths['image']}: {image.dtype}, channels: {image.shape[2]}; "
+                f"expected {depth}, channels: 1"
+            )
+        instances = read_instances(files.paths["instances"])
+        labels = np.uint8(instances > 0)
+        if "silver" in files.paths:
+            silver = read_instances(files.paths["silver"])
+            if silver.shape != instances.shape:
+                raise ValueError(
+                    f"{files.paths['silver']}: size {silver.shape}, but "
+                    f"{files.paths['instances']} has {instances.shape}"
+                )
+            labels[unannotated(instances, silver)] = 255
+        return {"id": files.id, "image": image, "labels": labels, "instances": instances}
+
+
+def unannotated(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
+    """Finds the cells that a partly annotated gold frame leaves out, as bool [H, W].
+
+    They are the silver objects of which gold covers less than half, without the pixels that gold
+    does cover. More than half is what the challenge's SEG measure asks of two objects that match;
+    with "any overlap", a cell that grazes an annotated neighbour would count as annotated.
+
+    Args:
+      gold: int32 [H, W] instance ids, 0 = background or not annotated.
+      silver: int32 [H, W] instance ids, 0 = background.
+    """
+    areas = np.bincount(silver.ravel())
+    covered = np.bincount(silver.ravel(), weights=gold.ravel() > 0)
+    left_out = 2 * covered < areas
+    left_out[0] = False
+    return left_out[silver] & (gold == 0)
+
+
+def _numbered(folder: Path, stem: str) -> dict[str, Path]:
+    """Files of the form "{stem}NNN.tif" or "{stem}NNNN.tif", by their number as written."""
+    pattern = re.compile(rf"{stem}(\d{{3,4}})\.tif")
+    files = sorted(folder.glob(f"{stem}*.tif"))
+    return {match[1]: path for path in files if (match := pattern.fullmatch(path.name))}

@@ -1,0 +1,79 @@
+"""DRIVE: blood vessels in photographs of the retina."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
+from segjax.data.images import read_image
+from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, read_mask
+
+
+class Builder(SegmentationBuilder):
+    """The official halves of 20 photographs each, with the field of view of the camera."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "The unpacked archive, with the folders training and test (or testing): "
+        "https://drive.grand-challenge.org"
+    )
+    official_size = (584, 565)
+
+    def _info(self):
+        class_names = ["background", "vessel"]
+        features = {
+            "id": tfds.features.Text(),
+            "image": image_feature(channels=3),
+            "labels": label_feature(class_names),
+            "second_observer": label_feature(class_names),
+            "field_of_view": image_feature(channels=1),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: Path) -> SourceListing:
+        problems, notes = [], []
+        testing = source / "testing"
+        halves = {
+            "train": (source / "training", range(21, 41), "training"),
+            "test": (testing if testing.is_dir() else source / "test", range(1, 21), "test"),
+        }
+        splits = {}
+        for split, (folder, numbers, suffix) in halves.items():
+            observers = {"labels": "1st_manual"}
+            if split == "test":
+                observers["second_observer"] = "2nd_manual"
+                # Some archives hold no truth for the test half at all; files missing from a
+                # folder that is there are another matter.
+                for role, name in list(observers.items()):
+                    if folder.is_dir() and not (folder / name).is_dir():
+                        notes.append(f"{folder / name}: no such folder; {role} of test is all 255")
+                        del observers[role]
+            examples = []
+            for number in numbers:
+                paths = {
+                    "image": folder / "images" / f"{number:02d}_{suffix}.tif",
+                    "field_of_view": folder / "mask" / f"{number:02d}_{suffix}_mask.gif",
+                }
+                for role, name in observers.items():
+                    paths[role] = folder / name / f"{number:02d}_manual{name[0]}.gif"
+                examples.append(ExampleFiles(f"{number:02d}_{suffix}", paths))
+            splits[split] = keep_complete(examples, problems)
+        return SourceListing(splits, problems, notes)
+
+    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+        image = read_image(files.paths["image"])
+        absent = np.full(image.shape[:2], 255, np.uint8)
+        return {
+            "id": files.id,
+            "image": image,
+            "field_of_view": read_mask(files.paths["field_of_view"]),
+            **{
+                role: read_mask(files.paths[role]).astype(np.uint8)
+                if role in files.paths
+                else absent
+                for role in ("labels", "second_observer")
+            },
+        }

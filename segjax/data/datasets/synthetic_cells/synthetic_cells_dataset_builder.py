@@ -1,0 +1,52 @@
+"""Pictures of touching cells, drawn by `segjax.data.synthetic`; nothing to download."""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import (
+    SegmentationBuilder,
+    image_feature,
+    instance_feature,
+    label_feature,
+)
+from segjax.data.source_files import ExampleFiles, SourceListing
+from segjax.data.synthetic import synthetic_cells
+
+SPLITS = {"train": 64, "validation": 16, "test": 16}
+
+
+class Builder(SegmentationBuilder):
+    """96 pictures of 256×256; a generator for each, from its number in the whole set."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    official_size = (256, 256)
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": image_feature(channels=1),
+            "labels": label_feature(["background", "cell"]),
+            "instances": instance_feature(),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: None) -> SourceListing:
+        splits, start = {}, 0
+        for split, count in SPLITS.items():
+            numbers = range(start, start + count)
+            splits[split] = [ExampleFiles(f"cells_{i:03d}", {}, page=i) for i in numbers]
+            start += count
+        return SourceListing(splits, [])
+
+    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+        image, instances = synthetic_cells(
+            np.random.default_rng(files.page), size=self.official_size
+        )
+        return {
+            "id": files.id,
+            "image": image,
+            "labels": np.uint8(instances > 0),
+            "instances": instances,
+        }

@@ -1,0 +1,205 @@
+"""Reading the images that users have, and writing label maps: PNG, JPEG, TIFF, BMP and GIF.
+
+Pillow decodes, because it says what a file holds (mode, pages, palette, orientation) and raises an
+error for a damaged one, where OpenCV returns what it could decode of a truncated JPEG. But Pillow
+cuts 16-bit colour down to 8 bits without a word, so that OpenCV decodes those files.
+
+The values are the file's own: neither colour profiles nor gamma are applied.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+# Pillow's limit protects servers from hostile uploads; a scanned slide of one's own may exceed it.
+Image.MAX_IMAGE_PIXELS = None
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+_EXPECTED = "expected 8- or 16-bit grey or RGB, with or without alpha, or a palette"
+
+
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The image files that `paths` name: files as they are, for a folder the images in it.
+
+    Files are known by their suffix, in any case. Folders are not searched further down, since
+    predictions are often written beside or below the images. Within a folder the order is natural
+    (frame 2 before frame 10) and hidden files are left out; the order of `paths` is kept, and a
+    file named twice comes once.
+
+    Raises FileNotFoundError for a path that does not exist and ValueError for a file with another
+    suffix or a folder without images.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    files = {}
+    for path in map(Path, paths):
+        for file in _images_in(path) if path.is_dir() else [path]:
+            if not file.is_file():
+                raise FileNotFoundError(f"{file}: no such file or folder")
+            if file.suffix.lower() not in SUFFIXES:
+                raise ValueError(f"{file}: expected an image ({' '.join(SUFFIXES)}) or a folder")
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """The one image of a file, uint8 or uint16 [height, width, channels], channels 1 or 3 (RGB).
+
+    - 16-bit files keep their 16 bits; 1-, 2- and 4-bit grey is stretched to 0–255.
+    - Alpha is dropped: the colours are those stored, whatever lies behind them.
+    - A palette becomes RGB, or grey where all of its entries are grey (as in a GIF of a grey
+      image). A TIFF in which 0 is white is inverted.
+    - Orientation tags (EXIF, TIFF) are applied, so that the image is upright as in any viewer.
+
+    Raises ValueError, naming the file and what was expected, for a file that is empty, damaged or
+    cut short; of another kind or with other pixels (float, 32-bit, CMYK); or with several pages,
+    for which there is `read_images`. Raises FileNotFoundError where there is no file.
+    """
+    images = read_images(path)
+    image = next(images)
+    if next(images, None) is not None:
+        raise ValueError(f"{path}: expected one image, found a TIFF with several pages")
+    return image
+
+
+def read_images(path: str | Path) -> Iterator[np.ndarray]:
+    """The pages of a TIFF, or the one image of any other file, one after the other as read.
+
+    Pages may differ in size. Those that a TIFF marks as thumbnails, lower resolutions or masks of
+    another page are left out. Each page is as `read_image` describes, and the errors are its own.
+    """
+    path = Path(path)
+    # Pillow is given an open file, not a path: of a path it maps uncompressed TIFFs to memory, with
+    # height and width exchanged where the orientation tag says so (seen in Pillow 13.0).
+    with path.open("rb") as file:
+        header = file.read(26)
+        if not header:
+            raise ValueError(f"{path}: the file is empty (0 bytes); {_EXPECTED}")
+        file.seek(0)
+        with _decoding(path):
+            image = Image.open(file, formats=_FORMATS)
+            # MPO: a JPEG with further pictures behind the first, as telephones write.
+            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if pages > 1 and image.format != "TIFF":
+            raise ValueError(f"{path}: expected a still image, found an animated {image.format}")
+        for page in range(pages):
+            with _decoding(path):
+                image.seek(page)
+                if page and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 0b101:
+                    continue  # a lower resolution (bit 0) or a mask (bit 2) of another page
+                if image.format == "TIFF":
+                    bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+                else:
+                    bits = header[24] if image.format == "PNG" else 8  # depth in a PNG's IHDR
+            if bits > 8 and image.mode in ("RGB", "RGBA"):
+                colour = _colour_16_bit(image, path, page)
+                # Both libraries widen a PNG of grey with alpha (colour type 4) to colour.
+                yield colour[..., :1] if image.format == "PNG" and header[25] == 4 else colour
+            else:
+                yield _grey_or_8_bit(image, path)
+
+
+def write_labels(path: str | Path, labels: np.ndarray) -> None:
+    """Writes integer labels [height, width] as a grey PNG whose pixel values are the labels.
+
+    8 bits for uint8 and bool, 16 for wider integers: by type and not by value, so that all files of
+    a set agree. There is no palette: OpenCV and others would return its colours for the labels.
+
+    Raises ValueError for a path that does not end in .png, and for labels that are not a matrix of
+    integers from 0 to 65535.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: labels are written as PNG; expected a name ending in .png")
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "biu":
+        raise ValueError(
+            f"{path}: expected integer labels [height, width], "
+            f"found {labels.dtype} of shape {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() > 65535:
+        raise ValueError(
+            f"{path}: expected labels from 0 to 65535, found {labels.min()} to {labels.max()}"
+        )
+    dtype = np.uint8 if labels.dtype.itemsize == 1 else np.uint16
+    Image.fromarray(labels.astype(dtype)).save(path, format="PNG")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder, in natural order; an error where there are none."""
+
+    def natural(file: Path) -> tuple:
+        parts = re.split(r"(\d+)", file.name.casefold())
+        return [int(part) if part.isdecimal() else part for part in parts], file.name
+
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
+    if not files:
+        subfolders = sorted(entry.name for entry in entries if entry.is_dir())
+        hint = f"; it has folders, which are not searched: {', '.join(subfolders)}"
+        raise ValueError(
+            f"{folder}: expected images ({' '.join(SUFFIXES)}) in this folder, found none"
+            + (hint if subfolders else "")
+        )
+    return sorted(files, key=natural)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Gives a decoder's error the name of the file and what was expected of it."""
+    try:
+        yield
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
+        raise ValueError(
+            f"{path}: damaged, cut short or of an unsupported kind ({error}); {_EXPECTED}"
+        ) from error
+
+
+def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
+    """The pixels of what Pillow decodes in full."""
+    with _decoding(path):
+        upright = ImageOps.exif_transpose(image)
+    match upright.mode:
+        case "1" | "L" | "LA":
+            return np.array(upright.convert("L"))[..., None]
+        case "RGB" | "RGBA":
+            return np.array(upright.convert("RGB"))
+        case "P" | "PA":
+            palette = np.reshape(upright.getpalette("RGB"), (-1, 3))
+            channels = 1 if (palette == palette[:, :1]).all() else 3
+            return np.array(upright.convert("RGB"))[..., :channels]
+        case "I;16" | "I;16B":
+            grey = np.array(upright).astype(np.uint16)[..., None]
+            # Pillow inverts a TIFF with 0 for white (PhotometricInterpretation) in 8 bits only.
+            inverted = image.format == "TIFF" and (
+                image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
+            )
+            return 65535 - grey if inverted else grey
+        case mode:
+            names = {"F": "float pixels", "I": "32-bit or signed integer pixels"}
+            raise ValueError(f"{path}: {_EXPECTED}; found {names.get(mode, f'{mode} pixels')}")
+
+
+def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
+    """The pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
+    # OpenCV returns separate colour planes scrambled, and fails on some orientations.
+    with _decoding(path):
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        raise ValueError(f"{path}: expected 16-bit colour to be upright, found an orientation tag")
+    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PlanarConfiguration, 1) != 1:
+        raise ValueError(
+            f"{path}: expected 16-bit colour to be stored pixel by pixel, found separate planes"
+        )
+    with _decoding(path):
+        found, decoded = cv2.imreadmulti(str(path), page, 1, flags=cv2.IMREAD_UNCHANGED)
+    if not found or decoded[0].dtype != np.uint16 or decoded[0].ndim != 3:
+        raise ValueError(f"{path}: damaged, cut short or of an unsupported kind; {_EXPECTED}")
+    return decoded[0][..., [2, 1, 0]]

@@ -1,0 +1,108 @@
+"""Builds a data set from the user's files, once: what `segjax data prepare` does."""
+
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from segjax.data.catalog import make_builder
+from segjax.data.check import check_source
+from segjax.data.sources import is_prepared
+
+PROBLEMS_SHOWN = 20
+
+
+def prepare(
+    name: str, *, data_dir: Path, source: Path | None = None, overwrite: bool = False
+) -> Path:
+    """Prepares a data set for `open_dataset`, or says that it is prepared already.
+
+    All files are read and checked before anything is written. The data set is built in a folder
+    "incomplete.*" and renamed at the end, so that one that was interrupted is never taken for a
+    whole one, and one to overwrite stays until its successor is there. What an interrupted call
+    left is removed by the next. Of several calls at a time one builds and the others wait.
+
+    Args:
+      name: a data set of `segjax.data.catalog.dataset_names()`.
+      data_dir: the folder of prepared data sets.
+      source: the user's folder in the official layout; none for a generated data set.
+      overwrite: build again what is prepared already.
+
+    Returns:
+      The folder of the prepared data set.
+
+    Raises:
+      ValueError: no such data set, or the files have problems, which are listed.
+      FileNotFoundError: `source` is needed and not given, or is not a folder.
+    """
+    builder = make_builder(name, data_dir=data_dir)
+    final = Path(builder.data_dir)
+    if is_prepared(builder) and not overwrite:
+        return _say_prepared(name, final)
+    if source is None and builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise FileNotFoundError(f"{name} needs --source: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    if source is not None:
+        source = Path(source).expanduser().absolute()
+        report = check_source(name, builder, source)
+        if report.problems:
+            raise ValueError(_refusal(name, source, report.problems))
+        print(report.text())
+    with _one_at_a_time(final.parent):
+        if is_prepared(builder) and not overwrite:  # by the call that we waited for
+            return _say_prepared(name, final)
+        for left_over in final.parent.glob("incomplete.*"):
+            shutil.rmtree(left_over)
+        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as scratch:
+            built = _build(name, Path(scratch), source)
+            if final.exists():
+                final.rename(Path(scratch) / "replaced")
+            built.rename(final)
+    print(f"{name} is prepared in {final}")
+    return final
+
+
+def _build(name: str, folder: Path, source: Path | None) -> Path:
+    """Has TFDS build the data set somewhere in a folder, and returns where."""
+    builder = make_builder(name, data_dir=folder)
+    config = tfds.download.DownloadConfig(
+        manual_dir=source and os.fspath(source), try_download_gcs=False
+    )
+    # The builder shows a bar of its own; TFDS's bars and messages speak of downloads and shuffles.
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_dir=folder / "downloads",
+                download_config=config,
+                file_format="array_record",
+            )
+    finally:
+        tfds.enable_progress_bar()
+    return Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Holds a lock that the system releases when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _say_prepared(name: str, final: Path) -> Path:
+    print(f"{name} is already prepared in {final}; --overwrite builds it again")
+    return final
+
+
+def _refusal(name: str, source: Path | None, problems: list[str]) -> str:
+    shown = "\n".join(f"  {problem}" for problem in problems[:PROBLEMS_SHOWN])
+    more = len(problems) - PROBLEMS_SHOWN
+    rest = f"\n  … and {more} more: segjax data check {name} --source {source}" if more > 0 else ""
+    return f"{name} is not prepared, {len(problems)} problems in {source}:\n{shown}{rest}"

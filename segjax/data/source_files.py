@@ -1,0 +1,99 @@
+"""What an official layout holds, and its masks, read strictly: what is doubtful is an error."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data.images import read_image
+
+
+@dataclass(frozen=True)
+class ExampleFiles:
+    """The files of one example in an official layout.
+
+    Attributes:
+      id: name of the example, unique in its split and usable as a file name.
+      paths: file of each role, such as "image" and "labels".
+      page: page to read, in multi-page files.
+    """
+
+    id: str
+    paths: dict[str, Path]
+    page: int = 0
+
+
+@dataclass(frozen=True)
+class SourceListing:
+    """What a source folder holds.
+
+    Attributes:
+      splits: examples of each split, in their official order, complete ones only.
+      problems: missing and unpaired files, one sentence each, beginning with the path.
+      notes: what is unusual without being wrong, one sentence each.
+    """
+
+    splits: dict[str, list[ExampleFiles]]
+    problems: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def keep_complete(examples: list[ExampleFiles], problems: list[str]) -> list[ExampleFiles]:
+    """Keeps the examples whose files all exist, and adds a problem for each missing file."""
+    complete = []
+    for example in examples:
+        missing = [role for role, path in example.paths.items() if not path.is_file()]
+        problems += [f"{example.paths[role]}: missing ({role} of {example.id})" for role in missing]
+        if not missing:
+            complete.append(example)
+    return complete
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Reads a mask of two values, black and white (or 0 and 1), as bool [H, W].
+
+    Raises:
+      ValueError: the file is unreadable or has other values.
+    """
+    return mask_of(read_image(path), path)
+
+
+def mask_of(array: np.ndarray, path: Path) -> np.ndarray:
+    """Turns an image [H, W, C] of two values, black and white (or 0 and 1), into bool [H, W].
+
+    Black may be up to 8 and white from 247: DRIVE's second observer is stored with a palette of
+    such colours.
+
+    Raises:
+      ValueError: naming `path`, for other values: the mask was resized with interpolation,
+        compressed with loss, or is something else.
+    """
+    black = array.max(axis=2) <= 8
+    white = (array.min(axis=2) >= 247) & (array.max(axis=2) <= 255)
+    if array.max() <= 1:
+        return array[..., 0] > 0
+    if (black | white).all():
+        return white
+    raise ValueError(
+        f"{path}: {describe_values(np.unique(array))}; a mask has only 0 and 255. "
+        "Was it resized with interpolation, or saved as JPEG?"
+    )
+
+
+def read_instances(path: Path) -> np.ndarray:
+    """Reads a map of instance ids, 0 = background, as int32 [H, W].
+
+    Raises:
+      ValueError: the file is unreadable or in colour.
+    """
+    array = read_image(path)
+    if array.shape[2] != 1:
+        raise ValueError(f"{path}: {array.shape[2]} channels; an instance map has one")
+    return array[..., 0].astype(np.int32)
+
+
+def describe_values(values: np.ndarray) -> str:
+    """Lists a few distinct values, or says how many there are and their range."""
+    if len(values) <= 8:
+        return "value" + "s" * (len(values) != 1) + " " + ", ".join(map(str, values.tolist()))
+    return f"{len(values)} different values from {values.min()} to {values.max()}"

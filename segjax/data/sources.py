@@ -1,0 +1,92 @@
+"""Opens prepared data sets for random access, without TensorFlow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data.builder import SegmentationBuilder
+from segjax.data.catalog import make_builder
+
+
+@dataclass(frozen=True)
+class Source:
+    """The examples of a split, decoded when they are asked for.
+
+    `source[i]` is a dict of NumPy arrays: "image" uint8 or uint16 [H, W, C], "labels" uint8 [H, W]
+    (255 = ignored), "id" str and, where the data set has them, "instances" int32 [H, W],
+    "field_of_view" bool [H, W] and "second_observer" uint8 [H, W] (255 = nothing drawn).
+
+    It pickles to a few kilobytes: files are opened again in the process that reads them.
+
+    Attributes:
+      name: data set, such as "cell_tracking/dic_c2dh_hela".
+      split: split or slice, such as "train[:24]".
+      class_names: name of each class id.
+      split_sizes: number of examples of each whole split of the data set.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    split_sizes: dict[str, int]
+    _records: Sequence = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)} in {self.name} {self.split}")
+        record = self._records[index]
+        example = {"id": record["id"].decode(), "image": record["image"]}
+        for key in ("labels", "second_observer"):
+            if key in record:
+                example[key] = record[key][..., 0]
+        if "instances" in record:
+            example["instances"] = record["instances"][..., 0].astype(np.int32)
+        if "field_of_view" in record:
+            example["field_of_view"] = record["field_of_view"][..., 0] > 0
+        return example
+
+
+def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
+    """Opens a split of a prepared data set.
+
+    Args:
+      name: a data set of `segjax.data.catalog.dataset_names()`.
+      split: one of its splits, or TFDS's arithmetic on them: "train[:24]", "gold_01+gold_02".
+      data_dir: the folder it was prepared in.
+
+    Raises:
+      ValueError: no such data set or split; the message lists those there are.
+      FileNotFoundError: the data set is not prepared; the message says the command.
+    """
+    builder = make_builder(name, data_dir=data_dir)
+    if not is_prepared(builder):
+        raise FileNotFoundError(
+            f"{name} is not prepared in {data_dir}. Run: {prepare_command(name, builder)}"
+        )
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    try:
+        records = builder.as_data_source(split)
+    except (ValueError, KeyError, AssertionError) as error:
+        known = ", ".join(f"{split} ({size})" for split, size in sizes.items())
+        raise ValueError(
+            f"{split!r} selects no examples of {name}. Splits: {known}, and slices of them such as "
+            f"'{next(iter(sizes))}[:2]'"
+        ) from error
+    class_names = tuple(builder.info.features["labels"].names)
+    return Source(name, split, class_names, sizes, records)
+
+
+def is_prepared(builder: SegmentationBuilder) -> bool:
+    """Whether a builder's data set is complete on disk; TFDS renames a folder only when it is."""
+    return (Path(builder.data_dir) / "dataset_info.json").is_file()
+
+
+def prepare_command(name: str, builder: SegmentationBuilder) -> str:
+    """The command that prepares a data set, with DIR for what the user must fill in."""
+    source = " --source DIR" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
+    return f"segjax data prepare {name}{source} --data-dir {builder.data_dir_root}"
