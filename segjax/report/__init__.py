@@ -1,0 +1,5 @@
+"""One HTML file about one run, or comparing several, from the files of run directories."""
+
+from segjax.report.document import write_report
+
+__all__ = ["write_report"]

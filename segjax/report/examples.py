@@ -1,0 +1,106 @@
+"""The report's pictures: the best and the worst examples, or those on which runs differ most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from segjax.report.charts import format_number
+from segjax.report.page import picture, section
+from segjax.report.results import all_splits
+from segjax.report.run import Run, number
+
+_ALL_BYTES = 1_150_000  # of all pictures together; base64 makes a third more of it
+_MOST_PICTURES = 6  # of a split
+
+
+@dataclass(frozen=True)
+class _Example:
+    """An example that an evaluation has a picture of."""
+
+    id: str
+    score: float | None
+    path: Path
+
+
+# A heading with pictures, each with its caption.
+_Group = tuple[str, list[tuple[str, Path]]]
+
+
+def examples(runs: Sequence[Run]) -> str:
+    """The best and the worst examples of each split; of several runs, those that differ most.
+
+    Where no evaluation names pictures, the last ones in `predictions/` stand for them.
+    """
+    groups: list[_Group] = []
+    for split in all_splits(runs):
+        pictured = [_pictured(run, split) for run in runs]
+        differing = _most_different(runs, pictured, split) if len(runs) > 1 else []
+        if differing:
+            groups += differing
+            continue
+        for run, found in zip(runs, pictured, strict=True):
+            groups += _extremes(found, f"{run.name}, {split}" if len(runs) > 1 else split)
+    if not groups:
+        groups = [
+            (f"Last pictures of {run.name}", [(path.stem, path) for path in last])
+            for run in runs
+            if (last := run.pictures[-_MOST_PICTURES:])
+        ]
+    budget = _ALL_BYTES // max(1, sum(len(pictures) for _, pictures in groups))
+    parts = []
+    for title, pictures in groups:
+        parts.append(f"<h3>{escape(title)}</h3>")
+        parts += [picture(path, caption, max_bytes=budget) for caption, path in pictures]
+    return section("Examples", *parts)
+
+
+def _pictured(run: Run, split: str) -> list[_Example]:
+    """Returns the examples that have pictures, the best first, those without a score last."""
+    found = [
+        _Example(
+            str(example.get("id")), number(example.get("score")), run.directory / example["picture"]
+        )
+        for example in run.evaluations.get(split, {}).get("examples") or []
+        if example.get("picture")
+    ]
+    return sorted(found, key=lambda example: (example.score is None, -(example.score or 0)))
+
+
+def _captioned(pictured: Sequence[_Example]) -> list[tuple[str, Path]]:
+    return [(f"{each.id} · score {format_number(each.score)}", each.path) for each in pictured]
+
+
+def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
+    if len(pictured) <= _MOST_PICTURES:
+        title = f"{where}: the pictured examples, best first"
+        return [(title, _captioned(pictured))] if pictured else []
+    half = _MOST_PICTURES // 2
+    best, rest = pictured[:half], [each for each in pictured[half:] if each.score is not None]
+    groups = [(f"{where}: the best of {len(pictured)} pictured", _captioned(best))]
+    if rest:
+        title = f"{where}: the worst of {len(pictured)} pictured, worst first"
+        groups.append((title, _captioned(rest[: -half - 1 : -1])))
+    return groups
+
+
+def _most_different(
+    runs: Sequence[Run], pictured: Sequence[Sequence[_Example]], split: str
+) -> list[_Group]:
+    """Returns the examples that all runs have, those first whose scores lie farthest apart."""
+    by_id = [{each.id: each for each in found if each.score is not None} for found in pictured]
+    common = [key for key in by_id[0] if all(key in found for found in by_id)]
+    spread = {
+        key: max(found[key].score for found in by_id) - min(found[key].score for found in by_id)
+        for key in common
+    }
+    return [
+        (
+            f"{split}, example {key}: scores differ by {format_number(spread[key])}",
+            [
+                (f"{run.name} · score {format_number(found[key].score)}", found[key].path)
+                for run, found in zip(runs, by_id, strict=True)
+            ],
+        )
+        for key in sorted(common, key=lambda key: -spread[key])[: _MOST_PICTURES // len(runs) or 1]
+    ]

@@ -1,0 +1,167 @@
+"""The report's numbers: scores, curves and classes, of one run or of several."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from segjax.report.charts import Series, confusion_table, format_number, line_chart
+from segjax.report.page import section, table
+from segjax.report.run import Run, headline, is_scalar, number, scalars
+
+_FIRST_CURVES = 6  # the others are folded
+_NO_CURVES = ("step", "split", "elapsed_seconds")
+_WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
+_SMALLER_IS_BETTER = ("loss", "error", "distance")
+
+
+def readable(name: str) -> str:
+    """Returns the words of a name: "mean_iou" as "mean IoU"."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def all_splits(runs: Sequence[Run]) -> list[str]:
+    """Returns the splits that any run was evaluated on, the most telling first."""
+    return list(dict.fromkeys(split for run in runs for split in run.splits()))
+
+
+def best_index(name: str, values: Sequence[float | None]) -> int | None:
+    """Returns which of several runs has the best score, None where they do not differ."""
+    defined = [value for value in values if value is not None]
+    if len(set(defined)) < 2:
+        return None
+    smaller = any(word in name for word in _SMALLER_IS_BETTER)
+    return values.index(min(defined) if smaller else max(defined))
+
+
+def scores(runs: Sequence[Run]) -> str:
+    """Tables of the final scores: a column for each split of one run, or for each of several."""
+    splits = all_splits(runs)
+    if len(runs) == 1:
+        groups = [("", [(split, *runs[0].scores(split)) for split in splits])] if splits else []
+    else:
+        groups = [(split, [(run.name, *run.scores(split)) for run in runs]) for split in splits]
+    parts = []
+    for title, columns in groups:
+        names = dict.fromkeys(name for _, _, found in columns for name in found)
+        rows = {name: [found.get(name) for _, _, found in columns] for name in names}
+        main = headline({name: next(filter(_defined, row), None) for name, row in rows.items()})
+        order = sorted(rows, key=lambda name: name != main)
+        best = [best_index(name, rows[name]) for name in order] if len(runs) > 1 else []
+        parts += [
+            f"<h3>{escape(title)}</h3>" if title else "",
+            table(
+                ["", *(f"{name}, step {_step(step)}" for name, step, _ in columns)],
+                [[readable(name), *map(format_number, rows[name])] for name in order],
+                best=[None if column is None else column + 1 for column in best],
+                headline=0 if main else None,
+            ),
+        ]
+    if any("–" in part for part in parts):
+        parts.append(
+            '<p class="note">– : undefined (as with no pixel of the class) or not measured.</p>'
+        )
+    return section("Scores", *parts)
+
+
+def _defined(value: float | None) -> bool:
+    return value is not None
+
+
+def _step(step: int | None) -> str:
+    return "–" if step is None else f"{step:,}"
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """Charts of everything in the logs over the steps; several runs lie over each other."""
+    entries = [entry for run in runs for entry in run.metrics]
+    evaluated = {
+        k: v for entry in entries if entry["split"] != "train" for k, v in scalars(entry).items()
+    }
+    main = headline(evaluated)
+    first = {"loss": 0, main: 1, "learning_rate": 2, "images_per_second": 5}
+    names = dict.fromkeys(
+        name
+        for entry in entries
+        for name, value in entry.items()
+        if name not in _NO_CURVES and is_scalar(value)
+    )
+    names = sorted(names, key=lambda name: first.get(name, 3 if name in evaluated else 4))
+    charts = [
+        line_chart(
+            readable(name), _series(runs, name), logarithmic="loss" in name or "norm" in name
+        )
+        for name in names
+    ]
+    folded = charts[_FIRST_CURVES:]
+    return section(
+        "Curves",
+        f'<div class="charts">{"".join(charts[:_FIRST_CURVES])}</div>' if charts else "",
+        f'<details><summary>{len(folded)} more curves</summary><div class="charts">'
+        f"{''.join(folded)}</div></details>"
+        if folded
+        else "",
+        '<p class="note">Over steps; the number is the last value. Dense curves are drawn pale, '
+        "with their running mean over them.</p>"
+        if charts
+        else "",
+    )
+
+
+def _series(runs: Sequence[Run], name: str) -> list[Series]:
+    known = ["train", *(split for split in all_splits(runs) if split != "train")]
+    splits = [split for split in known if any(run.curve(name, split)[0] for run in runs)]
+    series = []
+    for index, run in enumerate(runs):
+        for split in splits:
+            steps, values = run.curve(name, split)
+            if len(runs) == 1:
+                series.append(Series(split, steps, values, color=known.index(split)))
+            else:
+                label = run.name if len(splits) == 1 else f"{run.name}, {split}"
+                dashed = split != splits[0]
+                series.append(Series(label, steps, values, color=index, dashed=dashed))
+    return series
+
+
+def classes(runs: Sequence[Run]) -> str:
+    """A table of the scores of each class, and the confusion matrices, for each split."""
+    parts = []
+    for split in all_splits(runs):
+        evaluated = [(run, run.evaluations[split]) for run in runs if split in run.evaluations]
+        for run, evaluation in evaluated:
+            title = split if len(runs) == 1 else f"{run.name}, {split}"
+            matrix = evaluation.get("confusion_matrix") or []
+            names = _class_names(evaluation)
+            content = _class_table(evaluation.get("metrics", {}), names)
+            if matrix:
+                content = f"<div>{content}</div><div>{confusion_table(matrix, names)}</div>"
+            if content:
+                parts.append(f'<h3>{escape(title)}</h3><div class="columns">{content}</div>')
+    if any('class="confusion"' in part for part in parts):
+        parts.append(
+            '<p class="note">Confusion matrix: each row is a true class, in per cent of its pixels;'
+            " counts appear on hovering.</p>"
+        )
+    return section("Classes", *parts)
+
+
+def _class_names(evaluation: Mapping[str, Any]) -> list[str]:
+    size = len(evaluation.get("confusion_matrix") or [])
+    return [str(name) for name in evaluation.get("classes") or range(size)]
+
+
+def _class_table(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
+    columns = {
+        name: [number(value) for value in values]
+        for name, values in metrics.items()
+        if isinstance(values, list) and len(values) == len(names) and name != "absent_classes"
+        if all(map(is_scalar, values))
+    }
+    if not names or not columns:
+        return ""
+    rows = [
+        [name, *(format_number(values[index]) for values in columns.values())]
+        for index, name in enumerate(names)
+    ]
+    heads = [readable(name.removeprefix("per_class_")) for name in columns]
+    return table(["class", *heads], rows)

@@ -1,0 +1,231 @@
+"""Reads run directories for the report: whatever of their files there is, and says what is not."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segjax.training.logging import from_json, read_metrics
+
+# The score that stands for a run: the first of these that it has, else its first score.
+_HEADLINES = ("AP", "panoptic_quality", "seg", "cell_tracking_seg", "foreground_iou", "mean_iou")
+# Counted on the side of what they say; they are no scores.
+_NOT_SCORES = ("step", "elapsed_seconds", "images_per_second", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of one run directory say.
+
+    Attributes:
+        name: short and unique among the runs of a report.
+        directory: where it lies.
+        config: the resolved configuration, flat: {"train.num_steps": 400}.
+        command: the command line that started it; None where it is not known.
+        environment: versions, commit and devices, flat.
+        metrics: the objects of `metrics.jsonl`, in order.
+        evaluations: by split, the objects of `evaluation/<split>.json`.
+        pictures: `predictions/*.png`, oldest name first.
+        missing: a sentence for each file that is absent or cannot be read.
+    """
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    command: str | None
+    environment: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    pictures: Sequence[Path]
+    missing: Sequence[str]
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that left a line or an evaluation."""
+        entries = [*self.metrics, *self.evaluations.values()]
+        return max((int(entry["step"]) for entry in entries if "step" in entry), default=None)
+
+    @property
+    def num_steps(self) -> int | None:
+        """The number of steps that the configuration asks for."""
+        return self.config.get("train.num_steps")
+
+    @property
+    def seconds(self) -> float | None:
+        """Time from the start to the last line of the log, without the pauses between resumes."""
+        return max(filter(None, self.curve("elapsed_seconds")[1]), default=None)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median of the logged training speeds."""
+        speeds = sorted(filter(None, self.curve("images_per_second", "train")[1]))
+        return speeds[len(speeds) // 2] if speeds else None
+
+    def splits(self) -> list[str]:
+        """The splits with scores: test, validation, then others as they came, training last."""
+        found = dict.fromkeys([*self.evaluations, *(entry["split"] for entry in self.metrics)])
+        order = {"test": 0, "validation": 1, "train": 3}
+        return sorted(
+            (s for s in found if s != "train" or "train" in self.evaluations),
+            key=lambda split: order.get(split, 2),
+        )
+
+    def scores(self, split: str) -> tuple[int | None, dict[str, float | None]]:
+        """The step and the final scores of a split: of its evaluation, else of its last line."""
+        if split in self.evaluations:
+            evaluation = self.evaluations[split]
+            return evaluation.get("step"), scalars(evaluation.get("metrics", {}))
+        lines = [entry for entry in self.metrics if entry["split"] == split]
+        return (lines[-1]["step"], scalars(lines[-1])) if lines else (None, {})
+
+    def curve(self, metric: str, split: str | None = None) -> tuple[list[int], list[float | None]]:
+        """Steps and values of a metric over the run, None where it is undefined."""
+        lines = [
+            entry
+            for entry in self.metrics
+            if metric in entry and split in (None, entry["split"]) and is_scalar(entry[metric])
+        ]
+        return [int(entry["step"]) for entry in lines], [number(entry[metric]) for entry in lines]
+
+
+def load_runs(directories: Sequence[str | os.PathLike]) -> list[Run]:
+    """Reads run directories.
+
+    Raises:
+        ValueError: none or the same twice are given, one holds no file of a run, or a confusion
+            matrix does not fit its classes.
+        FileNotFoundError: one does not exist.
+    """
+    paths = [Path(directory).resolve() for directory in directories]
+    if not paths or len(set(paths)) < len(paths):
+        raise ValueError(f"expected one or more different run directories, got {list(directories)}")
+    return [_load(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _load(directory: Path, name: str) -> Run:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no run directory at {directory}")
+    missing: list[str] = []
+    config = _read(directory / "config.json", missing) or {}
+    environment = _read(directory / "environment.json", missing) or {}
+    evaluations = {}
+    for path in sorted((directory / "evaluation").glob("*.json")):
+        if evaluation := _read(path, missing):
+            _check_matrix(path, evaluation)
+            evaluations[str(evaluation.get("split", path.stem))] = evaluation
+    if not evaluations:
+        missing.append(
+            "There is no evaluation/*.json: the run has not come to its evaluation. "
+            "Scores are those of the last evaluation in metrics.jsonl, if there was one."
+        )
+    metrics = []
+    try:
+        metrics = read_metrics(directory / "metrics.jsonl")
+        if not metrics:
+            missing.append("metrics.jsonl is empty: no step has been logged yet.")
+    except FileNotFoundError:
+        missing.append("There is no metrics.jsonl: no step has been logged.")
+    except ValueError as error:
+        missing.append(f"metrics.jsonl cannot be read: {error}.")
+    pictures = sorted((directory / "predictions").glob("*.png"))
+    if not pictures:
+        missing.append("There are no pictures in predictions/.")
+    if not (config or environment or evaluations or metrics or pictures):
+        raise ValueError(f"{directory} is not a run directory: it has none of a run's files")
+    command = config.get("command")
+    return Run(
+        name=name,
+        directory=directory,
+        config=flatten(config.get("config", config)),
+        command=shlex.join(map(str, command)) if isinstance(command, list) else command,
+        environment=flatten(environment),
+        metrics=metrics,
+        evaluations=evaluations,
+        pictures=pictures,
+        missing=missing,
+    )
+
+
+def _read(path: Path, missing: list[str]) -> dict[str, Any] | None:
+    name = path.relative_to(path.parents[1 if path.parent.name == "evaluation" else 0])
+    try:
+        content = from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        missing.append(f"There is no {name}.")
+        return None
+    except ValueError as error:
+        missing.append(f"{name} cannot be read: {error}.")
+        return None
+    if not isinstance(content, dict):
+        missing.append(f"{name} holds no JSON object.")
+        return None
+    return content
+
+
+def _check_matrix(path: Path, evaluation: Mapping[str, Any]) -> None:
+    matrix = evaluation.get("confusion_matrix") or []
+    size = len(evaluation.get("classes") or matrix)
+    if matrix and [len(row) for row in matrix] != [size] * size:
+        raise ValueError(
+            f"{path}: expected a confusion matrix of {size} × {size} for its {size} classes, "
+            f"got rows of {[len(row) for row in matrix]}"
+        )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names each run by the shortest end of its path that tells it from the others."""
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-length:])) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"a": {"b": 1}} as {"a.b": 1}."""
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the keys on which mappings differ, each with all its values (None where absent)."""
+    keys = dict.fromkeys(key for mapping in values for key in mapping)
+    rows = {key: [mapping.get(key) for mapping in values] for key in keys}
+    return {key: row for key, row in rows.items() if any(item != row[0] for item in row)}
+
+
+def number(value: Any) -> float | None:
+    """Returns a finite number as it is and anything else as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a metric's value is one number, or one that is undefined."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Returns the scores among metrics: what is a single number, None where it is undefined."""
+    return {
+        name: number(value)
+        for name, value in metrics.items()
+        if name not in _NOT_SCORES and is_scalar(value)
+    }
+
+
+def headline(scores: Mapping[str, float | None]) -> str | None:
+    """Returns the name of the score that stands for the run, None where there is none."""
+    defined = [name for name in scores if scores[name] is not None]
+    candidates = [*_HEADLINES, *sorted(defined, key=lambda name: "loss" in name)]
+    return next((name for name in candidates if name in defined), None)
