@@ -1,6 +1,13 @@
-"""Losses on arrays; sums of them are made in the experiments."""
+"""Losses on arrays, and their sums."""
 
 from segjax.losses.cross_entropy import cross_entropy, mean_valid_pixels, pixel_cross_entropy
 from segjax.losses.dice import dice_loss
+from segjax.losses.semantic import SemanticLoss
 
-__all__ = ["cross_entropy", "dice_loss", "mean_valid_pixels", "pixel_cross_entropy"]
+__all__ = [
+    "SemanticLoss",
+    "cross_entropy",
+    "dice_loss",
+    "mean_valid_pixels",
+    "pixel_cross_entropy",
+]

@@ -56,7 +56,7 @@ def input_size_for(output: int, *, depth: int = 4, padding: Padding = "VALID") -
 def nearest_valid_sizes(
     size: int, *, depth: int = 4, padding: Padding = "VALID"
 ) -> tuple[int | None, int]:
-    """Returns the valid input sides next to `size`: the largest ≤ it (None if none) and smallest ≥."""
+    """Returns the largest valid input side ≤ `size`, or None, and the smallest one ≥ it."""
     below = next((s for s in range(size, 0, -1) if _output_size_or_none(s, depth, padding)), None)
     above = max(size, 1)
     while not _output_size_or_none(above, depth, padding):
@@ -78,7 +78,7 @@ def _output_size_or_none(size, depth, padding):
 
 
 class UpConvolution(nn.Module):
-    """The learned 2×2 up-convolution; the paper's text gives it no ReLU, the released network one."""
+    """The learned 2×2 up-convolution. The paper has no ReLU after it, the released network one."""
 
     features: int
     dtype: Any = None

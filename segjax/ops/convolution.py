@@ -33,7 +33,7 @@ def pointwise_convolution(
 
 
 def up_convolution(inputs, kernel):
-    """Computes the 2×2 up-convolution of stride 2: output (2i+a, 2j+b) = kernel[a, b]ᵀ · input (i, j).
+    """Computes the 2×2 up-convolution: output (2i+a, 2j+b) = kernel[a, b]ᵀ · input (i, j).
 
     The windows of this transposed convolution do not overlap, so that it is one matrix product
     and a depth-to-space. The kernel gradient of XLA's own transposed convolution is 36 times

@@ -1,0 +1,198 @@
+"""The U-Net paper's protocol: tiles, augmentation, weight map, prediction (arXiv:1505.04597).
+
+The numbers that differ from data set to data set are fields here, set in `experiments/unet/`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.data.augment import CropTruth, GreyValues, Standardize, Warp
+from segjax.data.instances import SeparateTouching, close_gaps, label_components
+from segjax.data.weight_map import AddWeightMap
+from segjax.evaluation.metrics import NegativeLogLikelihood
+from segjax.evaluation.test_time_augmentation import View, rotations_and_flips
+from segjax.evaluation.tiling import Tiling
+from segjax.losses.semantic import SemanticLoss
+from segjax.models.unet import Norm, Padding, UNet, input_size_for, output_size
+from segjax.tasks.semantic import SemanticTask
+from segjax.training.parallel import AXIS_NAME
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The network; see `segjax.models.UNet`. The defaults are the paper's."""
+
+    features: int = 64
+    depth: int = 4
+    padding: Padding = "VALID"
+    norm: Norm | None = None
+    dropout_rate: float = 0.5
+    bfloat16: bool = False
+    """Compute in bfloat16; parameters and losses stay float32."""
+    tile: int = 388
+    """Side of the output of one pass, in training and in prediction."""
+
+    def model(self, num_classes: int) -> UNet:
+        return UNet(
+            num_classes=num_classes,
+            features=self.features,
+            depth=self.depth,
+            padding=self.padding,
+            norm=self.norm,
+            dropout_rate=self.dropout_rate,
+            dtype=jnp.bfloat16 if self.bfloat16 else None,
+            axis_name=AXIS_NAME,
+        )
+
+    @property
+    def training_sides(self) -> tuple[int, int]:
+        """Sides of the images and of the labels of a batch.
+
+        Raises:
+          ValueError: the network has no output of `tile` pixels; names the next one it has.
+        """
+        side = input_size_for(self.tile, depth=self.depth, padding=self.padding)
+        found = output_size(side, depth=self.depth, padding=self.padding)
+        if found != self.tile:
+            raise ValueError(
+                f"a U-Net of depth {self.depth} with {self.padding} padding has no output of "
+                f"{self.tile} pixels; the next larger is {found}"
+            )
+        return side, found
+
+    @property
+    def tiling(self) -> Tiling:
+        """How prediction covers an image; exactly, as one pass over all of it would."""
+        side, tile = self.training_sides
+        multiple = 2**self.depth
+        if self.padding == "SAME":
+            # What the valid network loses on each side is what the padded one sees of its padding.
+            reach = (input_size_for(tile, depth=self.depth) - tile) // 2
+            side = tile + 2 * math.ceil(reach / multiple) * multiple
+        return Tiling((side, side), (tile, tile), multiple=multiple)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training tiles: shift and rotation, elastic deformation, grey values
+    (section 3.1). Amounts beyond the elastic grid are not in the paper."""
+
+    rotation: float = 180.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    elastic_sigma: float = 10.0
+    """Standard deviation in pixels of the displacements on a 3×3 grid."""
+    brightness: float = 0.1
+    contrast: float = 0.2
+    gamma: float = 0.2
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class WeightMapConfig:
+    """The pixel weights of equation 2 and the border between touching cells (section 3)."""
+
+    w0: float = 10.0
+    """Zero turns the separating term off."""
+    sigma: float = 5.0
+    class_balance: bool = False
+    """Whether w_c balances the classes of a tile; otherwise it is one."""
+    gap: int = 2
+    """Pixels of background drawn between touching cells; the paper does not say how many."""
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """How whole images are predicted."""
+
+    rotations_and_flips: bool = False
+    """Average the probabilities over the eight of them."""
+    min_cell_size: int = 30
+    """Predicted cells of fewer pixels are dropped."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return rotations_and_flips() if self.rotations_and_flips else (View(),)
+
+
+@dataclass(frozen=True)
+class CellInstances:
+    """Turns cell probabilities into instances: connected parts, grown over the drawn gaps."""
+
+    gap: int
+    min_size: int
+
+    def __call__(self, probabilities: np.ndarray) -> dict:
+        cells = probabilities.argmax(axis=-1) == 1
+        instances = label_components(cells, min_size=self.min_size)
+        if self.gap:
+            instances = close_gaps(instances, width=self.gap)
+        return {"instances": instances, "labels": (instances > 0).astype(np.uint8)}
+
+
+def training_transforms(
+    unet: UNetConfig,
+    augment: AugmentConfig,
+    weights: WeightMapConfig | None = None,
+    *,
+    ignore: Callable | None = None,
+) -> tuple[Callable, ...]:
+    """From an example to an input tile and the labels of its output.
+
+    Args:
+      weights: for data sets with instances; None weighs all pixels alike.
+      ignore: a transform that marks pixels as ignored, before all others.
+    """
+    side, tile = unet.training_sides
+    steps = [ignore] if ignore else []
+    if weights is not None and weights.gap:
+        steps.append(SeparateTouching(weights.gap))
+    steps += [
+        Standardize(),
+        Warp(
+            (side, side),
+            rotation=augment.rotation,
+            scale=augment.scale,
+            flip_horizontal=augment.flip,
+            flip_vertical=augment.flip,
+            elastic_sigma=augment.elastic_sigma,
+            interpolation="bicubic",
+        ),
+        GreyValues(
+            brightness=augment.brightness,
+            contrast=augment.contrast,
+            gamma=augment.gamma,
+            noise=augment.noise,
+        ),
+    ]
+    if weights is not None:
+        class_weights = None if weights.class_balance else (1.0, 1.0)
+        steps.append(AddWeightMap(w0=weights.w0, sigma=weights.sigma, class_weights=class_weights))
+    return (*steps, CropTruth((tile, tile), keep=("labels", "weights")))
+
+
+def segmentation_task(
+    unet: UNetConfig,
+    classes: Sequence[str],
+    *,
+    prediction: PredictionConfig,
+    loss: SemanticLoss | None = None,
+    metrics: tuple = (),
+    decode: Callable | None = None,
+) -> SemanticTask:
+    """The task for a U-Net, with the negative log-likelihood among its metrics."""
+    return SemanticTask(
+        model=unet.model(len(classes)),
+        classes=tuple(classes),
+        tiling=unet.tiling,
+        preprocess=Standardize(),
+        loss_function=loss or SemanticLoss(),
+        metrics=(NegativeLogLikelihood(), *metrics),
+        views=prediction.views,
+        decode=decode,
+        axis_name=AXIS_NAME,
+    )

@@ -1,0 +1,59 @@
+"""The U-Net protocol on data sets of the Cell Tracking Challenge (section 4, table 2)."""
+
+from dataclasses import dataclass
+
+from segjax.data.sources import open_dataset
+from segjax.evaluation.metrics import CellTracking
+from segjax.losses.semantic import SemanticLoss
+from segjax.recipes.unet import (
+    AugmentConfig,
+    CellInstances,
+    PredictionConfig,
+    UNetConfig,
+    WeightMapConfig,
+    segmentation_task,
+    training_transforms,
+)
+from segjax.training.configuration import ExperimentConfig
+from segjax.training.experiment import Experiment
+from segjax.training.schedules import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class CellTrackingConfig(ExperimentConfig):
+    """What the challenge's data sets have in common."""
+
+    # Momentum 0.99 with one large tile a batch (section 3): 100 past tiles in each update.
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, momentum=0.99, schedule="poly", warmup_steps=500
+    )
+    unet: UNetConfig = UNetConfig()
+    augment: AugmentConfig = AugmentConfig()
+    weight_map: WeightMapConfig = WeightMapConfig()
+    loss: SemanticLoss = SemanticLoss()
+    prediction: PredictionConfig = PredictionConfig(min_cell_size=500)
+
+
+def cell_tracking_experiment(
+    config: CellTrackingConfig, dataset: str, *, train: str, validation: str, test: str
+) -> Experiment:
+    """Builds the experiment on splits of a prepared data set; the checkpoint's score is SEG."""
+    source = open_dataset(dataset, train, data_dir=config.data_dir)
+    decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
+    return Experiment(
+        task=segmentation_task(
+            config.unet,
+            source.class_names,
+            prediction=config.prediction,
+            loss=config.loss,
+            metrics=(CellTracking(),),
+            decode=decode,
+        ),
+        train=source,
+        transforms=training_transforms(config.unet, config.augment, config.weight_map),
+        evaluation={
+            "validation": open_dataset(dataset, validation, data_dir=config.data_dir),
+            "test": open_dataset(dataset, test, data_dir=config.data_dir),
+        },
+        best_metric="seg",
+    )

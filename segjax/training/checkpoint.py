@@ -1,0 +1,133 @@
+"""Checkpoints by Orbax: the newest N and the best by a metric, written in the background."""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from segjax.training.state import TrainState
+
+# Orbax reports each step of each save at this level; a run's log has its own line for it.
+logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    A checkpoint holds the whole `TrainState` and the place in the stream of examples, which is
+    all there is of the data iterator: `segjax.data.loader` reads from any place, with any number
+    of workers, processes and devices. A save killed half-way leaves the earlier ones as they were.
+
+    Args:
+      directory: absolute path, shared by all processes.
+      keep: number of newest checkpoints kept.
+      keep_best: number of best ones kept besides, among those saved with `best_metric`.
+      best_metric: name in the metrics given to `save`; larger is better, smaller if `minimize`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        minimize: bool = False,
+    ):
+        policies = [checkpoint_managers.LatestN(n=keep)]
+        self._metric = lambda metrics: metrics[best_metric]
+        self._best = max if not minimize else min
+        self._best_metric = best_metric
+        if best_metric is not None:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=self._metric,
+                    reverse=minimize,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            Path(directory).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+            ),
+            item_names=("state", "data"),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The checkpoint with the best metric; the newest where none has a metric."""
+        if self._best_metric is None:
+            return self.latest_step
+        scored = {
+            step: self._metric(metrics)
+            for step in self._manager.all_steps()
+            if (metrics := self._manager.metrics(step)) and self._best_metric in metrics
+        }
+        return self._best(scored, key=scored.get) if scored else self.latest_step
+
+    def save(self, state: TrainState, *, data: dict, metrics: dict[str, float] | None = None):
+        """Saves a state; returns as soon as it is copied off the devices.
+
+        Args:
+          data: JSON values that say where the data iterator stands.
+          metrics: of the evaluation at this step, if there was one.
+        """
+        step = int(state.step)
+        if step == self.latest_step:
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_fields(state)), data=ocp.args.JsonSave(data)
+            ),
+            metrics=metrics,
+        )
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
+        """Returns the state and the data place of a step, by default the newest.
+
+        Args:
+          like: a state with the shapes and shardings wanted, arrays or `ShapeDtypeStruct`; the
+            number of devices need not be that of the run that saved.
+        """
+        step = self.latest_step if step is None else step
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(
+                    jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(like))
+                ),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        return TrainState(**restored["state"]), restored["data"]
+
+    def wait(self):
+        """Waits for the save in progress."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        """Waits for the save in progress and ends the background threads."""
+        self.wait()
+        self._manager.close()
+
+
+def _fields(state):
+    """The state as a dict, so that a checkpoint can be read without segjax's classes."""
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}

@@ -1,0 +1,172 @@
+"""Configurations: frozen dataclasses in, typed flags over them, plain JSON out."""
+
+import dataclasses
+import difflib
+import json
+import shlex
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from segjax.training.schedules import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long to train and what to do along the way. Steps count optimiser updates."""
+
+    num_steps: int = 1000
+    batch_size: int = 1
+    """Examples per update, over all devices and processes."""
+    micro_batches: int = 1
+    """Parts a device cuts its share of the batch into, to fit its memory."""
+    log_every: int = 20
+    eval_every: int | None = None
+    """None evaluates at the end only."""
+    eval_batch_size: int = 4
+    """Tiles or images per device at a time."""
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    ema_decay: float | None = None
+    """Evaluate an exponential moving average of the parameters, which keeps this share a step."""
+    num_workers: int | None = None
+    """Processes that read and augment; None takes one per two cores, none below four cores."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes. On a cluster that JAX knows (SLURM, TPU pods), `auto` is enough."""
+
+    auto: bool = False
+    coordinator_address: str | None = None
+    """host:port of process 0."""
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What every experiment takes."""
+
+    workdir: Path
+    """The run directory: created, or resumed if it holds this run already."""
+    data_dir: Path = Path("data")
+    """Where `segjax data prepare` puts its data sets."""
+    seed: int = 0
+    accept_changes: bool = False
+    """Resume although the configuration is not the one that the run began with."""
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    distributed: DistributedConfig = DistributedConfig()
+
+
+# What may differ between the start of a run and its resumption without changing its numbers.
+FREE_KEYS = (
+    "workdir",
+    "data_dir",
+    "accept_changes",
+    "distributed",
+    "train.log_every",
+    "train.eval_batch_size",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.num_workers",
+)
+
+
+def parse(config_class, arguments: list[str] | None = None):
+    """Reads a configuration from the command line; unknown flags name the nearest known one."""
+    return tyro.cli(
+        config_class,
+        args=arguments,
+        description=config_class.__doc__,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    )
+
+
+def to_dict(config) -> dict:
+    """Returns a configuration as JSON values."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, tuple | list):
+        return [to_dict(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def from_dict(config_class, values: dict, *, where: str = "config"):
+    """Rebuilds a configuration from what `to_dict` returned.
+
+    Raises:
+      ValueError: a key is unknown (the message names the nearest) or a value has a wrong type.
+    """
+    hints = typing.get_type_hints(config_class)
+    fields = {f.name for f in dataclasses.fields(config_class)}
+    for key in values:
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {sorted(fields)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+    return config_class(**{k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()})
+
+
+def _from_json(hint, value, where):
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _from_json(next(o for o in options if o is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where=where)
+    if origin is tuple:
+        inner = options[:1] * len(value) if options[-1] is ... else options
+        return tuple(_from_json(o, v, where) for o, v in zip(inner, value, strict=True))
+    if origin is typing.Literal:
+        if value not in options:
+            raise ValueError(f"{where}={value!r}; expected one of {options}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path:
+        return Path(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{where}={value!r}; expected {hint.__name__}")
+    return value
+
+
+def flatten(values: dict, prefix: str = "") -> dict:
+    """Returns {"train.num_steps": 1000, ...} for a nested dict."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Returns a line for each entry that differs and that matters to the run's numbers."""
+    old, new = flatten(old), flatten(new)
+    missing = "(absent)"
+    return [
+        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, missing) != new.get(key, missing)
+        and not any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
+    ]
+
+
+def describe(values: dict) -> str:
+    """Returns the resolved configuration as text, one entry a line."""
+    flat = flatten(values)
+    width = max(map(len, flat))
+    return "\n".join(f"  {key:{width}}  {json.dumps(value)}" for key, value in flat.items())
+
+
+def command_line() -> str:
+    """Returns the command that started this process, as it would be typed."""
+    return shlex.join(["python", *sys.argv])

@@ -1,0 +1,210 @@
+"""Evaluation of a task over the examples of a split, on all devices and processes."""
+
+import heapq
+import json
+import math
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from segjax.data.loader import evaluation_examples
+from segjax.training.logging import from_json, json_ready
+from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
+from segjax.visualize import write_png
+
+# Pictures that each process makes of its best and of its worst examples.
+BEST_AND_WORST = 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluation, the same in every process.
+
+    Attributes:
+      metrics: as `evaluator().result()` gives them.
+      examples: {"id", "score", and "picture" for some}, in the order of the split.
+    """
+
+    split: str
+    step: int
+    metrics: dict
+    examples: list[dict]
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The metrics that are single numbers."""
+        return {k: v for k, v in self.metrics.items() if isinstance(v, int | float)}
+
+
+class Evaluator:
+    """Predicts and scores splits with one compiled function.
+
+    Args:
+      task: see `segjax.tasks`.
+      batch_size: inputs per device at a time.
+      workdir: where pictures go, as `predictions/*.png`; None makes none.
+    """
+
+    def __init__(self, task, parallel: DataParallel, *, batch_size: int, workdir: Path | None):
+        self._task = task
+        self._parallel = parallel
+        self._batch_size = batch_size * len(parallel.local_devices)
+        self._predict = parallel.predict_step(task.predict)
+        self._workdir = workdir
+
+    def predictions(self, variables, examples: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+        """Yields (example, prediction); `variables` are those of `DataParallel.local`."""
+        return predictions(
+            self._task,
+            lambda batch: self._predict(variables, batch),
+            examples,
+            batch_size=self._batch_size,
+        )
+
+    def evaluate(
+        self, variables, source, *, split: str, step: int, final: bool = True
+    ) -> Evaluation:
+        """Scores a split; every process takes its share, and each example counts once.
+
+        Args:
+          variables: replicated on the devices of all processes.
+          final: make pictures of the best and the worst examples; otherwise of the first two, in
+            files named after the step, so that one sees them change.
+        """
+        evaluator = self._task.evaluator()
+        numbers, rows, best, worst = [], [], [], []
+
+        def examples():
+            for number, example in evaluation_examples(
+                source, process_index=jax.process_index(), process_count=jax.process_count()
+            ):
+                numbers.append(number)
+                yield example
+
+        results = tqdm(
+            self.predictions(self._parallel.local(variables), examples()),
+            total=math.ceil(len(source) / jax.process_count()),
+            desc=f"evaluating {split}",
+            unit="image",
+            leave=False,
+            disable=None if is_main_process() else True,
+        )
+        for place, (example, prediction) in enumerate(results):
+            score = evaluator.update(example, prediction)
+            row = {"number": numbers[place], "id": example["id"], "score": score}
+            rows.append(row)
+            if self._workdir is None:
+                continue
+            if not final and row["number"] < 2:
+                row["picture"] = self._write_picture(
+                    f"step_{step:07d}_{split}", example, prediction, score
+                )
+            elif final and not math.isnan(score):
+                _push(best, (score, -place), example, prediction)
+                _push(worst, (-score, -place), example, prediction)
+        for (_, minus_place), example, prediction in best + worst:
+            row = rows[-minus_place]
+            row["picture"] = self._write_picture(split, example, prediction, row["score"])
+        return self._gather(evaluator, rows, split, step)
+
+    def _write_picture(self, prefix, example, prediction, score):
+        name = re.sub(r"[^\w.-]+", "_", f"{prefix}_{example['id']}")
+        path = Path("predictions") / f"{name}.png"
+        (self._workdir / "predictions").mkdir(exist_ok=True)
+        write_png(self._workdir / path, self._task.picture(example, prediction, score))
+        return str(path)
+
+    def _gather(self, evaluator, rows, split, step):
+        wait_for_all("evaluated")  # with its own time limit, unlike the gathering
+        total = self._task.evaluator()
+        for state in gather_bytes(evaluator.state()):
+            total.merge(state)
+        parts = [json.loads(part) for part in gather_bytes(json.dumps(rows).encode())]
+        rows = sorted((row for part in parts for row in part), key=lambda row: row.pop("number"))
+        return Evaluation(split, step, total.result(), rows)
+
+
+def write_evaluation(evaluation: Evaluation, classes: Iterable[str], workdir: Path) -> Path:
+    """Writes `evaluation/<split>.json`, which the report reads."""
+    metrics = dict(evaluation.metrics)
+    matrix = metrics.pop("confusion_matrix", None)
+    path = Path(workdir) / "evaluation" / f"{evaluation.split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        "split": evaluation.split,
+        "step": evaluation.step,
+        "metrics": metrics,
+        "confusion_matrix": matrix,
+        "classes": list(classes),
+        "examples": evaluation.examples,
+    }
+    path.write_text(json.dumps(json_ready(values), indent=2) + "\n")
+    return path
+
+
+def read_evaluations(workdir: Path) -> dict[str, Evaluation]:
+    """Returns what `write_evaluation` wrote last, by split."""
+    results = {}
+    for path in sorted((Path(workdir) / "evaluation").glob("*.json")):
+        values = from_json(json.loads(path.read_text()))
+        metrics = values["metrics"] | {"confusion_matrix": values["confusion_matrix"]}
+        results[path.stem] = Evaluation(path.stem, values["step"], metrics, values["examples"])
+    return results
+
+
+def _push(heap, key, example, prediction):
+    """Keeps the examples with the largest keys; ties go to the earlier one."""
+    entry = (key, example, prediction)
+    if len(heap) < BEST_AND_WORST:
+        heapq.heappush(heap, entry)
+    else:
+        heapq.heappushpop(heap, entry)
+
+
+def predictions(
+    task, predict: Callable, examples: Iterable[dict], *, batch_size: int
+) -> Iterator[tuple[dict, dict]]:
+    """Yields (example, prediction) in the order of the examples.
+
+    The task cuts each example into inputs. Inputs of one shape, of whatever example, share a
+    batch; the last batches are filled up with copies whose outputs nobody reads.
+
+    Args:
+      predict: a batch {"image": [batch_size, ...]} → dict of arrays [batch_size, ...].
+    """
+    waiting = defaultdict(list)  # by shape: inputs, each with the slot for its output
+    queue = deque()  # (example, slots), oldest first; a slot is a list that is empty at first
+
+    def run(pairs):
+        images = [image for image, _ in pairs]
+        images += images[:1] * (batch_size - len(images))
+        outputs = predict({"image": np.stack(images)})
+        for place, (_, slot) in enumerate(pairs):
+            slot.append({name: value[place] for name, value in outputs.items()})
+        pairs.clear()
+
+    def finished():
+        while queue and all(queue[0][1]):
+            example, slots = queue.popleft()
+            yield example, task.merge(example, (slot[0] for slot in slots))
+
+    for example in examples:
+        slots = []
+        queue.append((example, slots))
+        for image in task.inputs(example):
+            slots.append([])
+            pairs = waiting[image.shape]
+            pairs.append((image, slots[-1]))
+            if len(pairs) == batch_size:
+                run(pairs)
+        yield from finished()
+    for pairs in waiting.values():
+        if pairs:
+            run(pairs)
+    yield from finished()

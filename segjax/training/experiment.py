@@ -1,0 +1,72 @@
+"""What an experiment file provides, and how one is found again from its run directory."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segjax.training import configuration
+from segjax.training.run_directory import read_config
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that a configuration resolves to.
+
+    Attributes:
+      task: see `segjax.tasks`.
+      train: the source of training examples.
+      transforms: from an example to what a batch is made of; see `segjax.data.augment`.
+      evaluation: sources by the name of their split. The first is scored along the way, the others
+        at the end of the run only.
+      best_metric: of the first, by which checkpoints are the best.
+      minimize: whether less of it is better.
+    """
+
+    task: Any
+    train: Any
+    transforms: tuple[Callable, ...]
+    evaluation: Mapping[str, Any]
+    best_metric: str = "mean_iou"
+    minimize: bool = False
+
+
+def load_module(path: Path):
+    """Imports an experiment file; its folder is searched for what it imports.
+
+    Raises:
+      FileNotFoundError: the file has gone.
+      AttributeError: it is no experiment file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the experiment file {path} is not there any more")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    name = f"segjax_experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    for attribute in ("Config", "build"):
+        if not hasattr(module, attribute):
+            raise AttributeError(f"{path} has no {attribute}; it is not an experiment file")
+    return module
+
+
+def load_run(run: Path):
+    """Returns (experiment, configuration) of a run directory.
+
+    Raises:
+      FileNotFoundError: `run` is no run directory, or its experiment file has gone.
+      ValueError: its configuration does not fit the experiment file any more.
+    """
+    run = Path(run)
+    recorded = read_config(run)
+    module = load_module(recorded["experiment"])
+    config = configuration.from_dict(
+        module.Config, {**recorded["config"], "workdir": str(run)}, where=str(run / "config.json")
+    )
+    return module.build(config), config

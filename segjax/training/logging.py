@@ -1,0 +1,186 @@
+"""What a run leaves in writing: `metrics.jsonl` and TensorBoard files.
+
+Each line of `metrics.jsonl` is one JSON object, `{"step": 7, "split": "train", "loss": 0.31, ...,
+"elapsed_seconds": 12.5}`. JSON has no NaN or infinity: they are written as the strings "NaN",
+"Infinity" and "-Infinity" (as the JSON mapping of protocol buffers does), which Python's `float`
+reads back; `read_metrics` does so.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+# The fields in which a killed and resumed run may differ from an uninterrupted one.
+WALL_CLOCK_FIELDS = frozenset({"elapsed_seconds", "images_per_second"})
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def json_ready(value: Any) -> Any:
+    """Returns a value that `json.dumps(..., allow_nan=False)` takes.
+
+    Takes nested mappings, sequences, arrays of any library that NumPy can read, numbers, strings,
+    booleans, paths and None. Non-finite numbers become "NaN", "Infinity" or "-Infinity".
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
+    if array.ndim:
+        return [json_ready(item) for item in array]
+    if array.dtype.kind in "biu":
+        return array.item()
+    number = float(array)
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def from_json(value: Any) -> Any:
+    """Returns a value that `json_ready` wrote with its non-finite numbers as floats again."""
+    if isinstance(value, dict):
+        return {key: from_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads the lines of a `metrics.jsonl`, leaving out a last one that is only half written.
+
+    Raises:
+        ValueError: naming the file and the line that is not an object with "step" and "split".
+    """
+    return [from_json(line) for line, _ in _lines(Path(path))]
+
+
+def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """Reads each complete line as an object and as it stands in the file."""
+    *complete, _half_written = path.read_bytes().split(b"\n")
+    lines = []
+    for number, raw in enumerate(complete, start=1):
+        try:
+            entry = json.loads(raw)
+            entry["step"], entry["split"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f'{path}, line {number}: expected a JSON object with "step" and "split", '
+                f"got {raw[:80]!r}; remove the line to go on"
+            ) from error
+        lines.append((entry, raw))
+    return lines
+
+
+class MetricsLog:
+    """Writes metrics to `metrics.jsonl` and TensorBoard, and pictures to TensorBoard.
+
+    With `resume_step` the log goes on from a checkpoint of that step: lines of later steps, and a
+    half-written last line, are dropped, and TensorBoard is told to forget them. The file of a
+    killed and resumed run then equals an uninterrupted run's except in `WALL_CLOCK_FIELDS`,
+    provided that a checkpoint of step s is saved after everything of step s is logged. Without
+    `resume_step` (a run that starts at its first step) whatever was logged is dropped. Lines of
+    `metrics.jsonl` are on disk at once; TensorBoard's files may lack the last ten seconds of a
+    killed run.
+
+    "elapsed_seconds" counts from the construction of the log, and goes on from the last kept line;
+    so what a killed run did after that line is not in it, nor the time between the two.
+
+    Args:
+        workdir: the run directory; made if needed. TensorBoard's files go to `tensorboard/` in it.
+        resume_step: the step of the checkpoint that was restored; None for a run from the start.
+        write: False for all but one process; then nothing is read or written.
+        clock: seconds, for `elapsed_seconds`.
+
+    Raises:
+        ValueError: if the existing `metrics.jsonl` has a complete line that is not a metrics line.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        resume_step: int | None = None,
+        write: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._write = write
+        if not write:
+            return
+        path = Path(workdir) / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if resume_step is not None and path.exists():
+            kept = [line for line in _lines(path) if line[0]["step"] <= resume_step]
+        elapsed = kept[-1][0].get("elapsed_seconds", 0.0) if kept else 0.0
+        partial = path.with_name(".metrics.jsonl.partial")
+        partial.write_bytes(b"".join(raw + b"\n" for _, raw in kept))
+        partial.replace(path)  # at once: a kill in the middle of a rewrite must not lose the log
+        self._clock, self._start = clock, clock() - elapsed
+        self._file = path.open("a", encoding="utf-8")
+        self._events = tensorboardX.SummaryWriter(
+            str(path.parent / "tensorboard"),
+            purge_step=0 if resume_step is None else resume_step + 1,
+            flush_secs=10,
+            # The file's name has whole seconds only: a quick restart must not overwrite the first.
+            filename_suffix=f".{os.getpid()}.{time.monotonic_ns()}",
+        )
+
+    def metrics(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Writes the values of a step as one line, and its finite numbers to TensorBoard.
+
+        Args:
+            step: number of optimiser steps taken so far.
+            split: "train" or the name of an evaluation split.
+            values: numbers, arrays, strings or nested mappings of them; None where undefined.
+
+        Raises:
+            ValueError: if a value is named like a field of the log itself.
+            TypeError: if a value cannot be written as JSON.
+        """
+        if not self._write:
+            return
+        reserved = {"step", "split", "elapsed_seconds"} & values.keys()
+        if reserved:
+            raise ValueError(f"metrics may not be named {sorted(reserved)}: the log writes those")
+        elapsed = round(self._clock() - self._start, 3)
+        entry = {"step": int(step), "split": split, **json_ready(values)}
+        line = json.dumps(entry | {"elapsed_seconds": elapsed}, allow_nan=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+        for name, value in entry.items():
+            if isinstance(value, int | float) and name != "step":
+                self._events.add_scalar(f"{split}/{name}", value, int(step))
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, uint8 RGB [H, W, 3], to TensorBoard."""
+        if self._write:
+            self._events.add_image(name, picture, int(step), dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is pending and closes the files; a second call does nothing."""
+        if self._write:
+            self._events.close()
+            self._file.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

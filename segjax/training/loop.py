@@ -1,0 +1,292 @@
+"""The training loop: data, state, step, resume, evaluate, checkpoint, report."""
+
+import contextlib
+import functools
+import itertools
+import math
+import os
+import signal
+import threading
+from collections import deque
+from pathlib import Path
+
+import jax
+
+from segjax.data.images import read_image
+from segjax.data.loader import training_batches
+from segjax.report import write_report
+from segjax.training import configuration
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, write_evaluation
+from segjax.training.experiment import Experiment
+from segjax.training.logging import MetricsLog
+from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
+from segjax.training.progress import Progress, Throughput
+from segjax.training.run_directory import open_run
+from segjax.training.schedules import learning_rate_schedule, make_optimizer
+from segjax.training.state import TrainState, create_state
+from segjax.training.step import make_train_step
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss was infinite or not a number; the checkpoints are from before that step."""
+
+
+def run(config_class, build, experiment_file, arguments: list[str] | None = None):
+    """Runs an experiment file as a command: parse, set the processes up, build and train.
+
+    Args:
+      config_class: an `ExperimentConfig`.
+      build: config → `Experiment`.
+      experiment_file: the file of these two, `__file__`.
+      arguments: of the command line; None takes the process's own.
+    """
+    config = configuration.parse(config_class, arguments)
+    set_up(config)
+    return train(build(config), config, experiment_file=experiment_file)
+
+
+def set_up(config: configuration.ExperimentConfig):
+    """Sets JAX up for a run, before its first use in this process."""
+    # On GPUs some kernels add up in the order in which threads arrive, unless told not to; a
+    # resumed run must have the bits of an uninterrupted one. The CPU's ignore the flag.
+    flag = "--xla_gpu_deterministic_ops"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=true".strip()
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segjax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    distributed = config.distributed
+    if distributed.auto or distributed.coordinator_address:
+        jax.distributed.initialize(
+            distributed.coordinator_address, distributed.num_processes, distributed.process_id
+        )
+
+
+def train(
+    experiment: Experiment,
+    config: configuration.ExperimentConfig,
+    *,
+    experiment_file,
+    parallel: DataParallel | None = None,
+) -> dict[str, Evaluation]:
+    """Trains, or goes on training, in `config.workdir`; returns the last evaluations by split.
+
+    Whatever kills it, the same call again continues from the last checkpoint, and ends with the
+    parameters, the metrics and the data order of a run that nothing killed, bit for bit.
+
+    Args:
+      parallel: the devices; None takes all of all processes.
+
+    Raises:
+      NonFiniteLoss: naming the step and the ids of its examples.
+      ChangedConfiguration: the directory holds a run with another configuration.
+      ValueError: the batch does not divide over the devices.
+    """
+    parallel = parallel or DataParallel()
+    settings = config.train
+    parallel.check_batch_size(settings.batch_size, settings.micro_batches)
+    if is_main_process():
+        resumed = open_run(config, experiment_file)
+        _print_configuration(config, resumed)
+    wait_for_all("run directory")
+
+    schedule = learning_rate_schedule(
+        config.optimizer, num_steps=settings.num_steps, batch_size=settings.batch_size
+    )
+    optimizer = make_optimizer(config.optimizer, schedule)
+    step_function = parallel.train_step(
+        make_train_step(
+            experiment.task,
+            optimizer,
+            schedule,
+            seed=config.seed,
+            axis_name=AXIS_NAME,
+            micro_batches=settings.micro_batches,
+            ema_decay=settings.ema_decay,
+        )
+    )
+    with Checkpoints(
+        config.workdir / "checkpoints",
+        keep=settings.keep_checkpoints,
+        best_metric=experiment.best_metric,
+        minimize=experiment.minimize,
+    ) as checkpoints:
+        if checkpoints.latest_step != settings.num_steps:
+            _train_from_checkpoint(
+                experiment, config, parallel, optimizer, step_function, checkpoints
+            )
+    if is_main_process():
+        report = write_report([config.workdir], config.workdir / "report.html")
+        print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
+    wait_for_all("report")
+    return read_evaluations(config.workdir)
+
+
+def _train_from_checkpoint(experiment, config, parallel, optimizer, step_function, checkpoints):
+    settings, main = config.train, is_main_process()
+    start = checkpoints.latest_step or 0
+    evaluator = Evaluator(
+        experiment.task, parallel, batch_size=settings.eval_batch_size, workdir=config.workdir
+    )
+    batches = training_batches(
+        experiment.train,
+        experiment.transforms,
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        start=start,
+        num_workers=_worker_count(settings.num_workers),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with (
+        contextlib.closing(batches),
+        MetricsLog(config.workdir, resume_step=checkpoints.latest_step, write=main) as log,
+        Progress(settings.num_steps, first_step=start, write=main) as progress,
+        _stop_signals() as stop,
+    ):
+        if start:
+            progress.message(f"resuming from step {start}")
+        first = next(batches)
+        state = _first_state(experiment.task, optimizer, config, first, checkpoints, parallel)
+        feed = parallel.prefetch(itertools.chain([first], batches))
+        unchecked = deque()  # (step, example indices, metrics) that the host has not waited for
+        throughput = Throughput()
+
+        def check(leave):
+            """Waits for all but the last `leave` steps; stops at a loss that is not finite."""
+            while len(unchecked) > leave:
+                step, indices, metrics = unchecked.popleft()
+                if not math.isfinite(loss := float(metrics["loss"])):
+                    log.metrics(step, "train", jax.device_get(metrics))
+                    raise NonFiniteLoss(_describe_failure(step, loss, indices, experiment.train))
+
+        def save(metrics=None):
+            place = {"next_batch": int(state.step), "batch_size": settings.batch_size}
+            checkpoints.save(state, data=place | {"seed": config.seed}, metrics=metrics)
+
+        for step in range(start + 1, settings.num_steps + 1):
+            host_batch, device_batch = next(feed)
+            state, metrics = step_function(state, device_batch)
+            unchecked.append((step, host_batch["index"], metrics))
+            throughput.add(settings.batch_size)
+            if step == start + 1:  # it compiles
+                check(leave=0)
+                throughput.restart()
+            last = step == settings.num_steps
+            evaluate = last or (settings.eval_every and step % settings.eval_every == 0)
+            if step % settings.log_every == 0 or last:
+                check(leave=0)
+                values, rate = jax.device_get(metrics), throughput.read()
+                speed = {} if rate is None else {"images_per_second": round(rate, 3)}
+                log.metrics(step, "train", values | speed)
+                progress.update(step, loss=float(values["loss"]), images_per_second=rate)
+            else:
+                check(leave=1)
+                progress.update(step)
+            if evaluate:
+                check(leave=0)
+                scores = _evaluate(experiment, config, evaluator, state, step, log, progress)
+                save(scores)
+            elif step % settings.checkpoint_every == 0 or stop:
+                check(leave=0)
+                save()
+            if evaluate or step % settings.checkpoint_every == 0:
+                throughput.restart()
+            if stop and not last:
+                checkpoints.wait()
+                raise KeyboardInterrupt(
+                    f"stopped by signal {stop[0]}; the same command resumes from step {step}"
+                )
+
+
+def _first_state(task, optimizer, config, batch, checkpoints, parallel) -> TrainState:
+    """The state that the run begins or goes on with, on all devices."""
+    create = functools.partial(
+        create_state,
+        task,
+        optimizer,
+        seed=config.seed,
+        ema=config.train.ema_decay is not None,
+    )
+    if checkpoints.latest_step is None:
+        return parallel.replicate(create(batch=batch))
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
+        jax.eval_shape(lambda: create(batch=batch)),
+    )
+    state, place = checkpoints.restore(like)
+    if place["batch_size"] != config.train.batch_size:
+        print(f"note: the batch size changes from {place['batch_size']}; so does the data order")
+    return state
+
+
+def _evaluate(experiment, config, evaluator, state, step, log, progress) -> dict[str, float]:
+    """Scores the first split, and at the end of the run all; returns the scalars of the first."""
+    final = step == config.train.num_steps
+    scores = {}
+    for split, source in list(experiment.evaluation.items())[: None if final else 1]:
+        result = evaluator.evaluate(state.variables, source, split=split, step=step, final=final)
+        log.metrics(step, split, result.scalars)
+        if is_main_process():
+            write_evaluation(result, experiment.task.classes, config.workdir)
+            for row in result.examples:
+                if "picture" in row:
+                    picture = read_image(config.workdir / row["picture"])
+                    log.picture(step, f"{split}/{row['id']}", picture)
+        key = experiment.best_metric
+        progress.message(f"step {step}  {split}  {key} {result.metrics.get(key, math.nan):.4f}")
+        scores = scores or result.scalars
+    return scores
+
+
+def _describe_failure(step, loss, indices, source) -> str:
+    names = ", ".join(str(source[int(index)]["id"]) for index in indices)
+    return (
+        f"the loss of step {step} is {loss}. Its examples: {names}. The checkpoints are from "
+        "before it; a lower learning rate or optimizer.clip_norm may help."
+    )
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """Collects SIGINT and SIGTERM, so that the loop ends at a whole step with a checkpoint.
+
+    A second one stops at once. With several processes the signals keep their meaning: not all
+    processes would see them at the same step.
+    """
+    received = []
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield received
+        return
+
+    def handle(number, _):
+        if received:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _print_configuration(config, resumed):
+    print(f"{'resuming' if resumed else 'starting'} {config.workdir}")
+    print(configuration.describe(configuration.to_dict(config)))
+    optimizer, size = config.optimizer, config.train.batch_size
+    if size != optimizer.reference_batch_size:
+        scaled = optimizer.learning_rate * size / optimizer.reference_batch_size
+        print(
+            f"learning rate {optimizer.learning_rate:g} for batches of "
+            f"{optimizer.reference_batch_size}, scaled to {scaled:g} for batches of {size}"
+        )
+
+
+def _worker_count(num_workers):
+    if num_workers is not None:
+        return num_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if cores < 4 else cores // 2

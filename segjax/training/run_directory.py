@@ -1,0 +1,117 @@
+"""A run directory: what a run was asked to do, where it ran, and whether it may go on."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+from segjax.training import configuration
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ChangedConfiguration(ValueError):
+    """The directory holds a run with another configuration."""
+
+
+def open_run(config, experiment_file: Path) -> bool:
+    """Writes `config.json` and `environment.json`, or checks that they fit this configuration.
+
+    Args:
+      config: an `ExperimentConfig`.
+      experiment_file: the file that defines the experiment, recorded so that the command line
+        can rebuild it.
+
+    Returns:
+      Whether the directory held this run already.
+
+    Raises:
+      ChangedConfiguration: it holds another configuration and `config.accept_changes` is not set.
+    """
+    path = config.workdir / "config.json"
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    values = configuration.to_dict(config)
+    resumed = path.exists()
+    if resumed:
+        old = read_config(config.workdir)
+        changes = configuration.differences(old["config"], values)
+        if changes and not config.accept_changes:
+            raise ChangedConfiguration(
+                f"{config.workdir} holds a run with another configuration:\n  "
+                + "\n  ".join(changes)
+                + "\nTake another --workdir, or pass --accept-changes True to go on from its last "
+                "checkpoint with the new values."
+            )
+    experiment_file = Path(experiment_file).resolve()
+    _write_json(
+        path,
+        {
+            "experiment": str(experiment_file),
+            "command": configuration.command_line(),
+            "config": values,
+        },
+    )
+    _write_json(config.workdir / "environment.json", environment())
+    return resumed
+
+
+def read_config(run: Path) -> dict:
+    """Returns a run's `config.json`: its "experiment" file, "command" and "config".
+
+    Raises:
+      FileNotFoundError: `run` is not a run directory.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is not a run directory: it has no config.json")
+    return json.loads(path.read_text())
+
+
+def environment() -> dict:
+    """Returns the versions, the commit and the devices of this process."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "backend": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+    }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit():
+    """The commit of the checkout that segjax runs from; None for an installed package."""
+
+    def git(*arguments):
+        done = subprocess.run(
+            ["git", "-C", str(_REPOSITORY), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write_json(path, values):
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,51 @@
+"""The state of a training run: all that a step reads and writes."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A pytree that, with the batch, determines the next step.
+
+    Attributes:
+      step: int32 scalar, the number of updates made.
+      params: the trained parameters.
+      batch_stats: running statistics of batch norm; empty without it.
+      opt_state: of the Optax transformation.
+      ema_params: exponential moving average of `params`, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any = None
+
+    @property
+    def variables(self):
+        """What evaluation applies: the averaged parameters where there are some."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def create_state(task, optimizer: optax.GradientTransformation, *, seed: int, batch, ema: bool):
+    """Initialises a `TrainState` from a seed and the shapes of one batch."""
+
+    def create(batch):
+        variables = task.init(jax.random.key(seed), batch)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(params),
+            # A copy: the step donates its state, and one buffer cannot be donated twice.
+            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    return jax.jit(create)(batch)

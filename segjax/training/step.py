@@ -1,0 +1,93 @@
+"""The training step: one pure function of state and batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax.training.state import TrainState
+
+
+def make_train_step(
+    task,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    axis_name: str | None,
+    micro_batches: int = 1,
+    ema_decay: float | None = None,
+) -> Callable:
+    """Builds `train_step(state, batch) -> (state, metrics)`.
+
+    Its randomness is `fold_in(fold_in(key(seed), step), axis index)`, so that a step is a function
+    of its inputs alone. Gradients and metrics are means over the devices: each task's loss is such
+    that this mean is the loss of the whole batch.
+
+    Args:
+      task: see `segjax.tasks`.
+      axis_name: of the mapped device axis; None runs the step on one device without one.
+      micro_batches: the device's batch is cut into so many parts, whose gradients are averaged;
+        for recipes whose batch does not fit the memory.
+      ema_decay: share of the moving average of the parameters that a step keeps; None keeps none.
+    """
+
+    def over_devices(tree):
+        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+    def loss_and_gradients(state, batch_stats, batch, key):
+        def loss(params):
+            variables = {"params": params, "batch_stats": batch_stats}
+            return task.loss(variables, batch, key, train=True)
+
+        return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+    def accumulate(state, batch, key):
+        """The mean of the micro-batches' losses and gradients; batch norm sees them in turn."""
+        if micro_batches == 1:
+            return loss_and_gradients(state, state.batch_stats, batch, key)
+        parts = jax.tree.map(
+            lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch
+        )
+
+        def part(batch_stats, indexed):
+            index, batch = indexed
+            result = loss_and_gradients(state, batch_stats, batch, jax.random.fold_in(key, index))
+            return result[0][1]["batch_stats"], result
+
+        batch_stats, results = jax.lax.scan(
+            part, state.batch_stats, (jnp.arange(micro_batches), parts)
+        )
+        (loss, aux), gradients = jax.tree.map(lambda x: jnp.mean(x, axis=0), results)
+        return (loss, {**aux, "batch_stats": batch_stats}), gradients
+
+    def train_step(state: TrainState, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        (loss, aux), gradients = accumulate(state, task.prepare(batch), key)
+        loss, metrics, batch_stats, gradients = over_devices(
+            (loss, aux["metrics"], aux["batch_stats"], gradients)
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_decay is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+        metrics = {
+            "loss": loss,
+            **metrics,
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema_params=ema_params,
+        )
+        return state, metrics
+
+    return train_step
