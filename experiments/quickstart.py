@@ -1,0 +1,82 @@
+"""Train a small U-Net on generated cells and look at what it learned: minutes on a laptop.
+
+Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 3 poolings instead of 4, 16 features
+          instead of 64, batch norm, AdamW.
+Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
+Expected  foreground IoU ≥ 0.85 on held-out images, touching cells separated (see predictions/).
+Cost      under 4 minutes of training on 2 CPU cores.
+Command   python experiments/quickstart.py --workdir runs/quickstart
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segjax.data.prepare import prepare
+from segjax.data.sources import open_dataset
+from segjax.evaluation.metrics import CellTracking
+from segjax.losses import SemanticLoss
+from segjax.recipes.unet import (
+    AugmentConfig,
+    CellInstances,
+    PredictionConfig,
+    UNetConfig,
+    WeightMapConfig,
+    segmentation_task,
+    training_transforms,
+)
+from segjax.training.configuration import ExperimentConfig, TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.loop import run
+from segjax.training.schedules import OptimizerConfig
+
+DATASET = "synthetic_cells"
+
+
+@dataclass(frozen=True)
+class Config(ExperimentConfig):
+    """A small U-Net on generated cells."""
+
+    workdir: Path = Path("runs/quickstart")
+    train: TrainConfig = TrainConfig(
+        num_steps=400, batch_size=4, eval_every=100, checkpoint_every=100, log_every=10
+    )
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw",
+        learning_rate=3e-3,
+        reference_batch_size=4,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup_steps=20,
+    )
+    unet: UNetConfig = UNetConfig(features=16, depth=3, norm="batch", tile=140)
+    augment: AugmentConfig = AugmentConfig(elastic_sigma=5.0)
+    weight_map: WeightMapConfig = WeightMapConfig()
+    loss: SemanticLoss = SemanticLoss()
+    prediction: PredictionConfig = PredictionConfig()
+
+
+def build(config: Config) -> Experiment:
+    prepare(DATASET, data_dir=config.data_dir)
+    train = open_dataset(DATASET, "train", data_dir=config.data_dir)
+    decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
+    return Experiment(
+        task=segmentation_task(
+            config.unet,
+            train.class_names,
+            prediction=config.prediction,
+            loss=config.loss,
+            metrics=(CellTracking(),),
+            decode=decode,
+        ),
+        train=train,
+        transforms=training_transforms(config.unet, config.augment, config.weight_map),
+        evaluation={
+            split: open_dataset(DATASET, split, data_dir=config.data_dir)
+            for split in ("validation", "test")
+        },
+        best_metric="seg",
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)

@@ -1,0 +1,44 @@
+"""U-Net on DIC-C2DH-HeLa of the Cell Tracking Challenge: touching cells without contrast.
+
+Paper     IoU (the challenge's SEG) 0.7756; the second best entry of 2015 had 0.46 (table 2).
+Protocol  the paper trained on 20 partly annotated images of the challenge's training set and was
+          scored on its secret test set. We train on sequence 01 (silver truth of frames 0-71;
+          frames 72-83 for validation) and score SEG and IoU on the 9 gold frames of sequence 02.
+          The paper gives neither learning rate nor iterations; those here are ours.
+Cost      not yet measured for the paper's network; RESULTS.md has narrower ones.
+Data      segjax data prepare cell_tracking/dic_c2dh_hela --source DIR
+Command   python experiments/unet/dic_hela.py --workdir runs/dic_hela
+"""
+
+from dataclasses import dataclass
+
+from segjax.recipes.unet import UNetConfig, WeightMapConfig
+from segjax.recipes.unet_cell_tracking import CellTrackingConfig, cell_tracking_experiment
+from segjax.training.configuration import TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.loop import run
+
+
+@dataclass(frozen=True)
+class Config(CellTrackingConfig):
+    """The paper's U-Net on DIC-C2DH-HeLa: trained on sequence 01, scored on 02."""
+
+    train: TrainConfig = TrainConfig(
+        num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
+    )
+    unet: UNetConfig = UNetConfig()
+    weight_map: WeightMapConfig = WeightMapConfig(gap=4)
+
+
+def build(config: Config) -> Experiment:
+    return cell_tracking_experiment(
+        config,
+        "cell_tracking/dic_c2dh_hela",
+        train="silver_01[:72]",
+        validation="silver_01[72:]",
+        test="gold_02",
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)

@@ -1,0 +1,31 @@
+"""U-Net on DRIVE: vessels of the retina.
+
+Published foreground Dice 0.7956 (mmsegmentation, U-Net with a DeepLabV3 head and CE + 3 Dice; its
+          plain FCN head 0.7932), over the whole image; ROC AUC about 0.979 within the field of
+          view (U-Net rows of several vessel papers). Not a data set of the U-Net paper.
+Protocol  official split, first observer: trained on 21-40, scored on 01-20 at full size; Dice over
+          the whole image, ROC AUC within the field of view. No early stopping: the figure is the
+          last step's.
+Cost      not yet measured for this network; RESULTS.md has narrower ones.
+Data      segjax data prepare drive --source DIR
+Command   python experiments/unet/drive.py --workdir runs/drive
+"""
+
+from dataclasses import dataclass
+
+from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
+from segjax.training.experiment import Experiment
+from segjax.training.loop import run
+
+
+@dataclass(frozen=True)
+class Config(VesselConfig):
+    """A padded U-Net on DRIVE."""
+
+
+def build(config: Config) -> Experiment:
+    return vessel_experiment(config, "drive")
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)

@@ -1,0 +1,44 @@
+"""U-Net on PhC-C2DH-U373 of the Cell Tracking Challenge: glioblastoma cells in phase contrast.
+
+Paper     IoU (the challenge's SEG) 0.9203; the second best entry of 2015 had 0.83 (table 2).
+Protocol  the paper trained on 35 partly annotated images of the challenge's training set and was
+          scored on its secret test set. We train on sequence 01 (silver truth; every frame but the
+          last tenth, which validates) and score SEG and IoU on the gold frames of sequence 02.
+          The paper gives neither learning rate nor iterations; those here are ours.
+Cost      not yet measured.
+Data      segjax data prepare cell_tracking/phc_c2dh_u373 --source DIR
+Command   python experiments/unet/u373.py --workdir runs/u373
+"""
+
+from dataclasses import dataclass
+
+from segjax.recipes.unet import UNetConfig, WeightMapConfig
+from segjax.recipes.unet_cell_tracking import CellTrackingConfig, cell_tracking_experiment
+from segjax.training.configuration import TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.loop import run
+
+
+@dataclass(frozen=True)
+class Config(CellTrackingConfig):
+    """The paper's U-Net on PhC-C2DH-U373: trained on sequence 01, scored on 02."""
+
+    train: TrainConfig = TrainConfig(
+        num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
+    )
+    unet: UNetConfig = UNetConfig()
+    weight_map: WeightMapConfig = WeightMapConfig(gap=4)
+
+
+def build(config: Config) -> Experiment:
+    return cell_tracking_experiment(
+        config,
+        "cell_tracking/phc_c2dh_u373",
+        train="silver_01[:90%]",
+        validation="silver_01[90%:]",
+        test="gold_02",
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)
