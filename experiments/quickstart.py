@@ -9,6 +9,7 @@ Command   python experiments/quickstart.py --workdir runs/quickstart
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from segjax.data.prepare import prepare
@@ -56,26 +57,29 @@ class Config(ExperimentConfig):
 
 
 def build(config: Config) -> Experiment:
-    prepare(DATASET, data_dir=config.data_dir)
-    train = open_dataset(DATASET, "train", data_dir=config.data_dir)
     decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
     return Experiment(
         task=segmentation_task(
             config.unet,
-            train.class_names,
+            DATASET,
             prediction=config.prediction,
             loss=config.loss,
             metrics=(CellTracking(),),
             decode=decode,
         ),
-        train=train,
+        train=partial(open_split, config.data_dir, "train"),
         transforms=training_transforms(config.unet, config.augment, config.weight_map),
         evaluation={
-            split: open_dataset(DATASET, split, data_dir=config.data_dir)
-            for split in ("validation", "test")
+            split: partial(open_split, config.data_dir, split) for split in ("validation", "test")
         },
         best_metric="seg",
     )
+
+
+def open_split(data_dir: Path, split: str):
+    """Opens a split of the generated data set, which the first call generates."""
+    prepare(DATASET, data_dir=data_dir)
+    return open_dataset(DATASET, split, data_dir=data_dir)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Command   python experiments/unet/isbi2012.py --workdir runs/isbi2012
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from segjax.data.sources import open_dataset
 from segjax.evaluation.metrics import EmErrors
@@ -53,18 +54,18 @@ class Config(ExperimentConfig):
 
 
 def build(config: Config) -> Experiment:
-    train = open_dataset(DATASET, "train[:24]", data_dir=config.data_dir)
+    open_split = partial(open_dataset, DATASET, data_dir=config.data_dir)
     return Experiment(
         task=segmentation_task(
             config.unet,
-            train.class_names,
+            DATASET,
             prediction=config.prediction,
             loss=config.loss,
             metrics=(EmErrors(),),
         ),
-        train=train,
+        train=partial(open_split, "train[:24]"),
         transforms=training_transforms(config.unet, config.augment, config.weight_map),
-        evaluation={"held_out": open_dataset(DATASET, "train[24:]", data_dir=config.data_dir)},
+        evaluation={"held_out": partial(open_split, "train[24:]")},
         best_metric="rand_error",
         minimize=True,
     )

@@ -35,5 +35,11 @@ def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
     return _builder_class(folder)(data_dir=data_dir, config=config or None)
 
 
+def describe_dataset(name: str) -> tuple[tuple[str, ...], int]:
+    """Returns the class names of a data set and the channels of its images, prepared or not."""
+    features = make_builder(name, data_dir=Path("unused")).info.features
+    return tuple(features["labels"].names), features["image"].shape[-1]
+
+
 def _builder_class(folder: str) -> type[SegmentationBuilder]:
     return importlib.import_module(f"{datasets.__name__}.{folder}.{folder}_dataset_builder").Builder

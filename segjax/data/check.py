@@ -14,7 +14,7 @@ from segjax.data.catalog import make_builder
 from segjax.data.check_report import CheckReport, SplitReport
 from segjax.data.contact_sheet import draw_tile, join_tiles
 from segjax.data.label_checks import find_notes, find_problems
-from segjax.data.sources import Source, open_dataset
+from segjax.data.sources import open_dataset
 
 TILES_PER_SPLIT = 6
 NAMES_PER_NOTE = 4
@@ -44,7 +44,7 @@ def check(
     readers = {}
     for split, size in whole.split_sizes.items():
         examples = open_dataset(name, split, data_dir=data_dir)
-        readers[split] = [partial(_read_prepared, examples, index) for index in range(size)]
+        readers[split] = [partial(examples.__getitem__, index) for index in range(size)]
     report = CheckReport(name, builder.data_dir, whole.class_names)
     return _fill(report, readers, builder.official_size, contact_sheet)
 
@@ -108,12 +108,3 @@ def _fill(
         Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(contact_sheet), join_tiles(tiles)[..., ::-1])
     return report
-
-
-def _read_prepared(source: Source, index: int) -> dict:
-    try:
-        return source[index]
-    except Exception as error:  # record reader and decoder each raise their own kinds
-        raise ValueError(
-            f"{source.split} example {index}: unreadable record ({error}); prepare it again"
-        ) from error

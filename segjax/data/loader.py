@@ -40,8 +40,8 @@ def training_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of batches `start`, `start + 1`, ... without end.
 
-    Each epoch holds each example once; batches run on over the end of an epoch. Close the
-    iterator (or let it go out of use) to end the threads or worker processes behind it.
+    Each epoch holds each example once; batches run on over the end of an epoch. `.close()` ends the
+    threads or worker processes behind the iterator; so do its going out of use and any exception.
 
     Args:
       source: examples by index; pickled to the worker processes.

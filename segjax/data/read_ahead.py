@@ -4,20 +4,25 @@ grain's own iterator state is not used: a stream is a function of its index, so 
 it knows where they are.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 
 import cv2
 import grain
 from absl import flags
 
+_OPEN = weakref.WeakSet()
+
 
 def read_ahead(
     stream: Sequence, *, num_workers: int, num_threads: int, buffer_size: int
-) -> Iterator:
+) -> Generator:
     """Yields stream[0], stream[1], ... in order, whoever computed them.
 
     Nothing is started before the first element is asked for. Closing the iterator ends what was.
@@ -47,6 +52,12 @@ def read_ahead(
             num_workers=num_workers, per_worker_buffer_size=-(-buffer_size // num_workers)
         )
         dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_worker)
+    elements = _elements(dataset)
+    _OPEN.add(elements)
+    return elements
+
+
+def _elements(dataset: grain.IterDataset) -> Generator:
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -56,6 +67,14 @@ def read_ahead(
         raise
     finally:
         iterator.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends what was left open, while grain can still clean up after itself."""
+    for elements in list(_OPEN):
+        with suppress(ValueError):  # a thread that is cut off is waiting for it
+            elements.close()
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:

@@ -68,11 +68,12 @@ def mask_of(array: np.ndarray, path: Path) -> np.ndarray:
       ValueError: naming `path`, for other values: the mask was resized with interpolation,
         compressed with loss, or is something else.
     """
-    black = array.max(axis=2) <= 8
-    white = (array.min(axis=2) >= 247) & (array.max(axis=2) <= 255)
     if array.max() <= 1:
         return array[..., 0] > 0
-    if (black | white).all():
+    black = array.max(axis=2) <= 8
+    white = (array.min(axis=2) >= 247) & (array.max(axis=2) <= 255)
+    one_black, one_white = (np.all(array[part] == array[part][:1]) for part in (black, white))
+    if one_black and one_white and np.all(black | white):
         return white
     raise ValueError(
         f"{path}: {describe_values(np.unique(array))}; a mask has only 0 and 255. "

@@ -39,7 +39,13 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)} in {self.name} {self.split}")
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.name} {self.split}: example {index} is damaged on disk ({error}); "
+                "prepare the data set again with --overwrite"
+            ) from error
         example = {"id": record["id"].decode(), "image": record["image"]}
         for key in ("labels", "second_observer"):
             if key in record:
@@ -82,7 +88,7 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
 
 
 def is_prepared(builder: SegmentationBuilder) -> bool:
-    """Whether a builder's data set is complete on disk; TFDS renames a folder only when it is."""
+    """Whether a builder's data set is complete on disk; it is moved there only when it is."""
     return (Path(builder.data_dir) / "dataset_info.json").is_file()
 
 

@@ -1,0 +1,27 @@
+"""Scores of predictions, and prediction over images of any size: NumPy, SciPy and OpenCV only."""
+
+from segjax.evaluation.boundary import boundary_iou
+from segjax.evaluation.cell_tracking import cell_tracking_seg
+from segjax.evaluation.confusion_matrix import ConfusionMatrix
+from segjax.evaluation.em_segmentation import (
+    em_stack_errors,
+    information_scores,
+    pixel_error,
+    rand_error,
+    rand_scores,
+)
+from segjax.evaluation.roc import roc_auc
+from segjax.evaluation.warping import warping_error
+
+__all__ = [
+    "ConfusionMatrix",
+    "boundary_iou",
+    "cell_tracking_seg",
+    "em_stack_errors",
+    "information_scores",
+    "pixel_error",
+    "rand_error",
+    "rand_scores",
+    "roc_auc",
+    "warping_error",
+]

@@ -4,13 +4,14 @@ The numbers that differ from data set to data set are fields here, set in `exper
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 
 from segjax.data.augment import CropTruth, GreyValues, Standardize, Warp
+from segjax.data.catalog import describe_dataset
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
 from segjax.data.weight_map import AddWeightMap
 from segjax.evaluation.metrics import NegativeLogLikelihood
@@ -177,20 +178,25 @@ def training_transforms(
 
 def segmentation_task(
     unet: UNetConfig,
-    classes: Sequence[str],
+    dataset: str,
     *,
     prediction: PredictionConfig,
-    loss: SemanticLoss | None = None,
+    loss: SemanticLoss,
     metrics: tuple = (),
     decode: Callable | None = None,
 ) -> SemanticTask:
-    """The task for a U-Net, with the negative log-likelihood among its metrics."""
+    """The task for a U-Net and a data set, which need not be prepared.
+
+    The negative log-likelihood, which is the loss without pixel weights, is among its metrics.
+    """
+    classes, channels = describe_dataset(dataset)
     return SemanticTask(
         model=unet.model(len(classes)),
-        classes=tuple(classes),
+        classes=classes,
+        channels=channels,
         tiling=unet.tiling,
         preprocess=Standardize(),
-        loss_function=loss or SemanticLoss(),
+        loss_function=loss,
         metrics=(NegativeLogLikelihood(), *metrics),
         views=prediction.views,
         decode=decode,

@@ -1,6 +1,7 @@
 """The U-Net protocol on data sets of the Cell Tracking Challenge (section 4, table 2)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from segjax.data.sources import open_dataset
 from segjax.evaluation.metrics import CellTracking
@@ -38,22 +39,22 @@ def cell_tracking_experiment(
     config: CellTrackingConfig, dataset: str, *, train: str, validation: str, test: str
 ) -> Experiment:
     """Builds the experiment on splits of a prepared data set; the checkpoint's score is SEG."""
-    source = open_dataset(dataset, train, data_dir=config.data_dir)
+    open_split = partial(open_dataset, dataset, data_dir=config.data_dir)
     decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
     return Experiment(
         task=segmentation_task(
             config.unet,
-            source.class_names,
+            dataset,
             prediction=config.prediction,
             loss=config.loss,
             metrics=(CellTracking(),),
             decode=decode,
         ),
-        train=source,
+        train=partial(open_split, train),
         transforms=training_transforms(config.unet, config.augment, config.weight_map),
         evaluation={
-            "validation": open_dataset(dataset, validation, data_dir=config.data_dir),
-            "test": open_dataset(dataset, test, data_dir=config.data_dir),
+            "validation": partial(open_split, validation),
+            "test": partial(open_split, test),
         },
         best_metric="seg",
     )

@@ -1,6 +1,7 @@
 """The U-Net protocol on vessels of the retina: DRIVE and CHASE_DB1."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from segjax.data.sources import open_dataset
 from segjax.evaluation.metrics import RocAuc
@@ -35,17 +36,17 @@ class VesselConfig(ExperimentConfig):
 
 def vessel_experiment(config: VesselConfig, dataset: str) -> Experiment:
     """Builds the experiment on the official split: trained on "train", scored on "test"."""
-    train = open_dataset(dataset, "train", data_dir=config.data_dir)
+    open_split = partial(open_dataset, dataset, data_dir=config.data_dir)
     return Experiment(
         task=segmentation_task(
             config.unet,
-            train.class_names,
+            dataset,
             prediction=config.prediction,
             loss=config.loss,
             metrics=(RocAuc(),),
         ),
-        train=train,
+        train=partial(open_split, "train"),
         transforms=training_transforms(config.unet, config.augment),
-        evaluation={"test": open_dataset(dataset, "test", data_dir=config.data_dir)},
+        evaluation={"test": partial(open_split, "test")},
         best_metric="foreground_dice",
     )

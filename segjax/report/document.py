@@ -60,9 +60,7 @@ def write_report(
 def _main_score(runs: Sequence[Run]) -> tuple[str, str] | None:
     """The split and the name of the score that stands for the runs; None where there is none."""
     for split in all_splits(runs):
-        found = [run.scores(split)[1] for run in runs]
-        name = headline({key: v for scores in found for key, v in scores.items() if v is not None})
-        if name is not None:
+        if (name := headline(runs, split)) is not None:
             return split, name
     return None
 

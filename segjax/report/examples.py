@@ -16,10 +16,12 @@ _MOST_PICTURES = 6  # of a split
 
 @dataclass(frozen=True)
 class _Example:
-    """An example that an evaluation has a picture of."""
+    """An example that an evaluation has a picture of; rank 1 has the highest score of the split."""
 
     id: str
     score: float | None
+    rank: int
+    of: int
     path: Path
 
 
@@ -57,30 +59,40 @@ def examples(runs: Sequence[Run]) -> str:
 
 def _pictured(run: Run, split: str) -> list[_Example]:
     """Returns the examples that have pictures, the best first, those without a score last."""
-    found = [
+    listed = run.evaluations.get(split, {}).get("examples") or []
+    scored = [(number(example.get("score")), example) for example in listed]
+    scored.sort(key=lambda pair: (pair[0] is None, -(pair[0] or 0)))
+    return [
         _Example(
-            str(example.get("id")), number(example.get("score")), run.directory / example["picture"]
+            id=str(example.get("id")),
+            score=score,
+            rank=rank,
+            of=len(listed),
+            path=run.directory / example["picture"],
         )
-        for example in run.evaluations.get(split, {}).get("examples") or []
+        for rank, (score, example) in enumerate(scored, start=1)
         if example.get("picture")
     ]
-    return sorted(found, key=lambda example: (example.score is None, -(example.score or 0)))
 
 
 def _captioned(pictured: Sequence[_Example]) -> list[tuple[str, Path]]:
-    return [(f"{each.id} · score {format_number(each.score)}", each.path) for each in pictured]
+    return [
+        (f"{each.id} · score {format_number(each.score)}, rank {each.rank} of {each.of}", each.path)
+        for each in pictured
+    ]
 
 
 def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
-    if len(pictured) <= _MOST_PICTURES:
-        title = f"{where}: the pictured examples, best first"
-        return [(title, _captioned(pictured))] if pictured else []
+    if not pictured:
+        return []
+    if pictured[0].of <= _MOST_PICTURES:
+        return [(f"{where}: best first", _captioned(pictured))]
     half = _MOST_PICTURES // 2
-    best, rest = pictured[:half], [each for each in pictured[half:] if each.score is not None]
-    groups = [(f"{where}: the best of {len(pictured)} pictured", _captioned(best))]
-    if rest:
-        title = f"{where}: the worst of {len(pictured)} pictured, worst first"
-        groups.append((title, _captioned(rest[: -half - 1 : -1])))
+    best = pictured[: min(half, -(-len(pictured) // 2))]
+    worst = [each for each in pictured[len(best) :] if each.score is not None][: -half - 1 : -1]
+    groups = [(f"{where}: best of those pictured", _captioned(best))]
+    if worst:
+        groups.append((f"{where}: worst of those pictured, worst first", _captioned(worst)))
     return groups
 
 

@@ -75,7 +75,7 @@ figure { margin: 0; }
 .confusion td.hit { background: rgba(var(--hit), var(--a)); }
 .confusion td.miss { background: rgba(var(--miss), var(--a)); }
 .confusion td.strong { color: #fff; }
-.example { margin: 14px 0; } .example img { display: block; max-width: 100%; border-radius: 4px; }
+.example { margin: 14px 0; } .example img { display: block; width: 100%; border-radius: 4px; }
 .example figcaption { font-size: 14px; margin-bottom: 4px; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 12px 14px; font-size: 13px; white-space: pre-wrap; overflow-wrap: anywhere; }

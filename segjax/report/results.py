@@ -11,7 +11,7 @@ from segjax.report.run import Run, headline, is_scalar, number, scalars
 _FIRST_CURVES = 6  # the others are folded
 _NO_CURVES = ("step", "split", "elapsed_seconds")
 _WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
-_SMALLER_IS_BETTER = ("loss", "error", "distance")
+_SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
 
 
 def readable(name: str) -> str:
@@ -37,14 +37,17 @@ def scores(runs: Sequence[Run]) -> str:
     """Tables of the final scores: a column for each split of one run, or for each of several."""
     splits = all_splits(runs)
     if len(runs) == 1:
-        groups = [("", [(split, *runs[0].scores(split)) for split in splits])] if splits else []
+        columns = [(split, *runs[0].scores(split)) for split in splits]
+        groups = [("", headline(runs, splits[0]), columns)] if splits else []
     else:
-        groups = [(split, [(run.name, *run.scores(split)) for run in runs]) for split in splits]
+        groups = [
+            (split, headline(runs, split), [(run.name, *run.scores(split)) for run in runs])
+            for split in splits
+        ]
     parts = []
-    for title, columns in groups:
+    for title, main, columns in groups:
         names = dict.fromkeys(name for _, _, found in columns for name in found)
         rows = {name: [found.get(name) for _, _, found in columns] for name in names}
-        main = headline({name: next(filter(_defined, row), None) for name, row in rows.items()})
         order = sorted(rows, key=lambda name: name != main)
         best = [best_index(name, rows[name]) for name in order] if len(runs) > 1 else []
         parts += [
@@ -63,10 +66,6 @@ def scores(runs: Sequence[Run]) -> str:
     return section("Scores", *parts)
 
 
-def _defined(value: float | None) -> bool:
-    return value is not None
-
-
 def _step(step: int | None) -> str:
     return "–" if step is None else f"{step:,}"
 
@@ -77,8 +76,8 @@ def curves(runs: Sequence[Run]) -> str:
     evaluated = {
         k: v for entry in entries if entry["split"] != "train" for k, v in scalars(entry).items()
     }
-    main = headline(evaluated)
-    first = {"loss": 0, main: 1, "learning_rate": 2, "images_per_second": 5}
+    main = {headline(runs, split): 1 for split in all_splits(runs)}
+    first = main | {"loss": 0, "learning_rate": 2, "images_per_second": 5}
     names = dict.fromkeys(
         name
         for entry in entries

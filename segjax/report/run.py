@@ -11,7 +11,8 @@ from typing import Any
 
 from segjax.training.logging import from_json, read_metrics
 
-# The score that stands for a run: the first of these that it has, else its first score.
+# The score that stands for a run: the one that its evaluation names as "headline", else the first
+# of these that it has, else its first score.
 _HEADLINES = ("AP", "panoptic_quality", "seg", "cell_tracking_seg", "foreground_iou", "mean_iou")
 # Counted on the side of what they say; they are no scores.
 _NOT_SCORES = ("step", "elapsed_seconds", "images_per_second", "learning_rate")
@@ -224,8 +225,10 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def headline(scores: Mapping[str, float | None]) -> str | None:
-    """Returns the name of the score that stands for the run, None where there is none."""
-    defined = [name for name in scores if scores[name] is not None]
-    candidates = [*_HEADLINES, *sorted(defined, key=lambda name: "loss" in name)]
+def headline(runs: Sequence[Run], split: str) -> str | None:
+    """Returns the name of the score of a split that stands for the runs, None where none does."""
+    named = [run.evaluations.get(split, {}).get("headline") for run in runs]
+    found = [item for run in runs for item in run.scores(split)[1].items()]
+    defined = [name for name, value in found if value is not None]
+    candidates = [*named, *_HEADLINES, *sorted(defined, key=lambda name: "loss" in name)]
     return next((name for name in candidates if name in defined), None)

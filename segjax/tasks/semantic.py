@@ -26,6 +26,7 @@ class SemanticTask:
     Attributes:
       model: a Linen module, images [batch, height, width, channels] to {"logits": ...}.
       classes: their names, background first.
+      channels: of the images, 1 or 3.
       tiling: how the network covers an image of any size.
       preprocess: (example, None) → example with a float32 "image": a transform of
         `segjax.data.augment` that draws nothing, such as `Standardize`.
@@ -39,6 +40,7 @@ class SemanticTask:
 
     model: nn.Module
     classes: tuple[str, ...]
+    channels: int
     tiling: Tiling
     preprocess: Callable[[dict, None], dict]
     loss_function: SemanticLoss = SemanticLoss()

@@ -55,7 +55,10 @@ class Checkpoints:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=True,
             ),
-            item_names=("state", "data"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def __enter__(self):
@@ -117,6 +120,28 @@ class Checkpoints:
             ),
         )
         return TrainState(**restored["state"]), restored["data"]
+
+    def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> tuple[dict, dict]:
+        """Returns the fields of the state of a step, and the data place, by what was saved alone.
+
+        For evaluation and for reading a checkpoint without its experiment: where the optimiser's
+        state was a tuple it is a list or a dict.
+
+        Args:
+          sharding: of the arrays; None puts them on the first device of this process.
+        """
+        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        saved = self._manager.item_metadata(step)["state"]
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved.tree
+        )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+            ),
+        )
+        return restored["state"], restored["data"]
 
     def wait(self):
         """Waits for the save in progress."""

@@ -130,8 +130,10 @@ class Evaluator:
         return Evaluation(split, step, total.result(), rows)
 
 
-def write_evaluation(evaluation: Evaluation, classes: Iterable[str], workdir: Path) -> Path:
-    """Writes `evaluation/<split>.json`, which the report reads."""
+def write_evaluation(
+    evaluation: Evaluation, *, classes: Iterable[str], headline: str, workdir: Path
+) -> Path:
+    """Writes `evaluation/<split>.json`, for the report; `headline` is its first metric."""
     metrics = dict(evaluation.metrics)
     matrix = metrics.pop("confusion_matrix", None)
     path = Path(workdir) / "evaluation" / f"{evaluation.split}.json"
@@ -139,13 +141,15 @@ def write_evaluation(evaluation: Evaluation, classes: Iterable[str], workdir: Pa
     values = {
         "split": evaluation.split,
         "step": evaluation.step,
+        "headline": headline,
         "metrics": metrics,
         "confusion_matrix": matrix,
         "classes": list(classes),
         "examples": evaluation.examples,
     }
-    path.write_text(json.dumps(json_ready(values), indent=2) + "\n")
-    return path
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(json_ready(values), indent=2) + "\n")
+    return partial.replace(path)
 
 
 def read_evaluations(workdir: Path) -> dict[str, Evaluation]:

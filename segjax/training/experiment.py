@@ -15,20 +15,22 @@ from segjax.training.run_directory import read_config
 class Experiment:
     """The parts that a configuration resolves to.
 
+    Data sets are opened by the calls that need them, so that a trained model predicts without.
+
     Attributes:
       task: see `segjax.tasks`.
-      train: the source of training examples.
+      train: opens the source of training examples.
       transforms: from an example to what a batch is made of; see `segjax.data.augment`.
-      evaluation: sources by the name of their split. The first is scored along the way, the others
-        at the end of the run only.
+      evaluation: opens the source of each split, by the split's name. The first is scored along
+        the way, the others at the end of the run only.
       best_metric: of the first, by which checkpoints are the best.
       minimize: whether less of it is better.
     """
 
     task: Any
-    train: Any
+    train: Callable[[], Any]
     transforms: tuple[Callable, ...]
-    evaluation: Mapping[str, Any]
+    evaluation: Mapping[str, Callable[[], Any]]
     best_metric: str = "mean_iou"
     minimize: bool = False
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -22,7 +23,7 @@ from segjax.training.experiment import Experiment
 from segjax.training.logging import MetricsLog
 from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import open_run
+from segjax.training.run_directory import ChangedConfiguration, open_run
 from segjax.training.schedules import learning_rate_schedule, make_optimizer
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
@@ -43,7 +44,13 @@ def run(config_class, build, experiment_file, arguments: list[str] | None = None
     """
     config = configuration.parse(config_class, arguments)
     set_up(config)
-    return train(build(config), config, experiment_file=experiment_file)
+    try:
+        return train(build(config), config, experiment_file=experiment_file)
+    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
 
 
 def set_up(config: configuration.ExperimentConfig):
@@ -86,6 +93,8 @@ def train(
     parallel = parallel or DataParallel()
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
+    source = experiment.train()
+    splits = {name: open_source() for name, open_source in experiment.evaluation.items()}
     if is_main_process():
         resumed = open_run(config, experiment_file)
         _print_configuration(config, resumed)
@@ -114,7 +123,14 @@ def train(
     ) as checkpoints:
         if checkpoints.latest_step != settings.num_steps:
             _train_from_checkpoint(
-                experiment, config, parallel, optimizer, step_function, checkpoints
+                experiment,
+                config,
+                source,
+                splits,
+                parallel=parallel,
+                optimizer=optimizer,
+                step_function=step_function,
+                checkpoints=checkpoints,
             )
     if is_main_process():
         report = write_report([config.workdir], config.workdir / "report.html")
@@ -123,14 +139,16 @@ def train(
     return read_evaluations(config.workdir)
 
 
-def _train_from_checkpoint(experiment, config, parallel, optimizer, step_function, checkpoints):
+def _train_from_checkpoint(
+    experiment, config, source, splits, *, parallel, optimizer, step_function, checkpoints
+):
     settings, main = config.train, is_main_process()
     start = checkpoints.latest_step or 0
     evaluator = Evaluator(
         experiment.task, parallel, batch_size=settings.eval_batch_size, workdir=config.workdir
     )
     batches = training_batches(
-        experiment.train,
+        source,
         experiment.transforms,
         batch_size=settings.batch_size,
         seed=config.seed,
@@ -159,7 +177,7 @@ def _train_from_checkpoint(experiment, config, parallel, optimizer, step_functio
                 step, indices, metrics = unchecked.popleft()
                 if not math.isfinite(loss := float(metrics["loss"])):
                     log.metrics(step, "train", jax.device_get(metrics))
-                    raise NonFiniteLoss(_describe_failure(step, loss, indices, experiment.train))
+                    raise NonFiniteLoss(_describe_failure(step, loss, indices, source))
 
         def save(metrics=None):
             place = {"next_batch": int(state.step), "batch_size": settings.batch_size}
@@ -186,7 +204,15 @@ def _train_from_checkpoint(experiment, config, parallel, optimizer, step_functio
                 progress.update(step)
             if evaluate:
                 check(leave=0)
-                scores = _evaluate(experiment, config, evaluator, state, step, log, progress)
+                scores = _evaluate(
+                    experiment,
+                    config,
+                    splits if last else dict([*splits.items()][:1]),
+                    evaluator,
+                    state,
+                    log,
+                    progress,
+                )
                 save(scores)
             elif step % settings.checkpoint_every == 0 or stop:
                 check(leave=0)
@@ -221,23 +247,33 @@ def _first_state(task, optimizer, config, batch, checkpoints, parallel) -> Train
     return state
 
 
-def _evaluate(experiment, config, evaluator, state, step, log, progress) -> dict[str, float]:
-    """Scores the first split, and at the end of the run all; returns the scalars of the first."""
-    final = step == config.train.num_steps
-    scores = {}
-    for split, source in list(experiment.evaluation.items())[: None if final else 1]:
-        result = evaluator.evaluate(state.variables, source, split=split, step=step, final=final)
-        log.metrics(step, split, result.scalars)
+def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> dict[str, float]:
+    """Scores splits, and pictures and logs the results; returns the scalars of the first."""
+    step = int(state.step)
+    results = [
+        evaluator.evaluate(
+            state.variables, source, split=split, step=step, final=step == config.train.num_steps
+        )
+        for split, source in splits.items()
+    ]
+    for result in results:
+        log.metrics(step, result.split, result.scalars)
         if is_main_process():
-            write_evaluation(result, experiment.task.classes, config.workdir)
+            write_evaluation(
+                result,
+                classes=experiment.task.classes,
+                headline=experiment.best_metric,
+                workdir=config.workdir,
+            )
             for row in result.examples:
                 if "picture" in row:
                     picture = read_image(config.workdir / row["picture"])
-                    log.picture(step, f"{split}/{row['id']}", picture)
+                    log.picture(step, f"{result.split}/{row['id']}", picture)
         key = experiment.best_metric
-        progress.message(f"step {step}  {split}  {key} {result.metrics.get(key, math.nan):.4f}")
-        scores = scores or result.scalars
-    return scores
+        progress.message(
+            f"step {step}  {result.split}  {key} {result.metrics.get(key, math.nan):.4f}"
+        )
+    return results[0].scalars
 
 
 def _describe_failure(step, loss, indices, source) -> str:

@@ -253,17 +253,20 @@ def test_the_real_files_are_read_in_full(name, real_data, tmp_path):
     assert not listing.problems
     assert not listing.notes
     sizes = {split: len(files) for split, files in listing.splits.items()}
-    assert sizes == {
-        "isbi2012": {"train": 30, "test": 30},
-        "cell_tracking/dic_c2dh_hela": {
-            "gold_01": 9,
-            "gold_02": 9,
-            "silver_01": 84,
-            "silver_02": 84,
-        },
-        "drive": {"train": 20, "test": 20},
-        "chasedb1": {"train": 20, "test": 8},
-    }[name]
+    assert (
+        sizes
+        == {
+            "isbi2012": {"train": 30, "test": 30},
+            "cell_tracking/dic_c2dh_hela": {
+                "gold_01": 9,
+                "gold_02": 9,
+                "silver_01": 84,
+                "silver_02": 84,
+            },
+            "drive": {"train": 20, "test": 20},
+            "chasedb1": {"train": 20, "test": 8},
+        }[name]
+    )
     for files in listing.splits.values():
         example = builder.read_example(files[-1])
         assert example["image"].shape[:2] == example["labels"].shape == builder.official_size

@@ -128,11 +128,12 @@ def test_workers_change_nothing_name_a_bad_example_and_leave():
 
 def test_workers_end_when_their_parent_is_killed():
     script = """
-import os, signal
+import multiprocessing, os, signal
 from segjax.data.loader import training_batches
 source = [{"image": [1.0], "id": "a"}]
-next(training_batches(source, (), batch_size=1, seed=0, num_workers=1))
-print("running", flush=True)
+batches = training_batches(source, (), batch_size=1, seed=0, num_workers=1)
+next(batches)
+print("running", len(multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     # A surviving worker would hold the pipe open, and this would run into its time limit.
@@ -142,7 +143,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         stderr=subprocess.DEVNULL,
         timeout=60,
     )
-    assert result.stdout == b"running\n"
+    assert result.stdout == b"running 1\n"
 
 
 class Unreadable:

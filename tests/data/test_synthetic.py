@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax.data.synthetic import MIN_AREA, synthetic_cells
+from segjax.data.synthetic import MIN_AREA, _part_touching, synthetic_cells
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,20 @@ def test_cells_are_numbered_without_gaps_and_none_is_a_crumb(pictures):
         assert areas.min() >= MIN_AREA
 
 
+def test_crumbs_and_smaller_pieces_are_dropped_and_the_rest_is_renumbered():
+    owner = np.zeros((20, 60), np.int32)
+    owner[1:4, 1:4] = 1  # a crumb
+    owner[1:10, 10:18] = 2  # the smaller piece of cell 2, and the larger
+    owner[1:12, 22:30] = 2
+    owner[5:15, 40:48] = 3  # touches cell 4
+    owner[5:15, 48:58] = 4
+    expected = np.zeros_like(owner)
+    expected[1:12, 22:30] = 1
+    expected[5:15, 40:47] = 2
+    expected[5:15, 49:58] = 3
+    np.testing.assert_array_equal(_part_touching(owner), expected)
+
+
 def test_cells_fill_about_half_of_the_picture(pictures):
     for _, instances in pictures:
         assert 0.4 < (instances > 0).mean() < 0.55
@@ -75,6 +89,23 @@ def test_seams_are_brighter_than_the_rims_beside_them(pictures):
         beside = cv2.dilate(np.uint8(seam), np.ones((7, 7), np.uint8)) > 0
         rim = beside & (inside >= 1) & (inside < 3)
         assert image[seam].mean() > image[rim].mean() + 8
+
+
+def test_cells_have_a_bright_halo(pictures):
+    contrasts = []
+    for image, instances in pictures:
+        outside = cv2.distanceTransform(
+            np.uint8(instances == 0), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+        )
+        near, far = (outside > 2) & (outside < 4), (outside > 7) & (outside < 10)
+        contrasts.append(image[near].mean() - image[far].mean())
+    assert np.mean(contrasts) > 4
+
+
+def test_without_coverage_there_is_only_background():
+    image, instances = synthetic_cells(np.random.default_rng(0), size=(40, 50), coverage=0.0)
+    assert not instances.any()
+    assert image.std() > 3
 
 
 def test_brightness_alone_does_not_find_the_cells(pictures):

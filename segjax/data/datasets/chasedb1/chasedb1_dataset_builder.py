@@ -18,7 +18,8 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked archive, a folder with Image_01L.jpg, Image_01L_1stHO.png, "
-        "Image_01L_2ndHO.png and so on: https://researchdata.kingston.ac.uk/96"
+        "Image_01L_2ndHO.png and so on: https://researchinnovation.kingston.ac.uk/en/datasets/"
+        "chasedb1-retinal-vessel-reference-dataset-4"
     )
     official_size = (960, 999)
 

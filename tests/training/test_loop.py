@@ -1,0 +1,160 @@
+"""Whole runs in one process: resuming, refusing, stopping, and what they leave behind."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
+from segjax.training.loop import NonFiniteLoss, train
+from segjax.training.parallel import DataParallel
+from segjax.training.run_directory import ChangedConfiguration
+from tests.training import tiny
+
+
+def run(workdir, *, devices=2, num_steps=6, schedule_steps=None, **changes):
+    """Trains the tiny experiment; `changes` go into the configuration."""
+    train_changes = {k: v for k, v in changes.items() if hasattr(tiny.Config.train, k)}
+    rest = {k: v for k, v in changes.items() if k not in train_changes}
+    config = tiny.Config(workdir=workdir, **rest)
+    settings = dataclasses.replace(config.train, num_steps=num_steps, **train_changes)
+    config = dataclasses.replace(config, train=settings)
+    parallel = DataParallel(tuple(jax.devices()[:devices]))
+    return train(tiny.build(config), config, experiment_file=tiny.__file__, parallel=parallel)
+
+
+def lines(workdir):
+    """The log without its times."""
+    return [
+        {k: v for k, v in line.items() if k not in WALL_CLOCK_FIELDS}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def final_state(workdir):
+    """All arrays of the newest checkpoint, as NumPy arrays."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        tree, _ = checkpoints.read(checkpoints.latest_step)
+    return jax.tree.map(np.asarray, tree)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    results = run(workdir, norm="batch", dropout_rate=0.5)
+    return workdir, results
+
+
+def test_a_run_leaves_all_that_the_design_promises(whole_run):
+    workdir, results = whole_run
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {"config.json", "environment.json", "metrics.jsonl", "checkpoints"}
+    assert names >= {"evaluation", "predictions", "report.html", "tensorboard"}
+    assert set(results) == {"validation", "test"}
+    assert [row["id"] for row in results["test"].examples] == [
+        f"square_{i}" for i in range(200, 203)
+    ]
+    for result in results.values():
+        for row in result.examples:
+            assert "picture" not in row or (workdir / row["picture"]).is_file()
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["config"]["train"]["num_steps"] == 6
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    splits = [(line["step"], line["split"]) for line in lines(workdir)]
+    assert splits == [
+        *[(step, "train") for step in (1, 2, 3)],
+        (3, "validation"),
+        *[(step, "train") for step in (4, 5, 6)],
+        (6, "validation"),
+        (6, "test"),
+    ]
+
+
+def test_a_run_cut_short_and_resumed_equals_the_whole_run(whole_run, tmp_path):
+    workdir, _ = whole_run
+    # Take the run back to its checkpoint of step 4, as a kill after it would have left it.
+    shutil.copytree(workdir, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7, "spl')
+    run(tmp_path / "cut", norm="batch", dropout_rate=0.5)
+    assert lines(tmp_path / "cut") == lines(workdir)
+    chex.assert_trees_all_equal(final_state(tmp_path / "cut"), final_state(workdir))
+
+
+def test_a_finished_run_is_left_as_it_is(whole_run, capsys):
+    workdir, results = whole_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = run(workdir, norm="batch", dropout_rate=0.5)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert again["test"].scalars == results["test"].scalars
+    assert "resuming" in capsys.readouterr().out
+
+
+def test_evaluation_does_not_depend_on_the_number_of_devices(whole_run, tmp_path):
+    workdir, results = whole_run
+    shutil.copytree(workdir, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "checkpoints" / "6")
+    four = run(tmp_path / "other", norm="batch", dropout_rate=0.5, devices=4)
+    for split, result in results.items():
+        matrix = np.array(result.metrics["confusion_matrix"])
+        assert matrix.sum() == (tiny.SIDE**2 - tiny.SIDE) * len(result.examples)
+        # Dropout differs with the devices, and with it two of the six updates.
+        assert np.array(four[split].metrics["confusion_matrix"]).sum() == matrix.sum()
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(whole_run):
+    workdir, _ = whole_run
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(ChangedConfiguration, match=r"seed: 0 -> 1"):
+        run(workdir, norm="batch", dropout_rate=0.5, seed=1)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_changed_configuration_goes_on_if_the_user_says_so(whole_run, tmp_path):
+    workdir, _ = whole_run
+    shutil.copytree(workdir, tmp_path / "longer")
+    run(tmp_path / "longer", norm="batch", dropout_rate=0.5, num_steps=8, accept_changes=True)
+    assert lines(tmp_path / "longer")[-1]["step"] == 8
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
+    run(tmp_path, num_steps=8, eval_every=2, checkpoint_every=1)
+    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    scores = {
+        line["step"]: line["mean_iou"] for line in lines(tmp_path) if line["split"] == "validation"
+    }
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert steps == sorted({best, 7, 8})
+    with Checkpoints(tmp_path / "checkpoints", best_metric="mean_iou") as checkpoints:
+        assert scores[checkpoints.best_step] == scores[best]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_ids_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"step \d is nan.*square_7") as failure:
+        run(tmp_path, poisoned=7)
+    failed = int(str(failure.value).split("step ")[1].split()[0])
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        latest = checkpoints.latest_step
+    assert (latest or 0) < failed
+    if latest is not None:
+        chex.assert_tree_all_finite(final_state(tmp_path))
+    assert lines(tmp_path)[-1]["step"] == failed
+    assert not np.isfinite(lines(tmp_path)[-1]["loss"])
+
+
+def test_missing_data_is_said_before_a_run_directory_is_made(tmp_path):
+    def missing():
+        raise FileNotFoundError("no data")
+
+    config = tiny.Config(workdir=tmp_path / "run")
+    experiment = dataclasses.replace(tiny.build(config), evaluation={"validation": missing})
+    with pytest.raises(FileNotFoundError, match="no data"):
+        train(experiment, config, experiment_file=tiny.__file__)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,179 @@
+"""One step on one device and on several, with and without micro-batches."""
+
+import itertools
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from segjax.data.loader import training_batches
+from segjax.losses import SemanticLoss
+from segjax.training.parallel import AXIS_NAME, DataParallel
+from segjax.training.schedules import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.state import create_state
+from segjax.training.step import make_train_step
+from tests.training import tiny
+
+MIXED_LOSS = SemanticLoss(cross_entropy=1.0, dice=1.0, dice_over="batch", dice_background=True)
+
+
+def run_steps(config, *, devices, num_steps, micro_batches=1, ema_decay=None):
+    """Returns the losses of the steps and the last state, on the first `devices` devices."""
+    task = tiny.make_task(config)
+    parallel = DataParallel(tuple(jax.devices()[:devices]))
+    schedule = learning_rate_schedule(config.optimizer, num_steps=num_steps, batch_size=8)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    step = parallel.train_step(
+        make_train_step(
+            task,
+            optimizer,
+            schedule,
+            seed=config.seed,
+            axis_name=AXIS_NAME,
+            micro_batches=micro_batches,
+            ema_decay=ema_decay,
+        )
+    )
+    experiment = tiny.build(config)
+    batches = training_batches(experiment.train(), experiment.transforms, batch_size=8, seed=1)
+    first = next(batches)
+    state = create_state(task, optimizer, seed=config.seed, batch=first, ema=ema_decay is not None)
+    state = parallel.replicate(state)
+    losses = []
+    feed = parallel.prefetch(itertools.islice(itertools.chain([first], batches), num_steps))
+    for _, batch in feed:
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    batches.close()
+    return losses, jax.device_get(state)
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss"), [(None, SemanticLoss()), ("batch", MIXED_LOSS)], ids=["plain", "batch norm"]
+)
+def test_one_two_and_four_devices_give_the_same_loss_curve(norm, loss):
+    config = tiny.Config(workdir=Path(), norm=norm, loss=loss)
+    one, two, four = (run_steps(config, devices=n, num_steps=20)[0] for n in (1, 2, 4))
+    assert one[-1] < 0.8 * one[0]
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(four, one, rtol=0, atol=1e-5)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    config = tiny.Config(workdir=Path())
+    whole, whole_state = run_steps(config, devices=2, num_steps=3)
+    parts, parts_state = run_steps(config, devices=2, num_steps=3, micro_batches=2)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    chex.assert_trees_all_close(parts_state.params, whole_state.params, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_is_a_function_of_state_and_batch_dropout_included():
+    config = tiny.Config(workdir=Path(), dropout_rate=0.5)
+    first, second = (run_steps(config, devices=4, num_steps=3) for _ in range(2))
+    assert first[0] == second[0]
+    chex.assert_trees_all_equal(first[1], second[1])
+    other, _ = run_steps(
+        tiny.Config(workdir=Path(), dropout_rate=0.5, seed=1), devices=4, num_steps=3
+    )
+    assert other != first[0]
+
+
+def test_devices_draw_different_dropout_masks():
+    """With equal masks, two devices with the same examples would equal one device with them."""
+    task = tiny.make_task(tiny.Config(workdir=Path(), dropout_rate=0.5))
+    optimizer = optax.sgd(0.0)
+    example = tiny.Squares(1)[0]
+    batch = {
+        "image": np.stack([example["image"]] * 2) / 100,
+        "labels": np.stack([example["labels"]] * 2).astype(np.int32),
+    }
+    state = create_state(task, optimizer, seed=0, batch=batch, ema=False)
+    step = make_train_step(
+        task, optimizer, optax.constant_schedule(0.0), seed=0, axis_name=AXIS_NAME
+    )
+    mapped = jax.pmap(
+        step, axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2]
+    )
+    both = mapped(state, jax.tree.map(lambda x: x[:, None], batch))[1]["loss"]
+    single = jax.pmap(
+        step, axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:1]
+    )
+    one = single(state, jax.tree.map(lambda x: x[None, :1], batch))[1]["loss"]
+    assert abs(float(both) - float(one)) > 1e-6
+
+
+def test_moving_average_of_the_parameters_by_hand():
+    config = tiny.Config(workdir=Path())
+    states = [run_steps(config, devices=1, num_steps=n, ema_decay=0.75)[1] for n in (1, 2)]
+    expected = jax.tree.map(
+        lambda average, new: 0.75 * average + 0.25 * new, states[0].ema_params, states[1].params
+    )
+    chex.assert_trees_all_close(states[1].ema_params, expected, rtol=1e-5, atol=1e-7)
+    assert states[1].variables["params"] is states[1].ema_params
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_that_does():
+    parallel = DataParallel(tuple(jax.devices()[:4]))
+    parallel.check_batch_size(16, micro_batches=2)
+    with pytest.raises(ValueError, match=r"batch of 12 .* 4 devices × 2 micro-batches.* 8 or 16"):
+        parallel.check_batch_size(12, micro_batches=2)
+    with pytest.raises(ValueError, match=r"that does is 4$"):
+        parallel.check_batch_size(3)
+
+
+def test_weight_decay_acts_on_kernels_only():
+    config = OptimizerConfig(learning_rate=0.5, momentum=0.0, weight_decay=0.1, schedule="constant")
+    schedule = learning_rate_schedule(config, num_steps=1, batch_size=1)
+    params = {"a": {"kernel": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}}
+    for name, kernel in (("sgd", 0.95), ("adamw", 0.95)):
+        optimizer = make_optimizer(OptimizerConfig(**{**vars(config), "name": name}), schedule)
+        zeros = jax.tree.map(np.zeros_like, params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
+            updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        new = optax.apply_updates(params, updates)["a"]
+        np.testing.assert_allclose(new["kernel"], kernel, rtol=1e-6)
+        np.testing.assert_array_equal(new["bias"], 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1]),
+        ({"schedule": "poly", "power": 0.9}, [1, 0.5**0.9, 0]),
+        ({"schedule": "poly", "power": 1.0, "end_learning_rate": 0.2}, [1, 0.6, 0.2]),
+        ({"schedule": "cosine", "end_learning_rate": 0.2}, [1, 0.6, 0.2]),
+        ({"schedule": "step", "step_boundaries": (0.5, 0.9)}, [1, 0.1, 0.01]),
+    ],
+)
+def test_schedules_at_the_start_the_middle_and_the_end(changes, expected):
+    config = OptimizerConfig(learning_rate=1.0, **changes)
+    schedule = learning_rate_schedule(config, num_steps=100, batch_size=1)
+    found = [float(schedule(step)) for step in (0, 50, 100)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    doubled = learning_rate_schedule(config, num_steps=100, batch_size=2)
+    np.testing.assert_allclose(
+        [float(doubled(s)) for s in (0, 50, 100)], 2 * np.array(expected), atol=1e-6
+    )
+
+
+def test_warm_up_multiplies_the_schedule():
+    config = OptimizerConfig(
+        learning_rate=1.0, schedule="poly", power=1.0, warmup_steps=10, warmup_factor=0.1
+    )
+    schedule = learning_rate_schedule(config, num_steps=100, batch_size=1)
+    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(schedule(5), 0.55 * 0.95, rtol=1e-6)
+    np.testing.assert_allclose(schedule(10), 0.9, rtol=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_gradient():
+    config = OptimizerConfig(learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=2.0)
+    schedule = learning_rate_schedule(config, num_steps=1, batch_size=1)
+    optimizer = make_optimizer(config, schedule)
+    params = {"kernel": np.zeros(2, np.float32)}
+    gradient = {"kernel": np.array([30, 40], np.float32)}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-1.2, -1.6], rtol=1e-5)

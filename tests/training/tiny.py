@@ -1,0 +1,94 @@
+"""A task of a few thousand parameters on generated squares: an experiment file for the tests."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from segjax.data.augment import Standardize, Warp
+from segjax.evaluation.metrics import NegativeLogLikelihood
+from segjax.evaluation.tiling import Tiling
+from segjax.losses import SemanticLoss
+from segjax.models import UNet
+from segjax.tasks import SemanticTask
+from segjax.training.configuration import ExperimentConfig, TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.loop import run
+from segjax.training.parallel import AXIS_NAME
+from segjax.training.schedules import OptimizerConfig
+
+SIDE = 16
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Bright squares on dark ground; one row of each label map is ignored."""
+
+    size: int
+    first: int = 0
+    poisoned: int = -1  # the index of an example that is not finite
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(self.first + index)
+        labels = np.zeros((SIDE, SIDE), np.uint8)
+        top, left = rng.integers(0, SIDE // 2, 2)
+        labels[top : top + 6, left : left + 6] = 1
+        image = labels[..., None] * 80 + rng.integers(0, 60, (SIDE, SIDE, 1))
+        image = image.astype(np.float32)
+        if index == self.poisoned:
+            image[0, 0] = np.nan
+        labels[rng.integers(SIDE)] = 255
+        return {"image": image, "labels": labels, "id": f"square_{self.first + index}"}
+
+
+@dataclass(frozen=True)
+class Config(ExperimentConfig):
+    """Squares."""
+
+    train: TrainConfig = TrainConfig(
+        num_steps=6, batch_size=4, log_every=1, checkpoint_every=2, eval_every=3, num_workers=0
+    )
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=0.05, reference_batch_size=4, weight_decay=1e-4
+    )
+    norm: str | None = None
+    dropout_rate: float = 0.0
+    loss: SemanticLoss = SemanticLoss()
+    poisoned: int = -1
+
+
+def make_task(config: Config, *, axis_name: str | None = AXIS_NAME) -> SemanticTask:
+    return SemanticTask(
+        model=UNet(
+            num_classes=2,
+            features=2,
+            depth=1,
+            padding="SAME",
+            norm=config.norm,
+            dropout_rate=config.dropout_rate,
+            axis_name=axis_name,
+        ),
+        classes=("ground", "square"),
+        channels=1,
+        tiling=Tiling((SIDE, SIDE), (SIDE // 2, SIDE // 2), multiple=2),
+        preprocess=Standardize(),
+        loss_function=config.loss,
+        metrics=(NegativeLogLikelihood(),),
+        axis_name=axis_name,
+    )
+
+
+def build(config: Config) -> Experiment:
+    return Experiment(
+        task=make_task(config),
+        train=partial(Squares, 12, poisoned=config.poisoned),
+        transforms=(Standardize(), Warp((SIDE, SIDE), flip_horizontal=True, rotation=20)),
+        evaluation={"validation": partial(Squares, 5, 100), "test": partial(Squares, 3, 200)},
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)
