@@ -39,7 +39,7 @@ class Config(ExperimentConfig):
 
     workdir: Path = Path("runs/quickstart")
     train: TrainConfig = TrainConfig(
-        num_steps=400, batch_size=4, eval_every=100, checkpoint_every=100, log_every=10
+        num_steps=200, batch_size=4, eval_every=50, checkpoint_every=50, log_every=5
     )
     optimizer: OptimizerConfig = OptimizerConfig(
         name="adamw",

@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: the newest N and the best by a metric, written in the background."""
 
 import logging
+import math
 from pathlib import Path
 
 import jax
@@ -25,6 +26,8 @@ class Checkpoints:
       keep: number of newest checkpoints kept.
       keep_best: number of best ones kept besides, among those saved with `best_metric`.
       best_metric: name in the metrics given to `save`; larger is better, smaller if `minimize`.
+      read_only: write and remove nothing, not even what an interrupted save has left: the run
+        may be going on in another process.
     """
 
     def __init__(
@@ -35,15 +38,15 @@ class Checkpoints:
         keep_best: int = 1,
         best_metric: str | None = None,
         minimize: bool = False,
+        read_only: bool = False,
     ):
         policies = [checkpoint_managers.LatestN(n=keep)]
-        self._metric = lambda metrics: metrics[best_metric]
         self._best = max if not minimize else min
         self._best_metric = best_metric
         if best_metric is not None:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=self._metric,
+                    get_metric_fn=lambda metrics: metrics[best_metric],
                     reverse=minimize,
                     n=keep_best,
                     keep_checkpoints_without_metrics=False,
@@ -53,7 +56,10 @@ class Checkpoints:
             Path(directory).absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                save_interval_steps=0 if read_only else 1,
+                read_only=read_only,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -73,16 +79,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def steps(self) -> list[int]:
+        """All complete checkpoints, the oldest first."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def best_step(self) -> int | None:
         """The checkpoint with the best metric; the newest where none has a metric."""
-        if self._best_metric is None:
-            return self.latest_step
-        scored = {
-            step: self._metric(metrics)
-            for step in self._manager.all_steps()
-            if (metrics := self._manager.metrics(step)) and self._best_metric in metrics
-        }
+        scored = {step: score for step in self.steps if (score := self.score(step)) is not None}
         return self._best(scored, key=scored.get) if scored else self.latest_step
+
+    def score(self, step: int) -> float | None:
+        """The best metric as saved with a step; None if none was, or not a number."""
+        value = (self._manager.metrics(step) or {}).get(self._best_metric)
+        return None if value is None or math.isnan(value) else value
 
     def save(self, state: TrainState, *, data: dict, metrics: dict[str, float] | None = None):
         """Saves a state; returns as soon as it is copied off the devices.

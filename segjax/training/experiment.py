@@ -58,8 +58,11 @@ def load_module(path: Path):
     return module
 
 
-def load_run(run: Path):
+def load_run(run: Path, *, data_dir: Path | None = None):
     """Returns (experiment, configuration) of a run directory.
+
+    Args:
+      data_dir: where the data sets are now; None takes the run's own.
 
     Raises:
       FileNotFoundError: `run` is no run directory, or its experiment file has gone.
@@ -68,7 +71,8 @@ def load_run(run: Path):
     run = Path(run)
     recorded = read_config(run)
     module = load_module(recorded["experiment"])
-    config = configuration.from_dict(
-        module.Config, {**recorded["config"], "workdir": str(run)}, where=str(run / "config.json")
-    )
+    values = recorded["config"] | {"workdir": str(run)}
+    if data_dir is not None:
+        values["data_dir"] = str(data_dir)
+    config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
     return module.build(config), config

@@ -181,7 +181,8 @@ def _train_from_checkpoint(
 
         def save(metrics=None):
             place = {"next_batch": int(state.step), "batch_size": settings.batch_size}
-            checkpoints.save(state, data=place | {"seed": config.seed}, metrics=metrics)
+            place["seed"] = config.seed
+            checkpoints.save(parallel.as_global(state), data=place, metrics=metrics)
 
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)

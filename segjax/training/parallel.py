@@ -61,6 +61,18 @@ class DataParallel:
 
         return jax.tree.map(put, tree)
 
+    def as_global(self, tree):
+        """Returns the state as arrays of all processes, as checkpoints want it, without a copy.
+
+        With several processes `pmap` gives each of them arrays of its own devices.
+        """
+
+        def convert(x):
+            shards = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, self.replicated, shards)
+
+        return jax.tree.map(convert, tree)
+
     def train_step(self, step: Callable) -> Callable:
         """Compiles `step(state, batch) -> (state, metrics)` for batches from `prefetch`."""
         # With several processes the donated state is found deleted on the second call (measured
