@@ -8,6 +8,7 @@ Cost      under 4 minutes of training on 2 CPU cores.
 Command   python experiments/quickstart.py --workdir runs/quickstart
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,9 @@ from segjax.recipes.unet import (
     segmentation_task,
     training_transforms,
 )
-from segjax.training.configuration import ExperimentConfig, TrainConfig
+from segjax.training.configuration import ExperimentConfig, TrainConfig, parse
 from segjax.training.experiment import Experiment
-from segjax.training.loop import run
+from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
 DATASET = "synthetic_cells"
@@ -82,5 +83,28 @@ def open_split(data_dir: Path, split: str):
     return open_dataset(DATASET, split, data_dir=data_dir)
 
 
+def say_what_next(workdir: Path, scores: dict):
+    """Says how well it went, and where to go from here."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    segjax = python.with_name("segjax")
+    print(
+        f"""
+On images held out from training: foreground IoU {scores["foreground_iou"]:.3f}, and SEG, which
+counts cells that were told apart, {scores["seg"]:.3f} (1 is perfect for both).
+Look at {workdir}/report.html first, and at the pictures in {workdir}/predictions. Then:
+
+  {segjax} predict {workdir} IMAGES... --output DIR
+      segments images of your own with this network
+  {python} experiments/quickstart.py --help
+      lists everything that can be changed, such as --unet.features 32 --workdir runs/wider
+  {segjax} data list
+      lists the published data sets, which experiments/unet/ trains the paper's network on
+"""
+    )
+
+
 if __name__ == "__main__":
-    run(Config, build, __file__)
+    evaluations = run(Config, build, __file__)
+    say_what_next(parse(Config).workdir, evaluations["test"].metrics)

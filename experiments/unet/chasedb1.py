@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from segjax.recipes.unet import UNetConfig
 from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
 from segjax.training.experiment import Experiment
-from segjax.training.loop import run
+from segjax.training.launch import run
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from segjax.recipes.unet import (
 )
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.loop import run
+from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
 DATASET = "isbi2012"

@@ -10,8 +10,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax.training.state import TrainState
 
-# Orbax reports each step of each save at this level; a run's log has its own line for it.
-logging.getLogger("absl").setLevel(logging.WARNING)
+# Orbax reports each step of each save below this level; a run's log has its own line for it. And
+# it warns of every directory that it is asked to only read.
+_orbax_logger = logging.getLogger("absl")
+_orbax_logger.setLevel(logging.WARNING)
+_orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given directory is read"))
 
 
 class Checkpoints:
@@ -43,19 +46,22 @@ class Checkpoints:
         policies = [checkpoint_managers.LatestN(n=keep)]
         self._best = max if not minimize else min
         self._best_metric = best_metric
+
+        def rank(metrics):
+            value = metrics.get(best_metric, math.nan)
+            return -math.inf if math.isnan(value) else -value if minimize else value
+
         if best_metric is not None:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
-                    reverse=minimize,
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
+            best = checkpoint_managers.BestN(
+                get_metric_fn=rank, n=keep_best, keep_checkpoints_without_metrics=False
             )
+            policies.append(best)
         self._manager = ocp.CheckpointManager(
             Path(directory).absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                # Without it Orbax writes no metrics: a resumed run would drop the best checkpoint.
+                best_fn=None if best_metric is None else rank,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 save_interval_steps=0 if read_only else 1,
@@ -85,9 +91,9 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The checkpoint with the best metric; the newest where none has a metric."""
+        """The checkpoint with the best metric, of several the newest; so where none has one."""
         scored = {step: score for step in self.steps if (score := self.score(step)) is not None}
-        return self._best(scored, key=scored.get) if scored else self.latest_step
+        return self._best(reversed(scored), key=scored.get) if scored else self.latest_step
 
     def score(self, step: int) -> float | None:
         """The best metric as saved with a step; None if none was, or not a number."""
@@ -100,39 +106,34 @@ class Checkpoints:
         Args:
           data: JSON values that say where the data iterator stands.
           metrics: of the evaluation at this step, if there was one.
+
+        Raises:
+          ValueError: `best_metric` is not among the metrics.
         """
         step = int(state.step)
         if step == self.latest_step:
             return
+        if metrics is not None and self._best_metric not in (None, *metrics):
+            raise ValueError(f"the best metric {self._best_metric!r} is not among {list(metrics)}")
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_fields(state)), data=ocp.args.JsonSave(data)
             ),
-            metrics=metrics,
+            metrics=metrics or {},  # at None Orbax warns
         )
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """Returns the state and the data place of a step, by default the newest.
+    def restore(self, like: TrainState) -> TrainState:
+        """Returns the newest state.
 
         Args:
-          like: a state with the shapes and shardings wanted, arrays or `ShapeDtypeStruct`; the
-            number of devices need not be that of the run that saved.
+          like: a state of `ShapeDtypeStruct` with the shapes and shardings wanted; the number of
+            devices need not be that of the run that saved.
         """
-        step = self.latest_step if step is None else step
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(
-                    jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(like))
-                ),
-                data=ocp.args.JsonRestore(),
-            ),
-        )
-        return TrainState(**restored["state"]), restored["data"]
+        return TrainState(**self._restore(self.latest_step, _fields(like)))
 
-    def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> tuple[dict, dict]:
-        """Returns the fields of the state of a step, and the data place, by what was saved alone.
+    def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> dict:
+        """Returns the fields of the state of a step, by what was saved alone.
 
         For evaluation and for reading a checkpoint without its experiment: where the optimiser's
         state was a tuple it is a list or a dict.
@@ -145,13 +146,16 @@ class Checkpoints:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved.tree
         )
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-            ),
-        )
-        return restored["state"], restored["data"]
+        return self._restore(step, like)
+
+    def data(self, step: int) -> dict:
+        """Returns where the data iterator stood at a step, as given to `save`."""
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["data"]
+
+    def _restore(self, step, like):
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=args)["state"]
 
     def wait(self):
         """Waits for the save in progress."""

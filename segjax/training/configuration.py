@@ -101,16 +101,23 @@ def from_dict(config_class, values: dict, *, where: str = "config"):
     """Rebuilds a configuration from what `to_dict` returned.
 
     Raises:
-      ValueError: a key is unknown (the message names the nearest) or a value has a wrong type.
+      ValueError: a key is unknown (the message names the nearest) or missing, or a value is of a
+        wrong type or refused by its dataclass.
     """
     hints = typing.get_type_hints(config_class)
     fields = {f.name for f in dataclasses.fields(config_class)}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}={values!r}; expected an object with keys of {sorted(fields)}")
     for key in values:
         if key not in fields:
             nearest = difflib.get_close_matches(key, fields, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {sorted(fields)}"
             raise ValueError(f"{where}: unknown key {key!r}{hint}")
-    return config_class(**{k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()})
+    arguments = {k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()}
+    try:
+        return config_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _from_json(hint, value, where):
@@ -122,15 +129,21 @@ def _from_json(hint, value, where):
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where=where)
     if origin is tuple:
+        if not isinstance(value, list) or (options[-1] is not ... and len(value) != len(options)):
+            count = "" if options[-1] is ... else f" of {len(options)}"
+            raise ValueError(f"{where}={value!r}; expected a list{count}")
         inner = options[:1] * len(value) if options[-1] is ... else options
-        return tuple(_from_json(o, v, where) for o, v in zip(inner, value, strict=True))
+        return tuple(
+            _from_json(o, v, f"{where}[{place}]")
+            for place, (o, v) in enumerate(zip(inner, value, strict=True))
+        )
     if origin is typing.Literal:
         if value not in options:
             raise ValueError(f"{where}={value!r}; expected one of {options}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is Path:
+    if hint is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{where}={value!r}; expected {hint.__name__}")

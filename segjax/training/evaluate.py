@@ -110,7 +110,8 @@ class Evaluator:
                 _push(worst, (-score, -place), example, prediction)
         for (_, minus_place), example, prediction in best + worst:
             row = rows[-minus_place]
-            row["picture"] = self._write_picture(split, example, prediction, row["score"])
+            if "picture" not in row:
+                row["picture"] = self._write_picture(split, example, prediction, row["score"])
         return self._gather(evaluator, rows, split, step)
 
     def _write_picture(self, prefix, example, prediction, score):
@@ -157,7 +158,9 @@ def read_evaluations(workdir: Path) -> dict[str, Evaluation]:
     results = {}
     for path in sorted((Path(workdir) / "evaluation").glob("*.json")):
         values = from_json(json.loads(path.read_text()))
-        metrics = values["metrics"] | {"confusion_matrix": values["confusion_matrix"]}
+        metrics, matrix = values["metrics"], values["confusion_matrix"]
+        if matrix is not None:
+            metrics["confusion_matrix"] = matrix
         results[path.stem] = Evaluation(path.stem, values["step"], metrics, values["examples"])
     return results
 

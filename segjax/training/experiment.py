@@ -40,7 +40,7 @@ def load_module(path: Path):
 
     Raises:
       FileNotFoundError: the file has gone.
-      AttributeError: it is no experiment file.
+      ValueError: it is no experiment file.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,7 +54,7 @@ def load_module(path: Path):
     spec.loader.exec_module(module)
     for attribute in ("Config", "build"):
         if not hasattr(module, attribute):
-            raise AttributeError(f"{path} has no {attribute}; it is not an experiment file")
+            raise ValueError(f"{path} has no {attribute}; it is not an experiment file")
     return module
 
 

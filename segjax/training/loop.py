@@ -5,11 +5,7 @@ import functools
 import itertools
 import math
 import os
-import signal
-import sys
-import threading
 from collections import deque
-from pathlib import Path
 
 import jax
 
@@ -20,54 +16,18 @@ from segjax.training import configuration
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, write_evaluation
 from segjax.training.experiment import Experiment
+from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import ChangedConfiguration, open_run
+from segjax.training.run_directory import open_run
 from segjax.training.schedules import learning_rate_schedule, make_optimizer
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss was infinite or not a number; the checkpoints are from before that step."""
-
-
-def run(config_class, build, experiment_file, arguments: list[str] | None = None):
-    """Runs an experiment file as a command: parse, set the processes up, build and train.
-
-    Args:
-      config_class: an `ExperimentConfig`.
-      build: config → `Experiment`.
-      experiment_file: the file of these two, `__file__`.
-      arguments: of the command line; None takes the process's own.
-    """
-    config = configuration.parse(config_class, arguments)
-    set_up(config)
-    try:
-        return train(build(config), config, experiment_file=experiment_file)
-    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
-
-
-def set_up(config: configuration.ExperimentConfig):
-    """Sets JAX up for a run, before its first use in this process."""
-    # On GPUs some kernels add up in the order in which threads arrive, unless told not to; a
-    # resumed run must have the bits of an uninterrupted one. The CPU's ignore the flag.
-    flag = "--xla_gpu_deterministic_ops"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=true".strip()
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segjax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    distributed = config.distributed
-    if distributed.auto or distributed.coordinator_address:
-        jax.distributed.initialize(
-            distributed.coordinator_address, distributed.num_processes, distributed.process_id
-        )
+    """Loss or gradient was infinite or not a number; the checkpoints are from before that step."""
 
 
 def train(
@@ -97,9 +57,26 @@ def train(
     splits = {name: open_source() for name, open_source in experiment.evaluation.items()}
     if is_main_process():
         resumed = open_run(config, experiment_file)
-        _print_configuration(config, resumed)
+        _print_start(config, resumed, {"train": source, **splits}, parallel)
     wait_for_all("run directory")
+    with Checkpoints(
+        config.workdir / "checkpoints",
+        keep=settings.keep_checkpoints,
+        best_metric=experiment.best_metric,
+        minimize=experiment.minimize,
+    ) as checkpoints:
+        if checkpoints.latest_step != settings.num_steps:
+            _train(experiment, config, source, splits, parallel, checkpoints)
+    if is_main_process():
+        report = write_report([config.workdir], config.workdir / "report.html")
+        print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
+    wait_for_all("report")
+    return read_evaluations(config.workdir)
 
+
+def _train(experiment, config, source, splits, parallel, checkpoints):
+    """Trains from the newest checkpoint, or from the start, to the last step."""
+    settings, main = config.train, is_main_process()
     schedule = learning_rate_schedule(
         config.optimizer, num_steps=settings.num_steps, batch_size=settings.batch_size
     )
@@ -115,53 +92,27 @@ def train(
             ema_decay=settings.ema_decay,
         )
     )
-    with Checkpoints(
-        config.workdir / "checkpoints",
-        keep=settings.keep_checkpoints,
-        best_metric=experiment.best_metric,
-        minimize=experiment.minimize,
-    ) as checkpoints:
-        if checkpoints.latest_step != settings.num_steps:
-            _train_from_checkpoint(
-                experiment,
-                config,
-                source,
-                splits,
-                parallel=parallel,
-                optimizer=optimizer,
-                step_function=step_function,
-                checkpoints=checkpoints,
-            )
-    if is_main_process():
-        report = write_report([config.workdir], config.workdir / "report.html")
-        print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
-    wait_for_all("report")
-    return read_evaluations(config.workdir)
-
-
-def _train_from_checkpoint(
-    experiment, config, source, splits, *, parallel, optimizer, step_function, checkpoints
-):
-    settings, main = config.train, is_main_process()
-    start = checkpoints.latest_step or 0
     evaluator = Evaluator(
         experiment.task, parallel, batch_size=settings.eval_batch_size, workdir=config.workdir
     )
+
+    start = checkpoints.latest_step or 0
+    examples_seen = checkpoints.data(start)["examples_seen"] if start else 0
     batches = training_batches(
         source,
         experiment.transforms,
         batch_size=settings.batch_size,
         seed=config.seed,
-        start=start,
+        start=examples_seen // settings.batch_size,
         num_workers=_worker_count(settings.num_workers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with (
         contextlib.closing(batches),
-        MetricsLog(config.workdir, resume_step=checkpoints.latest_step, write=main) as log,
+        MetricsLog(config.workdir, resume_step=start or None, write=main) as log,
         Progress(settings.num_steps, first_step=start, write=main) as progress,
-        _stop_signals() as stop,
+        stop_signals() as stop,
     ):
         if start:
             progress.message(f"resuming from step {start}")
@@ -171,54 +122,53 @@ def _train_from_checkpoint(
         unchecked = deque()  # (step, example indices, metrics) that the host has not waited for
         throughput = Throughput()
 
-        def check(leave):
-            """Waits for all but the last `leave` steps; stops at a loss that is not finite."""
+        def check(leave=0):
+            """Waits for all but the last `leave` steps; stops where one is not finite.
+
+            A gradient that is not finite would leave a loss that looks good and parameters that
+            are not.
+            """
             while len(unchecked) > leave:
                 step, indices, metrics = unchecked.popleft()
-                if not math.isfinite(loss := float(metrics["loss"])):
-                    log.metrics(step, "train", jax.device_get(metrics))
-                    raise NonFiniteLoss(_describe_failure(step, loss, indices, source))
+                for name in ("loss", "gradient_norm"):
+                    if not math.isfinite(metrics[name]):
+                        log.metrics(step, "train", jax.device_get(metrics))
+                        raise NonFiniteLoss(_describe_failure(step, name, metrics, indices, source))
 
         def save(metrics=None):
-            place = {"next_batch": int(state.step), "batch_size": settings.batch_size}
-            place["seed"] = config.seed
-            checkpoints.save(parallel.as_global(state), data=place, metrics=metrics)
+            seen = examples_seen + (int(state.step) - start) * settings.batch_size
+            data = {"examples_seen": seen, "seed": config.seed}
+            checkpoints.save(parallel.as_global(state), data=data, metrics=metrics)
 
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)
             state, metrics = step_function(state, device_batch)
             unchecked.append((step, host_batch["index"], metrics))
             throughput.add(settings.batch_size)
-            if step == start + 1:  # it compiles
-                check(leave=0)
-                throughput.restart()
             last = step == settings.num_steps
             evaluate = last or (settings.eval_every and step % settings.eval_every == 0)
+            keep = step % settings.checkpoint_every == 0 or stop
+
+            if step == start + 1:  # it compiles
+                check()
+                throughput.restart()
             if step % settings.log_every == 0 or last:
-                check(leave=0)
+                check()
                 values, rate = jax.device_get(metrics), throughput.read()
                 speed = {} if rate is None else {"images_per_second": round(rate, 3)}
-                log.metrics(step, "train", values | speed)
+                log.metrics(step, "train", {"loss": values["loss"]} | values | speed)
                 progress.update(step, loss=float(values["loss"]), images_per_second=rate)
             else:
-                check(leave=1)
+                check(leave=1)  # the device computes a step while the host looks at the last
                 progress.update(step)
             if evaluate:
-                check(leave=0)
-                scores = _evaluate(
-                    experiment,
-                    config,
-                    splits if last else dict([*splits.items()][:1]),
-                    evaluator,
-                    state,
-                    log,
-                    progress,
-                )
-                save(scores)
-            elif step % settings.checkpoint_every == 0 or stop:
-                check(leave=0)
+                check()
+                scored = splits if last else dict([*splits.items()][:1])
+                save(_evaluate(experiment, config, scored, evaluator, state, log, progress))
+            elif keep:
+                check()
                 save()
-            if evaluate or step % settings.checkpoint_every == 0:
+            if evaluate or keep:
                 throughput.restart()
             if stop and not last:
                 checkpoints.wait()
@@ -242,10 +192,7 @@ def _first_state(task, optimizer, config, batch, checkpoints, parallel) -> Train
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
         jax.eval_shape(lambda: create(batch=batch)),
     )
-    state, place = checkpoints.restore(like)
-    if place["batch_size"] != config.train.batch_size:
-        print(f"note: the batch size changes from {place['batch_size']}; so does the data order")
-    return state
+    return checkpoints.restore(like)
 
 
 def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> dict[str, float]:
@@ -277,42 +224,22 @@ def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> di
     return results[0].scalars
 
 
-def _describe_failure(step, loss, indices, source) -> str:
+def _describe_failure(step, name, metrics, indices, source) -> str:
     names = ", ".join(str(source[int(index)]["id"]) for index in indices)
     return (
-        f"the loss of step {step} is {loss}. Its examples: {names}. The checkpoints are from "
-        "before it; a lower learning rate or optimizer.clip_norm may help."
+        f"the {name.replace('_', ' ')} of step {step} is {float(metrics[name])}. Its examples: "
+        f"{names}. The checkpoints are from before it; a lower learning rate or "
+        "optimizer.clip_norm may help."
     )
 
 
-@contextlib.contextmanager
-def _stop_signals():
-    """Collects SIGINT and SIGTERM, so that the loop ends at a whole step with a checkpoint.
-
-    A second one stops at once. With several processes the signals keep their meaning: not all
-    processes would see them at the same step.
-    """
-    received = []
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield received
-        return
-
-    def handle(number, _):
-        if received:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _print_configuration(config, resumed):
+def _print_start(config, resumed, sources, parallel):
+    """Prints the resolved configuration, and what it means for this machine."""
     print(f"{'resuming' if resumed else 'starting'} {config.workdir}")
     print(configuration.describe(configuration.to_dict(config)))
+    sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
+    device = parallel.mesh.devices.flat[0]
+    print(f"examples: {sizes}; devices: {parallel.mesh.size} × {device.device_kind}")
     optimizer, size = config.optimizer, config.train.batch_size
     if size != optimizer.reference_batch_size:
         scaled = optimizer.learning_rate * size / optimizer.reference_batch_size

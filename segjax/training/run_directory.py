@@ -31,8 +31,11 @@ def open_run(config, experiment_file: Path) -> bool:
       Whether the directory held this run already.
 
     Raises:
-      ChangedConfiguration: it holds another configuration and `config.accept_changes` is not set.
+      ChangedConfiguration: it holds another configuration, or that of another experiment file, and
+        `config.accept_changes` is not set.
+      ValueError: its `config.json` is damaged.
     """
+    experiment_file = Path(experiment_file).resolve()
     path = config.workdir / "config.json"
     config.workdir.mkdir(parents=True, exist_ok=True)
     values = configuration.to_dict(config)
@@ -40,6 +43,9 @@ def open_run(config, experiment_file: Path) -> bool:
     if resumed:
         old = read_config(config.workdir)
         changes = configuration.differences(old["config"], values)
+        # By name: the checkout may have moved. Two experiments may well take the same values.
+        if Path(old["experiment"]).name != experiment_file.name:
+            changes.insert(0, f"experiment: {old['experiment']} -> {experiment_file}")
         if changes and not config.accept_changes:
             raise ChangedConfiguration(
                 f"{config.workdir} holds a run with another configuration:\n  "
@@ -47,7 +53,6 @@ def open_run(config, experiment_file: Path) -> bool:
                 + "\nTake another --workdir, or pass --accept-changes True to go on from its last "
                 "checkpoint with the new values."
             )
-    experiment_file = Path(experiment_file).resolve()
     _write_json(
         path,
         {
@@ -65,11 +70,19 @@ def read_config(run: Path) -> dict:
 
     Raises:
       FileNotFoundError: `run` is not a run directory.
+      ValueError: the file is damaged.
     """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run directory: it has no config.json")
-    return json.loads(path.read_text())
+    try:
+        values = json.loads(path.read_text())
+        return {key: values[key] for key in ("experiment", "command", "config")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'{path} is damaged: expected a JSON object with "experiment", "command" and "config" '
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def environment() -> dict:
@@ -96,7 +109,10 @@ def _version(package):
 
 
 def _commit():
-    """The commit of the checkout that segjax runs from; None for an installed package."""
+    """The commit of the checkout that segjax runs from; None for an installed package.
+
+    That may lie within a checkout of something else, which does not track it.
+    """
 
     def git(*arguments):
         done = subprocess.run(
@@ -105,6 +121,7 @@ def _commit():
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "segjax/__init__.py")
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -58,7 +58,8 @@ def logged(workdir):
 
 def final_arrays(workdir):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state, place = checkpoints.read(checkpoints.latest_step)
+        state = checkpoints.read(checkpoints.latest_step)
+        place = checkpoints.data(checkpoints.latest_step)
     return [np.asarray(x) for x in jax.tree.leaves(state)], place
 
 

@@ -39,7 +39,7 @@ def lines(workdir):
 def final_state(workdir):
     """All arrays of the newest checkpoint, as NumPy arrays."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        tree, _ = checkpoints.read(checkpoints.latest_step)
+        tree = checkpoints.read(checkpoints.latest_step)
     return jax.tree.map(np.asarray, tree)
 
 
@@ -158,3 +158,29 @@ def test_missing_data_is_said_before_a_run_directory_is_made(tmp_path):
     with pytest.raises(FileNotFoundError, match="no data"):
         train(experiment, config, experiment_file=tiny.__file__)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_batch_size_goes_on_at_the_same_place_in_the_stream(tmp_path):
+    run(tmp_path, num_steps=4)
+    run(tmp_path, num_steps=6, batch_size=8, accept_changes=True)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.data(6) == {"examples_seen": 4 * 4 + 2 * 8, "seed": 0}
+
+
+def test_an_update_that_is_not_finite_stops_though_the_loss_is(tmp_path):
+    """A huge image has a finite loss, and a gradient that overflows."""
+    config = tiny.Config(workdir=tmp_path)
+
+    class Huge:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            example = tiny.Squares(4)[index]
+            return {**example, "image": example["image"] * np.float32(1e19)}
+
+    experiment = dataclasses.replace(tiny.build(config), train=Huge, transforms=())
+    with pytest.raises(NonFiniteLoss, match="square_"):
+        train(experiment, config, experiment_file=tiny.__file__)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step is None

@@ -13,7 +13,7 @@ from segjax.models import UNet
 from segjax.tasks import SemanticTask
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.loop import run
+from segjax.training.launch import run
 from segjax.training.parallel import AXIS_NAME
 from segjax.training.schedules import OptimizerConfig
 

@@ -1,0 +1,54 @@
+"""Experiment files as commands: the command line, the processes, the errors that users cause."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from segjax.training import configuration
+from segjax.training.evaluate import Evaluation
+from segjax.training.loop import NonFiniteLoss, train
+from segjax.training.run_directory import ChangedConfiguration
+
+
+def run(
+    config_class, build, experiment_file, arguments: list[str] | None = None
+) -> dict[str, Evaluation]:
+    """Runs an experiment file as a command: parse, set JAX up, build and train.
+
+    Args:
+      config_class: an `ExperimentConfig`.
+      build: config → `Experiment`.
+      experiment_file: the file of these two, `__file__`.
+      arguments: of the command line; None takes the process's own.
+
+    Returns:
+      The last evaluation of each split.
+    """
+    config = configuration.parse(config_class, arguments)
+    set_up(config)
+    try:
+        return train(build(config), config, experiment_file=experiment_file)
+    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+
+
+def set_up(config: configuration.ExperimentConfig):
+    """Sets JAX up for a run, before its first use in this process."""
+    # On GPUs some kernels add up in the order in which threads arrive, unless told not to; a
+    # resumed run must have the bits of an uninterrupted one. The CPU's ignore the flag.
+    flag = "--xla_gpu_deterministic_ops"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=true".strip()
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segjax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    distributed = config.distributed
+    if distributed.auto or distributed.coordinator_address:
+        jax.distributed.initialize(
+            distributed.coordinator_address, distributed.num_processes, distributed.process_id
+        )
