@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from segjax.data.catalog import make_builder
 from segjax.data.prepare import prepare
-from segjax.data.sources import open_dataset
+from segjax.data.sources import is_prepared, open_dataset
 from segjax.evaluation.metrics import CellTracking
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
@@ -79,7 +80,8 @@ def build(config: Config) -> Experiment:
 
 def open_split(data_dir: Path, split: str):
     """Opens a split of the generated data set, which the first call generates."""
-    prepare(DATASET, data_dir=data_dir)
+    if not is_prepared(make_builder(DATASET, data_dir=data_dir)):
+        prepare(DATASET, data_dir=data_dir)
     return open_dataset(DATASET, split, data_dir=data_dir)
 
 

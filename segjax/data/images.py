@@ -105,6 +105,19 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
                 yield _grey_or_8_bit(image, path)
 
 
+def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """The image [height, width, 1 or 3] with 1 or 3 channels, its type kept.
+
+    Grey is repeated; RGB becomes the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, which
+    leaves equal channels as they are.
+    """
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+
+
 def write_labels(path: str | Path, labels: np.ndarray) -> None:
     """Writes integer labels [height, width] as a grey PNG whose pixel values are the labels.
 

@@ -26,7 +26,10 @@ class TrainConfig:
     """Parts a device cuts its share of the batch into, to fit its memory."""
     log_every: int = 20
     eval_every: int | None = None
-    """None evaluates at the end only."""
+    """None evaluates at the end only, when all splits are scored."""
+    eval_splits: tuple[str, ...] = ()
+    """Splits scored along the way; none named takes the experiment's first. The first of them
+    ranks the checkpoints."""
     eval_batch_size: int = 4
     """Tiles or images per device at a time."""
     checkpoint_every: int = 500
@@ -72,6 +75,7 @@ FREE_KEYS = (
     "distributed",
     "train.log_every",
     "train.eval_batch_size",
+    "train.eval_splits",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.num_workers",

@@ -21,9 +21,9 @@ class Experiment:
       task: see `segjax.tasks`.
       train: opens the source of training examples.
       transforms: from an example to what a batch is made of; see `segjax.data.augment`.
-      evaluation: opens the source of each split, by the split's name. The first is scored along
-        the way, the others at the end of the run only.
-      best_metric: of the first, by which checkpoints are the best.
+      evaluation: opens the source of each split, by the split's name. Unless the configuration
+        says otherwise, the first is scored along the way, the others at the end of the run only.
+      best_metric: of the split scored along the way, by which checkpoints are the best.
       minimize: whether less of it is better.
     """
 
@@ -70,9 +70,18 @@ def load_run(run: Path, *, data_dir: Path | None = None):
     """
     run = Path(run)
     recorded = read_config(run)
-    module = load_module(recorded["experiment"])
+    module = load_module(_here(Path(recorded["experiment"])))
     values = recorded["config"] | {"workdir": str(run)}
     if data_dir is not None:
         values["data_dir"] = str(data_dir)
     config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
     return module.build(config), config
+
+
+def _here(path: Path) -> Path:
+    """The file, or the one of the same name in this checkout for a run that came from another."""
+    if not path.is_file() and "experiments" in path.parts:
+        below = path.parts[path.parts.index("experiments") :]
+        same = Path(__file__).resolve().parents[2].joinpath(*below)
+        return same if same.is_file() else path
+    return path

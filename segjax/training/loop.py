@@ -48,13 +48,16 @@ def train(
     Raises:
       NonFiniteLoss: naming the step and the ids of its examples.
       ChangedConfiguration: the directory holds a run with another configuration.
-      ValueError: the batch does not divide over the devices.
+      ValueError: the batch does not divide over the devices, or `eval_splits` names no split.
     """
     parallel = parallel or DataParallel()
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
     source = experiment.train()
     splits = {name: open_source() for name, open_source in experiment.evaluation.items()}
+    for name in settings.eval_splits:
+        if name not in splits:
+            raise ValueError(f"train.eval_splits: no split {name!r}; there are {', '.join(splits)}")
     if is_main_process():
         resumed = open_run(config, experiment_file)
         _print_start(config, resumed, {"train": source, **splits}, parallel)
@@ -95,6 +98,8 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
     evaluator = Evaluator(
         experiment.task, parallel, batch_size=settings.eval_batch_size, workdir=config.workdir
     )
+
+    along_the_way = settings.eval_splits or [*splits][:1]
 
     start = checkpoints.latest_step or 0
     examples_seen = checkpoints.data(start)["examples_seen"] if start else 0
@@ -163,7 +168,8 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                 progress.update(step)
             if evaluate:
                 check()
-                scored = splits if last else dict([*splits.items()][:1])
+                names = dict.fromkeys([*along_the_way, *splits] if last else along_the_way)
+                scored = {name: splits[name] for name in names}
                 save(_evaluate(experiment, config, scored, evaluator, state, log, progress))
             elif keep:
                 check()

@@ -149,6 +149,15 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_ids_and_keeps_the_last_ch
     assert not np.isfinite(lines(tmp_path)[-1]["loss"])
 
 
+def test_splits_named_in_the_configuration_are_scored_along_the_way(tmp_path):
+    run(tmp_path, eval_splits=("test", "validation"))
+    order = [(line["step"], line["split"]) for line in lines(tmp_path) if line["split"] != "train"]
+    assert order == [(s, split) for s in (3, 6) for split in ("test", "validation")]
+    with pytest.raises(ValueError, match="no split 'tset'; there are validation, test"):
+        run(tmp_path / "other", eval_splits=("tset",))
+    assert not (tmp_path / "other").exists()
+
+
 def test_missing_data_is_said_before_a_run_directory_is_made(tmp_path):
     def missing():
         raise FileNotFoundError("no data")

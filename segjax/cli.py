@@ -1,0 +1,77 @@
+"""The command line: `segjax data | evaluate | predict | report`."""
+
+import difflib
+import sys
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from segjax.commands.data import check_command, list_command, prepare_command
+from segjax.commands.errors import UserError
+from segjax.commands.evaluate import evaluate_command
+from segjax.commands.predict import predict_command
+from segjax.commands.report import report_command
+
+COMMANDS = {
+    "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
+    "evaluate": evaluate_command,
+    "predict": predict_command,
+    "report": report_command,
+}
+GROUP_HELP = {"data": "Prepare, check and list data sets."}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command.
+
+    Args:
+      arguments: of the command line; None takes the process's own.
+
+    Raises:
+      SystemExit: with status 2 and a message on standard error for a mistake of the user's, 1
+        where `data check` finds problems.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _check_command(arguments)
+        _application(COMMANDS).cli(
+            prog="segjax",
+            description="Image segmentation in JAX that follows the papers. Training is a script "
+            "of its own, such as experiments/quickstart.py; these commands work on what goes into "
+            "it and what comes out.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _application(commands: dict) -> SubcommandApp:
+    application = SubcommandApp()
+    for name, command in commands.items():
+        if isinstance(command, dict):
+            application.command(_application(command), name=name, help=GROUP_HELP[name])
+        else:
+            application.command(command, name=name)
+    return application
+
+
+def _check_command(arguments: list[str]) -> None:
+    """Raises UserError for an unknown command; tyro would list all without the nearest."""
+    known = COMMANDS
+    for word in arguments:
+        if not isinstance(known, dict) or word.startswith("-"):
+            return
+        if word not in known:
+            nearest = difflib.get_close_matches(word, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+            raise UserError(f"no command {word!r}{hint} Commands: {', '.join(known)}")
+        known = known[word]
+
+
+if __name__ == "__main__":
+    main()

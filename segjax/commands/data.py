@@ -1,0 +1,93 @@
+"""`segjax data`: prepare, check and list data sets."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from segjax.commands.errors import user_errors
+
+Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+
+
+def prepare_command(
+    name: Name,
+    /,
+    *,
+    source: OptionalFolder = None,
+    data_dir: Folder = Path("data"),
+    overwrite: bool = False,
+) -> None:
+    """Build a data set from its official files, after looking through all of them.
+
+    Args:
+      name: Data set, as `segjax data list` names it.
+      source: Folder with the unpacked official files; generated data sets need none.
+      data_dir: Folder of the prepared data sets.
+      overwrite: Build again what is prepared already.
+    """
+    with user_errors():
+        from segjax.data.prepare import prepare
+
+        prepare(name, data_dir=data_dir, source=source, overwrite=overwrite)
+
+
+def check_command(
+    name: Name,
+    /,
+    *,
+    source: OptionalFolder = None,
+    data_dir: Folder = Path("data"),
+    contact_sheet: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PNG", help_behavior_hint="(default: in DIR/contact_sheets)"),
+    ] = None,
+) -> None:
+    """Look through a data set: sizes, label values, missing and unreadable files.
+
+    The exit status is 1 if there are problems.
+
+    Args:
+      name: Data set, as `segjax data list` names it.
+      source: Folder with the official files to look through; without it, the prepared data set.
+      data_dir: Folder of the prepared data sets.
+      contact_sheet: Picture to write, with examples of each split and their labels.
+    """
+    if contact_sheet is None:
+        contact_sheet = data_dir / "contact_sheets" / f"{name.replace('/', '_')}.png"
+    with user_errors():
+        from segjax.data.check import check
+
+        report = check(name, data_dir=data_dir, source=source, contact_sheet=contact_sheet)
+    print(report.text())
+    if any(split.images for split in report.splits.values()):
+        print(f"  contact sheet: {contact_sheet}")
+    if report.problems:
+        sys.exit(1)
+
+
+def list_command(*, data_dir: Folder = Path("data")) -> None:
+    """List the data sets and what is prepared of them.
+
+    Args:
+      data_dir: Folder of the prepared data sets.
+    """
+    from segjax.data.catalog import dataset_names, make_builder
+    from segjax.data.sources import is_prepared
+
+    names = dataset_names()
+    width = max(map(len, names))
+    for name in names:
+        builder = make_builder(name, data_dir=data_dir)
+        if is_prepared(builder):
+            splits = builder.info.splits.items()
+            state = ", ".join(f"{split} ({info.num_examples})" for split, info in splits)
+        elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            state = "not prepared; needs --source DIR"
+        else:
+            state = "not prepared; generated, needs no files"
+        print(f"{name:{width}}  {state}")
+    print(f"\nTo prepare one in {data_dir}: segjax data prepare NAME [--source DIR]")

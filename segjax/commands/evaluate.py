@@ -1,0 +1,88 @@
+"""`segjax evaluate`: the scores of a trained model on its experiment's splits."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from segjax.commands.errors import UserError, user_errors
+from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+
+
+def evaluate_command(
+    run: Annotated[Path, tyro.conf.arg(metavar="RUN", help_behavior_hint="")],
+    /,
+    *,
+    split: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all of them)"),
+    ] = (),
+    checkpoint: Checkpoint = "best",
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
+    ] = None,
+    batch_size: BatchSize = None,
+) -> None:
+    """Score a trained model and refresh its run's pictures and report.
+
+    Args:
+      run: Run directory: the --workdir of a training, which may be going on still.
+      split: Splits of the experiment to score.
+      data_dir: Folder of the prepared data sets.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    trained = load_trained(run, checkpoint, data_dir=data_dir)
+
+    from segjax.report import write_report
+    from segjax.training.evaluate import write_evaluation
+
+    experiment = trained.experiment
+    for name in split:
+        if name not in experiment.evaluation:
+            known = ", ".join(experiment.evaluation)
+            raise UserError(f"--split {name}: the experiment of {run} has {known}")
+    with user_errors():
+        sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
+    print(f"evaluating {run}, checkpoint of {trained.description}")
+    evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
+    results, paths = [], []
+    for name, source in sources.items():
+        result = evaluator.evaluate(trained.variables, source, split=name, step=trained.step)
+        results.append(result)
+        paths.append(
+            write_evaluation(
+                result,
+                classes=experiment.task.classes,
+                headline=experiment.best_metric,
+                workdir=run,
+            )
+        )
+    report = write_report(run, run / "report.html")
+    print(f"\n{score_table(results, first=experiment.best_metric)}\n")
+    print(f"numbers   {', '.join(map(str, paths))}")
+    print(f"pictures  {run / 'predictions'}")
+    print(f"report    {report}")
+
+
+def score_table(results: Sequence, *, first: str) -> str:
+    """Lays evaluations out as text: scores by split, with the score named `first` on top."""
+    names = dict.fromkeys(name for result in results for name in result.scalars)
+    rows = [["", *(f"{result.split} ({len(result.examples)})" for result in results)]]
+    for name in sorted(names, key=lambda name: name != first):
+        rows.append([name, *(_number(result.scalars.get(name)) for result in results)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{name:{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in rows
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

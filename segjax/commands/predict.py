@@ -1,0 +1,167 @@
+"""`segjax predict`: label maps and overlays of the user's own images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from segjax.commands.errors import UserError, user_errors
+from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+
+FILES_NAMED = 5  # in an error about many
+
+
+def predict_command(
+    run: Annotated[Path, tyro.conf.arg(metavar="RUN", help_behavior_hint="")],
+    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")],
+    /,
+    *,
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    checkpoint: Checkpoint = "best",
+    batch_size: BatchSize = None,
+    overwrite: bool = False,
+) -> None:
+    """Segment images with a trained model.
+
+    Writes labels/ (PNG files whose values are class numbers), instances/ (whose values are object
+    numbers, where the experiment tells objects apart) and overlays/ (to look at).
+
+    Args:
+      run: Run directory: the --workdir of a training, which may be going on still.
+      images: PNG, JPEG, TIFF (each page), BMP or GIF files of 8 or 16 bits, or folders of them.
+      output: Folder to write to.
+      overwrite: Replace predictions that are there already.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    files = _read_all(images)
+    _refuse_to_replace(files, output, overwrite=overwrite)
+    trained = load_trained(run, checkpoint)
+
+    from segjax.data.images import match_channels, read_images, write_labels
+    from segjax.visualize import overlay, overlay_instances, write_png
+
+    task = trained.experiment.task
+    print(f"predicting with {run}, checkpoint of {trained.description}")
+    others = sum(file.channels != {task.channels} for file in files)
+    if others:
+        kinds = {1: "grey", 3: "RGB"}
+        print(f"converted to {kinds[task.channels]} for it: {others} of {len(files)} files")
+    with user_errors():
+        folders = {name: output / name for name in ("labels", "overlays", "instances")}
+        for name in ("labels", "overlays"):
+            folders[name].mkdir(parents=True, exist_ok=True)
+
+    def examples():
+        for file in files:
+            for name, image in zip(file.names, read_images(file.path), strict=True):
+                matched = match_channels(image, task.channels)
+                yield {"id": name, "image": matched, "original": image}
+
+    evaluator = trained.evaluator(batch_size=batch_size, workdir=None)
+    predictions = evaluator.predictions(trained.parallel.local(trained.variables), examples())
+    count = sum(len(file.names) for file in files)
+    bar = tqdm(predictions, total=count, desc="predicting", unit="image", disable=None)
+    for example, prediction in bar:
+        name, instances = f"{example['id']}.png", prediction.get("instances")
+        write_labels(folders["labels"] / name, prediction["labels"])
+        if instances is None:
+            picture = overlay(example["original"], prediction["labels"])
+        else:
+            folders["instances"].mkdir(exist_ok=True)
+            write_labels(folders["instances"] / name, instances)
+            picture = overlay_instances(example["original"], instances)
+        write_png(folders["overlays"] / name, picture)
+
+    values = ", ".join(f"{value} {name}" for value, name in enumerate(task.classes))
+    print(f"labels     {folders['labels']}  ({values})")
+    if instances is not None:
+        print(f"instances  {folders['instances']}  (0 background, then a number for each object)")
+    print(f"overlays   {folders['overlays']}")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file to segment.
+
+    Attributes:
+      path: the file.
+      names: of the outputs of its pages, without suffix.
+      channels: the numbers of channels that its pages have.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    channels: set[int]
+
+
+def _read_all(images: Sequence[Path]) -> list[ImageFile]:
+    """Reads every image once, so that a damaged one is found before anything is written."""
+    if not images:
+        raise UserError("no images given; expected files or folders after the run directory")
+    with user_errors():
+        from segjax.data.images import find_images, read_images
+
+        paths = find_images(images)
+    channels, problems = [], []
+    for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
+        try:
+            channels.append([image.shape[2] for image in read_images(path)])
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        more = len(problems) - FILES_NAMED
+        shown = problems[:FILES_NAMED] + [f"... and {more} more"] * (more > 0)
+        raise UserError("\n  ".join([f"{len(problems)} files cannot be read:", *shown]))
+    names = output_names(paths, [len(pages) for pages in channels])
+    return [
+        ImageFile(path, page_names, set(pages))
+        for path, page_names, pages in zip(paths, names, channels, strict=True)
+    ]
+
+
+def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:
+    """Names the outputs of each page of each file, all different, upper and lower case alike.
+
+    They are the files' names without suffix; where these clash, with the suffix, and where they
+    still do, with as many of the folders above as it takes. Pages are numbered from 0.
+    """
+    paths = [path.resolve() for path in paths]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        for with_suffix in (False, True):
+            names = []
+            for path, count in zip(paths, page_counts, strict=True):
+                stem = path.stem + path.suffix.replace(".", "_") * with_suffix
+                stem = "_".join([*path.parts[:-1][-depth + 1 or len(path.parts) :], stem])
+                digits = len(str(count - 1))
+                pages = [f"{stem}_page{page:0{digits}d}" for page in range(count)]
+                names.append((stem,) if count == 1 else tuple(pages))
+            flat = [name.casefold() for pages in names for name in pages]
+            if len(set(flat)) == len(flat):
+                return names
+    raise UserError(f"the names of {len(paths)} images clash; predict them in several calls")
+
+
+def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: bool) -> None:
+    """Raises UserError if an output would replace a file that the user has."""
+    planned = [
+        output / folder / f"{name}.png"
+        for folder in ("labels", "instances", "overlays")
+        for file in files
+        for name in file.names
+    ]
+    inputs = {file.path.resolve() for file in files}
+    if any(path.resolve() in inputs for path in planned):
+        raise UserError(f"--output {output}: the predictions would replace the images themselves")
+    existing = [path for path in planned if path.exists()]
+    if existing and not overwrite:
+        raise UserError(
+            f"{existing[0]} is there already"
+            + (f", and {len(existing) - 1} more" if len(existing) > 1 else "")
+            + "; take another --output, or --overwrite to replace them"
+        )
