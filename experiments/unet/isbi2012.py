@@ -50,7 +50,7 @@ class Config(ExperimentConfig):
     # Membranes part the cells already: no gap is drawn between them.
     weight_map: WeightMapConfig = WeightMapConfig(gap=0)
     loss: SemanticLoss = SemanticLoss()
-    prediction: PredictionConfig = PredictionConfig(rotations_and_flips=True)
+    prediction: PredictionConfig = PredictionConfig(average_over="seven")
 
 
 def build(config: Config) -> Experiment:

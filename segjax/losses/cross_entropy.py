@@ -11,8 +11,9 @@ def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL):
     """Computes the cross-entropy of each pixel, zero where the label is ignored.
 
     Args:
-      logits: [..., classes] float32.
-      labels: [...] integers; `ignore_label` marks pixels that count for nothing.
+      logits: [..., classes], computed with in float32 whatever float they are.
+      labels: [...] integers; `ignore_label` marks pixels that count for nothing. Any other that is
+        no class gives NaN.
 
     Returns:
       [...] float32 in nats.
@@ -20,7 +21,7 @@ def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL):
     valid = labels != ignore_label
     # Optax gives NaN for a label outside the classes, and NaN · 0 is NaN: replace it beforehand.
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.where(valid, labels, 0)
+        logits.astype(jnp.float32), jnp.where(valid, labels, 0)
     )
     return jnp.where(valid, losses, 0.0)
 
@@ -42,15 +43,16 @@ def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL, axis_name: st
 
 
 def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label=IGNORE_LABEL):
-    """Computes E = Σ w(x)·ce(x) / (number of valid pixels), equation 1 of the U-Net paper.
+    """Computes E = Σ w(x)·ce(x) / (number of valid pixels).
 
-    With `mean_valid_pixels` of the whole batch on all devices as normaliser, the mean of this loss
-    over devices and micro-batches is the loss of the whole batch, however the ignored pixels are
-    spread; with a normaliser of each device's own it would not be. A batch without a valid pixel
-    has loss and gradient zero.
+    Equation 1 of the U-Net paper is the sum alone; the mean makes learning rates independent of
+    the size of the tiles. With `mean_valid_pixels` of the whole batch on all devices as normaliser,
+    the mean of this loss over devices and micro-batches is the loss of the whole batch, however the
+    ignored pixels are spread; with a normaliser of each device's own it would not be. A batch
+    without a valid pixel has loss and gradient zero.
 
     Args:
-      logits: [batch, height, width, classes] float32.
+      logits: [batch, height, width, classes].
       labels: [batch, height, width] integers.
       weights: [batch, height, width] float32, or None for ones. They do not enter the normaliser.
       normalizer: [batch] pixels per image; None takes this batch's `mean_valid_pixels`.

@@ -24,21 +24,23 @@ def dice_loss(
     labelled scores near 0.
 
     Args:
-      logits: [batch, height, width, classes] float32; p is their softmax.
+      logits: [batch, height, width, classes]; p is their softmax, in float32.
       labels: [batch, height, width] integers; y is one-hot, and ignored pixels enter no sum.
       over: "sample" takes the sums over each image and the mean of the images' scores; "batch"
         takes them over the whole batch on all devices, which steadies small structures that many
-        images lack (nnU-Net's batch Dice).
+        images lack (nnU-Net's batch Dice). A step of several micro-batches takes it of each.
       background: whether class 0 counts.
       axis_name: of the mapped device axis, for "batch".
 
     Returns:
       A float32 scalar.
     """
+    if over not in ("sample", "batch"):
+        raise ValueError(f"over={over!r}; expected 'sample' or 'batch'")
     valid = (labels != ignore_label)[..., None]
     truth = jax.nn.one_hot(jnp.where(valid[..., 0], labels, 0), logits.shape[-1])
     truth = jnp.where(valid, truth, 0.0)
-    probabilities = jnp.where(valid, jax.nn.softmax(logits), 0.0)
+    probabilities = jnp.where(valid, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
     first = 0 if background else 1
     intersection, total = (
         jnp.sum(value, axis=(1, 2))[:, first:]

@@ -16,11 +16,15 @@ class SemanticLoss:
     dice_over: Literal["sample", "batch"] = "sample"
     dice_background: bool = False
 
+    def __post_init__(self):
+        if not (self.cross_entropy or self.dice):
+            raise ValueError("the loss needs a term whose weight is not zero")
+
     def __call__(self, logits, batch, *, axis_name: str | None = None):
         """Computes the loss of a batch on one device.
 
         Args:
-          logits: [batch, height, width, classes] float32.
+          logits: [batch, height, width, classes].
           batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
             act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
           axis_name: of the mapped device axis, if any.
@@ -44,6 +48,4 @@ class SemanticLoss:
                 background=self.dice_background,
                 axis_name=axis_name,
             )
-        if not terms:
-            raise ValueError("a SemanticLoss needs a term of weight other than zero")
         return sum(getattr(self, name) * value for name, value in terms.items()), terms

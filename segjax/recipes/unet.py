@@ -3,9 +3,9 @@
 The numbers that differ from data set to data set are fields here, set in `experiments/unet/`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,11 @@ from segjax.data.catalog import describe_dataset
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
 from segjax.data.weight_map import AddWeightMap
 from segjax.evaluation.metrics import NegativeLogLikelihood
-from segjax.evaluation.test_time_augmentation import View, rotations_and_flips
+from segjax.evaluation.test_time_augmentation import (
+    View,
+    rotations_and_flips,
+    seven_rotated_versions,
+)
 from segjax.evaluation.tiling import Tiling
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.unet import Norm, Padding, UNet, input_size_for, output_size
@@ -67,13 +71,14 @@ class UNetConfig:
 
     @property
     def tiling(self) -> Tiling:
-        """How prediction covers an image; exactly, as one pass over all of it would."""
+        """How prediction covers an image: exactly as one pass over all of it would, except with
+        group norm, whose statistics are those of a tile."""
         side, tile = self.training_sides
         multiple = 2**self.depth
         if self.padding == "SAME":
-            # What the valid network loses on each side is what the padded one sees of its padding.
-            reach = (input_size_for(tile, depth=self.depth) - tile) // 2
-            side = tile + 2 * math.ceil(reach / multiple) * multiple
+            # An output that begins at a multiple sees at most 6·2**depth − 2 pixels beyond itself:
+            # on the way down and up again, two pixels a level and what rounding to windows adds.
+            side = tile + 2 * 6 * multiple
         return Tiling((side, side), (tile, tile), multiple=multiple)
 
 
@@ -110,14 +115,20 @@ class WeightMapConfig:
 class PredictionConfig:
     """How whole images are predicted."""
 
-    rotations_and_flips: bool = False
-    """Average the probabilities over the eight of them."""
+    average_over: Literal["one", "seven", "eight"] = "one"
+    """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions
+    of it, or all eight rotations and flips."""
     min_cell_size: int = 30
     """Predicted cells of fewer pixels are dropped."""
 
     @property
     def views(self) -> tuple[View, ...]:
-        return rotations_and_flips() if self.rotations_and_flips else (View(),)
+        views = {
+            "one": (View(),),
+            "seven": seven_rotated_versions(),
+            "eight": rotations_and_flips(),
+        }
+        return views[self.average_over]
 
 
 @dataclass(frozen=True)
@@ -139,17 +150,14 @@ def training_transforms(
     unet: UNetConfig,
     augment: AugmentConfig,
     weights: WeightMapConfig | None = None,
-    *,
-    ignore: Callable | None = None,
 ) -> tuple[Callable, ...]:
     """From an example to an input tile and the labels of its output.
 
     Args:
       weights: for data sets with instances; None weighs all pixels alike.
-      ignore: a transform that marks pixels as ignored, before all others.
     """
     side, tile = unet.training_sides
-    steps = [ignore] if ignore else []
+    steps = []
     if weights is not None and weights.gap:
         steps.append(SeparateTouching(weights.gap))
     steps += [

@@ -15,7 +15,7 @@ from segjax.evaluation.evaluator import SummingEvaluator
 from segjax.evaluation.metrics import Confusion
 from segjax.evaluation.test_time_augmentation import View, augment, average_probabilities
 from segjax.evaluation.tiling import Tiling, extract_tile, stitch, tile_positions
-from segjax.losses.cross_entropy import mean_valid_pixels
+from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
 
 
@@ -71,11 +71,10 @@ class SemanticTask:
                 f"for {labels.shape[1:3]}; crop the labels in the input pipeline"
             )
         loss, terms = self.loss_function(logits, batch, axis_name=self.axis_name)
-        valid = labels != 255
-        correct = valid & (jnp.argmax(logits, axis=-1) == labels)
+        correct = (labels != IGNORE_LABEL) & (jnp.argmax(logits, axis=-1) == labels)
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
-        metrics = {**terms, "pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1.0))}
+        metrics = {**terms, "pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1e-6))}
         if len(terms) == 1:  # it is the loss itself
             metrics = {"pixel_accuracy": metrics["pixel_accuracy"]}
         stats = updated.get("batch_stats", variables.get("batch_stats", {}))
@@ -83,11 +82,13 @@ class SemanticTask:
 
     def predict(self, variables, batch):
         logits = self.model.apply(variables, batch["image"], train=False)["logits"]
-        top, left = (
-            (have - keep) // 2
-            for have, keep in zip(logits.shape[1:3], self.tiling.output_size, strict=True)
-        )
         height, width = self.tiling.output_size
+        top, left = (logits.shape[1] - height) // 2, (logits.shape[2] - width) // 2
+        if min(top, left) < 0:
+            raise ValueError(
+                f"the network gives logits for {logits.shape[1:3]} pixels of an input of "
+                f"{batch['image'].shape[1:3]}; the tiling keeps {self.tiling.output_size} of them"
+            )
         kept = logits[:, top : top + height, left : left + width]
         return {"probabilities": jax.nn.softmax(kept)}
 

@@ -75,7 +75,6 @@ FREE_KEYS = (
     "distributed",
     "train.log_every",
     "train.eval_batch_size",
-    "train.eval_splits",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.num_workers",

@@ -84,7 +84,7 @@ class DataParallel:
             in_axes=(None, 0),
             out_axes=None,
             donate_argnums=donate,
-            devices=None if self.devices is None else self.devices,
+            devices=self.devices,
         )
 
     def prefetch(self, batches: Iterable[dict], size: int = 2) -> Iterator[tuple[dict, dict]]:

@@ -39,6 +39,8 @@ def open_run(config, experiment_file: Path) -> bool:
     path = config.workdir / "config.json"
     config.workdir.mkdir(parents=True, exist_ok=True)
     values = configuration.to_dict(config)
+    # `segjax evaluate` may be called from another folder.
+    values["data_dir"] = str(config.data_dir.expanduser().absolute())
     resumed = path.exists()
     if resumed:
         old = read_config(config.workdir)
@@ -61,7 +63,7 @@ def open_run(config, experiment_file: Path) -> bool:
             "config": values,
         },
     )
-    _write_json(config.workdir / "environment.json", environment())
+    _write_environment(config.workdir / "environment.json")
     return resumed
 
 
@@ -99,6 +101,17 @@ def environment() -> dict:
         "device_count": len(devices),
         "process_count": jax.process_count(),
     }
+
+
+def _write_environment(path):
+    """Writes this process's environment; those of the run's earlier parts stay, under "earlier"."""
+    now, earlier = environment(), []
+    if path.exists():
+        before = json.loads(path.read_text())
+        earlier = before.pop("earlier", [])
+        if before != now:
+            earlier.append(before)
+    _write_json(path, now | {"earlier": earlier})
 
 
 def _version(package):

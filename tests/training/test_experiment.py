@@ -1,4 +1,4 @@
-"""Experiments found again from their run directories."""
+"""Finding an experiment again from its run directory."""
 
 import json
 from pathlib import Path
@@ -7,40 +7,71 @@ import pytest
 
 from segjax.training import configuration
 from segjax.training.experiment import load_module, load_run
+from segjax.training.run_directory import open_run
+from tests.training import tiny
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def write_run(folder, file, config):
-    folder.mkdir()
-    values = {"experiment": str(file), "command": "", "config": configuration.to_dict(config)}
-    (folder / "config.json").write_text(json.dumps(values))
+@pytest.fixture
+def run(tmp_path):
+    config = tiny.Config(workdir=tmp_path / "run", seed=5, norm="batch")
+    open_run(config, tiny.__file__)
+    return config.workdir
 
 
-def test_a_run_is_rebuilt_with_its_configuration_in_the_place_where_it_is_now(tmp_path):
-    module = load_module(EXPERIMENTS / "unet" / "drive.py")
-    write_run(tmp_path / "run", module.__file__, module.Config(workdir=Path("elsewhere"), seed=5))
-    _, config = load_run(tmp_path / "run", data_dir=tmp_path / "data")
-    changed = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data", "seed": 5}
-    assert configuration.to_dict(config) == configuration.to_dict(module.Config(**changed))
+def edited(run, change):
+    path = run / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    return run
 
 
-def test_a_run_from_another_checkout_finds_its_experiment_in_this_one(tmp_path):
-    module = load_module(EXPERIMENTS / "unet" / "drive.py")
-    other = Path("/somewhere/else/experiments/unet/drive.py")
-    write_run(tmp_path / "run", other, module.Config(workdir=tmp_path))
-    experiment, _ = load_run(tmp_path / "run")
-    assert experiment.task.classes == ("background", "vessel")
+def test_a_run_is_rebuilt_from_its_directory_wherever_that_lies_now(run, tmp_path):
+    experiment, config = load_run(run.rename(tmp_path / "moved"))
+    assert config.workdir == tmp_path / "moved"
+    assert (config.seed, config.norm) == (5, "batch")
+    assert experiment.task.model.norm == "batch"
+    assert set(experiment.evaluation) == {"validation", "test"}
 
 
-def test_a_vanished_experiment_file_is_named(tmp_path):
-    module = load_module(EXPERIMENTS / "unet" / "drive.py")
-    write_run(tmp_path / "run", tmp_path / "gone.py", module.Config(workdir=tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"gone\.py"):
-        load_run(tmp_path / "run")
+def test_a_configuration_that_no_longer_fits_is_named_with_its_file(run):
+    edited(run, lambda values: values["config"].update(nrm="batch"))
+    with pytest.raises(
+        ValueError, match=r"run.config\.json: unknown key 'nrm'; did you mean 'norm"
+    ):
+        load_run(run)
+
+
+def test_what_is_gone_is_named(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run directory"):
+        load_run(tmp_path / "nothing")
+    edited(run, lambda values: values.update(experiment=str(tmp_path / "gone.py")))
+    with pytest.raises(FileNotFoundError, match=r"gone\.py is not there any more"):
+        load_run(run)
 
 
 def test_a_file_that_is_no_experiment_is_refused(tmp_path):
-    (tmp_path / "other.py").write_text("Config = 1\n")
-    with pytest.raises(ValueError, match="has no build"):
-        load_module(tmp_path / "other.py")
+    path = tmp_path / "other.py"
+    path.write_text("Config = int\n")
+    with pytest.raises(ValueError, match=r"other\.py has no build"):
+        load_module(path)
+
+
+def test_an_experiment_may_import_from_its_folder(tmp_path):
+    (tmp_path / "shared_numbers.py").write_text("RATE = 3\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from shared_numbers import RATE\nclass Config: rate = RATE\ndef build(c): ...\n"
+    )
+    assert load_module(Path(path)).Config.rate == 3
+
+
+def test_a_run_from_another_checkout_finds_its_experiment_in_this_one(run):
+    elsewhere = "/somewhere/else/experiments/unet/drive.py"
+    drive = configuration.to_dict(
+        load_module(EXPERIMENTS / "unet" / "drive.py").Config(workdir=run)
+    )
+    edited(run, lambda values: values.update(experiment=elsewhere, config=drive))
+    assert load_run(run)[0].task.classes == ("background", "vessel")

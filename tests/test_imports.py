@@ -1,0 +1,112 @@
+"""Who may know whom (the rooms of the package), and what stays outside of it altogether."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "segjax"
+# What each room may import of the package besides itself: rooms, or single modules of them.
+MAY_KNOW = {
+    "ops": [],
+    "losses": [],
+    "models": ["ops"],
+    "colors": [],
+    "canvas": [],
+    "visualize": ["canvas", "colors"],
+    "evaluation": [],
+    "data": ["canvas", "visualize"],  # the contact sheet
+    "tasks": ["models", "losses", "ops", "evaluation", "visualize"],
+    "report": ["training.logging"],  # the format of metrics.jsonl
+    "training": ["data", "visualize", "report"],  # of tasks the protocol alone
+    "recipes": ["data", "evaluation", "losses", "models", "ops", "tasks", "training"],
+    "commands": ["data", "evaluation", "recipes", "report", "tasks", "training", "visualize"],
+    "cli": ["commands"],
+}
+# Data is read in worker processes, and pictures and scores are made of NumPy arrays.
+WITHOUT_JAX = ("canvas", "colors", "data", "evaluation", "report", "visualize")
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
+NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    """The folder or file of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The full names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: write the whole name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(name, module):
+    return name == module or name.startswith(f"{module}.")
+
+
+@pytest.mark.parametrize("room", MAY_KNOW)
+def test_a_room_knows_only_those_below_it(room):
+    files = [path for path in FILES if room_of(path) == room]
+    assert files
+    allowed = [f"segjax.{known}" for known in (room, *MAY_KNOW[room])]
+    strangers = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in files
+        for name in imported(path)
+        if is_within(name, "segjax") and not any(is_within(name, known) for known in allowed)
+    ]
+    assert strangers == []
+
+
+def test_every_file_belongs_to_a_room_with_a_place():
+    assert {room_of(path) for path in FILES} == {*MAY_KNOW, "__init__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_nothing_that_its_room_does_without(path):
+    forbidden = NOWHERE | (JAX if room_of(path) in WITHOUT_JAX else set())
+    if room_of(path) != "data":
+        forbidden = forbidden | {"tensorflow_datasets", "grain"}
+    assert {name.partition(".")[0] for name in imported(path)} & forbidden == set()
+
+
+def test_no_file_is_long_and_none_is_a_drawer():
+    assert [path.name for path in FILES if len(path.read_text().splitlines()) > 350] == []
+    drawers = {"utils", "util", "helpers", "misc", "common"}
+    assert [path for path in FILES if drawers & set(path.with_suffix("").parts)] == []
+
+
+def test_neither_tensorflow_nor_jax_comes_in_by_the_back_door(tmp_path):
+    """A TensorFlow that could be imported stands by: optional imports would find it."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("")
+    code = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+
+def found_after(*names):
+    for name in names:
+        importlib.import_module(f"segjax.{name}")
+    return {"jax", "tensorflow", "torch"} & set(sys.modules)
+
+assert found_after("evaluation.metrics", "evaluation.tiling", "visualize", "cli") == set()
+assert found_after("data.augment", "data.weight_map", "data.sources", "data.prepare") == set()
+# tensorboardX imports a PyTorch if there is one, whoever uses it.
+found = found_after("data.loader", "tasks", "training.loop", "recipes.unet")
+assert found - {"torch"} == {"jax"}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,188 @@
+"""Configurations from files, from the command line, and against one another."""
+
+import dataclasses
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from segjax.training.configuration import (
+    FREE_KEYS,
+    ExperimentConfig,
+    TrainConfig,
+    command_line,
+    describe,
+    differences,
+    flatten,
+    from_dict,
+    parse,
+    to_dict,
+)
+from segjax.training.experiment import load_module
+from segjax.training.schedules import OptimizerConfig
+from tests.training import tiny
+
+EXPERIMENTS = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "experiments").rglob("*.py")
+    if "class Config(" in path.read_text()
+)
+
+
+@dataclass(frozen=True)
+class Config(ExperimentConfig):
+    """A configuration with fields of all kinds."""
+
+    scale: tuple[float, float] = (1.0, 2.0)
+    names: tuple[str, ...] = ()
+
+
+def parsed(*arguments, config_class=Config):
+    return parse(config_class, ["--workdir", "run", *arguments])
+
+
+def said(arguments, capsys):
+    """What a refused command line says, without the box drawn around it."""
+    with pytest.raises(SystemExit):
+        parsed(*arguments)
+    output = capsys.readouterr()
+    return re.sub(r"[│\s]+", " ", output.out + output.err)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_configuration_of_every_experiment_survives_json_and_the_command_line(path):
+    config_class = load_module(path).Config
+    config = parse(config_class, ["--workdir", "elsewhere", "--train.eval-every", "7"])
+    assert config.workdir == Path("elsewhere")
+    assert config == config_class(
+        workdir=Path("elsewhere"), train=dataclasses.replace(config.train, eval_every=7)
+    )
+    values = json.loads(json.dumps(to_dict(config)))
+    assert from_dict(config_class, values) == config
+    assert differences(values, to_dict(config)) == []
+
+
+def test_every_experiment_is_found():
+    assert {path.stem for path in EXPERIMENTS} >= {"quickstart", "isbi2012", "dic_hela", "drive"}
+
+
+def test_paths_tuples_and_nones_are_plain_json():
+    config = Config(workdir=Path("a/b"), names=("x",))
+    assert to_dict(config) == json.loads(json.dumps(to_dict(config)))
+    values = flatten(to_dict(config))
+    assert values["workdir"] == str(Path("a/b"))
+    assert values["scale"] == [1.0, 2.0]
+    assert values["train.eval_every"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sead": 1}, "config: unknown key 'sead'; did you mean 'seed'?"),
+        ({"train": {"num_step": 1}}, "config.train: unknown key 'num_step'; did you mean 'num_st"),
+        ({"qqq": 1}, r"config: unknown key 'qqq'; known: \['accept_changes', "),
+        ({"train": {"num_steps": 1.5}}, r"config.train.num_steps=1.5; expected int"),
+        ({"train": {"num_steps": True}}, r"config.train.num_steps=True; expected int"),
+        ({"train": {"num_steps": None}}, r"config.train.num_steps=None; expected int"),
+        ({"train": {"eval_every": "7"}}, r"config.train.eval_every='7'; expected int"),
+        ({"train": 3}, r"config.train=3; expected an object with keys of \['batch_size', "),
+        ({"optimizer": {"momentum": False}}, r"config.optimizer.momentum=False; expected float"),
+        ({"optimizer": {"name": "sgdw"}}, r"optimizer.name='sgdw'; expected one of \('sgd', "),
+        ({"accept_changes": 1}, r"config.accept_changes=1; expected bool"),
+        ({"data_dir": 5}, r"config.data_dir=5; expected Path"),
+        ({"scale": [1.0]}, r"config.scale=\[1.0\]; expected a list of 2"),
+        ({"scale": 1.0}, r"config.scale=1.0; expected a list of 2"),
+        ({"scale": [1.0, "a"]}, r"config.scale\[1\]='a'; expected float"),
+        ({"names": "abc"}, r"config.names='abc'; expected a list$"),
+        ({"workdir": None}, r"config.workdir=None; expected Path"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(Config, {"workdir": "run", **values})
+
+
+def test_what_a_dataclass_itself_refuses_is_named_too():
+    with pytest.raises(ValueError, match=r"config.json: .*workdir"):
+        from_dict(Config, {}, where="config.json")
+    values = {"workdir": "run", "loss": {"cross_entropy": 0.0}}
+    with pytest.raises(ValueError, match=r"config.json.loss: the loss needs a term"):
+        from_dict(tiny.Config, values, where="config.json")
+
+
+def test_whole_numbers_are_read_as_floats_where_floats_are_expected():
+    config = from_dict(Config, {"workdir": "run", "optimizer": {"learning_rate": 1}})
+    assert isinstance(config.optimizer.learning_rate, float)
+
+
+def test_flags_of_every_kind():
+    config = parsed(
+        *shlex.split(
+            "--accept-changes True --scale 0.5 3 --names a b --train.eval-every 5 "
+            "--train.ema-decay 0.9 --optimizer.name adamw --optimizer.step-boundaries 0.5 0.7 0.9"
+        )
+    )
+    assert config == Config(
+        workdir=Path("run"),
+        accept_changes=True,
+        scale=(0.5, 3.0),
+        names=("a", "b"),
+        train=TrainConfig(eval_every=5, ema_decay=0.9),
+        optimizer=OptimizerConfig(name="adamw", step_boundaries=(0.5, 0.7, 0.9)),
+    )
+    assert parsed("--train.eval-every", "None").train.eval_every is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--train.num-step", "5"], "--train.num-steps"),
+        (["--train.num-steps", "many"], "--train.num-steps"),
+        (["--optimizer.schedule", "linear"], "constant"),
+        (["--scale", "1.0"], "--scale"),
+        (["--accept-changes", "perhaps"], "--accept-changes"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_is_refused_with_the_nearest_flag(
+    arguments, expected, capsys
+):
+    assert expected in said(arguments, capsys)
+
+
+def test_a_loss_without_terms_is_refused_on_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--loss.cross-entropy", "0", config_class=tiny.Config)
+    output = capsys.readouterr()
+    assert "needs a term" in output.out + output.err
+
+
+def test_differences_are_those_of_all_but_the_free_keys():
+    old = flatten(to_dict(Config(workdir=Path("a"))))
+    free = {
+        key for key in old if any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
+    }
+    assert {name for name in FREE_KEYS if not any(key.startswith(name) for key in free)} == set()
+    assert {"seed", "train.num_steps", "train.batch_size", "optimizer.momentum"} <= {*old} - free
+    for key in old:
+        lines = differences(old, {**old, key: "changed"})
+        expected = [] if key in free else [f"{key}: {old[key]} -> changed"]
+        assert lines == expected
+
+
+def test_keys_that_one_side_lacks_are_differences():
+    assert differences({"a": 1, "b": {"c": 2}}, {"a": 1}) == ["b.c: 2 -> (absent)"]
+    assert differences({}, {"b": {"c": None}}) == ["b.c: (absent) -> None"]
+
+
+def test_the_description_has_a_line_for_each_entry():
+    config = Config(workdir=Path("run"), names=("a",))
+    lines = dict(line.split(maxsplit=1) for line in describe(to_dict(config)).splitlines())
+    assert {key: json.loads(value) for key, value in lines.items()} == flatten(to_dict(config))
+
+
+def test_the_command_is_recorded_as_it_would_be_typed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["experiments/a.py", "--workdir", "my run"])
+    assert command_line() == "python experiments/a.py --workdir 'my run'"
