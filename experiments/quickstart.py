@@ -41,7 +41,7 @@ class Config(ExperimentConfig):
 
     workdir: Path = Path("runs/quickstart")
     train: TrainConfig = TrainConfig(
-        num_steps=200, batch_size=4, eval_every=50, checkpoint_every=50, log_every=5
+        num_steps=150, batch_size=4, eval_every=50, checkpoint_every=50, log_every=5
     )
     optimizer: OptimizerConfig = OptimizerConfig(
         name="adamw",
