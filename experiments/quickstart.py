@@ -4,7 +4,7 @@ Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 3 poolings instead o
           instead of 64, batch norm, AdamW.
 Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
 Expected  foreground IoU ≥ 0.85 on held-out images, touching cells separated (see predictions/).
-Cost      under 4 minutes of training on 2 CPU cores.
+Cost      3 minutes on 2 CPU cores.
 Command   python experiments/quickstart.py --workdir runs/quickstart
 """
 
