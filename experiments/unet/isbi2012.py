@@ -47,8 +47,8 @@ class Config(ExperimentConfig):
     )
     unet: UNetConfig = UNetConfig()
     augment: AugmentConfig = AugmentConfig()
-    # Membranes part the cells already: no gap is drawn between them.
-    weight_map: WeightMapConfig = WeightMapConfig(gap=0)
+    # Membranes part the cells already: no gap is drawn between them. They are 22.5 % of the pixels.
+    weight_map: WeightMapConfig = WeightMapConfig(gap=0, class_weights=(2.22, 0.65))
     loss: SemanticLoss = SemanticLoss()
     prediction: PredictionConfig = PredictionConfig(average_over="seven")
 

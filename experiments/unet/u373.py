@@ -28,6 +28,7 @@ class Config(CellTrackingConfig):
         num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
     )
     unet: UNetConfig = UNetConfig()
+    # Class weights stay at one: we have not had this data set to count its pixels.
     weight_map: WeightMapConfig = WeightMapConfig(gap=4)
 
 

@@ -105,8 +105,10 @@ class WeightMapConfig:
     w0: float = 10.0
     """Zero turns the separating term off."""
     sigma: float = 5.0
-    class_balance: bool = False
-    """Whether w_c balances the classes of a tile; otherwise it is one."""
+    class_weights: tuple[float, float] | None = (1.0, 1.0)
+    """w_c of background and cell. To balance a training set, pixels / (2 · pixels of the class),
+    from the frequencies that `segjax data check` counts; None balances each tile by itself, which
+    gives the few pixels of a rare class in a tile very large weights."""
     gap: int = 2
     """Pixels of background drawn between touching cells; the paper does not say how many."""
 
@@ -179,8 +181,9 @@ def training_transforms(
         ),
     ]
     if weights is not None:
-        class_weights = None if weights.class_balance else (1.0, 1.0)
-        steps.append(AddWeightMap(w0=weights.w0, sigma=weights.sigma, class_weights=class_weights))
+        steps.append(
+            AddWeightMap(w0=weights.w0, sigma=weights.sigma, class_weights=weights.class_weights)
+        )
     return (*steps, CropTruth((tile, tile), keep=("labels", "weights")))
 
 

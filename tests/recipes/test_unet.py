@@ -149,14 +149,18 @@ def test_touching_cells_are_separated_and_their_gap_weighs_most():
     np.testing.assert_array_equal(transformed(closed, example)["labels"], example["labels"])
 
 
-def test_class_balance_weighs_the_rarer_class_more():
-    weights = WeightMapConfig(w0=0.0, class_balance=True)
+def test_class_weights_are_ones_unless_given_or_balanced_by_tile():
+    weights = WeightMapConfig(w0=0.0, class_weights=None)
     found = transformed(training_transforms(WHOLE, STILL, weights), cells(80))
     cell, ground = (found["weights"][found["labels"] == label] for label in (1, 0))
     assert cell.size < ground.size
     np.testing.assert_allclose(cell.sum(dtype=np.float64), ground.sum(dtype=np.float64), rtol=1e-5)
     plain = transformed(training_transforms(WHOLE, STILL, WeightMapConfig(w0=0.0)), cells(80))
     assert set(np.unique(plain["weights"])) == {0, 1}
+    given = WeightMapConfig(w0=0.0, class_weights=(0.5, 2.0))
+    found = transformed(training_transforms(WHOLE, STILL, given), cells(80))
+    for label, weight in ((0, 0.5), (1, 2.0), (255, 0)):
+        assert set(found["weights"][found["labels"] == label].tolist()) <= {weight}
 
 
 def test_without_augmentation_a_tile_of_the_images_size_is_the_standardised_image():
