@@ -1,12 +1,12 @@
 """Image segmentation in JAX: U-Net, DeepLab and Mask R-CNN as pure functions.
 
-The rooms are imported on first use, so that the data code (NumPy and OpenCV, run in worker
-processes) does not pay for jax.
+The rooms are imported on first use, so that the command line and the data code, which need no
+jax of their own, do not import Flax and Optax. (grain itself imports jax.)
 """
 
 import importlib
 
-_ROOMS = ("data", "evaluation", "losses", "models", "ops", "tasks", "training")
+_ROOMS = ("data", "evaluation", "losses", "models", "ops", "recipes", "tasks", "training")
 
 __all__ = [*_ROOMS]
 __version__ = "0.1.0"

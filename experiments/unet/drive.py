@@ -1,8 +1,8 @@
 """U-Net on DRIVE: vessels of the retina.
 
 Published foreground Dice 0.7956 (mmsegmentation, U-Net with a DeepLabV3 head and CE + 3 Dice; its
-          plain FCN head 0.7932), over the whole image; ROC AUC about 0.979 within the field of
-          view (U-Net rows of several vessel papers). Not a data set of the U-Net paper.
+          plain FCN head 0.7932), over the whole image; ROC AUC about 0.979 (quoted in issue 2, its
+          source not verified). Not a data set of the U-Net paper.
 Protocol  official split, first observer: trained on 21-40, scored on 01-20 at full size; Dice over
           the whole image, ROC AUC within the field of view. No early stopping: the figure is the
           last step's.

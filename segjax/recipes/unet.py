@@ -135,7 +135,11 @@ class PredictionConfig:
 
 @dataclass(frozen=True)
 class CellInstances:
-    """Turns cell probabilities into instances: connected parts, grown over the drawn gaps."""
+    """Turns cell probabilities into instances: connected parts, grown over the drawn gaps.
+
+    The "labels" are then those of the instances, so that a gap drawn for training does not count
+    as background where whole cells are scored.
+    """
 
     gap: int
     min_size: int

@@ -34,7 +34,7 @@ class SemanticTask:
       metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
       views: the rotations and flips over which the probabilities are averaged.
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
-        "instances".
+        "instances"; it may replace the "labels", which are otherwise the most probable classes.
       axis_name: of the mapped device axis, None on a single device without one.
     """
 
@@ -74,9 +74,9 @@ class SemanticTask:
         correct = (labels != IGNORE_LABEL) & (jnp.argmax(logits, axis=-1) == labels)
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
-        metrics = {**terms, "pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1e-6))}
-        if len(terms) == 1:  # it is the loss itself
-            metrics = {"pixel_accuracy": metrics["pixel_accuracy"]}
+        metrics = {"pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1e-6))}
+        if len(terms) > 1:  # a single one is the loss itself
+            metrics |= terms
         stats = updated.get("batch_stats", variables.get("batch_stats", {}))
         return loss, {"metrics": metrics, "batch_stats": stats}
 
