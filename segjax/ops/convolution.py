@@ -50,3 +50,34 @@ def up_convolution(inputs, kernel):
     rows, columns, _, features = kernel.shape
     blocks = jnp.einsum("nhwi,abio->nhawbo", inputs, kernel)
     return blocks.reshape(batch, rows * height, columns * width, features)
+
+
+def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
+    """Computes a convolution that pads each side by rate · (kernel size − 1) / 2 with zeros.
+
+    Of an even kernel's odd padding, the larger part goes to the end. Output position i is centred
+    on input position i · stride.
+
+    Args:
+      inputs: [batch, height, width, in].
+      kernel: [kernel height, kernel width, in / groups, out].
+      stride: of the output's positions.
+      rate: atrous rate, the distance between the kernel's taps.
+      groups: of channels that are convolved apart.
+
+    Returns:
+      [batch, ⌈height / stride⌉, ⌈width / stride⌉, out].
+    """
+    if kernel.shape[:2] == (1, 1) and groups == 1:
+        inputs = inputs[:, ::stride, ::stride]
+        return lax.dot_general(inputs, kernel[0, 0], (((3,), (0,)), ((), ())))
+    spans = [rate * (side - 1) for side in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        inputs,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(span // 2, span - span // 2) for span in spans],
+        rhs_dilation=(rate, rate),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )

@@ -1,0 +1,130 @@
+"""The layers that the DeepLab line and its backbones are made of.
+
+Every 3×3 layer pads each side by its atrous rate, as PyTorch does. So position i of a map at
+stride s is centred on pixel i·s whatever the size, and a map of a smaller output stride, when
+subsampled, equals the one of a larger. TensorFlow's "SAME" is the same for sides of 32k + 1.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.normalization import BatchNorm
+from segjax.ops.convolution import convolution
+
+Norm = Callable[..., nn.Module]  # see segjax.models.normalization
+Activation = Callable[[Any], Any]
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Convolution(nn.Module):
+    """A convolution that pads each side by rate · (kernel size − 1) / 2.
+
+    Its parameters are those of `nn.Conv`: "kernel" [height, width, in / groups, out], "bias" [out].
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: of both sides.
+      stride: of the output's positions.
+      rate: atrous rate, the distance between the taps.
+      groups: of channels that are convolved apart; as many as there are channels is depthwise.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    rate: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Callable = he_normal
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = convolution(x, kernel, stride=self.stride, rate=self.rate, groups=self.groups)
+        return x if bias is None else x + bias.reshape(1, 1, 1, -1)
+
+
+class ConvolutionNorm(nn.Module):
+    """Convolution → normalisation → activation; see `Convolution`. No activation if None."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    rate: int = 1
+    groups: int = 1
+    activation: Activation | None = nn.relu
+    norm: Norm = BatchNorm
+    kernel_init: Callable = he_normal
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = Convolution(
+            self.features,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            rate=self.rate,
+            groups=self.groups,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="convolution",
+        )(x)
+        x = self.norm(dtype=self.dtype, name="norm")(x, train)
+        return x if self.activation is None else self.activation(x)
+
+
+class SeparableConvolution(nn.Module):
+    """Atrous separable convolution (DeepLab v3+, section 3.1): depthwise, then pointwise.
+
+    Attributes:
+      features: channels of the output.
+      stride, rate: of the 3×3 depthwise convolution.
+      activate_depthwise: an activation after the depthwise convolution's normalisation as well.
+      normalize_depthwise: whether it has a normalisation at all (not so in SMP).
+    """
+
+    features: int
+    stride: int = 1
+    rate: int = 1
+    activation: Activation | None = nn.relu
+    activate_depthwise: bool = True
+    normalize_depthwise: bool = True
+    norm: Norm = BatchNorm
+    depthwise_init: Callable = nn.initializers.truncated_normal(0.33)
+    pointwise_init: Callable = nn.initializers.truncated_normal(0.06)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = Convolution(
+            x.shape[-1],
+            stride=self.stride,
+            rate=self.rate,
+            groups=x.shape[-1],
+            kernel_init=self.depthwise_init,
+            dtype=self.dtype,
+            name="depthwise",
+        )(x)
+        if self.normalize_depthwise:
+            x = self.norm(dtype=self.dtype, name="depthwise_norm")(x, train)
+        if self.activate_depthwise and self.activation is not None:
+            x = self.activation(x)
+        return ConvolutionNorm(
+            self.features,
+            kernel_size=1,
+            activation=self.activation,
+            norm=self.norm,
+            kernel_init=self.pointwise_init,
+            dtype=self.dtype,
+            name="pointwise",
+        )(x, train)

@@ -1,0 +1,30 @@
+"""Normalisation layers with one calling convention, so that a model takes any of them as `norm`.
+
+A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes beforehand::
+
+    norm = functools.partial(BatchNorm, axis_name="devices", epsilon=1e-3)
+"""
+
+import flax.linen as nn
+
+
+class BatchNorm(nn.BatchNorm):
+    """Batch normalisation over all positions: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
+
+    The attributes that differ from Flax's:
+
+    Attributes:
+      momentum: share of the running statistics that a step keeps; PyTorch's momentum is one minus
+        this. DeepLab v3 and v3+ keep 0.9997, torchvision 0.9.
+      epsilon: added to the variance: 1e-5 in PyTorch's models, 1e-3 in most of TensorFlow's.
+      axis_name: of the devices over which the batch is taken in training ("synced").
+      frozen: use the running statistics in training as well, and leave them alone: DeepLab v3's
+        second phase (section 4.1). Scale and bias are parameters all the same; whether they are
+        trained is the optimiser's.
+    """
+
+    momentum: float = 0.9
+    frozen: bool = False
+
+    def __call__(self, x, train: bool = False):
+        return super().__call__(x, use_running_average=self.frozen or not train)
