@@ -1,6 +1,11 @@
 """Losses on arrays, and their sums."""
 
-from segjax.losses.cross_entropy import cross_entropy, mean_valid_pixels, pixel_cross_entropy
+from segjax.losses.cross_entropy import (
+    cross_entropy,
+    hard_pixel_cross_entropy,
+    mean_valid_pixels,
+    pixel_cross_entropy,
+)
 from segjax.losses.dice import dice_loss
 from segjax.losses.semantic import SemanticLoss
 
@@ -8,6 +13,7 @@ __all__ = [
     "SemanticLoss",
     "cross_entropy",
     "dice_loss",
+    "hard_pixel_cross_entropy",
     "mean_valid_pixels",
     "pixel_cross_entropy",
 ]

@@ -66,3 +66,27 @@ def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label
     if normalizer is None:
         normalizer = mean_valid_pixels(labels, ignore_label=ignore_label)
     return jnp.mean(jnp.sum(losses, axis=(1, 2)) / jnp.maximum(normalizer, 1e-6))
+
+
+def hard_pixel_cross_entropy(
+    logits, labels, *, share: float, weights=None, ignore_label: int = IGNORE_LABEL
+):
+    """Computes the mean cross-entropy of the `share` of each image's pixels where it is largest.
+
+    Hard-pixel mining as detectron2's DeepLab has it, with 0.2: the share is of all pixels, ignored
+    ones included, whose loss is zero. Taken image by image here, so that the result does not depend
+    on how a batch is spread over devices; detectron2 takes it over the batch of a device.
+
+    Args:
+      logits: [batch, height, width, classes].
+      labels: [batch, height, width] integers.
+      weights: [batch, height, width] float32, or None for ones.
+
+    Returns:
+      A float32 scalar.
+    """
+    losses = pixel_cross_entropy(logits, labels, ignore_label=ignore_label)
+    if weights is not None:
+        losses = losses * weights
+    losses = losses.reshape(losses.shape[0], -1)
+    return jnp.mean(jax.lax.top_k(losses, max(1, int(share * losses.shape[1])))[0])

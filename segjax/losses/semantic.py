@@ -1,9 +1,11 @@
-"""The loss of semantic segmentation: a weighted sum of cross-entropy and Dice."""
+"""The loss of semantic segmentation: a weighted sum of terms, over one or several outputs."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from segjax.losses.cross_entropy import cross_entropy
+import numpy as np
+
+from segjax.losses.cross_entropy import cross_entropy, hard_pixel_cross_entropy
 from segjax.losses.dice import dice_loss
 
 
@@ -15,16 +17,28 @@ class SemanticLoss:
     dice: float = 0.0
     dice_over: Literal["sample", "batch"] = "sample"
     dice_background: bool = False
+    hard_pixels: float = 1.0
+    """Share of an image's pixels, the hardest, that the cross-entropy is the mean of; 1 takes
+    all that are labelled."""
+    auxiliary: float = 0.4
+    """Weight of the sum of the losses of a network's auxiliary outputs, where it has any."""
+    supervise: Literal["full", "coarse"] = "full"
+    """Compare with the labels at full resolution, or subsample the labels to the network's coarse
+    logits: DeepLab v1 and v2 (v3 gains 1.2 points by "full")."""
 
     def __post_init__(self):
         if not (self.cross_entropy or self.dice):
             raise ValueError("the loss needs a term whose weight is not zero")
+        if not 0 < self.hard_pixels <= 1:
+            raise ValueError(f"hard_pixels={self.hard_pixels}; expected a share in (0, 1]")
 
-    def __call__(self, logits, batch, *, axis_name: str | None = None):
+    def __call__(self, outputs, batch, *, axis_name: str | None = None):
         """Computes the loss of a batch on one device.
 
         Args:
-          logits: [batch, height, width, classes].
+          outputs: "logits" [batch, height, width, classes] and, for networks that have them,
+            "coarse_logits" and "auxiliary_logits", a sequence of such arrays of any height and
+            width, for which the labels are subsampled.
           batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
             act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
           axis_name: of the mapped device axis, if any.
@@ -32,8 +46,28 @@ class SemanticLoss:
         Returns:
           The weighted sum, and a dict of its terms before weighting.
         """
+        main = outputs["logits" if self.supervise == "full" else "coarse_logits"]
+        terms = self._terms(main, batch, axis_name)
+        loss = self._weighted(terms)
+        auxiliary = outputs.get("auxiliary_logits", ())
+        if self.auxiliary and auxiliary:
+            terms["auxiliary"] = sum(
+                self._weighted(self._terms(logits, batch, axis_name)) for logits in auxiliary
+            )
+            loss = loss + self.auxiliary * terms["auxiliary"]
+        return loss, terms
+
+    def _weighted(self, terms):
+        return sum(getattr(self, name) * value for name, value in terms.items())
+
+    def _terms(self, logits, batch, axis_name):
+        batch = _subsample(batch, logits.shape[1:3])
         terms = {}
-        if self.cross_entropy:
+        if self.cross_entropy and self.hard_pixels < 1:
+            terms["cross_entropy"] = hard_pixel_cross_entropy(
+                logits, batch["labels"], share=self.hard_pixels, weights=batch.get("weights")
+            )
+        elif self.cross_entropy:
             terms["cross_entropy"] = cross_entropy(
                 logits,
                 batch["labels"],
@@ -48,4 +82,27 @@ class SemanticLoss:
                 background=self.dice_background,
                 axis_name=axis_name,
             )
-        return sum(getattr(self, name) * value for name, value in terms.items()), terms
+        return terms
+
+
+def _subsample(batch: dict, size: tuple[int, int]) -> dict:
+    """The batch's truth at the positions of smaller logits, whose corner pixels lie on its own.
+
+    The number of valid pixels is taken to shrink as the number of pixels does: counted, it would
+    have to be summed over devices and micro-batches for each size.
+    """
+    labels = batch["labels"]
+    full = labels.shape[1:3]
+    if full == tuple(size):
+        return batch
+    rows, columns = (
+        np.round(np.linspace(0, old - 1, new)).astype(int)
+        for old, new in zip(full, size, strict=True)
+    )
+    subsampled = {
+        key: batch[key][:, rows[:, None], columns] for key in ("labels", "weights") if key in batch
+    }
+    if "normalizer" in batch:
+        share = (size[0] * size[1]) / (full[0] * full[1])
+        subsampled["normalizer"] = batch["normalizer"] * share
+    return batch | subsampled

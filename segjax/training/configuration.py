@@ -7,8 +7,11 @@ import shlex
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import tyro
 
@@ -59,6 +62,8 @@ class ExperimentConfig:
     """The run directory: created, or resumed if it holds this run already."""
     data_dir: Path = Path("data")
     """Where `segjax data prepare` puts its data sets."""
+    variant: str = ""
+    """Row of the paper's tables; the experiment file lists them."""
     seed: int = 0
     accept_changes: bool = False
     """Resume although the configuration is not the one that the run began with."""
@@ -81,14 +86,64 @@ FREE_KEYS = (
 )
 
 
-def parse(config_class, arguments: list[str] | None = None):
-    """Reads a configuration from the command line; unknown flags name the nearest known one."""
+def parse(
+    config_class,
+    arguments: list[str] | None = None,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+):
+    """Reads a configuration from the command line; unknown flags name the nearest known one.
+
+    Args:
+      arguments: None takes the process's own.
+      variants: named rows of a paper's tables: what differs from the defaults, by field. The row
+        is asked for by `--variant NAME`; further flags act on top of it.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = _asked_variant(arguments)
+    if name and name not in variants:
+        nearest = difflib.get_close_matches(name, variants, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        known = ", ".join(variants) or "none"
+        sys.exit(f"error: no variant is named {name!r}; {hint}this experiment has: {known}")
+    description = config_class.__doc__
+    if variants:
+        description += f"\n\nVariants (--variant NAME): {', '.join(variants)}."
     return tyro.cli(
         config_class,
         args=arguments,
-        description=config_class.__doc__,
+        default=variant_config(config_class, name, variants) if name else None,
+        description=description,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
+
+
+def variant_config(config_class, name: str, variants: Mapping, **fields):
+    """Returns the configuration of a named variant.
+
+    Args:
+      fields: those without a default, which the command line asks for where they are absent.
+    """
+    required = [f.name for f in dataclasses.fields(config_class) if not _has_default(f)]
+    missing = dict.fromkeys(required, tyro.MISSING)
+    return config_class(**(missing | {"variant": name} | dict(variants[name]) | fields))
+
+
+def _has_default(field) -> bool:
+    return not (
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+def _asked_variant(arguments: list[str]) -> str:
+    """The value of `--variant`, which decides about the defaults of all other flags."""
+    name = ""
+    for place, argument in enumerate(arguments):
+        if argument == "--variant" and place + 1 < len(arguments):
+            name = arguments[place + 1]
+        elif argument.startswith("--variant="):
+            name = argument.partition("=")[2]
+    return name
 
 
 def to_dict(config) -> dict:
@@ -128,7 +183,8 @@ def _from_json(hint, value, where):
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        return _from_json(next(o for o in options if o is not type(None)), value, where)
+        options = [option for option in options if option is not type(None)]
+        return _from_json(_option_that_fits(options, value), value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where=where)
     if origin is tuple:
@@ -151,6 +207,18 @@ def _from_json(hint, value, where):
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{where}={value!r}; expected {hint.__name__}")
     return value
+
+
+def _option_that_fits(options, value):
+    """Of several dataclasses the one nearest to a JSON object by its keys, or else the first."""
+    if not isinstance(value, dict):
+        return options[0]
+
+    def strangers(option):
+        fields = [f.name for f in dataclasses.fields(option)]
+        return len({*fields} ^ {*value})
+
+    return min(options, key=strangers)
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

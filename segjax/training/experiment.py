@@ -25,6 +25,8 @@ class Experiment:
         says otherwise, the first is scored along the way, the others at the end of the run only.
       best_metric: of the split scored along the way, by which checkpoints are the best.
       minimize: whether less of it is better.
+      initialize: from freshly drawn variables to those that the first step begins with, such as
+        ones with a trained backbone; NumPy arrays in and out. None keeps them.
     """
 
     task: Any
@@ -33,6 +35,7 @@ class Experiment:
     evaluation: Mapping[str, Callable[[], Any]]
     best_metric: str = "mean_iou"
     minimize: bool = False
+    initialize: Callable[[dict], dict] | None = None
 
 
 def load_module(path: Path):

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 
@@ -13,7 +16,12 @@ from segjax.training.run_directory import ChangedConfiguration
 
 
 def run(
-    config_class, build, experiment_file, arguments: list[str] | None = None
+    config_class,
+    build,
+    experiment_file,
+    arguments: list[str] | None = None,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Evaluation]:
     """Runs an experiment file as a command: parse, set JAX up, build and train.
 
@@ -22,11 +30,12 @@ def run(
       build: config → `Experiment`.
       experiment_file: the file of these two, `__file__`.
       arguments: of the command line; None takes the process's own.
+      variants: see `configuration.parse`.
 
     Returns:
       The last evaluation of each split.
     """
-    config = configuration.parse(config_class, arguments)
+    config = configuration.parse(config_class, arguments, variants=variants)
     set_up(config)
     try:
         return train(build(config), config, experiment_file=experiment_file)

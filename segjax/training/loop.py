@@ -21,7 +21,11 @@ from segjax.training.logging import MetricsLog
 from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.run_directory import open_run
-from segjax.training.schedules import learning_rate_schedule, make_optimizer
+from segjax.training.schedules import (
+    frozen_parameters,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 
@@ -93,6 +97,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
             axis_name=AXIS_NAME,
             micro_batches=settings.micro_batches,
             ema_decay=settings.ema_decay,
+            frozen=functools.partial(frozen_parameters, config.optimizer),
         )
     )
     evaluator = Evaluator(
@@ -122,7 +127,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
         if start:
             progress.message(f"resuming from step {start}")
         first = next(batches)
-        state = _first_state(experiment.task, optimizer, config, first, checkpoints, parallel)
+        state = _first_state(experiment, optimizer, config, first, checkpoints, parallel)
         feed = parallel.prefetch(itertools.chain([first], batches))
         unchecked = deque()  # (step, example indices, metrics) that the host has not waited for
         throughput = Throughput()
@@ -145,6 +150,12 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
             data = {"examples_seen": seen, "seed": config.seed}
             checkpoints.save(parallel.as_global(state), data=data, metrics=metrics)
 
+        def evaluate_and_save(names):
+            scored = {name: splits[name] for name in names}
+            save(_evaluate(experiment, config, scored, evaluator, state, log, progress))
+
+        if settings.num_steps == 0:
+            evaluate_and_save(dict.fromkeys([*along_the_way, *splits]))
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)
             state, metrics = step_function(state, device_batch)
@@ -168,9 +179,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                 progress.update(step)
             if evaluate:
                 check()
-                names = dict.fromkeys([*along_the_way, *splits] if last else along_the_way)
-                scored = {name: splits[name] for name in names}
-                save(_evaluate(experiment, config, scored, evaluator, state, log, progress))
+                evaluate_and_save(dict.fromkeys([*along_the_way, *(splits if last else ())]))
             elif keep:
                 check()
                 save()
@@ -183,17 +192,24 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                 )
 
 
-def _first_state(task, optimizer, config, batch, checkpoints, parallel) -> TrainState:
+def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
     """The state that the run begins or goes on with, on all devices."""
     create = functools.partial(
         create_state,
-        task,
+        experiment.task,
         optimizer,
         seed=config.seed,
         ema=config.train.ema_decay is not None,
     )
     if checkpoints.latest_step is None:
-        return parallel.replicate(create(batch=batch))
+        state = create(batch=batch)
+        if experiment.initialize is not None:
+            state = state.starting_from(
+                experiment.initialize(
+                    jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+                )
+            )
+        return parallel.replicate(state)
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
         jax.eval_shape(lambda: create(batch=batch)),

@@ -6,6 +6,8 @@ from typing import Literal
 import jax
 import optax
 
+from segjax.training.parameters import learning_rate_multipliers, matching
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -19,7 +21,14 @@ class OptimizerConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
-    """On kernels only: neither biases nor normalisation layers decay."""
+    decayed: str = r"kernel$"
+    """Pattern of the paths of the parameters that decay. The default leaves out biases and
+    normalisation layers; "." takes all (torchvision, mmsegmentation), r"(?<!depthwise)/kernel$"
+    leaves out depthwise kernels as well (TensorFlow DeepLab)."""
+    multipliers: tuple[tuple[str, float], ...] = ()
+    """Patterns of parameter paths and factors of their learning rate: ("bias$", 2.0) for doubled
+    biases, ("^(?!backbone/)", 10.0) for a head on a trained backbone. Where several are found,
+    all multiply. Zero freezes: no gradient is computed for these."""
     schedule: Literal["constant", "poly", "step", "cosine"] = "poly"
     power: float = 0.9
     """Of the poly schedule, (1 - step / num_steps) ** power."""
@@ -60,23 +69,41 @@ def learning_rate_schedule(
     return lambda step: warmup(step) * schedule(step)
 
 
-def kernels_only(params):
-    """Marks the arrays that weight decay acts on: those named "kernel"."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Builds clip → weight decay → update; AdamW decouples its decay from the gradient."""
+    """Builds clip → weight decay → update → multipliers; AdamW decouples its decay."""
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+
+    def decayed(params):
+        return matching(params, config.decayed, setting="optimizer.decayed")
+
     if config.name == "sgd":
         if config.weight_decay:
-            steps.append(optax.add_decayed_weights(config.weight_decay, mask=kernels_only))
+            steps.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
         momentum = config.momentum or None
         steps.append(optax.sgd(schedule, momentum=momentum, nesterov=config.nesterov))
     elif config.name == "adamw":
-        steps.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels_only))
+        steps.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed))
     else:
         raise ValueError(f"optimizer.name={config.name!r}; expected sgd or adamw")
+    if config.multipliers:
+        steps.append(_multiply(config.multipliers))
     return optax.chain(*steps)
+
+
+def frozen_parameters(config: OptimizerConfig, params):
+    """Marks the parameters whose learning rate is zero at all times, a tree of bool."""
+    factors = learning_rate_multipliers(params, config.multipliers)
+    return jax.tree.map(lambda factor: factor == 0, factors)
+
+
+def _multiply(multipliers) -> optax.GradientTransformation:
+    """Scales the updates, so that momentum and weight decay are as without multipliers."""
+
+    def update(updates, state, params):
+        factors = learning_rate_multipliers(params, multipliers)
+        scaled = jax.tree.map(lambda u, factor: u * factor, updates, factors)
+        return scaled, state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

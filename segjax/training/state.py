@@ -32,6 +32,15 @@ class TrainState:
         params = self.params if self.ema_params is None else self.ema_params
         return {"params": params, "batch_stats": self.batch_stats}
 
+    def starting_from(self, variables) -> "TrainState":
+        """This state, of no step yet, with other variables of the same shapes."""
+        averaged = None if self.ema_params is None else jax.tree.map(jnp.copy, variables["params"])
+        return self.replace(
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            ema_params=averaged,
+        )
+
 
 def create_state(task, optimizer: optax.GradientTransformation, *, seed: int, batch, ema: bool):
     """Initialises a `TrainState` from a seed and the shapes of one batch."""

@@ -18,6 +18,7 @@ def make_train_step(
     axis_name: str | None,
     micro_batches: int = 1,
     ema_decay: float | None = None,
+    frozen: Callable | None = None,
 ) -> Callable:
     """Builds `train_step(state, batch) -> (state, metrics)`.
 
@@ -31,6 +32,8 @@ def make_train_step(
       micro_batches: the device's batch is cut into so many parts, whose gradients are averaged;
         for recipes whose batch does not fit the memory.
       ema_decay: share of the moving average of the parameters that a step keeps; None keeps none.
+      frozen: params → tree of bool, the parameters that take no gradient; None for none. What lies
+        before them only is not computed backwards.
     """
 
     def over_devices(tree):
@@ -38,6 +41,10 @@ def make_train_step(
 
     def loss_and_gradients(state, batch_stats, batch, key):
         def loss(params):
+            if frozen is not None:
+                params = jax.tree.map(
+                    lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen(params)
+                )
             variables = {"params": params, "batch_stats": batch_stats}
             return task.loss(variables, batch, key, train=True)
 

@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.losses import SemanticLoss, cross_entropy, dice_loss, semantic
+from segjax.losses import (
+    SemanticLoss,
+    cross_entropy,
+    dice_loss,
+    pixel_cross_entropy,
+    semantic,
+)
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def batch():
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(batch):
     loss = SemanticLoss(cross_entropy=0.5, dice=3.0, dice_over="batch", dice_background=True)
-    total, terms = jax.jit(loss)(batch["logits"], batch)
+    total, terms = jax.jit(loss)(batch, batch)
     logits, labels = batch["logits"], batch["labels"]
     weights = {name: batch[name] for name in ("weights", "normalizer")}
     expected = {
@@ -32,7 +38,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(batch):
 
 
 def test_weights_and_normaliser_may_be_absent(batch):
-    loss, _ = SemanticLoss()(batch["logits"], {"labels": batch["labels"]})
+    loss, _ = SemanticLoss()(batch, {"labels": batch["labels"]})
     assert loss == cross_entropy(batch["logits"], batch["labels"])
 
 
@@ -44,7 +50,7 @@ def test_a_term_of_weight_zero_is_not_computed(batch, kept, monkeypatch):
     absent = {"cross_entropy": "dice", "dice": "cross_entropy"}[kept]
     function = {"cross_entropy": "cross_entropy", "dice": "dice_loss"}[absent]
     monkeypatch.setattr(semantic, function, refuse)
-    total, terms = SemanticLoss(**{kept: 2.0, absent: 0.0})(batch["logits"], batch)
+    total, terms = SemanticLoss(**{kept: 2.0, absent: 0.0})(batch, batch)
     assert set(terms) == {kept}
     assert total == 2 * terms[kept]
 
@@ -52,3 +58,50 @@ def test_a_term_of_weight_zero_is_not_computed(batch, kept, monkeypatch):
 def test_a_loss_without_terms_is_refused_where_it_is_written_down():
     with pytest.raises(ValueError, match="needs a term whose weight is not zero"):
         SemanticLoss(cross_entropy=0.0)
+
+
+def test_auxiliary_outputs_add_their_losses_with_labels_subsampled_corner_to_corner(batch):
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(size=(2, 2, 3, 3)).astype(np.float32)
+    same_size = rng.normal(size=batch["logits"].shape).astype(np.float32)
+    outputs = {"logits": batch["logits"], "auxiliary_logits": (coarse, same_size)}
+    truth = {"labels": batch["labels"]}
+    total, terms = jax.jit(SemanticLoss(auxiliary=0.3))(outputs, truth)
+    subsampled = batch["labels"][:, ::3, ::2]
+    expected = float(cross_entropy(coarse, subsampled) + cross_entropy(same_size, **truth))
+    assert float(terms["auxiliary"]) == pytest.approx(expected)
+    main = float(cross_entropy(batch["logits"], **truth))
+    assert float(total) == pytest.approx(main + 0.3 * expected)
+    without, terms = SemanticLoss(auxiliary=0.0)(outputs, truth)
+    assert float(without) == pytest.approx(main)
+    assert set(terms) == {"cross_entropy"}
+
+
+def test_coarse_supervision_subsamples_the_truth_and_scales_the_normaliser_with_the_pixels(
+    batch,
+):
+    coarse = np.random.default_rng(1).normal(size=(2, 2, 3, 3)).astype(np.float32)
+    outputs = {"logits": batch["logits"], "coarse_logits": coarse}
+    total, _ = jax.jit(SemanticLoss(supervise="coarse"))(outputs, batch)
+    expected = cross_entropy(
+        coarse,
+        batch["labels"][:, ::3, ::2],
+        weights=batch["weights"][:, ::3, ::2],
+        normalizer=batch["normalizer"] * np.float32(6 / 20),
+    )
+    assert float(total) == pytest.approx(float(expected))
+
+
+def test_hard_pixels_are_the_worst_of_each_image_and_of_no_other(batch):
+    labels = batch["labels"].copy()
+    labels[0, :3] = 255
+    losses = np.asarray(pixel_cross_entropy(batch["logits"], labels)).reshape(2, -1)
+    worst = np.sort(losses, axis=1)[:, -5:]  # a quarter of 20 pixels
+    assert worst[0].max() > 0
+    total, _ = jax.jit(SemanticLoss(hard_pixels=0.25))(batch, {"labels": labels})
+    assert float(total) == pytest.approx(worst.mean())
+
+
+def test_a_share_of_hard_pixels_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"hard_pixels=0.0; expected a share in \(0, 1\]"):
+        SemanticLoss(hard_pixels=0.0)

@@ -186,3 +186,75 @@ def test_the_description_has_a_line_for_each_entry():
 def test_the_command_is_recorded_as_it_would_be_typed(monkeypatch):
     monkeypatch.setattr("sys.argv", ["experiments/a.py", "--workdir", "my run"])
     assert command_line() == "python experiments/a.py --workdir 'my run'"
+
+
+VARIANTS = {
+    "wide": {"scale": (0.5, 4.0), "train": TrainConfig(num_steps=7)},
+    "named": {"names": ("a",)},
+}
+
+
+def with_variant(*arguments):
+    return parse(Config, ["--workdir", "run", *arguments], variants=VARIANTS)
+
+
+def test_a_variant_changes_the_defaults_and_flags_act_on_top_of_it():
+    config = with_variant("--variant", "wide", "--train.batch-size", "3")
+    expected = Config(
+        Path("run"),
+        variant="wide",
+        scale=(0.5, 4.0),
+        train=TrainConfig(num_steps=7, batch_size=3),
+    )
+    assert config == expected
+    assert with_variant("--variant=wide", "--train.batch-size=3") == expected
+    assert from_dict(Config, to_dict(config)) == config
+    assert with_variant() == Config(Path("run"))
+
+
+def test_a_variant_asks_for_what_has_no_default(capsys):
+    with pytest.raises(SystemExit):
+        parse(Config, ["--variant", "wide"], variants=VARIANTS)
+    assert "--workdir" in capsys.readouterr().err
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest():
+    with pytest.raises(
+        SystemExit, match=r"no variant is named 'wid'; did you mean 'wide'\? .*named"
+    ):
+        with_variant("--variant", "wid")
+
+
+@dataclass(frozen=True)
+class First:
+    """One of two kinds."""
+
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Second:
+    """The other."""
+
+    rates: tuple[int, ...] = (1, 2)
+    width: int = 2
+
+
+@dataclass(frozen=True)
+class EitherConfig(ExperimentConfig):
+    """A field of several kinds."""
+
+    network: First | Second = First()
+
+
+def test_a_field_of_several_kinds_has_the_flags_of_its_default_and_survives_json():
+    variants = {"second": {"network": Second()}}
+    arguments = ["--workdir", "run", "--network.width", "5"]
+    first = parse(EitherConfig, arguments, variants=variants)
+    assert first.network == First(5)
+    second = parse(EitherConfig, [*arguments, "--variant", "second"], variants=variants)
+    assert second.network == Second(width=5)
+    for config in (first, second):
+        assert from_dict(EitherConfig, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match=r"config.network: unknown key 'widht'.*'width'"):
+        from_dict(EitherConfig, {"workdir": "run", "network": {"widht": 1}})

@@ -193,3 +193,40 @@ def test_an_update_that_is_not_finite_stops_though_the_loss_is(tmp_path):
         train(experiment, config, experiment_file=tiny.__file__)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step is None
+
+
+def doubled(variables):
+    """An `initialize` whose effect is seen."""
+    return jax.tree.map(lambda x: 2 * x, variables)
+
+
+def test_a_run_of_no_steps_evaluates_and_keeps_the_variables_that_it_was_given(tmp_path):
+    config = tiny.Config(workdir=tmp_path)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=0))
+    experiment = dataclasses.replace(tiny.build(config), initialize=doubled)
+    results = train(experiment, config, experiment_file=tiny.__file__)
+    assert set(results) == {"validation", "test"}
+    assert [line["step"] for line in lines(tmp_path)] == [0, 0]
+    batch = {"image": np.zeros((1, tiny.SIDE, tiny.SIDE, 1), np.float32)}
+    drawn = jax.jit(experiment.task.init)(jax.random.key(config.seed), batch)["params"]
+    expected = jax.tree.map(lambda x: np.asarray(2 * x), drawn)
+    chex.assert_trees_all_close(final_state(tmp_path)["params"], expected, rtol=1e-6)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_initial_variables_are_those_of_the_first_step_only(tmp_path):
+    config = tiny.Config(workdir=tmp_path)
+    calls = []
+
+    def initialize(variables):
+        calls.append(variables)
+        return doubled(variables)
+
+    experiment = dataclasses.replace(tiny.build(config), initialize=initialize)
+    short = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2))
+    train(experiment, short, experiment_file=tiny.__file__)
+    changed = dataclasses.replace(config, accept_changes=True)
+    train(experiment, changed, experiment_file=tiny.__file__)
+    assert len(calls) == 1
+    assert set(calls[0]) == {"params", "batch_stats"}
+    assert isinstance(jax.tree.leaves(calls[0])[0], np.ndarray)

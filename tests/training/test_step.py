@@ -1,5 +1,7 @@
 """One step on one device and on several, with and without micro-batches."""
 
+import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -12,7 +14,12 @@ import pytest
 from segjax.data.loader import training_batches
 from segjax.losses import SemanticLoss
 from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.schedules import (
+    OptimizerConfig,
+    frozen_parameters,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 from tests.training import tiny
@@ -35,6 +42,7 @@ def run_steps(config, *, devices, num_steps, micro_batches=1, ema_decay=None):
             axis_name=AXIS_NAME,
             micro_batches=micro_batches,
             ema_decay=ema_decay,
+            frozen=functools.partial(frozen_parameters, config.optimizer),
         )
     )
     experiment = tiny.build(config)
@@ -177,3 +185,66 @@ def test_clipping_bounds_the_norm_of_the_gradient():
     gradient = {"kernel": np.array([30, 40], np.float32)}
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], [-1.2, -1.6], rtol=1e-5)
+
+
+def updates_of(config, params, *, gradient=1.0):
+    """The updates of one step of a constant learning rate 1."""
+    config = dataclasses.replace(config, learning_rate=1.0, schedule="constant")
+    optimizer = make_optimizer(config, learning_rate_schedule(config, num_steps=1, batch_size=1))
+    gradients = jax.tree.map(lambda p: np.full_like(p, gradient), params)
+    return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+
+def test_multipliers_act_on_the_parameters_their_patterns_are_found_in_and_multiply():
+    ones = np.ones(2, np.float32)
+    params = {"backbone": {"kernel": ones, "bias": ones}, "logits": {"kernel": ones, "bias": ones}}
+    config = OptimizerConfig(
+        multipliers=(("^logits/", 10.0), ("bias$", 2.0), ("^backbone/kernel", 0.0))
+    )
+    found = jax.tree.map(lambda update: float(update[0]), updates_of(config, params))
+    assert found == {
+        "backbone": {"kernel": 0, "bias": -2},
+        "logits": {"kernel": -10, "bias": -20},
+    }
+    assert frozen_parameters(config, params) == {
+        "backbone": {"kernel": True, "bias": False},
+        "logits": {"kernel": False, "bias": False},
+    }
+
+
+def test_the_pattern_of_decayed_parameters_chooses_them():
+    ones = np.ones(1, np.float32)
+    params = {"depthwise": {"kernel": ones}, "pointwise": {"kernel": ones, "bias": ones}}
+    for pattern, expected in {
+        r"(?<!depthwise)/kernel$": [0, 0, -0.5],
+        ".": [-0.5, -0.5, -0.5],
+    }.items():
+        config = OptimizerConfig(momentum=0.0, weight_decay=0.5, decayed=pattern)
+        updates = jax.tree.leaves(updates_of(config, params, gradient=0.0))
+        assert [float(update[0]) for update in updates] == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("optimizer.multipliers", {"multipliers": (("hed/", 10.0),)}),
+        ("optimizer.decayed", {"decayed": "hed/", "weight_decay": 0.1}),
+    ],
+)
+def test_a_pattern_that_is_found_nowhere_is_refused_with_paths_there_are(setting, changes):
+    params = {"head": {"kernel": np.ones(1, np.float32)}}
+    with pytest.raises(ValueError, match=rf"{setting}: 'hed/' is in no .* head/kernel"):
+        updates_of(OptimizerConfig(**changes), params)
+
+
+def test_frozen_parameters_stay_and_take_no_part_in_the_gradient():
+    config = tiny.Config(workdir=Path())
+    everything, _ = run_steps(config, devices=1, num_steps=2)
+    optimizer = dataclasses.replace(config.optimizer, multipliers=(("^Conv_0/", 0.0),))
+    config = dataclasses.replace(config, optimizer=optimizer)
+    start = run_steps(config, devices=1, num_steps=0)[1].params
+    losses, state = run_steps(config, devices=1, num_steps=2)
+    chex.assert_trees_all_equal(state.params["Conv_0"], start["Conv_0"])
+    assert not np.array_equal(state.params["Conv_1"]["kernel"], start["Conv_1"]["kernel"])
+    assert losses[0] == everything[0]
+    assert losses[1] != everything[1]

@@ -73,7 +73,7 @@ def make_task(config: Config, *, axis_name: str | None = AXIS_NAME) -> SemanticT
         ),
         classes=("ground", "square"),
         channels=1,
-        tiling=Tiling((SIDE, SIDE), (SIDE // 2, SIDE // 2), multiple=2),
+        covering=Tiling((SIDE, SIDE), (SIDE // 2, SIDE // 2), multiple=2),
         preprocess=Standardize(),
         loss_function=config.loss,
         metrics=(NegativeLogLikelihood(),),
