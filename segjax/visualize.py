@@ -15,6 +15,7 @@ from segjax.canvas import captioned_row, fit, legend, resize_nearest, stack, tex
 from segjax.colors import ERROR_COLORS, color_map, instance_colors
 
 IGNORED = 255
+LEGEND_WIDTH = 320  # pixels, the least
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -85,6 +86,36 @@ def overlay(
     color = colors[np.where(painted, labels, 0)]
     picture = _paint(picture, color, painted, labels, alpha=alpha, outline=outline)
     return _hatch(picture, ignored)
+
+
+def with_legend(
+    picture: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    *,
+    colors: np.ndarray | None = None,
+    background: int | None = 0,
+) -> np.ndarray:
+    """Returns an overlay with the names and colours of the classes in it below.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        labels: integers [H, W], what `overlay` has drawn.
+        classes: their names.
+        colors, background: as in `overlay`.
+
+    Returns:
+        uint8 [H + legend, W', 3], where a narrow picture is widened on the right to `LEGEND_WIDTH`.
+    """
+    colors = color_map(len(classes)) if colors is None else colors
+    seen = sorted(set(np.unique(labels).tolist()) - {IGNORED, background})
+    width = max(picture.shape[1], LEGEND_WIDTH)
+    # Text is as large, relative to a large picture, as in one of twice LEGEND_WIDTH.
+    scale = max(1, round(width / (2 * LEGEND_WIDTH)))
+    strip = legend("classes", {classes[i]: colors[i] for i in seen}, -(-width // scale))
+    strip = np.kron(strip, np.ones((scale, scale, 1), np.uint8))[:, :width]
+    margin = ((0, 0), (0, width - picture.shape[1]), (0, 0))
+    return np.concatenate([np.pad(picture, margin, constant_values=255), strip])
 
 
 def overlay_instances(

@@ -21,8 +21,14 @@ MAY_KNOW = {
     "tasks": ["models", "losses", "ops", "evaluation", "visualize"],
     "report": ["training.logging"],  # the format of metrics.jsonl
     "training": ["data", "visualize", "report"],  # of tasks the protocol alone
-    "recipes": ["data", "evaluation", "losses", "models", "ops", "tasks", "training"],
-    "commands": ["data", "evaluation", "recipes", "report", "tasks", "training", "visualize"],
+    "pretrained": ["models", "tasks", "data.augment", "evaluation"],
+    "recipes": [
+        *("data", "evaluation", "losses", "models", "ops", "pretrained", "tasks", "training"),
+    ],
+    "commands": [
+        *("data", "evaluation", "ops", "pretrained", "recipes", "report", "tasks", "training"),
+        "visualize",
+    ],
     "cli": ["commands"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
@@ -97,9 +103,10 @@ def found_after(*names):
     return {"jax", "tensorflow", "torch"} & set(sys.modules)
 
 assert found_after("evaluation.metrics", "evaluation.tiling", "visualize", "cli") == set()
-assert found_after("data.augment", "data.weight_map", "data.sources", "data.prepare") == set()
+assert found_after("evaluation.coverings", "data.photometric", "data.weight_map") == set()
+assert found_after("data.sources", "data.prepare") == set()
 # tensorboardX imports a PyTorch if there is one, whoever uses it.
-found = found_after("data.loader", "tasks", "training.loop", "recipes.unet")
+found = found_after("data.loader", "tasks", "training.loop", "recipes.unet", "pretrained")
 assert found - {"torch"} == {"jax"}
 """
     done = subprocess.run(

@@ -87,6 +87,8 @@ def list_command(*, data_dir: Folder = Path("data")) -> None:
             state = ", ".join(f"{split} ({info.num_examples})" for split, info in splits)
         elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             state = "not prepared; needs --source DIR"
+        elif builder.needs_tensorflow:
+            state = "not prepared; TFDS downloads and builds it, with TensorFlow"
         else:
             state = "not prepared; generated, needs no files"
         print(f"{name:{width}}  {state}")

@@ -47,7 +47,7 @@ def evaluate_command(
             raise UserError(f"--split {name}: the experiment of {run} has {known}")
     with user_errors():
         sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
-    print(f"evaluating {run}, checkpoint of {trained.description}")
+    print(f"evaluating {trained.description}")
     evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
     results, paths = [], []
     for name, source in sources.items():

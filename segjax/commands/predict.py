@@ -9,17 +9,20 @@ import tyro
 from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+from segjax.commands.trained import BatchSize, Checkpoint, load_pretrained, load_trained
 
 FILES_NAMED = 5  # in an error about many
 
 
 def predict_command(
-    run: Annotated[Path, tyro.conf.arg(metavar="RUN", help_behavior_hint="")],
+    model: Annotated[str, tyro.conf.arg(metavar="RUN|NAME", help_behavior_hint="")],
     images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")],
     /,
     *,
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    weights: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
+    ] = None,
     checkpoint: Checkpoint = "best",
     batch_size: BatchSize = None,
     overwrite: bool = False,
@@ -30,22 +33,30 @@ def predict_command(
     numbers, where the experiment tells objects apart) and overlays/ (to look at).
 
     Args:
-      run: Run directory: the --workdir of a training, which may be going on still.
+      model: Run directory: the --workdir of a training, which may be going on still. Or with
+        --weights the name of a model trained elsewhere, such as torchvision/deeplabv3_resnet50.
       images: PNG, JPEG, TIFF (each page), BMP or GIF files of 8 or 16 bits, or folders of them.
       output: Folder to write to.
+      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
       overwrite: Replace predictions that are there already.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    if weights is not None and checkpoint != "best":
+        raise UserError("--checkpoint is for a run and --weights for a model trained elsewhere")
     files = _read_all(images)
     _refuse_to_replace(files, output, overwrite=overwrite)
-    trained = load_trained(run, checkpoint)
+    if weights is None:
+        trained = load_trained(Path(model), checkpoint)
+    else:
+        _refuse_16_bit(files)
+        trained = load_pretrained(model, weights)
 
     from segjax.data.images import match_channels, read_images, write_labels
-    from segjax.visualize import overlay, overlay_instances, write_png
+    from segjax.visualize import overlay, overlay_instances, with_legend, write_png
 
-    task = trained.experiment.task
-    print(f"predicting with {run}, checkpoint of {trained.description}")
+    task = trained.task
+    print(f"predicting with {trained.description}")
     others = sum(file.channels != {task.channels} for file in files)
     if others:
         kinds = {1: "grey", 3: "RGB"}
@@ -70,6 +81,7 @@ def predict_command(
         write_labels(folders["labels"] / name, prediction["labels"])
         if instances is None:
             picture = overlay(example["original"], prediction["labels"])
+            picture = with_legend(picture, prediction["labels"], task.classes)
         else:
             folders["instances"].mkdir(exist_ok=True)
             write_labels(folders["instances"] / name, instances)
@@ -91,25 +103,29 @@ class ImageFile:
       path: the file.
       names: of the outputs of its pages, without suffix.
       channels: the numbers of channels that its pages have.
+      bits: of their pixels, 8 and 16.
     """
 
     path: Path
     names: tuple[str, ...]
     channels: set[int]
+    bits: set[int]
 
 
 def _read_all(images: Sequence[Path]) -> list[ImageFile]:
     """Reads every image once, so that a damaged one is found before anything is written."""
     if not images:
-        raise UserError("no images given; expected files or folders after the run directory")
+        raise UserError(
+            "no images given; expected files or folders after the run directory or name"
+        )
     with user_errors():
         from segjax.data.images import find_images, read_images
 
         paths = find_images(images)
-    channels, problems = [], []
+    kinds, problems = [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
-            channels.append([image.shape[2] for image in read_images(path)])
+            kinds.append([(image.shape[2], 8 * image.itemsize) for image in read_images(path)])
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -118,11 +134,20 @@ def _read_all(images: Sequence[Path]) -> list[ImageFile]:
         more = len(problems) - FILES_NAMED
         shown = problems[:FILES_NAMED] + [f"... and {more} more"] * (more > 0)
         raise UserError("\n  ".join([f"{len(problems)} files cannot be read:", *shown]))
-    names = output_names(paths, [len(pages) for pages in channels])
+    names = output_names(paths, [len(pages) for pages in kinds])
     return [
-        ImageFile(path, page_names, set(pages))
-        for path, page_names, pages in zip(paths, names, channels, strict=True)
+        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)))
+        for path, page_names, pages in zip(paths, names, kinds, strict=True)
     ]
+
+
+def _refuse_16_bit(files: Sequence[ImageFile]) -> None:
+    """Raises UserError for pixels beyond 255, which a network for photographs takes for glare."""
+    for file in files:
+        if 16 in file.bits:
+            raise UserError(
+                f"{file.path} has 16 bits; weights trained elsewhere are for photographs of 8 bits"
+            )
 
 
 def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:

@@ -18,40 +18,40 @@ BatchSize = Annotated[
     tyro.conf.arg(
         metavar="N",
         help="Tiles or images per device at a time.",
-        help_behavior_hint="(default: the run's train.eval_batch_size)",
+        help_behavior_hint="(default: the run's train.eval_batch_size, or 1)",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A run's experiment with the variables of one of its checkpoints.
+    """A task with trained variables: of a run's checkpoint, or of a file of weights.
 
     Attributes:
-      experiment: see `segjax.training.experiment`.
-      config: the run's configuration.
+      task: see `segjax.tasks`.
       parallel: the devices, all of this process.
       variables: what the task predicts with, on all of them.
-      step: of the checkpoint.
-      description: of the checkpoint, for people.
+      batch_size: inputs per device at a time, unless the user says otherwise.
+      description: of where the variables come from, for people.
+      experiment: of a run; see `segjax.training.experiment`.
+      step: of a run's checkpoint.
     """
 
-    experiment: Any
-    config: Any
+    task: Any
     parallel: Any
     variables: Any
-    step: int
+    batch_size: int
     description: str
+    experiment: Any = None
+    step: int | None = None
 
     def evaluator(self, *, batch_size: int | None, workdir: Path | None):
         """Makes the `Evaluator` of the task; see there."""
         from segjax.training.evaluate import Evaluator
 
         if batch_size is None:
-            batch_size = self.config.train.eval_batch_size
-        return Evaluator(
-            self.experiment.task, self.parallel, batch_size=batch_size, workdir=workdir
-        )
+            batch_size = self.batch_size
+        return Evaluator(self.task, self.parallel, batch_size=batch_size, workdir=workdir)
 
 
 def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) -> TrainedModel:
@@ -69,7 +69,7 @@ def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) ->
     if not (run / "config.json").is_file():
         raise UserError(
             f"{run} is not a run directory: expected the --workdir of a training, which holds "
-            "config.json and checkpoints"
+            "config.json and checkpoints; for weights trained elsewhere give their --weights FILE"
         )
     if not (checkpoint in ("best", "latest") or checkpoint.isdecimal()):
         raise UserError(f"--checkpoint {checkpoint}: expected best, latest or a step")
@@ -102,9 +102,44 @@ def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) ->
             notes.append(f"best {experiment.best_metric} on {split}: {score:.4f}")
         elif checkpoint == "best":
             notes.append("none has been scored")
-    description = f"step {step}" + (f" ({'; '.join(notes)})" if notes else "")
-    variables = TrainState(**fields).variables
-    return TrainedModel(experiment, config, parallel, variables, step, description)
+    description = f"{run}, checkpoint of step {step}" + (f" ({'; '.join(notes)})" if notes else "")
+    return TrainedModel(
+        experiment.task,
+        parallel,
+        TrainState(**fields).variables,
+        config.train.eval_batch_size,
+        description,
+        experiment=experiment,
+        step=step,
+    )
+
+
+def load_pretrained(name: str, weights: Path) -> TrainedModel:
+    """Converts a file of weights that were trained elsewhere.
+
+    Args:
+      name: of the source and its model; see `segjax.pretrained`.
+      weights: the file.
+
+    Raises:
+      UserError: there is no such name or file, the weights do not fit, or they are a backbone's.
+    """
+    from segjax import pretrained
+    from segjax.training.configuration import ExperimentConfig
+    from segjax.training.launch import set_up
+    from segjax.training.parallel import DataParallel
+
+    set_up(ExperimentConfig(workdir=Path()))
+    with user_errors():
+        converted = pretrained.load(name, weights)
+    if converted.task is None:
+        raise UserError(
+            f"{name} is a backbone without a classifier: it can start a training "
+            "(--initial.name, --initial.weights), and predicts nothing by itself"
+        )
+    parallel = DataParallel()
+    variables = parallel.replicate(converted.variables)
+    return TrainedModel(converted.task, parallel, variables, 1, f"{name} from {weights}")
 
 
 def _choose(checkpoints, checkpoint: str, run: Path) -> int:

@@ -2,18 +2,25 @@
 
 import abc
 import io
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from segjax.data.ordered_map import map_in_threads
 from segjax.data.source_files import ExampleFiles, SourceListing
 
+SHARD_BYTES = 128 << 20  # TFDS holds the encoded examples of one shard in memory
+WEB_FORMATS = {".png", ".jpg", ".jpeg"}  # what TFDS's image features hold
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+
+class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=True):
     """A TFDS builder that is told where an official layout keeps its files and how to read them.
 
     A new data set is a folder in `segjax/data/datasets` in TFDS's convention. Its class `Builder`
@@ -21,11 +28,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registr
     user must bring files, `MANUAL_DOWNLOAD_INSTRUCTIONS`.
 
     The order of the examples is the order of `find_examples`, so that "train[:24]" means the
-    first 24. Images are given to TFDS as PNG bytes: from arrays it would encode them with
-    TensorFlow. TFDS also turns to TensorFlow for a split of more than 1 GB of PNG.
+    first 24. TensorFlow is never needed: TFDS is given encoded images, since from arrays it would
+    encode them with TensorFlow, and whole shards of known length, since it shuffles a split of more
+    than 1 GB with TensorFlow even where no shuffling was asked for.
     """
 
-    official_size: tuple[int, int]  # height and width of the images as published
+    # Height and width of the images as published; None where they have many sizes.
+    official_size: ClassVar[tuple[int, int] | None]
+    needs_tensorflow: ClassVar[bool] = False  # to build, as TFDS's own builders do
 
     @abc.abstractmethod
     def find_examples(self, source: Path | None) -> SourceListing:
@@ -35,19 +45,62 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registr
     def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
         """Reads one example; raises ValueError, naming the file, where that cannot be done."""
 
-    def _split_generators(self, dl_manager):
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class id."""
+        return tuple(self.info.features["labels"].names)
+
+    @staticmethod
+    def to_example(record: dict) -> dict[str, np.ndarray | str]:
+        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        example = {"id": record["id"].decode(), "image": record["image"]}
+        for key in ("labels", "second_observer"):
+            if key in record:
+                example[key] = record[key][..., 0]
+        if "instances" in record:
+            example["instances"] = record["instances"][..., 0].astype(np.int32)
+        if "field_of_view" in record:
+            example["field_of_view"] = record["field_of_view"][..., 0] > 0
+        return example
+
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
         source = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         listing = self.find_examples(source)
         if listing.problems:
             raise ValueError("\n".join(listing.problems))
         return {
-            split: self._generate_examples(split, files) for split, files in listing.splits.items()
+            split: [
+                partial(self._generate_examples, split, files, start, stop)
+                for start, stop in shard_bounds(files)
+            ]
+            for split, files in listing.splits.items()
         }
 
-    def _generate_examples(self, split: str, files: list[ExampleFiles]) -> Iterator:
-        for index, example_files in enumerate(tqdm(files, desc=f"{self.name} {split}")):
-            example = self.read_example(example_files)
-            yield index, {key: encode(value) for key, value in example.items()}
+    def _generate_examples(
+        self, split: str, files: list[ExampleFiles], start: int, stop: int
+    ) -> Iterator[tuple[int, dict]]:
+        encoded = map_in_threads(self._read_encoded, files[start:stop])
+        title, last = f"{self.name} {split}", stop == len(files)
+        bar = tqdm(encoded, title, initial=start, total=len(files), leave=last)
+        yield from enumerate(bar, start)
+
+    def _read_encoded(self, files: ExampleFiles) -> dict[str, io.BytesIO | str]:
+        example = self.read_example(files)
+        encoded = {key: encode(value) for key, value in example.items() if key != "image"}
+        return encoded | {"image": encode_image(example["image"], files.paths.get("image"))}
+
+
+def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:
+    """Cuts a split into shards of about `SHARD_BYTES`, by the sizes of its files.
+
+    Returns:
+      (start, stop) of each shard: it has the examples files[start:stop].
+    """
+    paths = {path for example in files for path in example.paths.values()}
+    size = sum(path.stat().st_size for path in paths)
+    shards = min(len(files), 1 + size // SHARD_BYTES)
+    bounds = [len(files) * shard // shards for shard in range(shards + 1)]
+    return list(itertools.pairwise(bounds))
 
 
 def image_feature(*, channels: int, dtype: type = np.uint8) -> tfds.features.Image:
@@ -87,3 +140,23 @@ def encode(value: np.ndarray | str) -> io.BytesIO | str:
         value = cv2.cvtColor(value, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".png", value)
     return io.BytesIO(encoded.tobytes())
+
+
+def encode_image(image: np.ndarray, path: Path | None) -> io.BytesIO:
+    """Keeps the bytes of the file that an image was read from, where they are just this image.
+
+    A photograph is thus stored as the JPEG that was published, five times smaller than a PNG of its
+    pixels. PNG is what remains for other formats, and for files that TFDS would decode otherwise
+    than `read_image` does: turned by an orientation tag, or with alpha.
+
+    Args:
+      image: uint8 or uint16 [H, W, C].
+      path: the file, if the image is one.
+    """
+    if path is None or path.suffix.lower() not in WEB_FORMATS:
+        return encode(image)
+    content = path.read_bytes()
+    feature = image_feature(channels=image.shape[2], dtype=image.dtype.type)
+    if np.array_equal(feature.decode_example_np(content), image):
+        return io.BytesIO(content)
+    return encode(image)

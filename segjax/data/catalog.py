@@ -37,8 +37,8 @@ def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
 
 def describe_dataset(name: str) -> tuple[tuple[str, ...], int]:
     """Returns the class names of a data set and the channels of its images, prepared or not."""
-    features = make_builder(name, data_dir=Path("unused")).info.features
-    return tuple(features["labels"].names), features["image"].shape[-1]
+    builder = make_builder(name, data_dir=Path("unused"))
+    return builder.class_names, builder.info.features["image"].shape[-1]
 
 
 def _builder_class(folder: str) -> type[SegmentationBuilder]:

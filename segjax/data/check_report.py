@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+SIZES_SHOWN = 6
+
 
 @dataclass
 class SplitReport:
@@ -33,7 +35,9 @@ class SplitReport:
         self.images[f"{'×'.join(map(str, image.shape))} {image.dtype}"] += 1
         low, high = self.value_range or (image.min(), image.max())
         self.value_range = (int(min(low, image.min())), int(max(high, image.max())))
-        values, counts = np.unique(example["labels"], return_counts=True)
+        pixels = np.bincount(example["labels"].ravel())  # np.unique sorts, ten times slower
+        values = np.flatnonzero(pixels)
+        counts = pixels[values]
         self.label_pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         self.label_examples.update(values.tolist())
         if "instances" in example:
@@ -74,7 +78,11 @@ class CheckReport:
     def _split_lines(self, split: SplitReport) -> Iterator[str]:
         if not split.images:
             return
-        sizes = ", ".join(f"{size} ({count})" for size, count in split.images.most_common())
+        sizes = ", ".join(
+            f"{size} ({count})" for size, count in split.images.most_common(SIZES_SHOWN)
+        )
+        if len(split.images) > SIZES_SHOWN:
+            sizes += f", {len(split.images) - SIZES_SHOWN} other sizes"
         low, high = split.value_range
         yield f"    images     {sizes}, values {low} to {high}"
         pixels = split.label_pixels.total()

@@ -31,16 +31,16 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
     return problems
 
 
-def find_notes(example: dict, *, official_size: tuple[int, int]) -> list[str]:
+def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[str]:
     """Says what is unusual in an example without being wrong, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
-      official_size: height and width of the images as published.
+      official_size: height and width of the images as published; None if they have many sizes.
     """
     notes = []
     image, labels = example["image"], example["labels"]
-    if image.shape[:2] != official_size:
+    if official_size is not None and image.shape[:2] != official_size:
         notes.append(
             f"not of the published size {official_size[0]}×{official_size[1]}, so that results "
             "do not compare with published ones"
@@ -56,7 +56,7 @@ def find_notes(example: dict, *, official_size: tuple[int, int]) -> list[str]:
 
 
 def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]:
-    values = np.unique(labels)
+    values = np.flatnonzero(np.bincount(labels.ravel()))
     if num_classes == 2 and np.array_equal(values, [0, 255]):
         return [f"{key} has only 0 and 255 (ignored): a 0/255 mask not mapped to class ids?"]
     wrong = values[(values >= num_classes) & (values != 255)]

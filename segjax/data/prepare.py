@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -31,14 +32,16 @@ def prepare(
     Args:
       name: a data set of `segjax.data.catalog.dataset_names()`.
       data_dir: the folder of prepared data sets.
-      source: the user's folder in the official layout; none for a generated data set.
+      source: the user's folder in the official layout; none for a data set that is generated,
+        or that TFDS downloads.
       overwrite: build again what is prepared already.
 
     Returns:
       The folder of the prepared data set.
 
     Raises:
-      ValueError: no such data set, or the files have problems, which are listed.
+      ValueError: no such data set, the files have problems, which are listed, or the data set is
+        built with TensorFlow, which is not installed.
       FileNotFoundError: `source` is needed and not given, or is not a folder.
     """
     builder = make_builder(name, data_dir=data_dir)
@@ -47,6 +50,11 @@ def prepare(
         return _say_prepared(name, final)
     if source is None and builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         raise FileNotFoundError(f"{name} needs --source: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    if builder.needs_tensorflow and find_spec("tensorflow") is None:
+        raise ValueError(
+            f"{name} is built by TFDS with TensorFlow, which is not installed: "
+            "pip install 'segjax[tensorflow]'. Reading it needs no TensorFlow"
+        )
     if source is not None:
         source = Path(source).expanduser().absolute()
         report = check_source(name, builder, source)
@@ -73,8 +81,10 @@ def _build(name: str, folder: Path, source: Path | None) -> Path:
     config = tfds.download.DownloadConfig(
         manual_dir=source and os.fspath(source), try_download_gcs=False
     )
-    # The builder shows a bar of its own; TFDS's bars and messages speak of downloads and shuffles.
+    # Our builders show a bar of their own; TFDS's speak of downloads and shuffles.
     tfds.disable_progress_bar()
+    if builder.needs_tensorflow:
+        print(f"TFDS downloads {name} and builds it, which takes minutes")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(

@@ -1,11 +1,12 @@
 """What an official layout holds, and its masks, read strictly: what is doubtful is an error."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from segjax.data.images import read_image
+from segjax.data.images import SUFFIXES, read_image
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,36 @@ def keep_complete(examples: list[ExampleFiles], problems: list[str]) -> list[Exa
         if not missing:
             complete.append(example)
     return complete
+
+
+def pair_files(images: Path, labels: Path, problems: list[str]) -> list[ExampleFiles]:
+    """Pairs the images of a folder with the PNG label maps of the same names in another.
+
+    The order is that of the names. Adds a problem for a folder that is missing or empty, for each
+    image without labels or of a name that another has, and for each label map without an image.
+    """
+    found = {}
+    for path in sorted(images.glob("*")):
+        if path.suffix.lower() in SUFFIXES and found.setdefault(path.stem, path) != path:
+            problems.append(f"{path}: {found[path.stem].name} has the same name")
+    if not found:
+        problems.append(f"{images}: no images")
+    unpaired = {path.stem: path for path in sorted(labels.glob("*.png"))}
+    examples = []
+    for name, path in found.items():
+        unpaired.pop(name, None)
+        examples.append(ExampleFiles(name, {"image": path, "labels": labels / f"{name}.png"}))
+    problems += [f"{path}: no image of this name in {images}" for path in unpaired.values()]
+    return keep_complete(examples, problems)
+
+
+def note_sizes(found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
+    """Notes the splits whose number of examples is not the published one."""
+    return [
+        f"{split}: {size} examples, published are {published[split]}"
+        for split, size in found.items()
+        if size != published[split]
+    ]
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Opens prepared data sets for random access, without TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Source:
     class_names: tuple[str, ...]
     split_sizes: dict[str, int]
     _records: Sequence = field(repr=False)
+    _to_example: Callable[[dict], dict] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -46,15 +47,7 @@ class Source:
                 f"{self.name} {self.split}: example {index} is damaged on disk ({error}); "
                 "prepare the data set again with --overwrite"
             ) from error
-        example = {"id": record["id"].decode(), "image": record["image"]}
-        for key in ("labels", "second_observer"):
-            if key in record:
-                example[key] = record[key][..., 0]
-        if "instances" in record:
-            example["instances"] = record["instances"][..., 0].astype(np.int32)
-        if "field_of_view" in record:
-            example["field_of_view"] = record["field_of_view"][..., 0] > 0
-        return example
+        return self._to_example(record)
 
 
 def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
@@ -83,8 +76,7 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
             f"{split!r} selects no examples of {name}. Splits: {known}, and slices of them such as "
             f"'{next(iter(sizes))}[:2]'"
         ) from error
-    class_names = tuple(builder.info.features["labels"].names)
-    return Source(name, split, class_names, sizes, records)
+    return Source(name, split, builder.class_names, sizes, records, builder.to_example)
 
 
 def is_prepared(builder: SegmentationBuilder) -> bool:

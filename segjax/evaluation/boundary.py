@@ -1,10 +1,19 @@
-"""Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation
-Evaluation", CVPR 2021): the IoU of the pixels near the contours of truth and prediction."""
+"""Scores of the pixels near contours: boundary IoU, and confusion within trimaps.
+
+Boundary IoU: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
+CVPR 2021: the IoU of the pixels near the contours of truth and prediction. Trimaps: Kohli, Ladický
+and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from segjax.evaluation.confusion_matrix import check_class_ids, counted_pixels
+from segjax.evaluation.confusion_matrix import check_class_ids, confusion_counts, counted_pixels
+
+Border = Literal["void", "classes"]
 
 
 def boundary_counts(
@@ -33,12 +42,7 @@ def boundary_counts(
       ValueError: not two images of one size, dilation_ratio is not positive, or a counted pixel
         has a label or a prediction outside [0, num_classes).
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    if labels.ndim != 2 or labels.shape != predictions.shape:
-        raise ValueError(
-            "boundaries need labels and predictions of one shape [height, width], "
-            f"not {labels.shape} and {predictions.shape}"
-        )
+    labels, predictions = _two_images(labels, predictions)
     if dilation_ratio <= 0:
         raise ValueError(f"dilation_ratio must be positive, not {dilation_ratio}")
     distance = max(1, round(dilation_ratio * float(np.hypot(*labels.shape))))
@@ -79,6 +83,74 @@ def boundary_iou_of_counts(counts: np.ndarray) -> np.ndarray:
     """Divides intersection by union, [num_classes, 2] -> [num_classes]; NaN where both are 0."""
     with np.errstate(invalid="ignore"):
         return counts[:, 0] / counts[:, 1]
+
+
+def trimap_counts(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    *,
+    num_classes: int,
+    widths: Sequence[int],
+    border: Border = "void",
+    ignore_label: int = 255,
+) -> np.ndarray:
+    """Counts (true class, predicted class) pairs in the bands around borders in one image.
+
+    A band of width w has the counted pixels that are within w pixels of a border, diagonal steps
+    counting as one: 1 takes those that touch it. Borders are those of the truth alone.
+
+    Args:
+      labels, predictions: integers [height, width].
+      widths: of the bands, in pixels on each side of the border.
+      border: "void": distances are to the nearest ignored pixel. In VOC's annotation these lie
+        along the contours of objects, and the DeepLab papers' trimaps (v1; v2, figure 10; v3+,
+        figure 5) are these; width and square neighbourhood are those of the authors' script.
+        "classes": distances are to the nearest counted pixel of another class, for truth that is
+        exact up to the contours, such as Kohli et al. and Krähenbühl and Koltun (NIPS 2011) drew
+        for their trimaps.
+
+    Returns:
+      int64 [widths, num_classes, num_classes]; rows are true classes.
+
+    Raises:
+      ValueError: not two images of one size, a width below 1, another border, or a counted pixel
+        has a label or a prediction outside [0, num_classes).
+    """
+    labels, predictions = _two_images(labels, predictions)
+    check_trimaps(widths, border)
+    counted = counted_pixels(labels, num_classes=num_classes, ignore_label=ignore_label)
+    # Where one class is all that a neighbourhood has, its highest and lowest label agree.
+    highest = np.where(counted, labels, 0).astype(np.uint16)
+    lowest = np.where(counted, labels, np.iinfo(np.uint16).max).astype(np.uint16)
+    counts = np.zeros((len(widths), num_classes, num_classes), np.int64)
+    for place, width in enumerate(widths):
+        square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+        if border == "void":
+            near = cv2.erode(counted.view(np.uint8), square) == 0
+        else:
+            near = cv2.dilate(highest, square) != cv2.erode(lowest, square)
+        counts[place] = confusion_counts(
+            labels[near], predictions[near], num_classes=num_classes, ignore_label=ignore_label
+        )
+    return counts
+
+
+def check_trimaps(widths: Sequence[int], border: Border):
+    """Raises a ValueError for what `trimap_counts` cannot count."""
+    if min(widths, default=0) < 1:
+        raise ValueError(f"widths must be at least 1 pixel, found {tuple(widths)}")
+    if border not in ("void", "classes"):
+        raise ValueError(f'border must be "void" or "classes", found {border!r}')
+
+
+def _two_images(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.ndim != 2 or labels.shape != predictions.shape:
+        raise ValueError(
+            "boundaries need labels and predictions of one shape [height, width], "
+            f"not {labels.shape} and {predictions.shape}"
+        )
+    return labels, predictions
 
 
 def _boundary(mask: np.ndarray, counted: np.ndarray, distance: int) -> np.ndarray:

@@ -10,7 +10,8 @@ class SummingEvaluator:
     """An evaluator whose metrics are sums of what each example adds.
 
     Args:
-      metrics: see `segjax.evaluation.metrics`; the first also scores single examples.
+      metrics: see `segjax.evaluation.metrics`; the first also scores single examples. `update` and
+        `result` raise a ValueError where two of them call a result by the same name.
     """
 
     def __init__(self, metrics: Sequence):
@@ -19,13 +20,15 @@ class SummingEvaluator:
 
     def update(self, example: dict, prediction: dict) -> float:
         """Adds one example; returns its score by the first metric, NaN where undefined."""
-        score = float("nan")
+        score, first = float("nan"), not self._sums
         for place, metric in enumerate(self._metrics):
             counts = metric.counts(example, prediction)
             if place == 0:
                 score = metric.example_score(counts)
             for name, value in counts.items():
                 self._add(f"{place}/{name}", value)
+        if first:
+            self.result()  # finds names that collide now, and not after the last example
         return score
 
     def state(self) -> bytes:
@@ -42,7 +45,7 @@ class SummingEvaluator:
 
     def result(self) -> dict:
         """Returns all metrics by name; empty if no example was added."""
-        result = {}
+        result, owners = {}, {}
         for place, metric in enumerate(self._metrics):
             prefix = f"{place}/"
             counts = {
@@ -50,8 +53,14 @@ class SummingEvaluator:
                 for name, value in self._sums.items()
                 if name.startswith(prefix)
             }
-            if counts:
-                result |= metric.result(counts)
+            values = metric.result(counts) if counts else {}
+            for name in values:
+                if name in owners:
+                    raise ValueError(
+                        f"two metrics have a result {name!r}: {owners[name]} and {metric}"
+                    )
+                owners[name] = metric
+            result |= values
         return result
 
     def _add(self, name, value):

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segjax.evaluation.boundary import boundary_counts, boundary_iou_of_counts
+from segjax.evaluation.boundary import (
+    Border,
+    boundary_counts,
+    boundary_iou_of_counts,
+    check_trimaps,
+    trimap_counts,
+)
 from segjax.evaluation.cell_tracking import seg_sums
 from segjax.evaluation.confusion_matrix import (
     confusion_counts,
@@ -63,6 +69,29 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Unrefined:
+    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: of the labels before a refinement."""
+
+    num_classes: int
+    ignore_label: int = 255
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        unrefined = {"labels": prediction["unrefined_labels"]}
+        return {"unrefined": self._confusion.counts(example, unrefined)["confusion"]}
+
+    def result(self, counts: Arrays) -> dict:
+        values = scores(counts["unrefined"])
+        return {f"unrefined_{name}": values[name] for name in ("mean_iou", "pixel_accuracy")}
+
+    def example_score(self, counts: Arrays) -> float:
+        return scores(counts["unrefined"])["mean_iou"]
+
+    @property
+    def _confusion(self) -> Confusion:
+        return Confusion(self.num_classes, self.ignore_label)
+
+
+@dataclass(frozen=True)
 class BoundaryIou:
     """`boundary_iou` of each class and `mean_boundary_iou` over the classes that occur.
 
@@ -89,6 +118,48 @@ class BoundaryIou:
 
     def example_score(self, counts: Arrays) -> float:
         return mean_of_defined(boundary_iou_of_counts(counts["boundary"]))
+
+
+@dataclass(frozen=True)
+class TrimapIou:
+    """Mean IoU and pixel accuracy of the pixels within each width of a border of the truth.
+
+    Results are `trimap_mean_iou_4` and `trimap_pixel_accuracy_4` for 4 pixels on each side: the
+    DeepLab papers plot the one, Kohli et al. and Krähenbühl and Koltun 1 − the other. Counts are
+    summed over images; classes that do not occur in a band are left out of its mean. See
+    `boundary.trimap_counts`, there also for `border`. The score of an example is the mean IoU of
+    the first band.
+    """
+
+    num_classes: int
+    widths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    border: Border = "void"
+    ignore_label: int = 255
+
+    def __post_init__(self):
+        check_trimaps(self.widths, self.border)
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        counts = trimap_counts(
+            example["labels"],
+            prediction["labels"],
+            num_classes=self.num_classes,
+            widths=self.widths,
+            border=self.border,
+            ignore_label=self.ignore_label,
+        )
+        return {"trimap": counts}
+
+    def result(self, counts: Arrays) -> dict:
+        result = {}
+        for width, matrix in zip(self.widths, counts["trimap"], strict=True):
+            values = scores(matrix)
+            result[f"trimap_mean_iou_{width}"] = values["mean_iou"]
+            result[f"trimap_pixel_accuracy_{width}"] = values["pixel_accuracy"]
+        return result
+
+    def example_score(self, counts: Arrays) -> float:
+        return scores(counts["trimap"][0])["mean_iou"]
 
 
 @dataclass(frozen=True)

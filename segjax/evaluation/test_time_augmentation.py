@@ -1,10 +1,12 @@
-"""Averaging a network's predictions over rotated and flipped versions of an image.
+"""Averaging a network's predictions over scaled, flipped and rotated versions of an image.
 
 Augment the image by each view, predict, and average what comes back::
 
-    views = rotations_and_flips()
+    views = scales_and_flips()
     predictions = (predict(augment(image, view)) for view in views)  # probabilities
-    probabilities = average_probabilities(predictions, views)
+    probabilities = average_probabilities(predictions, views, image.shape[:2])
+
+One prediction is held at a time, beside the sum.
 """
 
 import dataclasses
@@ -13,22 +15,39 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from segjax.evaluation.resizing import enlarged_size, resize_image
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One of the eight ways to lay a square grid on itself: a flip, then quarter turns.
+    """One way to look at an image: enlarged, then flipped, then turned.
 
     Attributes:
-      flip: left and right are exchanged, first.
+      flip: left and right are exchanged, before the turn.
       quarter_turns: counter-clockwise turns by 90 degrees, 0 to 3, after it.
+      scale: the image is enlarged by this.
     """
 
     flip: bool = False
     quarter_turns: int = 0
+    scale: float = 1.0
 
     def __post_init__(self):
         if self.quarter_turns not in range(4):
             raise ValueError(f"quarter_turns must be 0, 1, 2 or 3, found {self.quarter_turns}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, found {self.scale}")
+
+
+def scales_and_flips(
+    scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), *, flip: bool = True
+) -> tuple[View, ...]:
+    """Each scale, as it is and, with `flip`, flipped: DeepLab's multi-scale test.
+
+    The default scales are those of DeepLabv3 on VOC 2012 (Chen et al., 2017, section 4.2).
+    """
+    flips = (False, True) if flip else (False,)
+    return tuple(View(flip=f, scale=scale) for scale, f in itertools.product(scales, flips))
 
 
 def rotations_and_flips() -> tuple[View, ...]:
@@ -54,37 +73,64 @@ def seven_rotated_versions() -> tuple[View, ...]:
     return rotations_and_flips()[1:]
 
 
-def augment(image: np.ndarray, view: View) -> np.ndarray:
-    """The image [height, width, ...] as `view` shows it: a NumPy view, no copy, no interpolation.
+def augment(image: np.ndarray, view: View, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The image [height, width, ...] as `view` shows it.
 
-    Height and width are exchanged by one and three quarter turns.
+    `size` (height, width) is what scale 1 stands for, by default the image's own, so that an image
+    that the network wants in another size is interpolated once. Without a change of size the
+    result is a NumPy view: no copy, no interpolation. Height and width are exchanged by one and
+    three quarter turns.
     """
+    image = resize_image(image, enlarged_size(size or image.shape, view.scale))
     return np.rot90(image[:, ::-1] if view.flip else image, view.quarter_turns)
 
 
-def restore(prediction: np.ndarray, view: View) -> np.ndarray:
-    """The inverse of `augment`: the prediction [height, width, ...] in the image's own frame."""
-    upright = np.rot90(prediction, -view.quarter_turns)
+def augmented_size(size: Sequence[int], view: View) -> tuple[int, int]:
+    """Height and width of what `augment` returns for an image of `size` [height, width, ...]."""
+    height, width = enlarged_size(size, view.scale)
+    return (width, height) if view.quarter_turns % 2 else (height, width)
+
+
+def restore(prediction: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """The inverse of `augment`: the prediction [height, width, ...] in the image's own frame.
+
+    It is resized to `size` (height, width), that of the image, turned and flipped back.
+
+    Raises:
+      ValueError: the prediction does not have the proportions of the image.
+    """
+    height, width = size[::-1] if view.quarter_turns % 2 else size
+    # Two roundings, to the network's size and to the view's, move a side by this much at most.
+    slack = (view.scale + 1) / 2 * (height + width)
+    if abs(prediction.shape[0] * width - prediction.shape[1] * height) > slack:
+        raise ValueError(
+            f"the prediction {prediction.shape} from {view} does not have the proportions of an "
+            f"image of {size[0]} × {size[1]} pixels"
+        )
+    upright = np.rot90(resize_image(prediction, (height, width)), -view.quarter_turns)
     return upright[:, ::-1] if view.flip else upright
 
 
-def average_probabilities(predictions: Iterable[np.ndarray], views: Sequence[View]) -> np.ndarray:
+def average_probabilities(
+    predictions: Iterable[np.ndarray], views: Sequence[View], size: tuple[int, int]
+) -> np.ndarray:
     """The mean over views of probabilities, each in the frame of its view.
 
     The mean is of probabilities, as DeepLab's over scaled and flipped inputs, and not of logits as
     in several re-implementations: one over-confident view cannot outvote the others.
 
     Args:
-      predictions: for each view an array [height, width, ...] of probabilities for the augmented
-        image; an iterator will do, of which one prediction is held at a time.
-      views: those that made them, in the same order.
+      predictions: [height, width, ...] for each view, in order; an iterator is read one by one.
+      views: at least one.
+      size: height and width of the image.
 
     Returns:
-      [height, width, ...] in the frame of the image, float32 (float64 for float64 predictions).
+      [*size, ...] in the frame of the image, float32 (float64 for float64 predictions).
 
     Raises:
       ValueError: no view, a number of predictions other than that of views, predictions of
-        different sizes, or values outside [0, 1], which cannot be probabilities.
+        other proportions than the image or of different shapes, or values outside [0, 1], which
+        cannot be probabilities.
     """
     if not views:
         raise ValueError("expected at least one view to average over, found none")
@@ -95,7 +141,7 @@ def average_probabilities(predictions: Iterable[np.ndarray], views: Sequence[Vie
                 f"expected one prediction for each of {len(views)} views, "
                 f"found {'fewer' if prediction is None else 'more'}"
             )
-        prediction = restore(np.asarray(prediction), view)
+        prediction = np.asarray(prediction)
         low, high = prediction.min(), prediction.max()
         # Half-precision rounding may leave [0, 1] a little; NaN fails the comparison as well.
         if not (low >= -0.01 and high <= 1.01):
@@ -103,12 +149,17 @@ def average_probabilities(predictions: Iterable[np.ndarray], views: Sequence[Vie
                 f"expected probabilities in [0, 1], found values from {low} to {high}: "
                 f"apply softmax or sigmoid before averaging"
             )
-        if total is None:
-            total = np.zeros(prediction.shape, np.result_type(prediction.dtype, np.float32))
+        prediction = prediction.astype(np.result_type(prediction.dtype, np.float32), copy=False)
+        prediction = restore(prediction, view, size)
+        if total is None:  # of a single view, nothing is copied
+            total = prediction.copy() if len(views) > 1 else prediction
+            continue
         if prediction.shape != total.shape:
             raise ValueError(
                 f"expected predictions for one image; found one of shape {prediction.shape} "
                 f"from {view} beside {total.shape}"
             )
         total += prediction
-    return total / len(views)
+    if len(views) > 1:
+        total /= len(views)
+    return total

@@ -5,11 +5,13 @@ stride s is centred on pixel i·s whatever the size, and a map of a smaller outp
 subsampled, equals the one of a larger. TensorFlow's "SAME" is the same for sides of 32k + 1.
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from segjax.models.normalization import BatchNorm
 from segjax.ops.convolution import convolution
@@ -18,6 +20,80 @@ Norm = Callable[..., nn.Module]  # see segjax.models.normalization
 Activation = Callable[[Any], Any]
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Unit(NamedTuple):
+    """How a unit of a backbone runs at some output stride.
+
+    Attributes:
+      stride: that it takes.
+      rate: atrous rate of its layers up to the one with the stride, that one included.
+      rate_after: of the layers behind it; twice `rate` where a stride of 2 was not taken.
+    """
+
+    stride: int
+    rate: int
+    rate_after: int
+
+
+def atrous_units(strides: Sequence[int], *, output_stride: int) -> list[Unit]:
+    """Returns how units of these strides run so that the last map has `output_stride`.
+
+    Once it is reached, a unit's stride becomes 1 and the rates of all that follows grow by it:
+    DeepLab v1, section 3.1 (the "hole algorithm"). The weights see the same pixels as before, so
+    that the dense map, subsampled, is the one that the strides would give.
+
+    Raises:
+      ValueError: `output_stride` is none of 8, 16, 32.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride is 8, 16 or 32; got {output_stride!r}")
+    units, current, rate = [], 1, 1
+    for stride in strides:
+        if current < output_stride:
+            units.append(Unit(stride, 1, 1))
+            current *= stride
+        else:
+            units.append(Unit(1, rate, rate * stride))
+            rate *= stride
+    return units
+
+
+def check_multi_grid(multi_grid: Sequence[int] | None, *, length: int) -> None:
+    """Raises a ValueError unless `multi_grid` is None or has `length` rates of at least 1."""
+    if multi_grid is not None and (len(multi_grid) != length or min(multi_grid) < 1):
+        raise ValueError(
+            f"multi_grid has {length} rates of at least 1 for this backbone, one for each unit of "
+            f"its last stage; got {multi_grid!r}"
+        )
+
+
+def max_pool(x, *, size: int, stride: int, rate: int = 1):
+    """Computes the maximum over windows of `size` × `size` positions that lie `rate` apart.
+
+    Args:
+      x: [batch, height, width, channels].
+
+    Returns:
+      [batch, ⌈height / stride⌉, ⌈width / stride⌉, channels]. An odd window is centred on position
+      i · stride, of an even one the position before the centre is; outside of the map there is
+      nothing.
+    """
+    # One axis after the other, as maxima of shifted slices: XLA has no gradient for a dilated
+    # reduce_window, and on CPU takes three times as long for that of a plain one.
+    for axis in (1, 2):
+        length = x.shape[axis]
+        padding = [(0, 0)] * 4
+        padding[axis] = (rate * ((size - 1) // 2), rate * (size // 2))
+        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+        x = functools.reduce(
+            jnp.maximum,
+            [
+                lax.slice_in_dim(padded, tap * rate, tap * rate + length, stride, axis)
+                for tap in range(size)
+            ],
+        )
+    return x
 
 
 class Convolution(nn.Module):

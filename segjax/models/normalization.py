@@ -6,6 +6,7 @@ A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes b
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 
 class BatchNorm(nn.BatchNorm):
@@ -27,4 +28,5 @@ class BatchNorm(nn.BatchNorm):
     frozen: bool = False
 
     def __call__(self, x, train: bool = False):
+        x = jnp.asarray(x, self.param_dtype)  # as Flax would, were promotion not strict
         return super().__call__(x, use_running_average=self.frozen or not train)

@@ -10,9 +10,10 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.augment import CropTruth, GreyValues, Standardize, Warp
+from segjax.data.augment import CropTruth, Standardize, Warp
 from segjax.data.catalog import describe_dataset
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
+from segjax.data.photometric import GreyValues
 from segjax.data.weight_map import AddWeightMap
 from segjax.evaluation.metrics import NegativeLogLikelihood
 from segjax.evaluation.test_time_augmentation import (
@@ -209,7 +210,7 @@ def segmentation_task(
         model=unet.model(len(classes)),
         classes=classes,
         channels=channels,
-        tiling=unet.tiling,
+        covering=unet.tiling,
         preprocess=Standardize(),
         loss_function=loss,
         metrics=(NegativeLogLikelihood(), *metrics),

@@ -11,10 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import visualize
+from segjax.evaluation.coverings import Covering
 from segjax.evaluation.evaluator import SummingEvaluator
-from segjax.evaluation.metrics import Confusion
-from segjax.evaluation.test_time_augmentation import View, augment, average_probabilities
-from segjax.evaluation.tiling import Tiling, extract_tile, stitch, tile_positions
+from segjax.evaluation.metrics import Confusion, Unrefined
+from segjax.evaluation.test_time_augmentation import (
+    View,
+    augment,
+    augmented_size,
+    average_probabilities,
+)
 from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
 
@@ -25,14 +30,20 @@ class SemanticTask:
 
     Attributes:
       model: a Linen module, images [batch, height, width, channels] to {"logits": ...}.
-      classes: their names, background first.
+      classes: their names, background first where there is one.
       channels: of the images, 1 or 3.
-      tiling: how the network covers an image of any size.
+      covering: how the network covers an image of any size; see `segjax.evaluation.coverings`.
       preprocess: (example, None) → example with a float32 "image": a transform of
         `segjax.data.augment` that draws nothing, such as `Standardize`.
-      loss_function: of logits and batch.
+      loss_function: of the network's outputs and the batch.
       metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
-      views: the rotations and flips over which the probabilities are averaged.
+      evaluation_model: applied to the same variables in prediction, where it differs from `model`:
+        DeepLab at another output stride.
+      input_size: (height, width) of an image → those that it is resized to for the network, such
+        as `ShortSide(520)`; None leaves it. Predictions are resized back.
+      views: scales, rotations and flips over which the probabilities are averaged.
+      refine: (probabilities, image) → probabilities [height, width, classes], such as a fully
+        connected CRF. The labels without it stay in the prediction as "unrefined_labels".
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
         "instances"; it may replace the "labels", which are otherwise the most probable classes.
       axis_name: of the mapped device axis, None on a single device without one.
@@ -41,11 +52,14 @@ class SemanticTask:
     model: nn.Module
     classes: tuple[str, ...]
     channels: int
-    tiling: Tiling
+    covering: Covering
     preprocess: Callable[[dict, None], dict]
     loss_function: SemanticLoss = SemanticLoss()
     metrics: tuple[Any, ...] = ()
+    evaluation_model: nn.Module | None = None
+    input_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None
     views: tuple[View, ...] = (View(),)
+    refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
     axis_name: str | None = None
 
@@ -70,7 +84,7 @@ class SemanticTask:
                 f"the network gives logits for {logits.shape[1:3]} pixels and the batch has labels "
                 f"for {labels.shape[1:3]}; crop the labels in the input pipeline"
             )
-        loss, terms = self.loss_function(logits, batch, axis_name=self.axis_name)
+        loss, terms = self.loss_function(outputs, batch, axis_name=self.axis_name)
         correct = (labels != IGNORE_LABEL) & (jnp.argmax(logits, axis=-1) == labels)
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
@@ -81,42 +95,59 @@ class SemanticTask:
         return loss, {"metrics": metrics, "batch_stats": stats}
 
     def predict(self, variables, batch):
-        logits = self.model.apply(variables, batch["image"], train=False)["logits"]
-        height, width = self.tiling.output_size
+        model = self.evaluation_model or self.model
+        logits = model.apply(variables, batch["image"], train=False)["logits"]
+        height, width = self.covering.kept_size(batch["image"].shape[1:3])
         top, left = (logits.shape[1] - height) // 2, (logits.shape[2] - width) // 2
         if min(top, left) < 0:
             raise ValueError(
                 f"the network gives logits for {logits.shape[1:3]} pixels of an input of "
-                f"{batch['image'].shape[1:3]}; the tiling keeps {self.tiling.output_size} of them"
+                f"{batch['image'].shape[1:3]}; the covering keeps {(height, width)} of them"
             )
         kept = logits[:, top : top + height, left : left + width]
         return {"probabilities": jax.nn.softmax(kept)}
 
     def inputs(self, example: dict) -> Iterator[np.ndarray]:
         image = self.preprocess({"image": example["image"]}, None)["image"]
+        size = self._size(image)
         for view in self.views:
-            seen = augment(image, view)
-            for position in tile_positions(seen.shape, self.tiling):
-                yield extract_tile(seen, position, self.tiling)
+            seen, covering = augment(image, view, size=size), self.covering.scaled(view.scale)
+            for position in covering.positions(seen.shape):
+                yield covering.extract(seen, position)
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
-        """Returns "probabilities" [height, width, classes], "labels" and what `decode` adds."""
-        tiles = (output["probabilities"] for output in outputs)
+        """Returns "probabilities" [height, width, classes], "labels" and what the options add."""
+        image = example["image"]
+        size = self._size(image)
+        windows = (output["probabilities"] for output in outputs)
 
         def stitched(view):
-            shape = augment(example["image"], view).shape
-            count = len(tile_positions(shape, self.tiling))
-            return stitch(itertools.islice(tiles, count), shape, self.tiling)
+            shape, covering = augmented_size(size, view), self.covering.scaled(view.scale)
+            count = len(covering.positions(shape))
+            return covering.stitch(itertools.islice(windows, count), shape)
 
-        probabilities = average_probabilities(map(stitched, self.views), self.views)
-        prediction = {
+        probabilities = average_probabilities(
+            map(stitched, self.views), self.views, image.shape[:2]
+        )
+        prediction = {}
+        if self.refine is not None:
+            prediction["unrefined_labels"] = probabilities.argmax(axis=-1).astype(np.uint8)
+            probabilities = self.refine(probabilities, image)
+        prediction |= {
             "probabilities": probabilities,
             "labels": probabilities.argmax(axis=-1).astype(np.uint8),
         }
         return prediction | (self.decode(probabilities) if self.decode else {})
 
+    def _size(self, image) -> tuple[int, int]:
+        """Height and width at which the network sees an image, at scale 1."""
+        size = image.shape[:2]
+        return size if self.input_size is None else self.input_size(size)
+
     def evaluator(self) -> SummingEvaluator:
-        return SummingEvaluator((Confusion(len(self.classes)), *self.metrics))
+        count = len(self.classes)
+        unrefined = (Unrefined(count),) if self.refine is not None else ()
+        return SummingEvaluator((Confusion(count), *unrefined, *self.metrics))
 
     def picture(self, example: dict, prediction: dict, score: float) -> np.ndarray:
         return visualize.panel(

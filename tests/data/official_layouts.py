@@ -4,9 +4,12 @@ Each function fills a folder and returns, for each split, the examples that a fa
 of it. The pictures are noise; the masks are blobs.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 from PIL import Image
 from scipy import ndimage
 
@@ -110,7 +113,7 @@ def write_drive(
                 example["labels"] = np.uint8(observers[0])
             if split == "test" and test_truth:
                 path = folder / half / "2nd_manual" / f"{number:02d}_manual2.gif"
-                _write_palette(path, observers[1])
+                _write_palette(path, np.uint8(observers[1]), (4, 2, 4, 252, 254, 252))
                 example["second_observer"] = np.uint8(observers[1])
             expected[split].append(example)
     return expected
@@ -136,6 +139,217 @@ def write_chasedb1(folder: Path) -> dict[str, list[dict]]:
                 }
             )
     return {"train": examples[:20], "test": examples[20:]}
+
+
+def write_camvid(folder: Path, *, suffix: str = ".png") -> dict[str, list[dict]]:
+    """Four frames in each split, with all classes and void; grey label maps."""
+    rng = np.random.default_rng(4)
+    return {
+        split: [
+            _with_labels(
+                folder / split / f"{split}_{number:02d}{suffix}",
+                folder / f"{split}annot" / f"{split}_{number:02d}.png",
+                rng,
+                stored=rng.integers(0, 12, SIZE, np.uint8),
+                ids=[*range(11), 255],
+            )
+            for number in range(4)
+        ]
+        for split in ("train", "val", "test")
+    }
+
+
+def write_voc2012(folder: Path, *, sbd: str | None = "mat") -> dict[str, list[dict]]:
+    """Three training and two validation images, and SBD's labels as "mat", "png" or not at all.
+
+    SBD drew all of them but one of train, and three more. Its labels of VOC's images are wrong on
+    purpose: none of them may be read.
+    """
+    rng = np.random.default_rng(5)
+    voc = folder / "VOCdevkit" / "VOC2012"
+    names = {"train": ["2007_03", "2007_01", "2008_02"], "val": ["2007_02", "2009_01"]}
+    examples = {
+        name: _with_labels(
+            voc / "JPEGImages" / f"{name}.jpg",
+            voc / "SegmentationClass" / f"{name}.png",
+            rng,
+            stored=rng.choice([*range(21), 255], SIZE).astype(np.uint8),
+            ids=range(256),
+            palette=True,
+        )
+        for name in names["train"] + names["val"]
+    }
+    names["trainval"] = sorted(names["train"] + names["val"])
+    for split, listed in names.items():
+        _write_lines(voc / "ImageSets" / "Segmentation" / f"{split}.txt", listed)
+    if sbd is not None:
+        added = ["2008_01", "2010_05", "2010_04"]
+        for name in added:
+            image = voc / "JPEGImages" / f"{name}.jpg"
+            _write(image, _colour(rng))
+            labels = rng.integers(0, 21, SIZE, np.uint8)
+            examples[name] = {"id": name, "image": _decoded(image), "labels": labels}
+        dataset = folder / "benchmark_RELEASE" / "dataset"
+        drawn = [name for name in (*examples, "2007_02") if name != "2008_02"]
+        for name in drawn:
+            labels = examples[name]["labels"] if name in added else np.zeros(SIZE, np.uint8)
+            if sbd == "png":
+                _write(voc / "SegmentationClassAug" / f"{name}.png", labels)
+            else:
+                _write_sbd(dataset / "cls" / f"{name}.mat", labels)
+        if sbd == "mat":
+            _write_lines(dataset / "train.txt", drawn[::2])
+            _write_lines(dataset / "val.txt", drawn[1::2])
+        names["train_aug"] = sorted(names["train"] + added)
+    return {split: [examples[name] for name in listed] for split, listed in names.items()}
+
+
+def write_cityscapes(folder: Path) -> dict[str, list[dict]]:
+    """Two cities in each split, frames out of order between them; label maps of official ids."""
+    rng = np.random.default_rng(6)
+    train_ids = [255] * 34
+    evaluated = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
+    for train_id, official_id in enumerate(evaluated):
+        train_ids[official_id] = train_id
+    expected = {}
+    for split, cities in (("train", "zb"), ("val", "ca"), ("test", "d")):
+        expected[split] = []
+        for city in sorted(cities):
+            for number in range(2):
+                name = f"{city}_00000{number}_000019"
+                stored = rng.integers(0, 34, SIZE, np.uint8)
+                example = _with_labels(
+                    folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
+                    folder / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+                    rng,
+                    stored=stored * (split != "test"),
+                    ids=train_ids,
+                )
+                expected[split].append({**example, "id": name})
+    return expected
+
+
+def write_ade20k(folder: Path) -> dict[str, list[dict]]:
+    """Three images in each split; one of them is a grey JPEG."""
+    rng = np.random.default_rng(7)
+    expected = {}
+    for split, short in (("training", "train"), ("validation", "val")):
+        expected[split] = [
+            _with_labels(
+                folder / "images" / split / f"ADE_{short}_0000000{number}.jpg",
+                folder / "annotations" / split / f"ADE_{short}_0000000{number}.png",
+                rng,
+                stored=rng.integers(0, 151, SIZE, np.uint8),
+                ids=[255, *range(150)],
+                grey=number == 2,
+            )
+            for number in (1, 2, 3)
+        ]
+    return expected
+
+
+def write_coco_voc(folder: Path) -> dict[str, list[dict]]:
+    """Images of rectangles: a dog over a person, a crowd of cars, things that VOC has not."""
+    rng = np.random.default_rng(8)
+    size = (60, 80)
+    categories = _coco_categories()
+    expected = {}
+    for split in ("train", "val"):
+        content = {"images": [], "annotations": [], "categories": categories}
+        expected[split] = []
+        for number in (30, 7, 200):
+            name = f"{number:012d}"
+            image = folder / f"{split}2017" / f"{name}.jpg"
+            _write(image, rng.integers(0, 256, (*size, 3), np.uint8))
+            content["images"].append(
+                {"id": number, "file_name": image.name, "height": size[0], "width": size[1]}
+            )
+            labels = np.zeros(size, np.uint8)
+            drawn = []
+            if number != 200:  # where there is a giraffe alone
+                crowd = np.zeros(size, np.uint8)
+                crowd[2:6, 60:70] = 1
+                drawn += [
+                    (1, [_rectangle(10, 10, 50, 40)], 0, 30 * 40),
+                    (18, [_rectangle(30, 20, 50, 30), _rectangle(60, 50, 70, 58)], 0, 280),
+                    (3, {"size": list(size), "counts": _run_lengths(crowd)}, 1, 40),
+                ]
+                labels[10:40, 10:50] = 15
+                labels[20:30, 30:50] = 255
+                labels[50:58, 60:70] = 12
+                labels[2:6, 60:70] = 7
+            drawn.append((25, [_rectangle(0, 0, 80, 60)], 0, 4800))
+            for category, segmentation, crowd, area in drawn:
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]),
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": segmentation,
+                        "iscrowd": crowd,
+                        "area": area,
+                    }
+                )
+            if split == "val" or number != 200:
+                expected[split].append({"id": name, "image": _decoded(image), "labels": labels})
+        expected[split].sort(key=lambda example: example["id"])
+        path = folder / "annotations" / f"instances_{split}2017.json"
+        _write_lines(path, [json.dumps(content)])
+    return expected
+
+
+def _coco_categories() -> list[dict]:
+    names = {
+        1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train",
+        9: "boat", 16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep", 21: "cow",
+        25: "giraffe", 44: "bottle", 62: "chair", 63: "couch", 64: "potted plant",
+        67: "dining table", 72: "tv",
+    }  # fmt: skip
+    return [{"id": category, "name": name} for category, name in names.items()]
+
+
+def _rectangle(left: int, top: int, right: int, bottom: int) -> list[int]:
+    """The polygon that COCO's own code fills as the pixels of the half-open rectangle."""
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed runs: down the columns, first of 0, then of 1, and so on."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    return np.diff([0, *changes, flat.size]).tolist()
+
+
+def _with_labels(
+    image: Path, labels: Path, rng, *, stored: np.ndarray, ids, palette=False, grey=False
+) -> dict:
+    """Writes an image of noise and the stored values of its labels, as indices of a palette or not.
+
+    Returns:
+      The example, with the class id of each stored value.
+    """
+    _write(image, _grey(rng) if grey else _colour(rng))
+    if palette:
+        _write_palette(labels, stored, rng.integers(0, 256, 768).tolist())
+    else:
+        _write(labels, stored)
+    example = {"id": image.stem, "image": _decoded(image)}
+    return {**example, "labels": np.array(ids, np.uint8)[stored]}
+
+
+def _decoded(path: Path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def _write_sbd(path: Path, labels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    truth = {"Boundaries": np.zeros(2), "Segmentation": labels, "CategoriesPresent": np.arange(3)}
+    scipy.io.savemat(path, {"GTcls": truth}, do_compression=True)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _grey(rng, *count: int, dtype: type = np.uint8) -> np.ndarray:
@@ -165,8 +379,8 @@ def _write_stack(path: Path, slices: np.ndarray) -> None:
     first.save(path, save_all=True, append_images=others, compression="tiff_adobe_deflate")
 
 
-def _write_palette(path: Path, mask: np.ndarray) -> None:
-    image = Image.fromarray(np.uint8(mask), mode="P")
-    image.putpalette((4, 2, 4, 252, 254, 252))
+def _write_palette(path: Path, indices: np.ndarray, palette: Sequence[int]) -> None:
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette(palette)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

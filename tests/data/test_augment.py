@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segjax.data.augment import CenterCrop, GreyValues, MirrorPad, Normalize, Standardize, Warp
+from segjax.data.augment import CenterCrop, MirrorPad, Normalize, Standardize, Warp
 from segjax.data.elastic import cubic_weights, elastic_displacement
 
 EVERYTHING = {
@@ -129,13 +129,10 @@ def test_labels_and_ids_are_never_mixed():
 
 def test_the_same_generator_gives_the_same_bits_and_another_others():
     example = make_example()
-    transforms = [Warp((32, 32), **EVERYTHING), GreyValues(noise=0.1, gamma=0.5)]
+    warp = Warp((32, 32), **EVERYTHING, cat_max_ratio=0.5)
 
     def augment(seed):
-        rng, result = np.random.default_rng(seed), example
-        for transform in transforms:
-            result = transform(result, rng)
-        return result
+        return warp(example, np.random.default_rng(seed))
 
     assert_same(augment((0, 1, 2)), augment((0, 1, 2)))
     assert not np.array_equal(augment((0, 1, 2))["image"], augment((0, 1, 3))["image"])
@@ -147,7 +144,6 @@ def test_transforms_do_not_write_into_their_input():
     before = {key: np.copy(value) for key, value in example.items()}
     for transform in (
         Warp((30, 30), **EVERYTHING),
-        GreyValues(brightness=0.1, contrast=0.1, gamma=0.1, noise=0.1),
         Normalize(10.0, 2.0),
         Standardize(),
         CenterCrop((10, 10)),
@@ -186,6 +182,19 @@ def test_rotation_and_scale_are_similarities_within_their_limits():
     assert 1.98 < max(scales) < 2.001
     assert -30.01 < min(angles) < -29
     assert 29 < max(angles) < 30.01
+
+
+def test_scales_by_steps_are_drawn_from_all_steps_alike():
+    warp = Warp((20, 30), scale=(0.5, 2.0), scale_step=0.25)
+    scales = []
+    for seed in range(700):
+        rows, _ = warp.sampling_map((100, 100), np.random.default_rng(seed))
+        scales.append(1 / (rows[1, 0] - rows[0, 0]))
+    steps, counts = np.unique(np.round(scales, 4), return_counts=True)
+    assert steps.tolist() == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+    assert counts.min() > 70
+    rows, _ = Warp((5, 5), scale_step=0.25).sampling_map((5, 5), np.random.default_rng(0))
+    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_scale_above_one_makes_things_larger():
@@ -235,6 +244,73 @@ def test_constant_border_is_fill_in_the_image_and_nothing_in_the_truth():
         assert not warped[key][outside].any()
 
 
+def test_a_picture_smaller_than_the_window_lies_at_every_place_in_it():
+    labels = np.ones((2, 3), np.uint8)
+    warp, rng, places = Warp((4, 4), border="constant"), np.random.default_rng(0), set()
+    for _ in range(100):
+        inside = warp({"image": labels[..., None], "labels": labels}, rng)["labels"] == 1
+        assert inside.sum() == 6
+        places.add(tuple(np.argwhere(inside)[0].tolist()))
+    assert places == {(top, left) for top in range(3) for left in range(2)}
+
+
+def dominated(labels, ratio):
+    """Whether one class has `ratio` of the labelled pixels, or all."""
+    classes, counts = np.unique(labels[labels != 255], return_counts=True)
+    return len(classes) < 2 or counts.max() >= ratio * counts.sum()
+
+
+def test_windows_with_too_much_of_one_class_are_moved_and_only_moved():
+    labels = np.zeros((90, 120), np.uint8)
+    labels[20:60, 90:] = 1
+    labels[:10] = 255
+    picture = {"image": labels[..., None], "labels": labels}
+    options = {"scale": (0.5, 2.0), "rotation": 20.0, "flip_horizontal": True}
+    free, bound = (Warp((30, 30), **options, cat_max_ratio=ratio) for ratio in (None, 0.75))
+    before = after = 0
+    for seed in range(60):
+        drawn, kept = (warp(picture, np.random.default_rng(seed)) for warp in (free, bound))
+        if not dominated(drawn["labels"], 0.75):
+            assert_same(kept, drawn)
+        before += dominated(drawn["labels"], 0.75)
+        after += dominated(kept["labels"], 0.75)
+        maps = [
+            np.array(warp.sampling_map(labels.shape, np.random.default_rng(seed), labels=given))
+            for warp, given in ((free, None), (bound, labels))
+        ]
+        moved = maps[1] - maps[0]  # by whole pixels, the same everywhere
+        moves = np.rint(moved[:, :1, :1])
+        np.testing.assert_allclose(moved, np.broadcast_to(moves, moved.shape), atol=1e-4)
+    assert before > 40
+    assert after < 15
+
+
+def test_ignored_pixels_are_no_class_that_could_have_too_much():
+    labels = np.full((40, 40), 255, np.uint8)
+    labels[::7, ::2], labels[::7, 1::2] = 0, 1
+    picture = {"image": labels[..., None], "labels": labels}
+    for seed in range(5):
+        drawn, kept = (
+            Warp((20, 20), cat_max_ratio=ratio)(picture, np.random.default_rng(seed))
+            for ratio in (None, 0.75)
+        )
+        assert_same(kept, drawn)
+
+
+@pytest.mark.parametrize("value", [3, 255])
+def test_a_picture_of_one_class_or_none_is_cut_after_ten_moves(value):
+    labels = np.full((40, 40), value, np.uint8)
+    picture = {"image": np.arange(1600, dtype=np.uint16).reshape(40, 40, 1), "labels": labels}
+    drawn = Warp((9, 9), cat_max_ratio=0.75)(picture, rng := np.random.default_rng(0))
+    top, left = np.argwhere(picture["image"][..., 0] == drawn["image"][0, 0, 0])[0]
+    assert_same(drawn, {k: v[top : top + 9, left : left + 9] for k, v in picture.items()})
+    once = np.random.default_rng(0)
+    Warp((9, 9)).sampling_map((40, 40), once)
+    places = [once.integers((0, 0), (31, 31), endpoint=True) for _ in range(10)]
+    assert (top, left) == tuple(places[-1])
+    assert rng.bit_generator.state == once.bit_generator.state
+
+
 def test_displacements_at_the_nodes_have_the_standard_deviation_asked_for():
     rng = np.random.default_rng(0)
     at_nodes = [elastic_displacement((41, 61), rng, sigma=10.0)[:, ::20, ::30] for _ in range(300)]
@@ -261,45 +337,8 @@ def test_elastic_deformation_leaves_a_window_in_place_on_average():
     assert 3.5 < np.std(rows) < 4.5
 
 
-def test_grey_values_off_change_nothing_and_work_in_16_bits():
-    for dtype in (np.uint8, np.uint16):
-        example = make_example(dtype=dtype)
-        result = GreyValues()(example, np.random.default_rng(0))
-        assert result["image"].dtype == np.float32
-        np.testing.assert_allclose(result["image"], example["image"], rtol=1e-5, atol=0.01)
-
-
-def test_each_grey_value_option_does_what_it_says():
-    image = np.linspace(100, 300, 1000, dtype=np.float32).reshape(20, 50, 1)
-    seen = {"brightness": [], "contrast": [], "gamma": [], "noise": []}
-    for seed in range(200):
-        for name, amount in (("brightness", 0.1), ("contrast", 0.3), ("gamma", 0.5)):
-            transform = GreyValues(**{name: amount})
-            changed = transform({"image": image}, np.random.default_rng(seed))["image"]
-            assert (np.diff(changed.ravel()) > 0).all()
-            if name == "brightness":
-                seen[name].append(np.mean(changed - image) / 200)
-                np.testing.assert_allclose(changed - image, seen[name][-1] * 200, atol=1e-2)
-            elif name == "contrast":
-                seen[name].append(np.ptp(changed) / 200)
-                np.testing.assert_allclose(changed.mean(), image.mean(), rtol=1e-4)
-            else:
-                middle = np.interp(200, image.ravel(), changed.ravel())
-                seen[name].append(np.log((middle - 100) / 200) / np.log(0.5))
-                np.testing.assert_allclose([changed.min(), changed.max()], [100, 300], rtol=1e-5)
-        noisy = GreyValues(noise=0.2)({"image": image}, np.random.default_rng(seed))["image"]
-        seen["noise"].append(np.std(noisy - image) / 200)
-    limits = {"brightness": (-0.1, 0.1), "contrast": (0.7, 1.3), "gamma": (1 / 1.5, 1.5)}
-    for name, (lowest, highest) in {**limits, "noise": (0.0, 0.2)}.items():
-        margin = 0.05 * (highest - lowest)
-        assert lowest - margin < min(seen[name]) < lowest + margin, name
-        assert highest - margin < max(seen[name]) < highest + margin, name
-
-
-def test_a_flat_image_survives_grey_values_and_standardisation():
+def test_a_flat_image_survives_standardisation():
     example = {"image": np.full((4, 4, 1), 7, np.uint8)}
-    grey = GreyValues(brightness=0.5, contrast=0.5, gamma=0.5, noise=0.5)
-    np.testing.assert_array_equal(grey(example, np.random.default_rng(0))["image"], 7)
     np.testing.assert_array_equal(Standardize()(example, np.random.default_rng(0))["image"], 0)
 
 
@@ -346,8 +385,12 @@ def test_mirror_pad_extends_the_image_alone():
         (lambda: Warp((5, 5), elastic_grid=2), "elastic_grid.*2"),
         (lambda: Warp((5, 5), border="reflect"), "'mirror' or 'constant', got 'reflect'"),
         (lambda: Warp((5, 5), interpolation="cubic"), "'bicubic', got 'cubic'"),
-        (lambda: GreyValues(noise=-0.1), "noise"),
-        (lambda: GreyValues(contrast=1.5), "contrast"),
+        (
+            lambda: Warp((5, 5), scale=(0.5, 2.0), scale_step=0.4),
+            r"scale_step .*\(0.5, 2.0\), got 0.4",
+        ),
+        (lambda: Warp((5, 5), scale_step=0.0), "scale_step .* got 0.0"),
+        (lambda: Warp((5, 5), cat_max_ratio=1.5), "cat_max_ratio .* got 1.5"),
         (lambda: Normalize(0.0, (1.0, 0.0)), "std"),
         (lambda: cubic_weights(9, 2), "3 nodes"),
     ],

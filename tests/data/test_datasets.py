@@ -28,6 +28,11 @@ LAYOUTS = {
     "cell_tracking/phc_c2dh_u373": partial(official_layouts.write_cell_tracking, digits=4),
     "drive": official_layouts.write_drive,
     "chasedb1": official_layouts.write_chasedb1,
+    "camvid": official_layouts.write_camvid,
+    "voc2012": official_layouts.write_voc2012,
+    "cityscapes": official_layouts.write_cityscapes,
+    "coco_voc": official_layouts.write_coco_voc,
+    "ade20k": official_layouts.write_ade20k,
 }
 REAL_FOLDERS = {
     "isbi2012": "isbi2012",

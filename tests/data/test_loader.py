@@ -8,8 +8,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from segjax.data.augment import CenterCrop, GreyValues, Warp
+from segjax.data.augment import CenterCrop, Warp
 from segjax.data.loader import evaluation_examples, padded_batches, training_batches
+from segjax.data.photometric import GreyValues
 
 AUGMENT = (Warp((6, 5), rotation=90.0, flip_horizontal=True), GreyValues(noise=0.1))
 

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from segjax.evaluation.boundary import boundary_counts, boundary_iou, boundary_iou_of_counts
+from segjax.evaluation.boundary import (
+    boundary_counts,
+    boundary_iou,
+    boundary_iou_of_counts,
+    trimap_counts,
+)
 
 
 def slow_boundary(mask, counted, distance):
@@ -95,3 +100,70 @@ def test_sums_over_images_are_counts_of_the_set():
 def test_bad_input_is_named(labels, predictions, options, message):
     with pytest.raises(ValueError, match=message):
         boundary_counts(labels, predictions, num_classes=2, **options)
+
+
+def slow_band(labels, width, border):
+    """Marks the counted pixels with void, or another class, within a chessboard distance."""
+    band = np.zeros(labels.shape, bool)
+    for y, x in np.argwhere(labels != 255):
+        window = labels[max(y - width, 0) : y + width + 1, max(x - width, 0) : x + width + 1]
+        void = window == 255
+        band[y, x] = (void if border == "void" else ~void & (window != labels[y, x])).any()
+    return band
+
+
+@pytest.mark.parametrize("border", ["void", "classes"])
+def test_trimaps_agree_with_a_search_around_each_pixel(border):
+    labels, predictions = blobs(0), np.roll(blobs(0), 1, axis=1)
+    labels[3:9, 8:13] = 255
+    widths = (1, 2, 3, 40)
+    counts = trimap_counts(labels, predictions, num_classes=3, widths=widths, border=border)
+    for width, matrix in zip(widths, counts, strict=True):
+        band = slow_band(labels, width, border)
+        for true, predicted in np.ndindex(3, 3):
+            both = (labels == true) & (predictions == predicted)
+            assert matrix[true, predicted] == (both & band).sum()
+    assert counts.dtype == np.int64
+    assert (np.diff(counts.sum((1, 2))) > 0).all()
+    assert counts[-1].sum() == (labels != 255).sum()
+
+
+def test_trimap_of_a_void_line_by_hand():
+    labels = np.zeros((6, 9), np.uint8)
+    labels[:, 4], labels[:, 5:] = 255, 1
+    predictions = np.zeros_like(labels)
+    options = {"num_classes": 2, "widths": (1, 3)}
+    assert trimap_counts(labels, predictions, **options).tolist() == [
+        [[6, 0], [6, 0]],
+        [[18, 0], [18, 0]],
+    ]
+    # The two classes do not touch: their nearest pixels are two apart.
+    assert trimap_counts(labels, predictions, **options, border="classes").tolist() == [
+        [[0, 0], [0, 0]],
+        [[12, 0], [12, 0]],
+    ]
+
+
+@pytest.mark.parametrize("border", ["void", "classes"])
+def test_one_class_without_void_has_no_border(border):
+    labels = np.full((5, 5), 2)
+    counts = trimap_counts(labels, labels, num_classes=3, widths=(1, 9), border=border)
+    assert not counts.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (2, 0)}, r"widths must be at least 1 pixel, found \(2, 0\)"),
+        ({"widths": ()}, "widths must be at least 1"),
+        ({"border": "edges"}, '"void" or "classes", found \'edges\''),
+        ({"num_classes": 1}, r"labels .* found \[1\]"),
+        ({"labels": np.zeros((4, 5), np.uint8)}, r"\(4, 5\) and \(4, 4\)"),
+        ({"predictions": np.full((4, 4), 9), "border": "classes"}, r"predictions .* found \[9\]"),
+    ],
+)
+def test_impossible_trimaps_are_refused(options, message):
+    labels = np.uint8([[0, 0, 1, 1]] * 4)
+    given = {"labels": labels, "predictions": labels, "num_classes": 2, "widths": (1,)} | options
+    with pytest.raises(ValueError, match=message):
+        trimap_counts(**given)

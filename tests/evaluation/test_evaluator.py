@@ -115,3 +115,15 @@ def test_more_than_ten_metrics_do_not_mix():
     for metric in metrics:
         alone, _ = evaluate((metric,), pairs(2))
         assert together.result()[metric.name] == alone.result()[metric.name]
+
+
+def test_two_results_of_one_name_are_refused_with_the_first_example_and_not_after_the_last():
+    metrics = (Share("a", 0.2), Share("b"), Share("a", 0.8))
+    message = r"two metrics have a result 'a': Share\(.*0\.2\) and Share\(.*0\.8\)"
+    evaluator = SummingEvaluator(metrics)
+    with pytest.raises(ValueError, match=message):
+        evaluator.update(*pairs(1)[0])
+    merged = SummingEvaluator(metrics)
+    merged.merge(evaluator.state())
+    with pytest.raises(ValueError, match=message):
+        merged.result()

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from segjax.evaluation.boundary import boundary_iou
+from segjax.evaluation.boundary import boundary_iou, trimap_counts
 from segjax.evaluation.cell_tracking import cell_tracking_seg
 from segjax.evaluation.confusion_matrix import ConfusionMatrix
 from segjax.evaluation.em_segmentation import em_stack_errors
@@ -14,6 +14,7 @@ from segjax.evaluation.metrics import (
     EmErrors,
     NegativeLogLikelihood,
     RocAuc,
+    TrimapIou,
 )
 from segjax.evaluation.roc import roc_auc
 from segjax.evaluation.warping import connected_cells
@@ -21,6 +22,7 @@ from segjax.evaluation.warping import connected_cells
 METRICS = (
     Confusion(2),
     BoundaryIou(2),
+    TrimapIou(2, border="classes"),
     NegativeLogLikelihood(),
     RocAuc(),
     EmErrors(thresholds=(0.4, 0.6)),
@@ -111,6 +113,34 @@ def test_boundary_iou_of_one_example_is_that_of_the_function():
     assert result["mean_boundary_iou"] == pytest.approx(expected.mean())
 
 
+def test_trimap_scores_are_those_of_the_pixels_in_all_bands_of_the_set():
+    pairs = [(ignoring(example, 0.01), prediction) for example, prediction in PAIRS]
+    metric = TrimapIou(2, widths=(1, 4))
+    result = metric.result(summed(metric, pairs))
+    assert list(result) == [
+        "trimap_mean_iou_1",
+        "trimap_pixel_accuracy_1",
+        "trimap_mean_iou_4",
+        "trimap_pixel_accuracy_4",
+    ]
+    for place, width in enumerate((1, 4)):
+        (true, missed), (added, found) = sum(
+            trimap_counts(example["labels"], prediction["labels"], num_classes=2, widths=(1, 4))
+            for example, prediction in pairs
+        )[place]
+        iou = (true / (true + missed + added) + found / (found + missed + added)) / 2
+        assert result[f"trimap_mean_iou_{width}"] == pytest.approx(iou)
+        accuracy = (true + found) / (true + missed + added + found)
+        assert result[f"trimap_pixel_accuracy_{width}"] == pytest.approx(accuracy)
+
+
+def test_trimap_scores_without_a_border_are_nan():
+    metric = TrimapIou(2, widths=(3,))
+    counts = metric.counts(*PAIRS[0])  # ignores nothing
+    assert np.isnan(list(metric.result(counts).values())).all()
+    assert np.isnan(metric.example_score(counts))
+
+
 def test_negative_log_likelihood_is_the_mean_over_all_pixels_that_are_not_ignored():
     pairs = [
         (ignoring(example, 0.1 * k), prediction) for k, (example, prediction) in enumerate(PAIRS)
@@ -178,6 +208,8 @@ def test_bad_input_is_named():
     cropped = {"probabilities": prediction["probabilities"][:-1]}
     with pytest.raises(ValueError, match=r"labels have shape \(24, 30\) but probabilities \(23"):
         NegativeLogLikelihood().counts(example, cropped)
+    with pytest.raises(ValueError, match=r"widths .* found \(0, 1\)"):
+        TrimapIou(2, widths=(0, 1))
     with pytest.raises(ValueError, match="found 255"):
         EmErrors().counts(ignoring(example), prediction)
     with pytest.raises(ValueError, match=r"labels .* found \[255\]"):

@@ -1,16 +1,9 @@
-import itertools
+import dataclasses
 
 import numpy as np
 import pytest
 
-from segjax.evaluation.tiling import (
-    Tiling,
-    extract_tile,
-    single_tile,
-    split,
-    stitch,
-    tile_positions,
-)
+from segjax.evaluation.tiling import Tiling
 
 PAPER = Tiling((572, 572), (388, 388), multiple=16)
 # The shape law of `ToyUNet` without padding: 4b + 6 in, 4b − 14 out.
@@ -55,9 +48,16 @@ def noise(height, width, channels=2):
     return np.random.default_rng(height * width).normal(size=(height, width, channels))
 
 
-def predict(network, image, tiling, **options):
-    outputs = map(network, split(image, tiling))
-    return stitch(outputs, image.shape, tiling, **options)
+def predict(network, image, tiling):
+    """Covers an image with outputs, of which what the tiling keeps is cut out."""
+
+    def kept(position):
+        output = network(tiling.extract(image, position))
+        height, width = tiling.kept_size(tiling.input_size)
+        top, left = (output.shape[0] - height) // 2, (output.shape[1] - width) // 2
+        return output[top : top + height, left : left + width]
+
+    return tiling.stitch(map(kept, tiling.positions(image.shape)), image.shape)
 
 
 # Odd, even, smaller than a tile or than the mirrored margin, one pixel, exactly one and two tiles,
@@ -73,8 +73,8 @@ SIZES = [
 def test_tiles_of_a_valid_network_equal_the_whole_image_pass(size, weighting):
     image = noise(*size)
     network = ToyUNet(padded=False)
-    whole = predict(network, image, single_tile(image.shape, VALID))
-    tiled = predict(network, image, VALID, weighting=weighting)
+    whole = predict(network, image, VALID.single(image.shape))
+    tiled = predict(network, image, dataclasses.replace(VALID, weighting=weighting))
     assert whole.shape == (*size, 3)
     assert whole.std() > 0.01
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
@@ -84,17 +84,17 @@ def test_tiles_of_a_valid_network_equal_the_whole_image_pass(size, weighting):
 def test_more_overlap_changes_nothing_when_tiles_are_exact(size):
     image = noise(*size)
     network = ToyUNet(padded=False)
-    whole = predict(network, image, single_tile(image.shape, VALID))
-    tiling = Tiling(VALID.input_size, VALID.output_size, multiple=4, overlap=0.5)
-    assert len(tile_positions(size, tiling)) >= len(tile_positions(size, VALID))
-    tiled = predict(network, image, tiling, weighting="gaussian")
+    whole = predict(network, image, VALID.single(image.shape))
+    tiling = dataclasses.replace(VALID, overlap=0.5, weighting="gaussian")
+    assert len(tiling.positions(size)) >= len(VALID.positions(size))
+    tiled = predict(network, image, tiling)
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
 
 
 def test_tiles_off_the_grid_of_multiples_differ_from_the_whole_image_pass():
     image = noise(61, 83)
     network = ToyUNet(padded=False)
-    whole = predict(network, image, single_tile(image.shape, VALID))
+    whole = predict(network, image, VALID.single(image.shape))
     tiled = predict(network, image, Tiling(VALID.input_size, VALID.output_size, multiple=1))
     assert np.abs(tiled - whole).max() > 0.1 * np.abs(whole).max()
 
@@ -108,7 +108,7 @@ def test_tiles_of_a_padded_network_equal_the_whole_image_pass_with_enough_contex
         tiling = Tiling((24 + 2 * context, 32 + 2 * context), (24, 32), multiple=4)
         # The reference sees the wide context too, or its own padding would be the difference.
         wide = Tiling((48, 56), (24, 32), multiple=4)
-        whole = predict(network, image, single_tile(image.shape, wide))
+        whole = predict(network, image, wide.single(image.shape))
         return np.abs(predict(network, image, tiling) - whole).max() / np.abs(whole).max()
 
     assert largest_difference(12) < 1e-12
@@ -122,34 +122,34 @@ def test_tiles_continue_the_image_as_a_mirror_without_repeating_the_border(lengt
     tiling = Tiling((28, 9), (8, 5), multiple=4)
     before, after = 10, 60
     mirrored = np.pad(image, ((before, after), (2, 4), (0, 0)), mode="reflect")
-    tile = extract_tile(image, (position, 0), tiling)
+    tile = tiling.extract(image, (position, 0))
     assert tile.dtype == np.uint16
     np.testing.assert_array_equal(tile, mirrored[position : position + 28, :9])
 
 
 def test_mirror_of_a_row_by_hand():
     row = np.array([[10, 20, 30]])
-    tile = extract_tile(row, (0, 0), Tiling((1, 11), (1, 3)))
+    tile = Tiling((1, 11), (1, 3)).extract(row, (0, 0))
     np.testing.assert_array_equal(tile, [[10, 20, 30, 20, 10, 20, 30, 20, 10, 20, 30]])
 
 
 def test_the_papers_tiles_stand_384_apart_and_read_92_pixels_of_context():
     assert PAPER.margin == (92, 92)
     assert PAPER.stride == (384, 384)
-    assert tile_positions((512, 512), PAPER) == [(0, 0), (0, 384), (384, 0), (384, 384)]
-    assert tile_positions((388, 388), PAPER) == [(0, 0)]
-    assert tile_positions((389, 100), PAPER) == [(0, 0), (384, 0)]
-    assert tile_positions((388 + 384, 1), PAPER) == [(0, 0), (384, 0)]
+    assert PAPER.positions((512, 512)) == [(0, 0), (0, 384), (384, 0), (384, 384)]
+    assert PAPER.positions((388, 388)) == [(0, 0)]
+    assert PAPER.positions((389, 100)) == [(0, 0), (384, 0)]
+    assert PAPER.positions((388 + 384, 1)) == [(0, 0), (384, 0)]
 
 
 @pytest.mark.parametrize(
     ("length", "padded"), [(1, 188), (4, 188), (5, 204), (388, 572), (389, 588), (512, 700)]
 )
 def test_single_tile_of_the_papers_network_is_the_smallest_valid_size(length, padded):
-    tiling = single_tile((length, 388, 1), PAPER)
+    tiling = PAPER.single((length, 388, 1))
     assert tiling.input_size == (padded, 572)
     assert tiling.margin == PAPER.margin
-    assert tile_positions((length, 388), tiling) == [(0, 0)]
+    assert tiling.positions((length, 388)) == [(0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_stride_is_the_largest_multiple_that_leaves_the_overlap(output, multiple
 
 @pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
 def test_stitch_equals_a_weighted_mean_computed_pixel_by_pixel(weighting):
-    tiling = Tiling((8, 12), (8, 12), multiple=2, overlap=0.6)
+    tiling = Tiling((8, 12), (8, 12), multiple=2, overlap=0.6, weighting=weighting)
     assert tiling.stride == (2, 4)
     shape = (13, 21)
-    positions = tile_positions(shape, tiling)
+    positions = tiling.positions(shape)
     outputs = np.random.default_rng(0).normal(size=(len(positions), 8, 12, 2))
 
     def weight(i, j):
@@ -186,66 +186,19 @@ def test_stitch_equals_a_weighted_mean_computed_pixel_by_pixel(weighting):
             if 0 <= row - r < 8 and 0 <= column - c < 12
         ]
         expected[row, column] = sum(w * y for w, y in shares) / sum(w for w, _ in shares)
-    stitched = stitch(outputs, shape, tiling, weighting=weighting)
+    stitched = tiling.stitch(outputs, shape)
     np.testing.assert_allclose(stitched, expected, atol=1e-6)
 
 
 def test_gaussian_weighting_hides_a_seam_that_uniform_weighting_leaves():
-    tiling = Tiling((32, 32), (32, 32), overlap=0.5)
     outputs = np.stack([np.zeros((32, 32)), np.ones((32, 32))])
-    steps = {
-        weighting: np.abs(np.diff(stitch(outputs, (32, 48), tiling, weighting=weighting)[0])).max()
-        for weighting in ("uniform", "gaussian")
-    }
-    assert steps["uniform"] == pytest.approx(0.5)
-    assert steps["gaussian"] < 0.35
 
+    def largest_step(weighting):
+        tiling = Tiling((32, 32), (32, 32), overlap=0.5, weighting=weighting)
+        return np.abs(np.diff(tiling.stitch(outputs, (32, 48))[0])).max()
 
-@pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
-def test_probabilities_still_sum_to_one_after_stitching(weighting):
-    tiling = Tiling((20, 24), (16, 20), multiple=4, overlap=0.5)
-    shape = (37, 53, 3)
-    count = len(tile_positions(shape, tiling))
-    outputs = np.random.default_rng(0).dirichlet([1, 1, 1, 1], (count, 16, 20)).astype(np.float32)
-    stitched = stitch(outputs, shape, tiling, weighting=weighting)
-    assert stitched.dtype == np.float32
-    np.testing.assert_allclose(stitched.sum(-1), 1, atol=1e-6)
-
-
-def test_tiles_of_many_images_pass_through_as_one_stream():
-    images = [noise(61, 83), noise(5, 7), noise(40, 34)]
-    tiles = (
-        extract_tile(image, position, VALID)
-        for image in images
-        for position in tile_positions(image.shape, VALID)
-    )
-    outputs = (tile[10:36, 10:44] for tile in tiles)  # a network that returns its input
-    for image in images:
-        count = len(tile_positions(image.shape, VALID))
-        stitched = stitch(itertools.islice(outputs, count), image.shape, VALID)
-        np.testing.assert_array_equal(stitched, image)
-    assert next(outputs, None) is None
-
-
-def test_outputs_as_large_as_the_input_are_cropped_to_their_centre():
-    image = noise(61, 83)
-    np.testing.assert_array_equal(stitch(split(image, VALID), image.shape, VALID), image)
-
-
-def test_stitch_keeps_outputs_without_channels_and_widens_half_precision():
-    tiling = Tiling((4, 4), (4, 4))
-    outputs = np.full((2, 4, 4), 0.5, np.float16)
-    stitched = stitch(outputs, (3, 7), tiling)
-    assert stitched.dtype == np.float32
-    np.testing.assert_array_equal(stitched, np.full((3, 7), 0.5))
-
-
-def test_a_tile_of_a_memory_map_is_an_array_in_memory(tmp_path):
-    stored = np.memmap(tmp_path / "image", np.uint8, "w+", shape=(60, 70, 3))
-    stored[:] = np.random.default_rng(0).integers(0, 256, stored.shape)
-    tile = extract_tile(stored, (24, 32), VALID)
-    np.testing.assert_array_equal(tile, extract_tile(np.array(stored), (24, 32), VALID))
-    assert not np.shares_memory(tile, stored)
+    assert largest_step("uniform") == pytest.approx(0.5)
+    assert largest_step("gaussian") < 0.35
 
 
 @pytest.mark.parametrize(
@@ -258,25 +211,9 @@ def test_a_tile_of_a_memory_map_is_an_array_in_memory(tmp_path):
         (((32, 32), (32, 32), 16, 0.75), "smaller overlap"),
         (((32, 32), (32, 32), 16, 1.0), r"overlap must be in \[0, 1\), found 1.0"),
         (((32, 32), (32, 32), 0), "multiple must be at least 1"),
+        (((32, 32), (32, 32), 1, 0.5, "linear"), '"uniform" or "gaussian", found \'linear\''),
     ],
 )
 def test_impossible_tilings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Tiling(*arguments)
-
-
-def test_outputs_that_do_not_belong_to_the_image_are_refused():
-    tiling = Tiling((4, 4), (4, 4))
-    tiles = np.zeros((3, 4, 4, 2))
-    with pytest.raises(ValueError, match=r"has 2 tiles .* found more outputs"):
-        stitch(tiles, (4, 8), tiling)
-    with pytest.raises(ValueError, match=r"has 4 tiles .* found fewer outputs"):
-        stitch(tiles, (8, 8), tiling)
-    with pytest.raises(ValueError, match=r"expected outputs of 4 × 4 pixels, found .*\(3, 4, 2\)"):
-        stitch(tiles[:1, 1:], (4, 4), tiling)
-    with pytest.raises(TypeError, match="found uint8"):
-        stitch(tiles[:1].astype(np.uint8), (4, 4), tiling)
-    with pytest.raises(ValueError, match="'linear'"):
-        stitch(tiles[:1], (4, 4), tiling, weighting="linear")
-    with pytest.raises(ValueError, match=r"found shape \(0, 4\)"):
-        tile_positions((0, 4), tiling)

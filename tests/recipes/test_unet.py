@@ -12,7 +12,6 @@ import pytest
 from segjax.data.instances import separate_touching
 from segjax.evaluation.metrics import NegativeLogLikelihood, RocAuc
 from segjax.evaluation.test_time_augmentation import View
-from segjax.evaluation.tiling import single_tile
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
     AugmentConfig,
@@ -207,7 +206,7 @@ def test_flips_are_along_both_axes():
 def test_tiles_equal_one_pass_over_the_whole_image(unet):
     task, variables = random_network(unet)
     example = cells(2 * unet.tile + 3, unet.tile + 5)
-    whole = dataclasses.replace(task, tiling=single_tile(example["image"].shape, task.tiling))
+    whole = dataclasses.replace(task, covering=unet.tiling.single(example["image"].shape))
     found, expected = (predict(t, variables, example)["probabilities"] for t in (task, whole))
     assert len(list(whole.inputs(example))) == 1 < len(list(task.inputs(example)))
     assert expected.std() > 0.05

@@ -39,7 +39,7 @@ def make_task(padding="VALID", *, depth=1, features=2, norm=None, **options):
         ),
         classes=("ground", "cell"),
         channels=1,
-        tiling=Tiling((side, side), (TILE, TILE), multiple=2),
+        covering=Tiling((side, side), (TILE, TILE), multiple=2),
         preprocess=Standardize(),
         **options,
     )
@@ -48,7 +48,7 @@ def make_task(padding="VALID", *, depth=1, features=2, norm=None, **options):
 def initialise(task, seed=0):
     """Random variables, batch norm's included; without the seconds that `init` takes to compile."""
     rng = np.random.default_rng(seed)
-    images = jax.ShapeDtypeStruct((1, *task.tiling.input_size, 1), np.float32)
+    images = jax.ShapeDtypeStruct((1, *task.covering.input_size, 1), np.float32)
 
     def draw(path, array):
         values = {
@@ -185,7 +185,7 @@ def test_labels_of_another_size_than_the_logits_are_refused():
 
 
 def test_a_tiling_that_keeps_more_than_the_network_gives_is_refused():
-    task = dataclasses.replace(make_task(), tiling=Tiling((28, 28), (28, 28), multiple=2))
+    task = dataclasses.replace(make_task(), covering=Tiling((28, 28), (28, 28), multiple=2))
     images = np.zeros((1, 28, 28, 1), np.float32)
     with pytest.raises(ValueError, match=r"\(12, 12\) pixels of an input of \(28, 28\).*keeps"):
         jax.eval_shape(lambda: task.predict(initialise(make_task()), {"image": images}))

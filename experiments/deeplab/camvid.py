@@ -1,0 +1,113 @@
+"""DeepLab on CamVid, SegNet's version of 360 × 480 pixels and 11 classes: within a CPU's reach.
+
+Published DeepLab-LargeFOV (v1) 61.6 mean IoU on test, with the CRF (in Kundu et al., "Feature Space
+          Optimization for Semantic Video Segmentation", CVPR 2016, and later tables); its training
+          is not described beyond that.
+Protocol  trained on the 367 training images, the best of the evaluations on val's 101 kept, scored
+          on test's 233 at their own resolution; void is ignored. By --variant:
+            (default)     v3 on MobileNetV2 at half its width, output stride 8, begun with weights
+                          trained on VOC 2012 (--initial.name tf/deeplabv3_mobilenetv2)
+            v1-large-fov  v1 LargeFOV on VGG-16 (--initial.name keras/vgg16), its first three
+                          blocks frozen
+            v3plus        v3+ on MobileNetV2, from scratch
+          A run reports "unrefined_mean_iou" and, after the CRF, "mean_iou".
+Cost      RESULTS.md.
+Data      segjax data prepare camvid --source DIR
+Command   python experiments/deeplab/camvid.py --workdir runs/camvid
+          --initial.name tf/deeplabv3_mobilenetv2 --initial.weights FILE
+"""
+
+from dataclasses import dataclass
+
+from segjax.losses import SemanticLoss
+from segjax.recipes.deeplab import (
+    AugmentConfig,
+    DeepLabConfig,
+    PredictionConfig,
+    deeplab_experiment,
+)
+from segjax.recipes.deeplab_networks import (
+    BatchNormConfig,
+    DeepLabV1Config,
+    DeepLabV3Config,
+    DeepLabV3PlusConfig,
+)
+from segjax.training.configuration import TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.launch import run
+from segjax.training.schedules import OptimizerConfig
+
+# 367 images: a few thousand examples see each often enough, and momenta of 0.9997 would not settle.
+MOBILENET_NORM = BatchNormConfig(momentum=0.99, epsilon=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DeepLabConfig):
+    """DeepLab on CamVid."""
+
+    train: TrainConfig = TrainConfig(
+        num_steps=3000, batch_size=8, eval_every=500, checkpoint_every=250
+    )
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=0.01,
+        reference_batch_size=8,
+        weight_decay=4e-5,
+        decayed=r"(?<!depthwise)/kernel$",
+        multipliers=(("^logits/", 5.0),),
+        warmup_steps=50,
+    )
+    network: DeepLabV1Config | DeepLabV3Config | DeepLabV3PlusConfig = DeepLabV3Config(
+        backbone="mobilenet_v2",
+        width_multiplier=0.5,
+        pixels="tensorflow",
+        output_stride=8,
+        multi_grid=None,
+        atrous_rates=(),
+        batch_norm=MOBILENET_NORM,
+    )
+    augment: AugmentConfig = AugmentConfig(crop=(257, 321), scale_step=None)
+    prediction: PredictionConfig = PredictionConfig(size=(361, 481), refine=True)
+
+
+VARIANTS = {
+    "v1-large-fov": {
+        "train": TrainConfig(num_steps=1000, batch_size=4, eval_every=250, checkpoint_every=50),
+        "network": DeepLabV1Config(),
+        "optimizer": OptimizerConfig(
+            learning_rate=1e-3,
+            reference_batch_size=4,
+            weight_decay=5e-4,
+            multipliers=(
+                ("^logits/", 10.0),
+                ("bias$", 2.0),
+                ("^backbone/block[123]", 0.0),
+            ),
+        ),
+        "augment": AugmentConfig(crop=(225, 289), scale=(0.5, 1.25), scale_step=None),
+        "loss": SemanticLoss(supervise="coarse"),
+    },
+    "v3plus": {
+        "network": DeepLabV3PlusConfig(
+            backbone="mobilenet_v2",
+            features=128,
+            batch_norm=MOBILENET_NORM,
+        ),
+        "optimizer": OptimizerConfig(
+            learning_rate=0.05,
+            reference_batch_size=8,
+            weight_decay=4e-5,
+            decayed=r"(?<!depthwise)/kernel$",
+            warmup_steps=100,
+        ),
+    },
+}
+
+
+def build(config: Config) -> Experiment:
+    return deeplab_experiment(
+        config, "camvid", train="train", evaluation={"val": "val", "test": "test"}
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__, variants=VARIANTS)

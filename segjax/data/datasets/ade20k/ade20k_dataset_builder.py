@@ -1,0 +1,52 @@
+"""ADE20K: the MIT scene parsing benchmark of 150 classes."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
+from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
+from segjax.data.images import match_channels, read_image
+from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.source_files import ExampleFiles, SourceListing, note_sizes, pair_files
+
+CLASS_IDS = {0: IGNORED} | {value: value - 1 for value in range(1, len(CLASS_NAMES) + 1)}
+PUBLISHED = {"training": 20210, "validation": 2000}
+
+
+class Builder(SegmentationBuilder):
+    """The labels of the benchmark less one, so that 0 is a class and "other" is ignored."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "The unpacked ADEChallengeData2016.zip, with images and annotations: "
+        "http://sceneparsing.csail.mit.edu"
+    )
+    official_size = None
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": image_feature(channels=3),
+            "labels": label_feature(CLASS_NAMES),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: Path) -> SourceListing:
+        problems = []
+        splits = {
+            split: pair_files(source / "images" / split, source / "annotations" / split, problems)
+            for split in PUBLISHED
+        }
+        sizes = {split: len(examples) for split, examples in splits.items()}
+        return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
+
+    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+        return {
+            "id": files.id,
+            "image": match_channels(read_image(files.paths["image"]), 3),
+            "labels": read_label_map(files.paths["labels"], CLASS_IDS),
+        }

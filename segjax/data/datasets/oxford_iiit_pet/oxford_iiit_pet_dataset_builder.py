@@ -1,0 +1,27 @@
+"""Oxford-IIIT pets: a data set of TFDS's own, built by TFDS and read as ours are."""
+
+import numpy as np
+from etils import epath
+from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder
+
+
+class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
+    """TFDS's builder: it downloads the files, and needs TensorFlow to build but not to read.
+
+    What it has for `segjax.data` are the attributes of `SegmentationBuilder` below.
+    """
+
+    pkg_dir_path = epath.Path(__file__).parent
+    url_infos = oxford_iiit_pet_dataset_builder.Builder.url_infos  # its checksums
+    needs_tensorflow = True
+    official_size = None
+    class_names = ("pet", "background", "outline")
+
+    @staticmethod
+    def to_example(record: dict) -> dict[str, np.ndarray | str]:
+        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        return {
+            "id": record["file_name"].decode().removesuffix(".jpg"),
+            "image": record["image"],
+            "labels": record["segmentation_mask"][..., 0] - np.uint8(1),  # in the files 1 to 3
+        }

@@ -1,0 +1,65 @@
+"""Label maps of official layouts: files whose stored values are class ids, or table entries."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segjax.data.source_files import describe_values
+
+IGNORED = 255
+
+
+def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
+    """Reads a label map and turns its stored values into class ids, uint8 [H, W].
+
+    Of a palette image the stored indices count, never the colours.
+
+    Args:
+      path: a grey or palette PNG of 8 bits.
+      class_ids: the class id of each stored value that may occur; 255 = ignored.
+
+    Raises:
+      ValueError: naming the file, if it is unreadable, in colour, or holds other values.
+    """
+    stored = read_stored_values(path)
+    found = np.flatnonzero(np.bincount(stored.ravel()))
+    wrong = np.setdiff1d(found, list(class_ids))
+    if wrong.size:
+        raise ValueError(f"{path}: {describe_values(wrong)}; expected {_runs(class_ids)}")
+    table = np.zeros(256, np.uint8)
+    table[list(class_ids)] = list(class_ids.values())
+    return table[stored]
+
+
+def read_stored_values(path: Path) -> np.ndarray:
+    """Reads the values that a grey or palette image of 8 bits stores, uint8 [H, W].
+
+    Raises:
+      ValueError: naming the file, if it is unreadable or has other pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.array(image)
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
+        raise ValueError(f"{path}: damaged, cut short or no image ({error})") from error
+    if mode not in ("L", "P"):
+        kind = "colours" if mode.startswith("RGB") else f"{mode} pixels"
+        raise ValueError(
+            f"{path}: a label map stores class ids, as grey or as palette indices of 8 bits; "
+            f"found {kind}. Was it saved again by a program that expands palettes?"
+        )
+    return values
+
+
+def _runs(values: Iterable[int]) -> str:
+    """Names a set of values by its runs, such as "0 to 11, 255"."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

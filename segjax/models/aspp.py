@@ -1,0 +1,108 @@
+"""Atrous spatial pyramid pooling as DeepLab v3 has it: Chen et al., "Rethinking Atrous Convolution
+for Semantic Image Segmentation", 2017 (arXiv:1706.05587), section 3.3.
+
+What it changes against v2's, which sums the class scores of its branches (`deeplab_v2.py`): the
+branches are features with batch norm, concatenated and projected, a 1×1 convolution and the
+image's mean are branches too. With `separable` it is v3+'s (arXiv:1802.02611, section 3.1).
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.models.layers import Convolution, ConvolutionNorm, Norm, SeparableConvolution
+from segjax.models.normalization import BatchNorm
+from segjax.ops.resize import resize_bilinear
+
+ImagePooling = bool | tuple[int, int]
+
+
+def rates_at(output_stride: int) -> tuple[int, ...]:
+    """Returns the paper's rates: (6, 12, 18) at output stride 16, doubled at 8 (section 3.3)."""
+    return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
+
+
+class ASPP(nn.Module):
+    """1×1, 3×3 at each rate, image pooling → concatenation in that order → 1×1 → dropout.
+
+    Parameters: "pointwise", "atrous1" …, "image_pooling", "projection".
+
+    Attributes:
+      rates: atrous rates of the 3×3 branches, in positions of the map; may be empty.
+      features: channels of every branch and of the result.
+      image_pooling: a branch with the mean over the map; False for none; (height, width) for means
+        over windows of so many positions, as detectron2 does so that large test images keep the
+        statistics of the training crops. A window is cut to the map.
+      image_pooling_norm: whether that branch has a normalisation, whose batch statistics are over
+        batch positions only where the pooling is global; without (detectron2), it has a bias.
+      separable: atrous separable convolutions instead of the 3×3 ones.
+      normalize_depthwise: norm and ReLU between a separable convolution's two parts, as TensorFlow
+        DeepLab has it and segmentation-models-pytorch has not.
+      align_corners: of the upsampling of window means.
+    """
+
+    rates: tuple[int, ...]
+    features: int = 256
+    image_pooling: ImagePooling = True
+    image_pooling_norm: bool = True
+    separable: bool = False
+    normalize_depthwise: bool = True
+    dropout_rate: float = 0.1
+    align_corners: bool = True
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """Maps [batch, height, width, channels] to [batch, height, width, features]."""
+        shared = {"norm": self.norm, "dtype": self.dtype}
+        branches = [ConvolutionNorm(self.features, kernel_size=1, name="pointwise", **shared)]
+        for i, rate in enumerate(self.rates, 1):
+            if self.separable:
+                branch = SeparableConvolution(
+                    self.features,
+                    rate=rate,
+                    normalize_depthwise=self.normalize_depthwise,
+                    activate_depthwise=self.normalize_depthwise,
+                    name=f"atrous{i}",
+                    **shared,
+                )
+            else:
+                branch = ConvolutionNorm(self.features, rate=rate, name=f"atrous{i}", **shared)
+            branches.append(branch)
+        maps = [branch(x, train) for branch in branches]
+        if self.image_pooling:
+            maps.append(self._pooled(x, train))
+        x = jnp.concatenate(maps, axis=-1)
+        x = ConvolutionNorm(self.features, kernel_size=1, name="projection", **shared)(x, train)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+
+    def _pooled(self, x, train):
+        size = x.shape[1:3]
+        if self.image_pooling is True:
+            means = jnp.mean(x, axis=(1, 2), keepdims=True)
+        else:
+            window = tuple(min(pair) for pair in zip(self.image_pooling, size, strict=True))
+            sums = nn.pool(x.astype(jnp.float32), 0.0, lax.add, window, (1, 1), "VALID")
+            means = (sums / math.prod(window)).astype(x.dtype)
+        if self.image_pooling_norm:
+            means = ConvolutionNorm(
+                self.features,
+                kernel_size=1,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="image_pooling",
+            )(means, train)
+        else:
+            layer = Convolution(
+                self.features,
+                kernel_size=1,
+                use_bias=True,
+                dtype=self.dtype,
+                name="image_pooling",
+            )
+            means = nn.relu(layer(means))
+        return resize_bilinear(means, size, align_corners=self.align_corners)

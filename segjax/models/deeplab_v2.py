@@ -1,0 +1,143 @@
+"""DeepLab v2: Chen, Papandreou, Kokkinos, Murphy, Yuille, "DeepLab: Semantic Image Segmentation
+with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs", TPAMI 2017
+(arXiv:1606.00915).
+
+What it changes against v1: atrous spatial pyramid pooling (section 3.2), parallel classifiers at
+several rates whose scores are summed; ResNet-101 beside VGG-16 (section 4.1.2); the image at three
+scales, fused by the maximum. The paper's rows by arguments, VGG-16's all with
+`backbone=VGG16(pool_size=3), head_features=1024`:
+
+  LargeFOV   atrous_rates=(12,)
+  ASPP-S     atrous_rates=(2, 4, 8, 12)
+  ASPP-L     atrous_rates=(6, 12, 18, 24), the default
+  neither    atrous_rates=(1,), kernel_size=1: how ResNet-101's first rows classify is not said
+  MSC        scales=(0.5, 0.75, 1.0)
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.backbones import BackboneName
+from segjax.models.deeplab_v1 import backbone_of, classifier, upsampled
+from segjax.models.layers import Convolution, Norm
+from segjax.models.normalization import BatchNorm
+from segjax.ops.resize import resize_bilinear
+
+
+class Branch(nn.Module):
+    """One branch of ASPP (figure 7): the classes' scores at one atrous rate.
+
+    Parameters: "logits", after "fc6" and "fc7" if there are `head_features`.
+    """
+
+    num_classes: int
+    rate: int
+    kernel_size: int = 3
+    head_features: int | None = None
+    dropout_rate: float = 0.5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        if self.head_features is None:
+            return classifier(
+                self.num_classes, kernel_size=self.kernel_size, rate=self.rate, dtype=self.dtype
+            )(x)
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+        for name, kernel_size in (("fc6", self.kernel_size), ("fc7", 1)):
+            layer = Convolution(
+                self.head_features,
+                kernel_size=kernel_size,
+                rate=self.rate,
+                use_bias=True,
+                dtype=self.dtype,
+                name=name,
+            )
+            x = dropout(nn.relu(layer(x)))
+        return classifier(self.num_classes, dtype=self.dtype)(x)
+
+
+class DeepLabV2(nn.Module):
+    """ASPP on an atrous backbone, at one or several scales; see the module for the paper's rows.
+
+    Parameters: "backbone" and "branch1" …, in the order of `atrous_rates`.
+
+    Attributes:
+      num_classes: background included.
+      backbone: a name, or a module, which keeps its own norm and dtype.
+      output_stride: 8, 16 or 32.
+      atrous_rates: of the branches, in positions of the map, at any output stride.
+      kernel_size: of the branches' atrous convolution.
+      head_features: channels of each branch's fc6 and fc7: 1024 for VGG-16. None for ResNet-101,
+        whose branches are 3×3 classifiers.
+      dropout_rate: after fc6 and fc7.
+      scales: of the image, which the network sees at each of them with the same weights.
+      align_corners: of all resizing; True is Caffe's Interp layer.
+      norm: of the backbone; the released network trains with frozen statistics.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    num_classes: int
+    backbone: BackboneName | nn.Module = "resnet101"
+    output_stride: int = 8
+    atrous_rates: tuple[int, ...] = (6, 12, 18, 24)
+    kernel_size: int = 3
+    head_features: int | None = None
+    dropout_rate: float = 0.5
+    scales: tuple[float, ...] = (1.0,)
+    align_corners: bool = True
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    def __post_init__(self):
+        for name in ("atrous_rates", "scales"):
+            values = getattr(self, name)
+            if not values or min(values) <= 0:
+                raise ValueError(f"{name} holds one or more positive numbers; got {values!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Maps images [batch, height, width, channels] to a dict of arrays.
+
+        Returns:
+          "logits": [batch, height, width, num_classes] float32.
+          "coarse_logits": the same before upsampling: of each position, the maximum over scales on
+            the grid of the largest scale.
+          "auxiliary_logits": with several scales, a tuple of the coarse logits of each, in their
+            order, which the released network supervises too.
+        """
+        backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
+        branches = [
+            Branch(
+                self.num_classes,
+                rate=rate,
+                kernel_size=self.kernel_size,
+                head_features=self.head_features,
+                dropout_rate=self.dropout_rate,
+                dtype=self.dtype,
+                name=f"branch{i}",
+            )
+            for i, rate in enumerate(self.atrous_rates, 1)
+        ]
+        scores = []
+        for scale in self.scales:
+            scaled = self._resized(images, self._scaled_size(images.shape[1:3], scale))
+            x = backbone(scaled, output_stride=self.output_stride, train=train)["features"]
+            scores.append(sum(branch(x, train).astype(jnp.float32) for branch in branches))
+        if len(scores) == 1:
+            return upsampled(scores[0], images.shape[1:3], align_corners=self.align_corners)
+        size = max(x.shape[1:3] for x in scores)
+        coarse = jnp.stack([self._resized(x, size) for x in scores]).max(axis=0)
+        outputs = upsampled(coarse, images.shape[1:3], align_corners=self.align_corners)
+        return {**outputs, "auxiliary_logits": tuple(scores)}
+
+    def _scaled_size(self, size, scale):
+        # Corner pixels that stay in place: 321 → 241 and 161, as the released network has it.
+        fixed = 1 if self.align_corners else 0
+        return tuple(max(round(scale * (side - fixed)) + fixed, 1) for side in size)
+
+    def _resized(self, x, size):
+        return resize_bilinear(x, size, align_corners=self.align_corners)

@@ -1,0 +1,130 @@
+"""DeepLab v3: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image
+Segmentation", 2017 (arXiv:1706.05587).
+
+What it changes against v2: no CRF and no multi-scale input; batch norm in an ASPP with a 1×1 and an
+image-level branch (section 3.3), multi-grid rates in the last stage (section 3.2.1), output stride
+16 in training and 8 at test. Its tables and the well-known implementations, by arguments:
+
+  77.21 on VOC val (table 5)  the default: ResNet-101, MG(1, 2, 4), ASPP, image pooling
+  ASPP without the image      image_pooling=False, and atrous_rates=(6, 12, 18, 24)
+  cascade (section 3.2)       backbone=resnet101(cascaded_stages=3), multi_grid=(1, 2, 1),
+                              aspp=False
+  test at output stride 8     model.clone(output_stride=8), with the same variables
+  TensorFlow's MobileNetV2    backbone="mobilenet_v2", multi_grid=None, atrous_rates=()
+  torchvision                 output_stride=8, multi_grid=None, head_features=256,
+                              dropout_rate=0.5, auxiliary_head=True, align_corners=False
+  detectron2                  image_pooling=(32, 64), image_pooling_norm=False, align_corners=False
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.aspp import ASPP, ImagePooling, rates_at
+from segjax.models.backbones import BackboneName
+from segjax.models.deeplab_v1 import backbone_of, classifier, upsampled
+from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.normalization import BatchNorm
+
+
+class AuxiliaryHead(nn.Module):
+    """3×3 to a quarter of the channels → dropout → classifier: torchvision's FCNHead.
+
+    The paper has none. Parameters: "head", "logits".
+    """
+
+    num_classes: int
+    dropout_rate: float = 0.1
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """Maps [batch, h, w, channels] to logits [batch, h, w, num_classes] in float32."""
+        x = ConvolutionNorm(x.shape[-1] // 4, norm=self.norm, dtype=self.dtype, name="head")(
+            x, train
+        )
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return classifier(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class DeepLabV3(nn.Module):
+    """ASPP and classifier on an atrous backbone; see the module for the paper's variants.
+
+    Parameters: "backbone", "aspp", "logits", and where asked for "head" and "auxiliary_head".
+
+    Attributes:
+      num_classes: background included.
+      backbone: a name, or a module, which keeps its own norm and dtype.
+      output_stride: 8, 16 or 32.
+      multi_grid: rates of the last stage's units, times that of the output stride; None for
+        torchvision's dilation, see the contract of the backbone. MobileNetV2 wants None.
+      aspp: False leaves the classifier alone on the backbone's features.
+      atrous_rates: of ASPP, in positions of the map; None follows the output stride: (6, 12, 18)
+        at 16, doubled at 8. With () there are the 1×1 branch and image pooling.
+      image_pooling, image_pooling_norm: of ASPP.
+      aspp_features: channels of ASPP.
+      head_features: of a 3×3 convolution between ASPP and the classifier; None for none.
+      dropout_rate: after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
+      auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
+      align_corners: of the upsampling; True as in the released code, for sides of 16k + 1.
+      norm: of all layers; the paper keeps 0.9997 of the statistics, and freezes them in phase two.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    num_classes: int
+    backbone: BackboneName | nn.Module = "resnet101"
+    output_stride: int = 16
+    multi_grid: tuple[int, ...] | None = (1, 2, 4)
+    aspp: bool = True
+    atrous_rates: tuple[int, ...] | None = None
+    image_pooling: ImagePooling = True
+    image_pooling_norm: bool = True
+    aspp_features: int = 256
+    head_features: int | None = None
+    dropout_rate: float = 0.1
+    auxiliary_head: bool = False
+    align_corners: bool = True
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Maps images [batch, height, width, channels] to a dict of arrays.
+
+        Returns:
+          "logits": [batch, height, width, num_classes] float32.
+          "coarse_logits": the same before upsampling, at the output stride.
+          "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
+        """
+        backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
+        maps = backbone(
+            images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train
+        )
+        x = maps["features"]
+        if self.aspp:
+            rates = self.atrous_rates
+            x = ASPP(
+                rates_at(self.output_stride) if rates is None else rates,
+                features=self.aspp_features,
+                image_pooling=self.image_pooling,
+                image_pooling_norm=self.image_pooling_norm,
+                dropout_rate=self.dropout_rate,
+                align_corners=self.align_corners,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="aspp",
+            )(x, train)
+        if self.head_features is not None:
+            x = ConvolutionNorm(self.head_features, norm=self.norm, dtype=self.dtype, name="head")(
+                x, train
+            )
+        coarse = classifier(self.num_classes, dtype=self.dtype)(x)
+        outputs = upsampled(coarse, images.shape[1:3], align_corners=self.align_corners)
+        if self.auxiliary_head:
+            auxiliary = AuxiliaryHead(
+                self.num_classes, norm=self.norm, dtype=self.dtype, name="auxiliary_head"
+            )
+            outputs["auxiliary_logits"] = (auxiliary(maps["auxiliary"], train),)
+        return outputs

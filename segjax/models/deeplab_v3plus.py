@@ -1,0 +1,173 @@
+"""DeepLab v3+: Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable
+Convolution for Semantic Image Segmentation", ECCV 2018 (arXiv:1802.02611).
+
+What it changes against v3: a decoder that joins ASPP's features with a map of stride 4 (section
+3.1); atrous separable convolutions in ASPP and decoder; aligned Xception as the backbone (section
+3.2). Its tables and other implementations, by arguments:
+
+  ResNet-101 (tables 1-3)     backbone="resnet101", multi_grid=(1, 2, 4), separable=False; without
+                              the decoder low_level_features=None
+  1×1 channels (table 1)      low_level_features=8 … 64, decoder_convolutions=1
+  3×3 convolutions (table 2)  decoder_convolutions=1 … 3
+  Xception (table 5)          the default; without SC separable=False
+  Cityscapes (table 7)        image_pooling=False; backbone="xception71"
+  detectron2                  backbone as there, image_pooling=(32, 64), image_pooling_norm=False,
+                              align_corners=False, multi_grid=(1, 2, 4)
+  segmentation-models-pytorch backbone="resnet50" …, atrous_rates=(12, 24, 36), dropout_rate=0.5,
+                              head_features=256, decoder_convolutions=1, normalize_depthwise=False
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.aspp import ASPP, ImagePooling, rates_at
+from segjax.models.backbones import BackboneName
+from segjax.models.deeplab_v1 import backbone_of, classifier, upsampled
+from segjax.models.deeplab_v3 import AuxiliaryHead
+from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution
+from segjax.models.normalization import BatchNorm
+from segjax.ops.resize import resize_bilinear
+
+
+class Decoder(nn.Module):
+    """Upsampled features beside projected low-level ones → 3×3 convolutions (figure 2).
+
+    Parameters: "low_level" (the 1×1 convolution), "conv1" ….
+
+    Attributes:
+      low_level_features: channels of the 1×1 convolution.
+      features, convolutions: channels and number of the 3×3 convolutions.
+      convolution: the layer that these are.
+    """
+
+    low_level_features: int
+    features: int
+    convolutions: int
+    convolution: Any
+    align_corners: bool = True
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, low_level, train: bool = False):
+        """Maps [batch, h, w, channels] and [batch, H, W, channels] to [batch, H, W, features]."""
+        low_level = ConvolutionNorm(
+            self.low_level_features,
+            kernel_size=1,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="low_level",
+        )(low_level, train)
+        x = resize_bilinear(x, low_level.shape[1:3], align_corners=self.align_corners)
+        x = jnp.concatenate([x, low_level], axis=-1)
+        for i in range(self.convolutions):
+            x = self.convolution(self.features, name=f"conv{i + 1}")(x, train)
+        return x
+
+
+class DeepLabV3Plus(nn.Module):
+    """DeepLab v3's encoder, a decoder and a classifier; see the module for the paper's variants.
+
+    Parameters: "backbone", "aspp", "decoder", "logits", and where asked for "head" and
+    "auxiliary_head".
+
+    Attributes:
+      num_classes: background included.
+      backbone: a name, or a module, which keeps its own norm and dtype.
+      output_stride: of the encoder: 8, 16 or 32.
+      multi_grid, atrous_rates, image_pooling, image_pooling_norm, aspp_features: as in DeepLabV3.
+      head_features: of a 3×3 convolution between ASPP and decoder; None for none.
+      dropout_rate: after ASPP's projection.
+      low_level_features: channels to which the map of stride 4 is reduced; None for no decoder.
+      decoder_features, decoder_convolutions: channels and number of the decoder's 3×3 convolutions.
+      separable: atrous separable convolutions in place of all these 3×3 ones.
+      normalize_depthwise: norm and ReLU between the two parts of those, as in TensorFlow's.
+      auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
+      align_corners: of all upsampling.
+      norm: of all layers.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    num_classes: int
+    backbone: BackboneName | nn.Module = "xception65"
+    output_stride: int = 16
+    multi_grid: tuple[int, ...] | None = None
+    atrous_rates: tuple[int, ...] | None = None
+    image_pooling: ImagePooling = True
+    image_pooling_norm: bool = True
+    aspp_features: int = 256
+    head_features: int | None = None
+    dropout_rate: float = 0.1
+    low_level_features: int | None = 48
+    decoder_features: int = 256
+    decoder_convolutions: int = 2
+    separable: bool = True
+    normalize_depthwise: bool = True
+    auxiliary_head: bool = False
+    align_corners: bool = True
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Maps images [batch, height, width, channels] to a dict of arrays.
+
+        Returns:
+          "logits": [batch, height, width, num_classes] float32.
+          "coarse_logits": the same before upsampling, at stride 4, or without a decoder at the
+            output stride.
+          "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
+        """
+        backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
+        maps = backbone(
+            images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train
+        )
+        rates = self.atrous_rates
+        x = ASPP(
+            rates_at(self.output_stride) if rates is None else rates,
+            features=self.aspp_features,
+            image_pooling=self.image_pooling,
+            image_pooling_norm=self.image_pooling_norm,
+            separable=self.separable,
+            normalize_depthwise=self.normalize_depthwise,
+            dropout_rate=self.dropout_rate,
+            align_corners=self.align_corners,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="aspp",
+        )(maps["features"], train)
+        if self.head_features is not None:
+            x = self._convolution()(self.head_features, name="head")(x, train)
+        if self.low_level_features is not None:
+            x = Decoder(
+                self.low_level_features,
+                features=self.decoder_features,
+                convolutions=self.decoder_convolutions,
+                convolution=self._convolution(),
+                align_corners=self.align_corners,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="decoder",
+            )(x, maps["low_level"], train)
+        coarse = classifier(self.num_classes, dtype=self.dtype)(x)
+        outputs = upsampled(coarse, images.shape[1:3], align_corners=self.align_corners)
+        if self.auxiliary_head:
+            auxiliary = AuxiliaryHead(
+                self.num_classes, norm=self.norm, dtype=self.dtype, name="auxiliary_head"
+            )
+            outputs["auxiliary_logits"] = (auxiliary(maps["auxiliary"], train),)
+        return outputs
+
+    def _convolution(self):
+        if not self.separable:
+            return functools.partial(ConvolutionNorm, norm=self.norm, dtype=self.dtype)
+        return functools.partial(
+            SeparableConvolution,
+            normalize_depthwise=self.normalize_depthwise,
+            activate_depthwise=self.normalize_depthwise,
+            norm=self.norm,
+            dtype=self.dtype,
+        )

@@ -1,0 +1,150 @@
+"""MobileNetV2 without its classifier: Sandler et al., "MobileNetV2: Inverted Residuals and Linear
+Bottlenecks", CVPR 2018 (arXiv:1801.04381), dilated as in TensorFlow's DeepLab.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+
+from segjax.models.layers import ConvolutionNorm, Norm, atrous_units, check_multi_grid
+from segjax.models.normalization import BatchNorm
+
+# The initialiser of TensorFlow's mobilenet.training_scope; the paper states none.
+truncated_normal = nn.initializers.truncated_normal(0.09)
+
+
+def multiplied(features: int, multiplier: float, divisor: int) -> int:
+    """Returns features · multiplier, rounded to a multiple of `divisor`, at least 90 % of it."""
+    exact = features * multiplier
+    rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * exact else rounded + divisor
+
+
+class InvertedResidual(nn.Module):
+    """Expansion 1×1 → depthwise 3×3 → linear projection 1×1 (figure 3b, table 1).
+
+    Returns the block's output and its depthwise map. No "expand" if `expansion` is 1.
+    """
+
+    features: int
+    expansion: int
+    stride: int
+    rate: int
+    add_input: bool
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        layer = functools.partial(
+            ConvolutionNorm,
+            activation=nn.relu6,
+            norm=self.norm,
+            kernel_init=truncated_normal,
+            dtype=self.dtype,
+        )
+        inputs = x
+        if self.expansion > 1:
+            x = layer(self.expansion * x.shape[-1], kernel_size=1, name="expand")(x, train)
+        depthwise = layer(
+            x.shape[-1], stride=self.stride, rate=self.rate, groups=x.shape[-1], name="depthwise"
+        )(x, train)
+        x = layer(self.features, kernel_size=1, activation=None, name="project")(depthwise, train)
+        return x + inputs if self.add_input else x, depthwise
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 up to its last bottleneck, without the 1×1 convolution to 1280 channels.
+
+    DeepLab reads the last bottleneck's output ("layer_18" in TensorFlow's numbering, which counts
+    the stem). Parameters: "stem" and "expanded_conv_0" … "expanded_conv_16" with "expand" (not in
+    0), "depthwise" and "project", each with "convolution" and "norm"; TensorFlow's names "Conv",
+    "expanded_conv" and "expanded_conv_1" ….
+
+    Attributes:
+      width_multiplier: of all channels.
+      divisor: channels are rounded to multiples of this: 1 in TensorFlow DeepLab's narrow models,
+        8 in the classifiers of TensorFlow and torchvision. At width 1 there is no difference.
+      stages: expansion, features, units and stride of each line of the paper's table 2.
+      norm: TensorFlow's batch norm has epsilon 1e-3.
+    """
+
+    width_multiplier: float = 1.0
+    divisor: int = 1
+    stages: tuple[tuple[int, int, int, int], ...] = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images, *, output_stride: int = 32, multi_grid=None, train: bool = False):
+        """Computes the maps of the last bottleneck and of two before it.
+
+        Args:
+          images: [batch, height, width, channels]; in [−1, 1] for TensorFlow's weights.
+          output_stride: 8, 16 or 32.
+          multi_grid: None, or the rates of the bottlenecks from the last stride on (of table 2's
+            last four), times that of the output stride. TensorFlow's has none.
+          train: whether norms use the batch's statistics.
+
+        Returns:
+          "features" (320 channels · the multiplier), "auxiliary" (the bottleneck before the last
+          stride, 96) and "low_level": the depthwise map of the last bottleneck at stride 4
+          (expanded_conv_2, 144 channels), TensorFlow DeepLab's "layer_4/depthwise_output".
+
+        Raises:
+          ValueError: `output_stride` or `multi_grid` does not fit.
+        """
+        table = [
+            (
+                expansion,
+                multiplied(features, self.width_multiplier, self.divisor),
+                stride if i == 0 else 1,
+            )
+            for expansion, features, units, stride in self.stages
+            for i in range(units)
+        ]
+        strides = [stride for _, _, stride in table]
+        last_stage = max(i for i, stride in enumerate(strides) if stride > 1)
+        check_multi_grid(multi_grid, length=len(table) - last_stage)
+        units = atrous_units([2, *strides], output_stride=output_stride)[1:]
+
+        x = ConvolutionNorm(
+            multiplied(32, self.width_multiplier, self.divisor),
+            stride=2,
+            activation=nn.relu6,
+            norm=self.norm,
+            kernel_init=truncated_normal,
+            dtype=self.dtype,
+            name="stem",
+        )(images, train)
+        reached, maps = 2, {}
+        for i, ((expansion, features, stride), unit) in enumerate(zip(table, units, strict=True)):
+            if i == last_stage:
+                maps["auxiliary"] = x
+            rate = unit.rate
+            if multi_grid and i >= last_stage:
+                rate = unit.rate_after * multi_grid[i - last_stage]
+            x, depthwise = InvertedResidual(
+                features,
+                expansion=expansion,
+                stride=unit.stride,
+                rate=rate,
+                # By the stride of table 2, so that every output stride has the same shortcuts.
+                add_input=stride == 1 and features == x.shape[-1],
+                norm=self.norm,
+                dtype=self.dtype,
+                name=f"expanded_conv_{i}",
+            )(x, train)
+            reached *= stride
+            if reached == 4:
+                maps["low_level"] = depthwise
+        return {**maps, "features": x}

@@ -1,0 +1,100 @@
+"""U-Net with a ResNet encoder, as segmentation-models-pytorch has it (`smp.Unet`, version 0.6).
+
+No paper: the decoder of U-Net (arXiv:1505.04597) with padded convolutions, batch norm and nearest
+upsampling, on the five maps of a ResNet that was trained on ImageNet.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.backbones import BackboneName
+from segjax.models.deeplab_v1 import backbone_of
+from segjax.models.layers import Convolution, ConvolutionNorm, Norm
+from segjax.models.normalization import BatchNorm
+
+SKIPS = ("stage3", "stage2", "stage1", "stem")  # from the deepest to stride 2
+
+
+class DecoderBlock(nn.Module):
+    """Nearest 2× upsampling → concatenation with the skip connection → two 3×3 convolutions.
+
+    Parameters: "conv1", "conv2".
+    """
+
+    features: int
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, *, size: tuple[int, int], skip=None, train: bool = False):
+        """Maps [batch, ⌈height / 2⌉, ⌈width / 2⌉, channels] to [batch, height, width, features].
+
+        Args:
+          x: the deeper map.
+          size: height and width.
+          skip: a map of that size, or None.
+          train: whether norms use the batch's statistics.
+        """
+        x = x.repeat(2, axis=1).repeat(2, axis=2)[:, : size[0], : size[1]]
+        if skip is not None:
+            x = jnp.concatenate([x, skip], axis=-1)
+        for name in ("conv1", "conv2"):
+            x = ConvolutionNorm(self.features, norm=self.norm, dtype=self.dtype, name=name)(
+                x, train
+            )
+        return x
+
+
+class ResNetUNet(nn.Module):
+    """U-Net's decoder on a ResNet; any size of image.
+
+    Parameters: "backbone", "decoder_block1" (the deepest) … "decoder_block5", "logits" (3×3).
+
+    Attributes:
+      num_classes: background included.
+      backbone: the name of a ResNet, or a module, which keeps its own norm and dtype.
+      decoder_features: channels of the five decoder blocks, from the deepest.
+      norm: of all layers.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    num_classes: int
+    backbone: BackboneName | nn.Module = "resnet34"
+    decoder_features: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
+    norm: Norm = BatchNorm
+    dtype: Any = None
+
+    def __post_init__(self):
+        if len(self.decoder_features) != 5:
+            raise ValueError(
+                f"decoder_features has five entries, from stride 16 to 1; "
+                f"got {self.decoder_features!r}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Maps images [batch, height, width, channels] to a dict of arrays.
+
+        Returns:
+          "logits": [batch, height, width, num_classes] float32.
+
+        Raises:
+          ValueError: the backbone has not the maps of a ResNet.
+        """
+        backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
+        maps = backbone(images, train=train)
+        if missing := [name for name in SKIPS if name not in maps]:
+            raise ValueError(f"{self.backbone!r} has no map {missing[0]!r}; expected a ResNet")
+        x = maps["features"]
+        skips = [*(maps[name] for name in SKIPS), None]
+        for i, (features, skip) in enumerate(zip(self.decoder_features, skips, strict=True), 1):
+            block = DecoderBlock(
+                features, norm=self.norm, dtype=self.dtype, name=f"decoder_block{i}"
+            )
+            size = (images if skip is None else skip).shape[1:3]
+            x = block(x, size=size, skip=skip, train=train)
+        logits = Convolution(self.num_classes, use_bias=True, dtype=self.dtype, name="logits")(x)
+        return {"logits": logits.astype(jnp.float32)}

@@ -1,0 +1,251 @@
+"""The fully connected CRF of Krähenbühl and Koltun (NIPS 2011), with which DeepLab v1 and v2 refine.
+
+Each pixel is tied to every other by two Gaussian kernels (DeepLab v1, equation 2; v2, equation 3):
+
+  k_ij = w1 · exp(−|p_i − p_j|² / 2σ_α² − |I_i − I_j|² / 2σ_β²) + w2 · exp(−|p_i − p_j|² / 2σ_γ²)
+
+for positions p and colours I, and pays k_ij if their labels differ (Potts). Mean field approximates
+the marginals: Q_i(l) ∝ exp(logits_i(l) + Σ_j k_ij · Q_j(l)). As in the released programs the sum
+takes in j = i, which the paper leaves out.
+
+The appearance kernel is filtered on the permutohedral lattice. The smoothness kernel has two
+dimensions and a small σ: two one-dimensional convolutions are faster there than a lattice, and exact
+but for the tails beyond 4 σ_γ (6e-5 of the kernel).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.ops.permutohedral import connect, lattice_filter, sort_corners
+
+Normalization = Literal["symmetric", "per_pixel", "none"]
+TILE = 64
+BUCKET = 64  # `refine_probabilities` pads to multiples of it, so that few shapes are compiled
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """Parameters of the fully connected CRF, by default those that DeepLab v1's script ships with.
+
+    DeepLab v2's are 4, 65, 3, 2, 2 (VGG-16) and 4, 67, 3, 3, 1 (ResNet-101), in the order of the
+    fields from `appearance_weight` to `smoothness_sigma`.
+    """
+
+    num_iterations: int = 10
+    """Mean field iterations."""
+    appearance_weight: float = 4.0
+    """w1, of the kernel of position and colour."""
+    position_sigma: float = 49.0
+    """σ_α of that kernel, in pixels."""
+    color_sigma: float = 5.0
+    """σ_β of that kernel, in the image's units of 0 to 255."""
+    smoothness_weight: float = 3.0
+    """w2, of the kernel of position alone."""
+    smoothness_sigma: float = 3.0
+    """σ_γ of that kernel, in pixels."""
+    normalization: Normalization = "symmetric"
+    """Of both kernels: symmetric divides k_ij by √(k_i k_j), where k_i = Σ_j k_ij (Krähenbühl and
+    Koltun's release of 2013, pydensecrf); per_pixel by k_i (the release of 2011, which DeepLab's
+    program is built on); none leaves them as in the papers."""
+
+
+def dense_crf(
+    logits,
+    image,
+    *,
+    num_iterations: int = 10,
+    appearance_weight: float = 4.0,
+    position_sigma: float = 49.0,
+    color_sigma: float = 5.0,
+    smoothness_weight: float = 3.0,
+    smoothness_sigma: float = 3.0,
+    normalization: Normalization = "symmetric",
+    valid=None,
+    capacity: int | None = None,
+):
+    """Computes the marginals of the fully connected CRF whose unary potentials are `logits`.
+
+    May be jitted, mapped with `vmap` over images of one size, and differentiated in `logits` (the
+    image gets no gradient). The keywords are those of `CrfConfig`, which explains them.
+
+    Args:
+      logits: float32 [height, width, classes], or log-probabilities, which give the same.
+      image: [height, width, channels], one or three channels with values from 0 to 255.
+      smoothness_sigma: a Python number, since it gives the convolution its size.
+      valid: bool [height, width]; other pixels neither send nor receive. For padded images.
+      capacity: how many lattice points the tables have room for. None counts those of the image,
+        or, where the call is traced and cannot, takes the largest number possible, which is many
+        times too large.
+
+    Returns:
+      float32 [height, width, classes], probabilities. All NaN where traced and the image takes more
+      than `capacity` lattice points, or a σ is so small that its lattice cannot be numbered.
+
+    Raises:
+      ValueError: shapes do not fit; or, in a call that is not traced, what would give NaN.
+    """
+    _check_shapes(logits, image, valid)
+    if normalization not in ("symmetric", "per_pixel", "none"):
+        raise ValueError(
+            f"normalization={normalization!r}; expected 'symmetric', 'per_pixel' or 'none'"
+        )
+    if valid is None:
+        valid = jnp.ones(image.shape[:2], bool)
+    image = jax.lax.stop_gradient(jnp.asarray(image, jnp.float32))
+    corners = _sort(image, valid, position_sigma, color_sigma)
+    most = corners.point.size
+    if isinstance(corners.count, jax.core.Tracer):
+        capacity = capacity or most
+    elif not corners.fits:
+        raise ValueError(
+            f"position_sigma={position_sigma} and color_sigma={color_sigma} are too small for an "
+            f"image of {image.shape[0]}×{image.shape[1]}: its lattice cannot be numbered"
+        )
+    elif capacity is None:
+        capacity = _round_capacity(int(corners.count), most)
+    elif capacity < corners.count:
+        raise ValueError(f"capacity={capacity}, but the image takes {corners.count} lattice points")
+    reach = math.ceil(4 * smoothness_sigma)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / smoothness_sigma) ** 2)
+    return _infer(
+        jnp.asarray(logits, jnp.float32),
+        valid,
+        corners,
+        jnp.asarray(taps, jnp.float32),
+        (appearance_weight, smoothness_weight),
+        capacity=capacity,
+        num_iterations=num_iterations,
+        normalization=normalization,
+    )
+
+
+def refine_probabilities(
+    probabilities: np.ndarray, image: np.ndarray, config: CrfConfig
+) -> np.ndarray:
+    """Refines the class probabilities of one image, of whatever size.
+
+    Sizes are padded to multiples of 64 and the tables to powers of two, so that a data set of
+    images of many sizes compiles a few functions only.
+
+    Args:
+      probabilities: float [H, W, classes].
+      image: uint8 [H, W, 1 or 3], or uint16, which is brought to the range of uint8.
+
+    Returns:
+      float32 [H, W, classes].
+
+    Raises:
+      ValueError: shapes do not fit, or the image has another dtype.
+    """
+    _check_shapes(probabilities, image, None)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"image of dtype {image.dtype}; expected uint8 or uint16")
+    height, width = image.shape[:2]
+    beyond = [(0, -height % BUCKET), (0, -width % BUCKET)]
+    colors = image.astype(np.float32) * np.float32(255 / np.iinfo(image.dtype).max)
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float32)
+    refined = dense_crf(
+        np.pad(logits, [*beyond, (0, 0)]),
+        np.pad(colors, [*beyond, (0, 0)]),
+        valid=np.pad(np.ones((height, width), bool), beyond),
+        **dataclasses.asdict(config),
+    )
+    return np.asarray(refined)[:height, :width]
+
+
+def mean_field(logits, message: Callable, *, num_iterations: int):
+    """Iterates Q ← softmax(logits + message(Q)) from Q = softmax(logits), all classes last."""
+
+    def update(_, q):
+        return jax.nn.softmax(logits + message(q), axis=-1)
+
+    return jax.lax.fori_loop(0, num_iterations, update, jax.nn.softmax(logits, axis=-1))
+
+
+def gaussian_filter(values, taps):
+    """Convolves [height, width, channels] along both sides with `taps` [2r + 1], zeros outside.
+
+    As products with band matrices, a tile at a time: XLA fuses sums of shifted arrays into each of
+    their readers, and so computes them many times over.
+    """
+    reach = len(taps) // 2
+    place = np.arange(TILE + 2 * reach)[None] - np.arange(TILE)[:, None]
+    inside = (place >= 0) & (place <= 2 * reach)
+    band = jnp.where(inside, taps[np.clip(place, 0, 2 * reach)], 0.0)
+    for axis in (0, 1):
+        front = jnp.moveaxis(values, axis, 0)
+        length = front.shape[0]
+        rows = jnp.pad(front.reshape(length, -1), ((reach, reach + -length % TILE), (0, 0)))
+        tiles = [
+            jnp.matmul(band, rows[start : start + TILE + 2 * reach], precision="highest")
+            for start in range(0, length, TILE)
+        ]
+        values = jnp.moveaxis(jnp.concatenate(tiles)[:length].reshape(front.shape), 0, axis)
+    return values
+
+
+def normalized(apply: Callable, valid, normalization: Normalization) -> Callable:
+    """Normalises the symmetric kernel that `apply` filters with; see `CrfConfig.normalization`."""
+    if normalization == "none":
+        return apply
+    total = apply(valid[..., None].astype(jnp.float32))
+    # Pixels that are not valid reach nobody; NaN, the mark of an overflow, must stay.
+    total = jnp.where(total == 0, jnp.inf, total)
+    if normalization == "per_pixel":
+        return lambda q: apply(q) / total
+    scale = jax.lax.rsqrt(total)
+    return lambda q: scale * apply(scale * q)
+
+
+def _round_capacity(count: int, most: int) -> int:
+    """Rounds up to 2ⁿ or 1.5 · 2ⁿ, and not to less than would matter, to compile few capacities."""
+    power = 1 << max(count - 1, most // 32).bit_length()
+    return min(power * 3 // 4 if count <= power * 3 // 4 else power, most)
+
+
+@jax.jit
+def _sort(image, valid, position_sigma, color_sigma):
+    """Sorts the corners of the appearance kernel's lattice; its features are (x, y, colours)."""
+    height, width, channels = image.shape
+    y, x = (jax.lax.broadcasted_iota(jnp.float32, (height, width, 1), axis) for axis in (0, 1))
+    features = jnp.concatenate([x / position_sigma, y / position_sigma, image / color_sigma], -1)
+    return sort_corners(features.reshape(-1, 2 + channels), valid.reshape(-1))
+
+
+@partial(jax.jit, static_argnames=("capacity", "num_iterations", "normalization"))
+def _infer(logits, valid, corners, taps, weights, *, capacity, num_iterations, normalization):
+    lattice = connect(corners, capacity)
+    mask = valid[..., None].astype(jnp.float32)
+
+    def appearance(q):
+        return lattice_filter(lattice, q.reshape(-1, q.shape[-1])).reshape(q.shape)
+
+    def smoothness(q):
+        return mask * gaussian_filter(mask * q, taps)
+
+    kernels = [normalized(apply, valid, normalization) for apply in (appearance, smoothness)]
+
+    def message(q):
+        return sum(weight * kernel(q) for weight, kernel in zip(weights, kernels, strict=True))
+
+    return mean_field(logits, message, num_iterations=num_iterations)
+
+
+def _check_shapes(logits, image, valid):
+    if logits.ndim != 3 or image.ndim != 3 or logits.shape[:2] != image.shape[:2]:
+        raise ValueError(
+            "expected logits [height, width, classes] and an image [height, width, channels] of "
+            f"the same size; got {logits.shape} and {image.shape}"
+        )
+    if image.shape[2] not in (1, 3):
+        raise ValueError(f"an image has 1 or 3 channels; got {image.shape}")
+    if valid is not None and valid.shape != image.shape[:2]:
+        raise ValueError(f"valid has shape {valid.shape}; expected {image.shape[:2]}")

@@ -1,0 +1,22 @@
+"""Weights trained elsewhere: read without running a file's code, converted, applied, fine-tuned.
+
+One converter file for each source; `catalog.SOURCES` lists the names::
+
+    pretrained = segjax.pretrained.load("torchvision/deeplabv3_resnet50", "weights.pth")
+    labels = pretrained.predict(photo)["labels"]
+"""
+
+from segjax.pretrained.catalog import SOURCES, convert, load
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.files import read_weights
+from segjax.pretrained.initialization import Initialization, initialize
+
+__all__ = [
+    "SOURCES",
+    "Initialization",
+    "Pretrained",
+    "convert",
+    "initialize",
+    "load",
+    "read_weights",
+]

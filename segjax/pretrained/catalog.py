@@ -1,0 +1,75 @@
+"""The names of the weights that can be converted."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segjax.pretrained import detectron2, keras, smp, tf_deeplab, torchvision
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.files import read_weights
+
+SOURCES: dict[str, Callable[..., Pretrained]] = {
+    "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
+    "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
+    "torchvision/resnet34": torchvision.convert_resnet,
+    "torchvision/resnet50": torchvision.convert_resnet,
+    "torchvision/resnet101": torchvision.convert_resnet,
+    "torchvision/vgg16": torchvision.convert_vgg16,
+    "smp/unet_resnet34": smp.convert_unet,
+    "smp/unet_resnet50": smp.convert_unet,
+    "smp/unet_resnet101": smp.convert_unet,
+    "smp/deeplabv3plus_resnet34": smp.convert_deeplabv3plus,
+    "smp/deeplabv3plus_resnet50": smp.convert_deeplabv3plus,
+    "smp/deeplabv3plus_resnet101": smp.convert_deeplabv3plus,
+    "tf/deeplabv3_mobilenetv2": tf_deeplab.convert_deeplabv3_mobilenetv2,
+    "tf/deeplabv3plus_xception65": tf_deeplab.convert_deeplabv3plus_xception65,
+    "tf/mobilenet_v2": tf_deeplab.convert_mobilenet_v2,
+    "tf/xception65": tf_deeplab.convert_xception65,
+    "detectron2/resnet50": detectron2.convert_resnet,
+    "detectron2/resnet101": detectron2.convert_resnet,
+    "keras/vgg16": keras.convert_vgg16,
+}
+
+
+def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretrained:
+    """Makes a model of ours with the weights of another package's.
+
+    Args:
+      name: of the source and its model, one of `SOURCES`.
+      state_dict: its arrays by their names there, in that package's layout and of any float type.
+        The numbers of classes and channels, and whether there is an auxiliary head, are theirs.
+      options: of the converter, such as `classes`, or `output_stride` for TensorFlow's; see
+        `segjax.pretrained.{torchvision,smp,tf_deeplab,detectron2,keras}`.
+
+    Raises:
+      ValueError: there is no such name; or arrays are missing, unknown or wrongly shaped, of which
+        it lists all.
+      TypeError: the converter has no such option.
+    """
+    check_name(name)
+    return SOURCES[name](state_dict, name=name, **options)
+
+
+def load(name: str, path: str | Path, **options) -> Pretrained:
+    """Converts the weights in a file; see `convert` and `segjax.pretrained.read_weights`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: besides, it cannot be read; the message names the file.
+    """
+    check_name(name)
+    state_dict = read_weights(path)
+    try:
+        return convert(name, state_dict, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_name(name: str) -> None:
+    """Raises a ValueError for an unknown name of weights, with the nearest that there is."""
+    if name not in SOURCES:
+        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise ValueError(f"no pretrained weights {name!r}{hint} There are {', '.join(SOURCES)}")

@@ -1,0 +1,84 @@
+"""detectron2's ImageNet ResNets: MSRA's weights for BGR images, the stride in the first 1×1,
+https://github.com/facebookresearch/detectron2.
+
+Written from its ResNet (modeling/backbone/resnet.py) and from how it renames Caffe2's arrays
+(checkpoint/c2_model_loading.py), version 0.6. Its pickles from MSRA have Caffe2's names and no
+statistics: their norm is a scale and a bias.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.models.resnet import ResNet, resnet50, resnet101
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.mapping import OIHW, Constant, Source, Table, fill, torch_layer
+from segjax.pretrained.preprocess import SubtractMeanBGR
+
+EPSILON = 1e-5
+MSRA = SubtractMeanBGR(mean=(103.53, 116.28, 123.675))
+
+RESNETS = {"resnet50": resnet50, "resnet101": resnet101}
+# Classifiers, what detectron2 says of a file in it, and Caffe2's optimiser.
+OTHERS = r"\.num_batches_tracked$|_momentum$|^(fc1000|pred)_[wb]$|^(stem\.)?fc\.|^linear\."
+
+
+def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+    """An ImageNet ResNet as a backbone; its classifier is left out.
+
+    Names are Caffe2's ("res2_0_branch2a_w") or detectron2's ("res2.0.conv1.weight").
+    """
+    resnet = RESNETS[name.removeprefix("detectron2/")](stride_in="1x1")
+    is_caffe2 = not any(key.startswith("stem.") for key in state_dict)
+    table = caffe2_table(resnet, state_dict) if is_caffe2 else detectron2_table(resnet, prefix="")
+    variables = fill(resnet, table, state_dict, name=name, ignored=OTHERS)
+    return Pretrained(resnet, variables, MSRA)
+
+
+def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:
+    """The entries of a ResNet by detectron2's names; `prefix` is before all of them."""
+    table = torch_layer("stem", f"{prefix}stem.conv1", f"{prefix}stem.conv1.norm")
+    for ours, stage, block, conv in _convolutions(resnet):
+        theirs = f"{prefix}res{stage}.{block}.{conv}"
+        table |= torch_layer(ours, theirs, f"{theirs}.norm")
+    return table
+
+
+def caffe2_table(resnet: ResNet, state_dict: Mapping[str, np.ndarray]) -> Table:
+    """The entries of a ResNet by Caffe2's names."""
+    branches = {
+        "conv1": "branch2a",
+        "conv2": "branch2b",
+        "conv3": "branch2c",
+        "shortcut": "branch1",
+    }
+    table = _caffe2_layer("stem", "conv1", "res_conv1_bn", state_dict)
+    for ours, stage, block, conv in _convolutions(resnet):
+        theirs = f"res{stage}_{block}_{branches[conv]}"
+        table |= _caffe2_layer(ours, theirs, f"{theirs}_bn", state_dict)
+    return table
+
+
+def _convolutions(resnet: ResNet):
+    """Yields each residual block's convolutions: our path, and detectron2's stage, block, name."""
+    for stage, size in enumerate(resnet.stage_sizes, 1):
+        for block in range(size):
+            for conv in ("conv1", "conv2", "conv3", *(["shortcut"] if block == 0 else [])):
+                yield f"stage{stage}_block{block + 1}/{conv}", stage + 1, block, conv
+
+
+def _caffe2_layer(path: str, convolution: str, norm: str, state_dict) -> Table:
+    table: Table = {
+        f"params/{path}/convolution/kernel": Source(f"{convolution}_w", OIHW),
+        f"params/{path}/norm/scale": Source(f"{norm}_s"),
+        f"params/{path}/norm/bias": Source(f"{norm}_b"),
+    }
+    if f"{norm}_rm" in state_dict:
+        return table | {
+            f"batch_stats/{path}/norm/mean": Source(f"{norm}_rm"),
+            f"batch_stats/{path}/norm/var": Source(f"{norm}_riv"),
+        }
+    return table | {
+        f"batch_stats/{path}/norm/mean": Constant(0.0),
+        f"batch_stats/{path}/norm/var": Constant(1.0 - EPSILON),
+    }

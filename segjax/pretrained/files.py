@@ -1,0 +1,103 @@
+"""Reads the arrays of a file of trained weights; never runs code that a file holds."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import load_file
+
+from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
+from segjax.pretrained.torch_file import read_torch_file
+
+# Under these keys, training scripts save the model's arrays beside the optimiser's.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "blobs")
+_NAMES_SHOWN = 5
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file by their names in it.
+
+    - .pth, .pt, .bin: written by `torch.save`, in either of its formats.
+    - .safetensors, .npz.
+    - .pkl: a pickle of NumPy arrays, as detectron2's model zoo has.
+
+    Of a dict such as {"model": {...}, "optimizer": ...} the model's arrays are returned, and a
+    "module." before all names, which PyTorch's DataParallel adds, is taken off. Arrays keep their
+    type, but bfloat16 becomes float32.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: its suffix is another; it is damaged or not what its suffix says; it holds
+        anything but arrays, or would run code. The message names the file.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _READERS:
+        raise ValueError(f"{path}: expected a file of weights ending in {', '.join(_READERS)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    expected, read = _READERS[path.suffix.lower()]
+    try:
+        value = read(path)
+    except RefusedPickle as error:
+        raise ValueError(f"{path}: {error}") from error
+    # A damaged pickle or archive raises anything from KeyError to MemoryError.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path}: damaged or not {expected} ({reason})") from error
+    return _named_arrays(value, path)
+
+
+def _read_npz(path: Path) -> dict:
+    with path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array without a name")
+        return dict(archive)
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return plain(ArrayUnpickler(file).load())
+
+
+def _read_safetensors(path: Path) -> dict:
+    arrays = load_file(path)
+    halves = {name for name, array in arrays.items() if array.dtype == ml_dtypes.bfloat16}
+    return arrays | {name: arrays[name].astype(np.float32) for name in halves}
+
+
+def _named_arrays(value: Any, path: Path) -> dict[str, np.ndarray]:
+    found = value
+    while isinstance(found, Mapping):
+        inner = [found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)]
+        if not inner:
+            break
+        found = inner[0]
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"{path}: expected a dict of arrays, found {_kind(found)}")
+    others = [name for name, entry in found.items() if not isinstance(entry, np.ndarray)]
+    if others:
+        shown = ", ".join(f"{name!r} ({_kind(found[name])})" for name in others[:_NAMES_SHOWN])
+        more = f" and {len(others) - _NAMES_SHOWN} more" if len(others) > _NAMES_SHOWN else ""
+        raise ValueError(f"{path}: expected nothing but arrays, found {shown}{more}")
+    names = {str(name): entry for name, entry in found.items()}
+    if all(name.startswith("module.") for name in names):
+        names = {name.removeprefix("module."): entry for name, entry in names.items()}
+    return names
+
+
+def _kind(value: Any) -> str:
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+_TORCH = ("a file of torch.save", read_torch_file)
+_READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    ".pth": _TORCH,
+    ".pt": _TORCH,
+    ".bin": _TORCH,
+    ".safetensors": ("a file of safetensors", _read_safetensors),
+    ".npz": ("an archive of np.savez", _read_npz),
+    ".pkl": ("a pickle of arrays", _read_pickle),
+}

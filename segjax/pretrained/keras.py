@@ -1,0 +1,28 @@
+"""Keras's VGG-16 by its layers' names, {"block1_conv1/kernel": ...}, for BGR images.
+
+The arrays are Caffe's, of Simonyan and Zisserman's own release.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.models.vgg import VGG16
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.mapping import Source, Table, fill
+from segjax.pretrained.preprocess import SubtractMeanBGR
+
+CAFFE = SubtractMeanBGR(mean=(103.939, 116.779, 123.68))
+
+
+def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+    """The ImageNet VGG-16 as a backbone; its fully connected layers are left out."""
+    vgg = VGG16()
+    table: Table = {
+        f"params/block{block}_conv{i}/{array}": Source(f"block{block}_conv{i}/{array}")
+        for block, size in enumerate(vgg.stage_sizes, 1)
+        for i in range(1, size + 1)
+        for array in ("kernel", "bias")
+    }
+    variables = fill(vgg, table, state_dict, name=name, ignored=r"^(fc\d|predictions)/")
+    return Pretrained(vgg, variables, CAFFE)

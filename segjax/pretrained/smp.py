@@ -1,0 +1,129 @@
+"""segmentation-models-pytorch's state dicts: Unet and DeepLabV3Plus with ResNet encoders,
+https://github.com/qubvel-org/segmentation_models.pytorch.
+
+Written from version 0.6, for the models' default arguments. The package resizes no images, so that
+prediction takes them as they are, and pads the right and the bottom to sides that the encoder
+divides.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.evaluation.coverings import WholeImage
+from segjax.models.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.resnet import ResNet
+from segjax.models.resnet_unet import ResNetUNet
+from segjax.pretrained.converted import Pretrained, class_names
+from segjax.pretrained.mapping import (
+    Table,
+    fill,
+    length_of,
+    torch_convolution,
+    torch_layer,
+    torch_norm,
+    within,
+)
+from segjax.pretrained.preprocess import IMAGENET
+from segjax.pretrained.torchvision import COUNTERS, RESNETS, resnet_table
+from segjax.tasks.semantic import SemanticTask
+
+HEAD = "segmentation_head.0"
+
+
+def convert_unet(
+    state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
+) -> Pretrained:
+    """`Unet` with a ResNet encoder and five decoder blocks of any widths.
+
+    Args:
+      classes: their names; those of VOC where there are 21.
+    """
+    resnet = RESNETS[name.removeprefix("smp/unet_")]()
+    num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    blocks = [f"decoder.blocks.{i}" for i in range(5)]
+    features = tuple(
+        length_of(state_dict, f"{block}.conv1.0.weight", 0, otherwise=256 >> i)
+        for i, block in enumerate(blocks)
+    )
+    model = ResNetUNet(num_classes, backbone=resnet, decoder_features=features)
+    table = _encoder(resnet)
+    for i, block in enumerate(blocks, 1):
+        for conv in ("conv1", "conv2"):
+            table |= torch_layer(
+                f"decoder_block{i}/{conv}", f"{block}.{conv}.0", f"{block}.{conv}.1"
+            )
+    table |= torch_convolution("logits", HEAD, bias=True)
+    return _segmenter(model, table, state_dict, name=name, classes=classes, multiple=32)
+
+
+def convert_deeplabv3plus(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    name: str,
+    output_stride: int = 16,
+    atrous_rates: tuple[int, int, int] = (12, 24, 36),
+    classes: tuple[str, ...] | None = None,
+) -> Pretrained:
+    """`DeepLabV3Plus` with a ResNet encoder.
+
+    Args:
+      output_stride, atrous_rates: `encoder_output_stride` and `decoder_atrous_rates` of the
+        trained model, which its state dict does not tell. The rates are not halved at output
+        stride 16, as they are in the paper.
+      classes: their names; those of VOC where there are 21.
+    """
+    resnet = RESNETS[name.removeprefix("smp/deeplabv3plus_")]()
+    num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    features = length_of(state_dict, f"{HEAD}.weight", 1, otherwise=256)
+    model = DeepLabV3Plus(
+        num_classes,
+        backbone=resnet,
+        output_stride=output_stride,
+        # A stage without its stride has the larger rate throughout, its first block included.
+        multi_grid=(1,) * resnet.stage_sizes[3],
+        atrous_rates=atrous_rates,
+        aspp_features=features,
+        head_features=features,
+        decoder_features=features,
+        decoder_convolutions=1,
+        normalize_depthwise=False,
+        dropout_rate=0.5,
+    )
+    aspp = "decoder.aspp.0"
+    table = _encoder(resnet)
+    table |= torch_layer("aspp/pointwise", f"{aspp}.convs.0.0", f"{aspp}.convs.0.1")
+    for i in (1, 2, 3):
+        table |= _separable(f"aspp/atrous{i}", f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1")
+    table |= torch_layer("aspp/image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2")
+    table |= torch_layer("aspp/projection", f"{aspp}.project.0", f"{aspp}.project.1")
+    table |= _separable("head", "decoder.aspp.1", "decoder.aspp.2")
+    table |= torch_layer("decoder/low_level", "decoder.block1.0", "decoder.block1.1")
+    table |= _separable("decoder/conv1", "decoder.block2.0", "decoder.block2.1")
+    table |= torch_convolution("logits", HEAD, bias=True)
+    return _segmenter(model, table, state_dict, name=name, classes=classes, multiple=output_stride)
+
+
+def _encoder(resnet: ResNet) -> Table:
+    return within("backbone", resnet_table(resnet, prefix="encoder."))
+
+
+def _separable(path: str, convolutions: str, norm: str) -> Table:
+    """The entries of a `SeparableConvolution` that has no norm between its parts."""
+    return (
+        torch_convolution(f"{path}/depthwise", f"{convolutions}.0")
+        | torch_convolution(f"{path}/pointwise/convolution", f"{convolutions}.1")
+        | torch_norm(f"{path}/pointwise/norm", norm)
+    )
+
+
+def _segmenter(model, table, state_dict, *, name, classes, multiple) -> Pretrained:
+    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
+    task = SemanticTask(
+        model=model,
+        classes=class_names(model.num_classes, classes),
+        channels=3,
+        covering=WholeImage(size=(multiple, multiple), multiple=multiple),
+        preprocess=IMAGENET,
+    )
+    return Pretrained(model, variables, IMAGENET, task)

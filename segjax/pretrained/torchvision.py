@@ -1,0 +1,114 @@
+"""torchvision's state dicts: DeepLab v3 and the ImageNet backbones, https://pytorch.org/vision.
+
+The names are those of its modules, and the same in segmentation-models-pytorch's encoders.
+Written from version 0.28.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.evaluation.coverings import WholeImage
+from segjax.evaluation.resizing import ShortSide
+from segjax.models.deeplab_v3 import DeepLabV3
+from segjax.models.resnet import ResNet, resnet34, resnet50, resnet101
+from segjax.models.vgg import VGG16
+from segjax.pretrained.converted import Pretrained, class_names
+from segjax.pretrained.mapping import (
+    Table,
+    fill,
+    length_of,
+    torch_convolution,
+    torch_layer,
+    within,
+)
+from segjax.pretrained.preprocess import IMAGENET
+from segjax.tasks.semantic import SemanticTask
+
+RESNETS = {"resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
+# Counters of batches change nothing where, as in all of these, a norm has a fixed momentum.
+COUNTERS = r"\.num_batches_tracked$"
+
+
+def resnet_table(resnet: ResNet, *, prefix: str) -> Table:
+    """The entries of a ResNet of ours; `prefix` is before all names, such as "backbone."."""
+    table = torch_layer("stem", f"{prefix}conv1", f"{prefix}bn1")
+    for stage, size in enumerate(resnet.stage_sizes, 1):
+        for block in range(size):
+            ours, theirs = f"stage{stage}_block{block + 1}", f"{prefix}layer{stage}.{block}"
+            for i in (1, 2, 3) if resnet.block == "bottleneck" else (1, 2):
+                table |= torch_layer(f"{ours}/conv{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+            if block == 0 and (stage > 1 or resnet.block == "bottleneck"):
+                table |= torch_layer(
+                    f"{ours}/shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1"
+                )
+    return table
+
+
+def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+    """An ImageNet ResNet as a backbone; its classifier "fc" is left out."""
+    resnet = RESNETS[name.removeprefix("torchvision/")]()
+    table = resnet_table(resnet, prefix="")
+    variables = fill(resnet, table, state_dict, name=name, ignored=rf"{COUNTERS}|^fc\.")
+    return Pretrained(resnet, variables, IMAGENET)
+
+
+def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+    """The ImageNet VGG-16 without batch norm as a backbone, without its "classifier"."""
+    vgg = VGG16()
+    table, index = {}, 0
+    for block, size in enumerate(vgg.stage_sizes, 1):
+        for i in range(size):
+            ours = f"block{block}_conv{i + 1}"
+            table |= torch_convolution(ours, f"features.{index}", bias=True)
+            index += 2  # a ReLU stands between
+        index += 1  # the pooling
+    variables = fill(vgg, table, state_dict, name=name, ignored=r"^classifier\.")
+    return Pretrained(vgg, variables, IMAGENET)
+
+
+def convert_deeplabv3(
+    state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
+) -> Pretrained:
+    """DeepLab v3 at output stride 8, with the auxiliary head if the state dict has one.
+
+    Prediction resizes the shorter side to 520 pixels, as torchvision's reference evaluation does.
+
+    Args:
+      classes: their names; those of VOC where there are 21.
+    """
+    resnet = RESNETS[name.removeprefix("torchvision/deeplabv3_")]()
+    num_classes = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
+    has_auxiliary_head = any(key.startswith("aux_classifier.") for key in state_dict)
+    model = DeepLabV3(
+        num_classes,
+        backbone=resnet,
+        output_stride=8,
+        multi_grid=None,
+        head_features=256,
+        dropout_rate=0.5,
+        auxiliary_head=has_auxiliary_head,
+        align_corners=False,
+    )
+    table = within("backbone", resnet_table(resnet, prefix="backbone."))
+    aspp = "classifier.0"
+    table |= torch_layer("aspp/pointwise", f"{aspp}.convs.0.0", f"{aspp}.convs.0.1")
+    for i in (1, 2, 3):
+        table |= torch_layer(f"aspp/atrous{i}", f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1")
+    table |= torch_layer("aspp/image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2")
+    table |= torch_layer("aspp/projection", f"{aspp}.project.0", f"{aspp}.project.1")
+    table |= torch_layer("head", "classifier.1", "classifier.2")
+    table |= torch_convolution("logits", "classifier.4", bias=True)
+    if has_auxiliary_head:
+        table |= torch_layer("auxiliary_head/head", "aux_classifier.0", "aux_classifier.1")
+        table |= torch_convolution("auxiliary_head/logits", "aux_classifier.4", bias=True)
+    task = SemanticTask(
+        model=model,
+        classes=class_names(num_classes, classes),
+        channels=3,
+        covering=WholeImage(size=(1, 1), multiple=1),  # no padding: image pooling would see it
+        preprocess=IMAGENET,
+        input_size=ShortSide(520),
+    )
+    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
+    return Pretrained(model, variables, IMAGENET, task)

@@ -1,0 +1,63 @@
+"""A backbone without weights, and what the tests of the heads share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Subsampling(nn.Module):
+    """Every map is the image itself, subsampled to the map's stride, so that heads stand alone."""
+
+    def __call__(self, images, *, output_stride=32, multi_grid=None, train=False):
+        strides = {f"pool{i}": min(2**i, output_stride) for i in range(1, 5)}
+        strides |= {"low_level": 4, "auxiliary": min(16, output_stride), "features": output_stride}
+        return {name: images[:, ::stride, ::stride] for name, stride in strides.items()}
+
+
+def shapes(model, size=(33, 48)):
+    """The shapes of parameters by path, and of outputs, without computing them."""
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    paths = jax.tree_util.tree_leaves_with_path(variables["params"])
+    params = {"/".join(key.key for key in path): leaf.shape for path, leaf in paths}
+    return params, jax.eval_shape(model.apply, variables, images)
+
+
+def run(model, variables, images):
+    """The outputs at test time, compiled as a whole, which is faster than operator by operator."""
+    return jax.jit(model.apply)(variables, images)
+
+
+def run_with_dropout(model, variables, images, *, seed, train=True):
+    """The outputs with that seed's dropout, if any."""
+
+    @jax.jit
+    def apply(variables, images, key):
+        rngs = {"dropout": key}
+        return model.apply(variables, images, train, rngs=rngs, mutable=["batch_stats"])[0]
+
+    return apply(variables, images, jax.random.key(seed))
+
+
+def num_parameters(model):
+    return sum(int(np.prod(shape)) for shape in shapes(model)[0].values())
+
+
+def random_variables(model, images):
+    """Variables drawn in NumPy: no zero bias, no norm that passes its input on.
+
+    Compiling `init` takes much longer than what most tests are about.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            values = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            incoming = np.prod(leaf.shape[:-1]) if path[-1].key == "kernel" else 10
+            values = rng.normal(0, np.sqrt(2 / incoming), leaf.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -1,0 +1,101 @@
+"""Each model of the DeepLab line overfits one small batch, with every parameter at work."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segjax.models.deeplab_v1 import DeepLabV1
+from segjax.models.deeplab_v2 import DeepLabV2
+from segjax.models.deeplab_v3 import DeepLabV3
+from segjax.models.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.resnet import ResNet
+from segjax.models.resnet_unet import ResNetUNet
+from segjax.models.vgg import VGG16
+from tests.models.subsampling import random_variables
+
+RESNET = ResNet(stage_sizes=(1, 1, 1, 1), width=8, block="basic")
+VGG = VGG16(stage_sizes=(1, 1, 1, 1, 1), width=8)
+MODELS = {
+    "v1": DeepLabV1(3, backbone=VGG, head_features=32, atrous_rate=2, dropout_rate=0.0),
+    "v2": DeepLabV2(3, backbone=RESNET, atrous_rates=(1, 2), scales=(0.5, 1.0)),
+    "v3": DeepLabV3(
+        3,
+        backbone=RESNET,
+        output_stride=8,
+        multi_grid=(2,),
+        atrous_rates=(1, 2),
+        aspp_features=16,
+        dropout_rate=0.0,
+        auxiliary_head=True,
+    ),
+    "v3+": DeepLabV3Plus(
+        3,
+        backbone=RESNET,
+        atrous_rates=(1,),
+        aspp_features=16,
+        low_level_features=8,
+        decoder_features=16,
+        dropout_rate=0.0,
+    ),
+    "ResNet U-Net": ResNetUNet(3, backbone=RESNET, decoder_features=(16, 16, 16, 8, 8)),
+}
+SIDE, STEPS = 33, 100
+
+
+def squares():
+    """Two images with a square of each class on a background, exact to the grid of stride 8."""
+    labels = np.zeros((2, SIDE, SIDE), np.int32)
+    labels[0, 4:13, 4:21] = 1
+    labels[0, 20:29, 12:29] = 2
+    labels[1, 12:29, 4:13] = 2
+    labels[1, 4:21, 20:29] = 1
+    noise = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3))
+    return (np.eye(3)[labels] + 0.1 * noise).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_overfits_one_batch(name):
+    model = MODELS[name]
+    images, labels = squares()
+    variables = random_variables(model, images)
+    statistics = variables.get("batch_stats", {})
+    optimizer = optax.adam(0.01)
+
+    def loss(params, statistics):
+        outputs, updated = model.apply(
+            {"params": params, "batch_stats": statistics}, images, True, mutable=["batch_stats"]
+        )
+        total = jnp.float32(0)
+        # v1 is supervised on its coarse grid, the others on the image's.
+        for logits in (outputs["logits"], *outputs.get("auxiliary_logits", ())):
+            stride = -(-SIDE // logits.shape[1])
+            targets = labels[:, ::stride, ::stride]
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
+            total += losses.mean()
+        return total, updated.get("batch_stats", {})
+
+    @jax.jit
+    def train(params, statistics):
+        def step(state, _):
+            params, statistics, optimizer_state = state
+            (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(
+                params, statistics
+            )
+            with jax.numpy_dtype_promotion("standard"):  # for Adam's powers of the step
+                updates, optimizer_state = optimizer.update(gradients, optimizer_state)
+            return (optax.apply_updates(params, updates), statistics, optimizer_state), value
+
+        state = (params, statistics, optimizer.init(params))
+        (params, _, _), losses = jax.lax.scan(step, state, length=STEPS)
+        return params, losses
+
+    params, losses = train(variables["params"], statistics)
+    assert losses[-1] < 0.05 * losses[0], f"{losses[0]} → {losses[-1]}"
+    for (path, before), after in zip(
+        jax.tree_util.tree_leaves_with_path(variables["params"]),
+        jax.tree.leaves(params),
+        strict=True,
+    ):
+        assert jnp.any(before != after), f"{jax.tree_util.keystr(path)} never moved"

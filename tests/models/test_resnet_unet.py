@@ -1,0 +1,88 @@
+"""The ResNet U-Net against segmentation-models-pytorch's size and a decoder by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.mobilenet_v2 import MobileNetV2
+from segjax.models.resnet import ResNet
+from segjax.models.resnet_unet import DecoderBlock, ResNetUNet
+from tests.models.subsampling import num_parameters, random_variables, run, shapes
+
+TINY = ResNet(stage_sizes=(1, 1, 1, 1), width=4, block="basic")
+
+
+def noise(*shape):
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+def test_resnet34_has_the_size_of_smp_unet():
+    assert num_parameters(ResNetUNet(1)) == 24_436_369
+
+
+def test_decoder_block_repeats_pixels_and_puts_the_skip_behind():
+    x, skip = noise(1, 2, 3, 2) ** 2, noise(1, 3, 6, 1) ** 2
+    block = DecoderBlock(3)
+    shape = jax.eval_shape(
+        lambda key: block.init(key, x, size=(3, 6), skip=skip), jax.random.key(0)
+    )
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shape)
+    identity = jnp.zeros((3, 3, 3, 3)).at[1, 1].set(jnp.eye(3))
+    for name in ("conv1", "conv2"):
+        variables["params"][name]["convolution"]["kernel"] = identity
+        variables["params"][name]["norm"]["scale"] = jnp.ones(3)
+        variables["batch_stats"][name]["norm"]["var"] = jnp.full(3, 1 - 1e-5)
+    found = block.apply(variables, x, size=(3, 6), skip=skip)
+    repeated = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)[:, :3]
+    np.testing.assert_allclose(found[..., :2], repeated, rtol=1e-5)
+    np.testing.assert_allclose(found[..., 2:], skip, rtol=1e-5)
+
+
+def test_skips_join_from_the_deepest_to_the_stem():
+    found, _ = shapes(ResNetUNet(2, backbone=TINY, decoder_features=(16, 8, 6, 5, 3)))
+    # Channels of the deeper map and of stage 3, stage 2, stage 1, the stem.
+    incoming = [32 + 16, 16 + 8, 8 + 4, 6 + 4, 5]
+    for i, (channels, features) in enumerate(zip(incoming, (16, 8, 6, 5, 3), strict=True), 1):
+        name = f"decoder_block{i}/conv1/convolution/kernel"
+        assert found[name] == (3, 3, channels, features)
+    assert found["logits/kernel"] == (3, 3, 3, 2)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 33), (50, 47), (1, 5)])
+def test_logits_have_the_inputs_resolution_at_any_size(size):
+    _, outputs = shapes(ResNetUNet(3, backbone=TINY), size)
+    assert outputs["logits"].shape == (2, *size, 3)
+
+
+def test_output_moves_with_the_input_by_multiples_of_32():
+    model = ResNetUNet(2, backbone=TINY, decoder_features=(4, 4, 4, 4, 4))
+    images = noise(1, 32, 352, 3)
+    variables = random_variables(model, images)
+    whole = run(model, variables, images)["logits"]
+    part = run(model, variables, images[:, :, 32:])["logits"]
+    # Away from the side that the part has not: its receptive field is smaller than 150 pixels.
+    np.testing.assert_allclose(whole[:, :, 192:], part[:, :, 160:], atol=1e-4)
+    assert np.std(whole) > 0.01
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_logits():
+    model = ResNetUNet(2, backbone=TINY.clone(dtype=jnp.bfloat16), dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    # Flax's batch norm subtracts float32 means of bfloat16 maps, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs, state = jax.eval_shape(
+            lambda v, x: model.apply(v, x, capture_intermediates=True), variables, images
+        )
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert outputs["logits"].dtype == jnp.float32
+    inner = state["intermediates"]
+    assert inner["decoder_block5"]["__call__"][0].dtype == jnp.bfloat16
+
+
+def test_other_backbones_and_numbers_of_blocks_are_refused():
+    with pytest.raises(ValueError, match="no map 'stage3'; expected a ResNet"):
+        shapes(ResNetUNet(2, backbone=MobileNetV2()))
+    with pytest.raises(ValueError, match=r"five entries.* got \(64, 32\)"):
+        ResNetUNet(2, decoder_features=(64, 32))

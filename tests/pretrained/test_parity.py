@@ -1,0 +1,63 @@
+"""Converted models against what PyTorch's and TensorFlow's compute with the same weights.
+
+The references' logits are of order 0.2 with the rebuilt weights; the tolerance is 1e-4.
+"""
+
+import numpy as np
+import pytest
+
+from segjax import pretrained
+from segjax.ops.resize import resize_bilinear
+from tests.fixtures.reference_weights import FOLDER, load_record
+from tests.pretrained.source_shapes import forward
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/deeplabv3_resnet50", "smp/unet_resnet34", "smp/deeplabv3plus_resnet50"]
+)
+def test_logits_are_those_of_pytorch(name):
+    record, state = load_record(name.replace("/", "_"))
+    converted = pretrained.convert(name, state)
+    outputs = forward(converted.model, converted.variables, record["input"][None])
+    expected = record["out"].transpose(0, 2, 3, 1)
+    assert np.ptp(expected) > 0.2
+    np.testing.assert_allclose(outputs["logits"], expected, rtol=0, atol=1e-4)
+    if "aux" in record:
+        (coarse,) = outputs["auxiliary_logits"]
+        auxiliary = resize_bilinear(coarse, record["input"].shape[:2], align_corners=False)
+        expected = record["aux"].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(auxiliary, expected, rtol=0, atol=1e-4)
+
+
+def test_a_real_deeplab_of_tensorflows_labels_photographs_as_it_did(real_data):
+    converted = pretrained.load(
+        "tf/deeplabv3_mobilenetv2",
+        real_data / "weights" / "deeplabv3_mobilenetv2_dm05_voc.npz",
+        input_side=257,
+    )
+    with np.load(FOLDER / "deeplabv3_mobilenetv2_dm05_voc.npz") as record:
+        images, logits, labels = (
+            np.stack([record[f"{kind}_{i}"] for i in range(6)])
+            for kind in ("image", "logits", "labels")
+        )
+    inputs = np.stack([converted.preprocess({"image": image}, None)["image"] for image in images])
+    found = np.asarray(forward(converted.model, converted.variables, inputs)["logits"])
+    np.testing.assert_allclose(found[:, ::4, ::4], logits, rtol=0, atol=1e-3)
+    assert ((found.argmax(axis=-1) == labels).mean(axis=(1, 2)) >= 0.999).all()
+    seen = {converted.classes[label] for label in np.unique(labels)}
+    assert {"background", "dog", "horse", "person", "train", "bus", "aeroplane"} <= seen
+    whole = converted.predict(images[0])
+    assert (whole["labels"] == labels[0]).mean() >= 0.999
+    np.testing.assert_allclose(whole["probabilities"].sum(axis=-1), 1, rtol=1e-5)
+    small = converted.predict(np.ascontiguousarray(images[0][:200, ::2]))  # another size, resized
+    assert small["labels"].shape == (200, 129)
+    assert (small["labels"] == labels[0][:200, ::2]).mean() > 0.9
+
+
+def test_the_real_vgg_sees_edges_and_no_change_of_the_order_of_colours(real_data):
+    path = real_data / "weights" / "vgg16_trunk_float16.npz"
+    trunk = pretrained.load("keras/vgg16", path)
+    kernel = np.asarray(trunk.variables["params"]["block1_conv1"]["kernel"])
+    with np.load(path) as arrays:
+        np.testing.assert_array_equal(kernel, arrays["block1_conv1/kernel"].astype(np.float32))
+    assert kernel.dtype == np.float32
