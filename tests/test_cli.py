@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segjax import pretrained
 from segjax.cli import main
 from segjax.commands.predict import output_names
 from segjax.data.images import match_channels, read_image
@@ -23,6 +24,8 @@ from segjax.training.loop import train
 from segjax.training.parallel import DataParallel
 from segjax.training.state import TrainState
 from tests.data.official_layouts import write_chasedb1
+from tests.fixtures.reference_weights import reference_state
+from tests.pretrained.source_shapes import source_shapes
 from tests.training import tiny
 
 # Of the larger negative log-likelihood, the checkpoint early in the run is the best.
@@ -218,6 +221,70 @@ def test_predictions_replace_nothing_unless_asked_to(run, images, tmp_path, caps
     arguments = ["predict", run, own / "labels", "--output", own, "--overwrite"]
     assert "replace the images themselves" in fails(arguments, capsys)
     np.testing.assert_array_equal(read_image(own / "labels" / "eight.png"), labels)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A file of the weights of an eighth of MobileNetV2, for three classes."""
+    hints = {
+        "MobilenetV2/expanded_conv_16/project/weights": (1, 1, 120, 40),
+        "MobilenetV2/expanded_conv_1/project/weights": (1, 1, 12, 3),
+        "logits/semantic/weights": (1, 1, 256, 3),
+    }
+    shapes = source_shapes(monkeypatch, "tf/deeplabv3_mobilenetv2", hints)
+    np.savez(tmp_path / "weights.npz", **reference_state(shapes))
+    return tmp_path / "weights.npz"
+
+
+def test_weights_trained_elsewhere_label_photographs(weights, images, tmp_path, capsys):
+    folder, expected = images
+    output, name = tmp_path / "out", "tf/deeplabv3_mobilenetv2"
+    photos = [folder / "colour.png", folder / "eight.png"]
+    arguments = ["predict", name, *photos, "--weights", weights, "--output", output]
+    main([str(argument) for argument in arguments])
+    converted = pretrained.load(name, weights)
+    for stem in ("colour", "eight"):
+        written = read_image(output / "labels" / f"{stem}.png")[..., 0]
+        photo = match_channels(expected[stem], 3)
+        np.testing.assert_array_equal(written, converted.predict(photo)["labels"])
+        picture = read_image(output / "overlays" / f"{stem}.png")
+        assert picture.shape[0] > written.shape[0]  # the legend
+    shown = capsys.readouterr().out
+    assert f"predicting with {name} from {weights}" in shown
+    assert "0 class 0, 1 class 1, 2 class 2" in shown
+    assert "converted to RGB for it: 1 of 2 files" in shown
+
+
+def test_mistakes_about_weights_are_named_before_anything_is_written(
+    weights, images, tmp_path, capsys
+):
+    folder, _ = images
+    (tmp_path / "cut.npz").write_bytes(weights.read_bytes()[:1000])
+    (tmp_path / "other.npz").write_bytes((folder / "eight.png").read_bytes())
+    np.savez(tmp_path / "backbone.npz", **dict.fromkeys(["conv1.weight"], np.zeros(3)))
+    name, trunk = "tf/deeplabv3_mobilenetv2", "tf/mobilenet_v2"
+    with np.load(weights) as arrays:
+        of_trunk = {key: array for key, array in arrays.items() if key.startswith("Mobilenet")}
+    np.savez(tmp_path / "trunk.npz", **of_trunk)
+    photo, sixteen = folder / "colour.png", folder / "sixteen.tif"
+    for arguments, named in (
+        (["tf/deeplabv3_mobilenet", photo, "--weights", weights], f"did you mean '{name}'"),
+        ([name, photo, "--weights", tmp_path / "no.npz"], "no.npz: no such file"),
+        ([name, photo, "--weights", tmp_path / "cut.npz"], "cut.npz: damaged or not an archive"),
+        ([name, photo, "--weights", tmp_path / "other.npz"], "other.npz: damaged or not"),
+        ([name, photo, "--weights", tmp_path / "backbone.npz"], "backbone.npz: the weights do not"),
+        ([trunk, photo, "--weights", tmp_path / "trunk.npz"], "backbone without a classifier"),
+        ([name, sixteen, "--weights", weights], "sixteen.tif has 16 bits"),
+        (
+            [name, photo, "--weights", weights, "--checkpoint", "latest"],
+            "--checkpoint is for a run",
+        ),
+        ([name, photo], "--weights FILE"),
+    ):
+        message = fails(["predict", *arguments, "--output", tmp_path / "out"], capsys)
+        assert named in message, arguments
+        assert message.startswith("error: "), arguments
+    assert not (tmp_path / "out").exists()
 
 
 def test_outputs_are_named_after_the_images_and_never_alike(tmp_path):

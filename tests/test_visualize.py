@@ -4,7 +4,15 @@ import pytest
 
 from segjax.canvas import fit, resize_nearest
 from segjax.colors import ERROR_COLORS, color_map, instance_colors
-from segjax.visualize import errors, overlay, overlay_instances, panel, to_rgb, write_png
+from segjax.visualize import (
+    errors,
+    overlay,
+    overlay_instances,
+    panel,
+    to_rgb,
+    with_legend,
+    write_png,
+)
 
 
 @pytest.fixture
@@ -124,6 +132,20 @@ def test_overlay_refuses_labels_without_a_color_and_other_shapes(image):
         overlay(image, np.zeros((24, 31), np.uint8))
     with pytest.raises(ValueError, match="integer labels"):
         overlay_instances(image, np.zeros((24, 30)))
+
+
+@pytest.mark.parametrize("width", [30, 400, 2000])
+def test_a_legend_below_names_the_classes_of_a_picture_of_any_width(width):
+    picture = np.zeros((40, width, 3), np.uint8)
+    labels = np.zeros((40, width), np.uint8)
+    labels[:, :10], labels[0, 0] = 2, 255
+    shown = with_legend(picture, labels, ("sky", "road", "car", "dog"))
+    assert np.array_equal(shown[:40, :width], picture)
+    assert shown.shape[1] == max(width, 320)
+    strip = shown[40:]
+    assert [count(strip, color) > 100 for color in color_map(4)] == [False, False, True, False]
+    everywhere = with_legend(picture, labels, ("sky", "road", "car", "dog"), background=None)
+    assert count(everywhere[40:], color_map(4)[0]) > 100
 
 
 def test_touching_instances_are_parted_by_outlines_of_both():

@@ -5,11 +5,12 @@ Published DeepLab-LargeFOV (v1) 61.6 mean IoU on test, with the CRF (in Kundu et
           is not described beyond that.
 Protocol  trained on the 367 training images, the best of the evaluations on val's 101 kept, scored
           on test's 233 at their own resolution; void is ignored. By --variant:
-            (default)     v3 on MobileNetV2 at half its width, output stride 8, begun with weights
-                          trained on VOC 2012 (--initial.name tf/deeplabv3_mobilenetv2)
+            (default)     v3 on MobileNetV2 at half its width, begun with weights trained on VOC
+                          2012 (--initial.name tf/deeplabv3_mobilenetv2), batch norm frozen
             v1-large-fov  v1 LargeFOV on VGG-16 (--initial.name keras/vgg16), its first three
                           blocks frozen
             v3plus        v3+ on MobileNetV2, from scratch
+          v3 and v3+ train at output stride 16 and are scored at 8.
           A run reports "unrefined_mean_iou" and, after the CRF, "mean_iou".
 Cost      RESULTS.md.
 Data      segjax data prepare camvid --source DIR
@@ -37,8 +38,6 @@ from segjax.training.experiment import Experiment
 from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
-# 367 images: a few thousand examples see each often enough, and momenta of 0.9997 would not settle.
-MOBILENET_NORM = BatchNormConfig(momentum=0.99, epsilon=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +59,16 @@ class Config(DeepLabConfig):
         backbone="mobilenet_v2",
         width_multiplier=0.5,
         pixels="tensorflow",
-        output_stride=8,
+        output_stride=16,
         multi_grid=None,
         atrous_rates=(),
-        batch_norm=MOBILENET_NORM,
+        # The weights' batch norm is folded into their kernels: what is left is scale and bias.
+        batch_norm=BatchNormConfig(epsilon=1e-3, frozen=True),
     )
     augment: AugmentConfig = AugmentConfig(crop=(257, 321), scale_step=None)
-    prediction: PredictionConfig = PredictionConfig(size=(361, 481), refine=True)
+    prediction: PredictionConfig = PredictionConfig(
+        output_stride=8, size=(361, 481), refine=True
+    )
 
 
 VARIANTS = {
@@ -90,7 +92,8 @@ VARIANTS = {
         "network": DeepLabV3PlusConfig(
             backbone="mobilenet_v2",
             features=128,
-            batch_norm=MOBILENET_NORM,
+            # A few thousand steps: momenta of 0.9997 would not settle.
+            batch_norm=BatchNormConfig(momentum=0.99, epsilon=1e-3),
         ),
         "optimizer": OptimizerConfig(
             learning_rate=0.05,

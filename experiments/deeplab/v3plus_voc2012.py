@@ -2,7 +2,8 @@
 
 Paper     Chen et al., arXiv:1802.02611, mean IoU on val (trained on train_aug), by --variant:
           decoder on ResNet-101, channels of the low-level map, one 3×3 convolution:
-            resnet101-low-level-8 77.61, -16 77.92, -32 78.16, -48 78.21, -64 77.94
+            resnet101-low-level-8 77.61, resnet101-low-level-16 77.92, resnet101-low-level-32
+            78.16, resnet101-low-level-48 78.21, resnet101-low-level-64 77.94
           number of 3×3 convolutions:
             resnet101-low-level-48 78.21, resnet101 78.85, resnet101-three-convolutions 78.02
           inference, ResNet-101, and with --set prediction.output_stride=8, scales and flip:

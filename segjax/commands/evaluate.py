@@ -1,6 +1,7 @@
 """`segjax evaluate`: the scores of a trained model on its experiment's splits."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,9 @@ def evaluate_command(
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
     ] = None,
     batch_size: BatchSize = None,
+    settings: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
+    ] = (),
 ) -> None:
     """Score a trained model and refresh its run's pictures and report.
 
@@ -32,10 +36,12 @@ def evaluate_command(
       run: Run directory: the --workdir of a training, which may be going on still.
       split: Splits of the experiment to score.
       data_dir: Folder of the prepared data sets.
+      settings: Other ways to predict than the run's, such as prediction.output_stride=8; values
+        are JSON. The scores are kept beside the run's own.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
-    trained = load_trained(run, checkpoint, data_dir=data_dir)
+    trained = load_trained(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
     from segjax.training.evaluate import write_evaluation
@@ -51,7 +57,8 @@ def evaluate_command(
     evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
     results, paths = [], []
     for name, source in sources.items():
-        result = evaluator.evaluate(trained.variables, source, split=name, step=trained.step)
+        label = "@".join([name, *_short(settings)])
+        result = evaluator.evaluate(trained.variables, source, split=label, step=trained.step)
         results.append(result)
         paths.append(
             write_evaluation(
@@ -66,6 +73,11 @@ def evaluate_command(
     print(f"numbers   {', '.join(map(str, paths))}")
     print(f"pictures  {run / 'predictions'}")
     print(f"report    {report}")
+
+
+def _short(settings: Sequence[str]) -> list[str]:
+    """The settings as parts of a file's name: prediction.scales=[1, 2] becomes scales=1,2."""
+    return [re.sub(r"[^\w.=,-]", "", s.removeprefix("prediction.")) for s in settings]
 
 
 def score_table(results: Sequence, *, first: str) -> str:

@@ -1,5 +1,7 @@
 """Finds a trained model again, for the commands that apply one."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +56,13 @@ class TrainedModel:
         return Evaluator(self.task, self.parallel, batch_size=batch_size, workdir=workdir)
 
 
-def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) -> TrainedModel:
+def load_trained(
+    run: Path,
+    checkpoint: str,
+    *,
+    data_dir: Path | None = None,
+    settings: Sequence[str] = (),
+) -> TrainedModel:
     """Rebuilds the experiment of a run directory and reads one of its checkpoints.
 
     The run may be going on: nothing in its directory is written or removed.
@@ -62,9 +70,10 @@ def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) ->
     Args:
       checkpoint: "best", "latest" or a step.
       data_dir: where the data sets are now; None takes the run's own.
+      settings: of prediction, other than the run's: "prediction.output_stride=8". Values are JSON.
 
     Raises:
-      UserError: `run` is no run directory, or has no such checkpoint.
+      UserError: `run` is no run directory, or has no such checkpoint; or a setting is not one.
     """
     if not (run / "config.json").is_file():
         raise UserError(
@@ -84,7 +93,7 @@ def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) ->
     # This process is alone, whatever the run was.
     set_up(ExperimentConfig(workdir=run))
     with user_errors():
-        experiment, config = load_run(run, data_dir=data_dir)
+        experiment, config = load_run(run, data_dir=data_dir, changes=_read_settings(settings))
     if not (run / "checkpoints").is_dir():
         raise UserError(f"{run} has no checkpoint yet")
     parallel = DataParallel()
@@ -112,6 +121,23 @@ def load_trained(run: Path, checkpoint: str, *, data_dir: Path | None = None) ->
         experiment=experiment,
         step=step,
     )
+
+
+def _read_settings(settings: Sequence[str]) -> dict:
+    """Reads KEY=VALUE pairs; only how a model predicts may change after its training."""
+    changes = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.startswith("prediction."):
+            raise UserError(
+                f"--set {setting}: expected prediction.KEY=VALUE, such as "
+                "prediction.output_stride=8; what else the run was trained with stays"
+            )
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
 
 
 def load_pretrained(name: str, weights: Path) -> TrainedModel:

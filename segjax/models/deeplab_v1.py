@@ -132,7 +132,7 @@ class DeepLabV1(nn.Module):
                 )
             sources[f"pool{i}"] = maps[f"pool{i}"]
         for level, (name, x) in enumerate(sources.items()):
-            # 8, 4, 2, 1, 1 at output stride 8, as in the released MSc network.
+            # 8, 4, 2, 1, 1 at output stride 8: all come to the grid of fc7.
             stride = max(self.output_stride // 2**level, 1)
             x = self._layer(x, f"{name}_conv1", 128, train, stride=stride)
             yield self._layer(x, f"{name}_conv2", 128, train, kernel_size=1)

@@ -13,8 +13,9 @@ What it changes against v3: a decoder that joins ASPP's features with a map of s
   Cityscapes (table 7)        image_pooling=False; backbone="xception71"
   detectron2                  backbone as there, image_pooling=(32, 64), image_pooling_norm=False,
                               align_corners=False, multi_grid=(1, 2, 4)
-  segmentation-models-pytorch backbone="resnet50" …, atrous_rates=(12, 24, 36), dropout_rate=0.5,
-                              head_features=256, decoder_convolutions=1, normalize_depthwise=False
+  segmentation-models-pytorch backbone="resnet50" …, multi_grid=(1, 1, 1), dropout_rate=0.5,
+                              atrous_rates=(12, 24, 36), head_features=256,
+                              decoder_convolutions=1, normalize_depthwise=False
 """
 
 import functools

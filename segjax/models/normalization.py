@@ -6,7 +6,7 @@ A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes b
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
 
 class BatchNorm(nn.BatchNorm):
@@ -28,5 +28,6 @@ class BatchNorm(nn.BatchNorm):
     frozen: bool = False
 
     def __call__(self, x, train: bool = False):
-        x = jnp.asarray(x, self.param_dtype)  # as Flax would, were promotion not strict
-        return super().__call__(x, use_running_average=self.frozen or not train)
+        # Flax promotes bfloat16 maps to its float32 statistics, also where promotion is strict.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, use_running_average=self.frozen or not train)

@@ -113,7 +113,8 @@ class ResNet(nn.Module):
             stage's own (DeepLab v3, section 3.2.1: (1, 2, 4) at output stride 16 gives 2, 4, 8).
             With None, the convolution that did not take its stride keeps the rate before, as in
             torchvision, so that the map subsampled is that of the larger output stride. With
-            rates, (1, 1, 1) included, it does so in stage 3 alone.
+            rates, (1, 1, 1) included, it does so in stage 3 alone, so that what was trained at
+            output stride 16 is the same function at 8; detectron2 and SMP do so nowhere.
           train: whether norms use the batch's statistics.
 
         Returns:

@@ -63,8 +63,8 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
     on input position i · stride.
 
     Kernel rows and columns that meet only padding are dropped. On CPU, what remains runs in the
-    form that is fastest there (`_cpu_forward`, `_cpu_gradients`), with gradients of any order,
-    `jax.hessian` included; only `jax.jvp` does not go through it.
+    form that is fastest there (`_cpu_forward`, `_cpu_gradients`; experiments/benchmarks has the
+    measurements). Gradients of any order and `jax.hessian` go through it; `jax.jvp` does not.
 
     Args:
       inputs: [batch, height, width, in].
@@ -76,21 +76,18 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
     Returns:
       [batch, ⌈height / stride⌉, ⌈width / stride⌉, out].
     """
-    sizes = inputs.shape[1:3]
     offsets = [_offsets(taps, rate) for taps in kernel.shape[:2]]
-    static = all(isinstance(size, int) for size in sizes)  # not so when exported for any size
-    if static:
-        inside = [
-            [i for i, offset in enumerate(of) if _reach(offset, size, stride)] or range(len(of))
-            for of, size in zip(offsets, sizes, strict=True)
-        ]
-        rows, columns = (slice(kept[0], kept[-1] + 1) for kept in inside)
-        kernel, offsets = kernel[rows, columns], [offsets[0][rows], offsets[1][columns]]
-    taps = _Taps(*offsets, stride, rate, groups)
+    sizes = inputs.shape[1:3]
+    if not all(isinstance(size, int) for size in sizes):  # exported for any size
+        return _plain(inputs, kernel, _Taps(*offsets, stride, rate, groups))
+    rows, columns = (_touching(of, size, stride) for of, size in zip(offsets, sizes, strict=True))
+    kernel = kernel[rows, columns]
+    taps = _Taps(offsets[0][rows], offsets[1][columns], stride, rate, groups)
 
-    if offsets == [(0,), (0,)] and groups == 1:
-        return _dot(inputs[:, ::stride, ::stride], kernel[0, 0], inputs.dtype)
-    if static and (_is_depthwise(kernel, taps) or (groups == 1 and stride == 1)):
+    if taps.rows == taps.columns == (0,) and groups == 1:
+        return _dot(inputs[:, ::stride, ::stride], kernel[0, 0])
+    dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= 32
+    if dense or _is_depthwise(kernel, taps):
         return _by_platform(inputs, kernel, taps)
     return _plain(inputs, kernel, taps)
 
@@ -110,20 +107,43 @@ def _offsets(taps, rate):
     return tuple(range(first, first + rate * taps, rate))
 
 
-def _reach(offset, size, stride):
-    """The output positions i of which i · stride + offset lies inside the map."""
+def _outputs_inside(offset, size, stride):
+    """The output positions i of which i · stride + offset lies on the map."""
     return range(max(0, -(offset // stride)), min(-(-size // stride), -((offset - size) // stride)))
+
+
+def _touching(offsets, size, stride):
+    """The slice of the taps that meet the map; all, if an even kernel's all miss it."""
+    touching = [i for i, offset in enumerate(offsets) if _outputs_inside(offset, size, stride)]
+    return slice(touching[0], touching[-1] + 1) if touching else slice(len(offsets))
+
+
+def _share_inside(inputs, taps):
+    """The share of all (output position, tap) pairs that read the map and not its padding."""
+    share = 1.0
+    for offsets, size in zip((taps.rows, taps.columns), inputs.shape[1:3], strict=True):
+        inside = [len(_outputs_inside(offset, size, taps.stride)) for offset in offsets]
+        share *= sum(inside) / (len(inside) * -(-size // taps.stride))
+    return share
 
 
 def _is_depthwise(kernel, taps):
     return kernel.shape[2] == 1 and kernel.shape[3] == taps.groups
 
 
-def _dot(x, matrix, dtype):
-    """x [..., in] · matrix [in, out], summed in float32 at least."""
-    return lax.dot_general(
-        x, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=dtype
-    )
+def _sum_dtype(inputs):
+    return jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
+
+
+def _dot(x, matrix, dtype=None):
+    axes = ((x.ndim - 1,), (0,)), ((), ())
+    return lax.dot_general(x, matrix, axes, preferred_element_type=dtype)
+
+
+def _pad(x, taps):
+    """Pads by what the taps read; offset o of output i is then at i · stride + o − offsets[0]."""
+    around = [(-of[0], of[-1], 0) for of in (taps.rows, taps.columns)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
 def _plain(inputs, kernel, taps):
@@ -131,15 +151,14 @@ def _plain(inputs, kernel, taps):
         inputs,
         kernel,
         window_strides=(taps.stride, taps.stride),
-        padding=[(-offsets[0], offsets[-1]) for offsets in (taps.rows, taps.columns)],
+        padding=[(-of[0], of[-1]) for of in (taps.rows, taps.columns)],
         rhs_dilation=(taps.rate, taps.rate),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=taps.groups,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _by_platform(inputs, kernel, taps):
+def _on_platform(inputs, kernel, taps):
     return lax.platform_dependent(
         inputs,
         kernel,
@@ -149,7 +168,7 @@ def _by_platform(inputs, kernel, taps):
 
 
 def _forward(inputs, kernel, taps):
-    return _by_platform(inputs, kernel, taps), (inputs, kernel)
+    return _on_platform(inputs, kernel, taps), (inputs, kernel)
 
 
 def _backward(taps, residuals, gradient):
@@ -161,6 +180,9 @@ def _backward(taps, residuals, gradient):
     )
 
 
+# A custom gradient around the choice of platform, and not around each form, so that what is kept
+# for the backward pass is the same on every platform: the input and the kernel, no windows of it.
+_by_platform = jax.custom_vjp(_on_platform, nondiff_argnums=(2,))
 _by_platform.defvjp(_forward, _backward)
 
 
@@ -169,142 +191,104 @@ def _gradients_of(form, inputs, kernel, gradient, taps):
 
 
 def _cpu_forward(inputs, kernel, taps):
+    return _cpu_form(inputs, kernel, taps)(inputs, kernel, taps)
+
+
+def _cpu_form(inputs, kernel, taps):
     if _is_depthwise(kernel, taps):
-        return _sum_of_shifts(inputs, kernel, taps)
-    form = _sum_of_products if _share_inside(inputs, taps) < 0.8 else _plain
-    return form(inputs, kernel, taps)
+        return _sum_of_shifts
+    return _sum_of_products if _share_inside(inputs, taps) < 0.8 else _plain
 
 
 def _cpu_gradients(inputs, kernel, gradient, taps):
-    """The gradients of `_cpu_forward`, the kernel's by a form of its own where that is faster."""
-    gradients = _gradients_of(_cpu_forward, inputs, kernel, gradient, taps)
-    if _is_depthwise(kernel, taps):
-        return gradients[0], _depthwise_kernel_gradient(inputs, kernel, gradient, taps)
-    if _share_inside(inputs, taps) < 0.8:
-        return gradients
-    return gradients[0], _row_stacked_kernel_gradient(inputs, kernel, gradient, taps)
-
-
-def _share_inside(inputs, taps):
-    """The share of (output position, tap) pairs that read the map and not its padding."""
-    share = 1.0
-    for offsets, size in zip((taps.rows, taps.columns), inputs.shape[1:3], strict=True):
-        outputs = len(offsets) * -(-size // taps.stride)
-        share *= sum(len(_reach(offset, size, taps.stride)) for offset in offsets) / outputs
-    return share
+    form = _cpu_form(inputs, kernel, taps)
+    inputs_gradient, kernel_gradient = _gradients_of(form, inputs, kernel, gradient, taps)
+    if form is _sum_of_shifts:
+        kernel_gradient = _depthwise_kernel_gradient(inputs, gradient, taps)
+    elif form is _plain:
+        kernel_gradient = _row_stacked_kernel_gradient(inputs, gradient, taps)
+    return inputs_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 def _sum_of_products(inputs, kernel, taps):
     """Each tap's product with the window of the map that it meets, and with no padding.
 
-    At rate 18 on a map of 33×33 that is 40 % of the plain form's arithmetic.
+    At rate 18 on 33×33 that is 40 % of the plain form's arithmetic.
     """
-    batch, height, width, _ = inputs.shape
-    stride = taps.stride
-    shape = (batch, -(-height // stride), -(-width // stride), kernel.shape[3])
-    total = jnp.zeros(shape, jnp.promote_types(inputs.dtype, jnp.float32))
+    stride, (height, width) = taps.stride, inputs.shape[1:3]
+    shape = (inputs.shape[0], -(-height // stride), -(-width // stride), kernel.shape[3])
+    total = jnp.zeros(shape, _sum_dtype(inputs))
     for i, row in enumerate(taps.rows):
         for j, column in enumerate(taps.columns):
-            y, x = _reach(row, height, stride), _reach(column, width, stride)
+            y, x = (_outputs_inside(row, height, stride), _outputs_inside(column, width, stride))
             if y and x:
-                window = inputs[
-                    :,
-                    y[0] * stride + row : y[-1] * stride + row + 1 : stride,
-                    x[0] * stride + column : x[-1] * stride + column + 1 : stride,
-                ]
-                product = _dot(window, kernel[i, j], total.dtype)
+                read_rows = slice(y[0] * stride + row, y[-1] * stride + row + 1, stride)
+                read_columns = slice(x[0] * stride + column, x[-1] * stride + column + 1, stride)
+                product = _dot(inputs[:, read_rows, read_columns], kernel[i, j], total.dtype)
                 around = [(0, 0), (y[0], shape[1] - y.stop), (x[0], shape[2] - x.stop), (0, 0)]
                 total += jnp.pad(product, around)
     return total.astype(inputs.dtype)
 
 
-def _pad(x, taps):
-    """Pads by what the taps read; offset o of output i is then at i · stride + o − offsets[0]."""
-    around = [(-of[0], of[-1], 0) for of in (taps.rows, taps.columns)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-
-
 def _sum_of_shifts(inputs, kernel, taps):
-    """A depthwise convolution as shifted maps, each times a vector: one fused loop in XLA."""
-    stride = taps.stride
+    """A depthwise convolution as the sum of shifted maps times vectors: one fused loop in XLA."""
+    stride, dtype = taps.stride, _sum_dtype(inputs)
     height, width = (-(-size // stride) for size in inputs.shape[1:3])
     padded = _pad(inputs, taps)
-    total = jnp.zeros((), jnp.promote_types(inputs.dtype, jnp.float32))
+    total = jnp.zeros((inputs.shape[0], height, width, inputs.shape[3]), dtype)
     for i, row in enumerate(taps.rows):
         for j, column in enumerate(taps.columns):
             y, x = row - taps.rows[0], column - taps.columns[0]
-            shifted = padded[
-                :,
-                y : y + stride * (height - 1) + 1 : stride,
-                x : x + stride * (width - 1) + 1 : stride,
-            ]
-            total = total + shifted.astype(total.dtype) * kernel[i : i + 1, j : j + 1].astype(
-                total.dtype
-            )
+            rows = slice(y, y + stride * (height - 1) + 1, stride)
+            columns = slice(x, x + stride * (width - 1) + 1, stride)
+            vector = kernel[i : i + 1, j : j + 1].astype(dtype)
+            total += padded[:, rows, columns].astype(dtype) * vector
     return total.astype(inputs.dtype)
 
 
-def _depthwise_kernel_gradient(inputs, kernel, gradient, taps):
-    """Adds up gradient · shifted input row by row of the map.
+def _depthwise_kernel_gradient(inputs, gradient, taps):
+    """Adds up gradient · shifted input over the map's rows, and only then over a row.
 
-    XLA's own reduction of a product to one value per channel does not vectorise on CPU; sums that
-    keep the row's columns and channels do.
+    XLA does not vectorise a reduction to one value per channel on CPU; these sums it does.
     """
     batch, height, width, channels = gradient.shape
-    stride, padded = taps.stride, _pad(inputs, taps)
-    dtype = jnp.promote_types(inputs.dtype, jnp.float32)
-
-    def add_row(i, sums):
-        row = lax.dynamic_slice_in_dim(gradient, i, 1, axis=1).astype(dtype)
-        read = (batch, 1, stride * (width - 1) + 1, channels)
-        windows = (
-            lax.dynamic_slice(
-                padded, (0, i * stride + y - taps.rows[0], x - taps.columns[0], 0), read
-            )
-            for y in taps.rows
-            for x in taps.columns
-        )
-        return [
-            total + row * window[:, :, ::stride].astype(dtype)
-            for total, window in zip(sums, windows, strict=True)
-        ]
-
-    zeros = jnp.zeros((batch, 1, width, channels), dtype)
-    sums = lax.fori_loop(0, height, add_row, [zeros] * (len(taps.rows) * len(taps.columns)))
-    return (
-        jnp.stack([total.sum((0, 1, 2)) for total in sums])
-        .reshape(kernel.shape)
-        .astype(kernel.dtype)
-    )
-
-
-def _row_stacked_kernel_gradient(inputs, kernel, gradient, taps):
-    """The kernel gradient at stride 1 as one matrix product for each of the kernel's rows.
-
-    Padded input and gradient lie on one grid of equally long rows, where a kernel row is a shift
-    by whole rows, so that no window has to be copied; the gradient's column shifts are stacked on
-    its channels.
-    """
-    height = taps.rows[-1] - taps.rows[0]
+    stride, rate, dtype = taps.stride, taps.rate, _sum_dtype(inputs)
+    kernel_rows, kernel_columns = len(taps.rows), len(taps.columns)
+    number = kernel_rows * kernel_columns
     padded = _pad(inputs, taps)
-    row_length = padded.shape[2]
-    shifted = jnp.concatenate(
-        [
-            jnp.pad(
-                gradient, ((0, 0), (0, height), (x - taps.columns[0], taps.columns[-1] - x), (0, 0))
-            )
-            for x in taps.columns
-        ],
-        axis=-1,
-    )
-    padded, shifted = (x.reshape(-1, x.shape[-1]) for x in (padded, shifted))
-    length = padded.shape[0] - height * row_length
-    dtype = jnp.promote_types(inputs.dtype, jnp.float32)
-    rows = []
-    for y in taps.rows:
-        window = padded[(y - taps.rows[0]) * row_length :][:length]
-        r = lax.dot_general(
-            window, shifted[:length], (((0,), (0,)), ((), ())), preferred_element_type=dtype
-        )
-        rows.append(r.reshape(-1, len(taps.columns), gradient.shape[-1]).swapaxes(0, 1))
-    return jnp.stack(rows).astype(kernel.dtype)
+    read = (batch, 1, stride * (width - 1) + 1, channels)
+
+    def add_row(i, sums):  # a loop over rows and taps compiles faster than one over rows
+        row, tap = i // number, i % number
+        top, left = tap // kernel_columns * rate, tap % kernel_columns * rate
+        window = lax.dynamic_slice(padded, (0, row * stride + top, left, 0), read)[:, :, ::stride]
+        product = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(dtype) * window.astype(dtype)
+        return sums.at[tap].add(product)
+
+    sums = jnp.zeros((number, batch, 1, width, channels), dtype)
+    sums = lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3))
+    return sums.reshape(kernel_rows, kernel_columns, 1, channels)
+
+
+def _row_stacked_kernel_gradient(inputs, gradient, taps):
+    """The kernel's gradient at stride 1, as one matrix product for each of its rows.
+
+    Padded input and gradient lie on one grid, where a kernel row is a shift by whole rows, so that
+    no window of the input is copied; the columns' shifts of the gradient stand side by side.
+    """
+    top, left = taps.rows[0], taps.columns[0]
+    below = taps.rows[-1] - top
+    shifted = [
+        jnp.pad(gradient, ((0, 0), (0, below), (x - left, taps.columns[-1] - x), (0, 0)))
+        for x in taps.columns
+    ]
+    grids = _pad(inputs, taps), jnp.concatenate(shifted, axis=-1)
+    row_length = grids[0].shape[2]
+    padded, shifted = (grid.reshape(-1, grid.shape[-1]) for grid in grids)
+    length = padded.shape[0] - below * row_length  # what follows is the gradient's rows of zeros
+    products = [
+        _dot(padded[(y - top) * row_length :][:length].T, shifted[:length], _sum_dtype(inputs))
+        for y in taps.rows
+    ]
+    shape = (len(taps.rows), inputs.shape[3], len(taps.columns), gradient.shape[3])
+    return jnp.stack(products).reshape(shape).swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""The fully connected CRF of Krähenbühl and Koltun (NIPS 2011), with which DeepLab v1 and v2 refine.
+"""The fully connected CRF of Krähenbühl and Koltun (NIPS 2011), which refines DeepLab v1 and v2.
 
 Each pixel is tied to every other by two Gaussian kernels (DeepLab v1, equation 2; v2, equation 3):
 
@@ -8,13 +8,14 @@ for positions p and colours I, and pays k_ij if their labels differ (Potts). Mea
 the marginals: Q_i(l) ∝ exp(logits_i(l) + Σ_j k_ij · Q_j(l)). As in the released programs the sum
 takes in j = i, which the paper leaves out.
 
-The appearance kernel is filtered on the permutohedral lattice. The smoothness kernel has two
-dimensions and a small σ: two one-dimensional convolutions are faster there than a lattice, and exact
+The appearance kernel is filtered on the permutohedral lattice. The smoothness kernel has but two
+dimensions and a small σ: convolutions along either side are faster there than a lattice, and exact
 but for the tails beyond 4 σ_γ (6e-5 of the kernel).
 """
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ import numpy as np
 from segjax.ops.permutohedral import connect, lattice_filter, sort_corners
 
 Normalization = Literal["symmetric", "per_pixel", "none"]
-TILE = 64
+TILE = 64  # rows of a band matrix
 BUCKET = 64  # `refine_probabilities` pads to multiples of it, so that few shapes are compiled
 
 
@@ -55,6 +56,15 @@ class CrfConfig:
     """Of both kernels: symmetric divides k_ij by √(k_i k_j), where k_i = Σ_j k_ij (Krähenbühl and
     Koltun's release of 2013, pydensecrf); per_pixel by k_i (the release of 2011, which DeepLab's
     program is built on); none leaves them as in the papers."""
+
+    def __post_init__(self):
+        for name in ("position_sigma", "color_sigma", "smoothness_sigma"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}; expected a number above 0")
+        for name in ("num_iterations", "appearance_weight", "smoothness_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 0")
+        _check_normalization(self.normalization)
 
 
 def dense_crf(
@@ -93,14 +103,16 @@ def dense_crf(
       ValueError: shapes do not fit; or, in a call that is not traced, what would give NaN.
     """
     _check_shapes(logits, image, valid)
-    if normalization not in ("symmetric", "per_pixel", "none"):
-        raise ValueError(
-            f"normalization={normalization!r}; expected 'symmetric', 'per_pixel' or 'none'"
-        )
+    _check_normalization(normalization)
     if valid is None:
         valid = jnp.ones(image.shape[:2], bool)
     image = jax.lax.stop_gradient(jnp.asarray(image, jnp.float32))
-    corners = _sort(image, valid, position_sigma, color_sigma)
+    # As arrays of one type, so that 4 and 4.0 are compiled once.
+    sigmas, weights = (
+        jnp.stack([jnp.asarray(value, jnp.float32) for value in pair])
+        for pair in ((position_sigma, color_sigma), (appearance_weight, smoothness_weight))
+    )
+    corners = _sort(image, valid, sigmas)
     most = corners.point.size
     if isinstance(corners.count, jax.core.Tracer):
         capacity = capacity or most
@@ -120,7 +132,7 @@ def dense_crf(
         valid,
         corners,
         jnp.asarray(taps, jnp.float32),
-        (appearance_weight, smoothness_weight),
+        weights,
         capacity=capacity,
         num_iterations=num_iterations,
         normalization=normalization,
@@ -137,20 +149,18 @@ def refine_probabilities(
 
     Args:
       probabilities: float [H, W, classes].
-      image: uint8 [H, W, 1 or 3], or uint16, which is brought to the range of uint8.
+      image: [H, W, 1 or 3], values from 0 to 255; uint16 is brought to that range.
 
     Returns:
       float32 [H, W, classes].
 
     Raises:
-      ValueError: shapes do not fit, or the image has another dtype.
+      ValueError: shapes do not fit, or a σ is too small; see `dense_crf`.
     """
     _check_shapes(probabilities, image, None)
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"image of dtype {image.dtype}; expected uint8 or uint16")
     height, width = image.shape[:2]
     beyond = [(0, -height % BUCKET), (0, -width % BUCKET)]
-    colors = image.astype(np.float32) * np.float32(255 / np.iinfo(image.dtype).max)
+    colors = image.astype(np.float32) / np.float32(257 if image.dtype == np.uint16 else 1)
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float32)
     refined = dense_crf(
         np.pad(logits, [*beyond, (0, 0)]),
@@ -212,11 +222,11 @@ def _round_capacity(count: int, most: int) -> int:
 
 
 @jax.jit
-def _sort(image, valid, position_sigma, color_sigma):
+def _sort(image, valid, sigmas):
     """Sorts the corners of the appearance kernel's lattice; its features are (x, y, colours)."""
     height, width, channels = image.shape
     y, x = (jax.lax.broadcasted_iota(jnp.float32, (height, width, 1), axis) for axis in (0, 1))
-    features = jnp.concatenate([x / position_sigma, y / position_sigma, image / color_sigma], -1)
+    features = jnp.concatenate([x / sigmas[0], y / sigmas[0], image / sigmas[1]], axis=-1)
     return sort_corners(features.reshape(-1, 2 + channels), valid.reshape(-1))
 
 
@@ -237,6 +247,11 @@ def _infer(logits, valid, corners, taps, weights, *, capacity, num_iterations, n
         return sum(weight * kernel(q) for weight, kernel in zip(weights, kernels, strict=True))
 
     return mean_field(logits, message, num_iterations=num_iterations)
+
+
+def _check_normalization(name):
+    if name not in (known := typing.get_args(Normalization)):
+        raise ValueError(f"normalization={name!r}; expected one of {known}")
 
 
 def _check_shapes(logits, image, valid):

@@ -66,7 +66,7 @@ class Lattice(NamedTuple):
     neighbors: jax.Array
 
 
-def sort_corners(features, valid=None) -> Corners:
+def sort_corners(features, valid) -> Corners:
     """Finds the simplex of each point in the lattice and sorts the corners.
 
     Args:
@@ -74,11 +74,9 @@ def sort_corners(features, valid=None) -> Corners:
       valid: bool [points]; others get the weights 0 and add no lattice point.
     """
     points, dimensions = features.shape
-    if valid is not None:
-        features = jnp.where(valid[:, None], features, features[jnp.argmax(valid)])
+    features = jnp.where(valid[:, None], features, features[jnp.argmax(valid)])
     base, rank, weights = _simplex(features)
-    if valid is not None:
-        weights = weights * valid[None].astype(weights.dtype)
+    weights = jnp.where(valid[None], weights, 0.0)
     # Of d+1 coordinates with a known sum, d tell lattice points apart.
     base, rank = base[:, :dimensions], rank[:, :dimensions]
     index_bits = max(3, (points - 1).bit_length())  # 3 are needed by the remainder in `connect`
@@ -91,14 +89,14 @@ def sort_corners(features, valid=None) -> Corners:
     with jax.enable_x64(True):
         spans = spans.astype(jnp.uint64)
         strides = jnp.concatenate([jnp.ones(1, jnp.uint64), jnp.cumprod(spans[:-1])])
-        digits = (base - lowest[None]).astype(jnp.uint64)
-        rows = []
-        for remainder in range(dimensions + 1):
-            lower = (rank > dimensions - remainder).astype(jnp.uint64)
-            rows.append(((digits - lower) * strides[None]).sum(axis=1, dtype=jnp.uint64))
+        # Seen from remainder r, the coordinates of the r highest ranks are one step lower.
+        threshold = dimensions - jnp.arange(dimensions + 1, dtype=jnp.int32)
+        lower = rank[None] > threshold[:, None, None]
+        digits = ((base - lowest[None])[None] - lower.astype(jnp.int32)).astype(jnp.uint64)
+        keys = (digits * strides[None, None]).sum(axis=2, dtype=jnp.uint64)
         index = jnp.arange(points, dtype=jnp.uint64)[None]
         # One operand: XLA sorts pairs several times slower on CPU.
-        keys = jnp.sort(jnp.stack(rows) << jnp.uint64(index_bits) | index, axis=1)
+        keys = jnp.sort(keys << jnp.uint64(index_bits) | index, axis=1)
         point = (keys & jnp.uint64(2**index_bits - 1)).astype(jnp.int32)
         keys = keys >> jnp.uint64(index_bits)
         is_new = jnp.concatenate(
@@ -234,9 +232,8 @@ def _simplex(features):
     distance = (elevated - (base * side).astype(features.dtype)) / side
 
     # In order of rank the distances fall; the weight of remainder r lies between two of them.
-    by_rank = jnp.stack(
-        [jnp.where(rank == place, distance, 0.0).sum(axis=1) for place in range(side)]
-    )
+    is_place = rank[:, :, None] == jnp.arange(side, dtype=jnp.int32)[None, None]
+    by_rank = jnp.where(is_place, distance[:, :, None], 0.0).sum(axis=1).T
     falling = by_rank[::-1]
     weights = falling - jnp.concatenate([by_rank[:1] - 1, falling[:-1]])
     return base, rank, weights
@@ -261,23 +258,16 @@ def _neighbors(corners: Corners, start, remainder):
             return remainder.astype(jnp.uint64) << jnp.uint64(61) | key
 
         table = jnp.where(exists, ranked(remainder, keys), jnp.uint64(2**64 - 1))
-        following = jnp.where(last, 0, remainder + 1)
-        found = []
-        for direction in range(directions):
-            # A step adds 1 to all coordinates but one, and takes d from that one.
-            step = jnp.where(last, strides.sum() - strides[direction], -strides[direction])
-            wanted = ranked(following, keys + step)
-            place = jnp.searchsorted(table, wanted).astype(jnp.int32)
-            place = jnp.minimum(place, capacity)
-            found.append(jnp.where(exists & (table[place] == wanted), place, capacity))
-    numbers = jnp.arange(capacity + 1, dtype=jnp.int32)
-    nothing = jnp.full(capacity + 1, capacity, jnp.int32)
-    return jnp.stack(
-        [
-            jnp.stack([after, nothing.at[after].set(numbers).at[capacity].set(capacity)])
-            for after in found
-        ]
-    )
+        # A step adds 1 to all coordinates but one, and takes d from that one.
+        step = jnp.where(last[None], strides.sum() - strides[:, None], -strides[:, None])
+        wanted = ranked(jnp.where(last, 0, remainder + 1)[None], keys[None] + step)
+        place = jnp.searchsorted(table, wanted).astype(jnp.int32)
+        place = jnp.minimum(place, capacity)
+        after = jnp.where(exists[None] & (table[place] == wanted), place, capacity)
+    numbers = jnp.broadcast_to(jnp.arange(capacity + 1, dtype=jnp.int32), after.shape)
+    direction = jnp.arange(directions, dtype=jnp.int32)[:, None]
+    before = jnp.full_like(after, capacity).at[direction, after].set(numbers)
+    return jnp.stack([after, before.at[:, capacity].set(capacity)], axis=1)
 
 
 def _halves(keys):

@@ -39,15 +39,15 @@ def convert_unet(
     Args:
       classes: their names; those of VOC where there are 21.
     """
-    resnet = RESNETS[name.removeprefix("smp/unet_")]()
+    backbone = name.removeprefix("smp/unet_")
     num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
     blocks = [f"decoder.blocks.{i}" for i in range(5)]
     features = tuple(
         length_of(state_dict, f"{block}.conv1.0.weight", 0, otherwise=256 >> i)
         for i, block in enumerate(blocks)
     )
-    model = ResNetUNet(num_classes, backbone=resnet, decoder_features=features)
-    table = _encoder(resnet)
+    model = ResNetUNet(num_classes, backbone=backbone, decoder_features=features)
+    table = _encoder(RESNETS[backbone]())
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
             table |= torch_layer(
@@ -73,12 +73,13 @@ def convert_deeplabv3plus(
         stride 16, as they are in the paper.
       classes: their names; those of VOC where there are 21.
     """
-    resnet = RESNETS[name.removeprefix("smp/deeplabv3plus_")]()
+    backbone = name.removeprefix("smp/deeplabv3plus_")
+    resnet = RESNETS[backbone]()
     num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
     features = length_of(state_dict, f"{HEAD}.weight", 1, otherwise=256)
     model = DeepLabV3Plus(
         num_classes,
-        backbone=resnet,
+        backbone=backbone,
         output_stride=output_stride,
         # A stage without its stride has the larger rate throughout, its first block included.
         multi_grid=(1,) * resnet.stage_sizes[3],

@@ -49,7 +49,9 @@ def read_torch_file(path: Path) -> Any:
         if start.startswith(b"PK\x03\x04"):
             return _read_archive(file)
         if start[257:262] == b"ustar":
-            raise ValueError("it has the format of PyTorch before 0.2; save it again with a newer")
+            raise ValueError(
+                "it has the tar format of the first PyTorch; save it again with a newer one"
+            )
         return _read_legacy(file)
 
 

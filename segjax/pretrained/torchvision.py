@@ -77,12 +77,12 @@ def convert_deeplabv3(
     Args:
       classes: their names; those of VOC where there are 21.
     """
-    resnet = RESNETS[name.removeprefix("torchvision/deeplabv3_")]()
+    backbone = name.removeprefix("torchvision/deeplabv3_")
     num_classes = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
     has_auxiliary_head = any(key.startswith("aux_classifier.") for key in state_dict)
     model = DeepLabV3(
         num_classes,
-        backbone=resnet,
+        backbone=backbone,
         output_stride=8,
         multi_grid=None,
         head_features=256,
@@ -90,7 +90,7 @@ def convert_deeplabv3(
         auxiliary_head=has_auxiliary_head,
         align_corners=False,
     )
-    table = within("backbone", resnet_table(resnet, prefix="backbone."))
+    table = within("backbone", resnet_table(RESNETS[backbone](), prefix="backbone."))
     aspp = "classifier.0"
     table |= torch_layer("aspp/pointwise", f"{aspp}.convs.0.0", f"{aspp}.convs.0.1")
     for i in (1, 2, 3):

@@ -119,6 +119,8 @@ class DeepLabV2Config(BackboneConfig):
     """ASPP-L; ASPP-S is (2, 4, 8, 12), LargeFOV (12,)."""
     kernel_size: int = 3
     """Of the atrous convolutions."""
+    head_features: int = 1024
+    """Of each branch's fc6 and fc7 on VGG-16; ResNets have none."""
     scales: tuple[float, ...] = (1.0,)
     """Of the input, whose score maps are fused by their maximum; the paper's are 0.5 0.75 1."""
     dropout_rate: float = 0.5
@@ -132,7 +134,7 @@ class DeepLabV2Config(BackboneConfig):
             backbone=backbone.clone(pool_size=3) if is_vgg else backbone,
             atrous_rates=self.atrous_rates,
             kernel_size=self.kernel_size,
-            head_features=1024 if is_vgg else None,
+            head_features=self.head_features if is_vgg else None,
             scales=self.scales,
             dropout_rate=self.dropout_rate,
             align_corners=self.align_corners,

@@ -221,6 +221,15 @@ def _option_that_fits(options, value):
     return min(options, key=strangers)
 
 
+def with_value(values: dict, name: str, value) -> dict:
+    """Returns a nested dict with another value for "train.num_steps"; new keys are let in."""
+    key, _, rest = name.partition(".")
+    if rest:
+        inner = values.get(key)
+        value = with_value(inner if isinstance(inner, dict) else {}, rest, value)
+    return values | {key: value}
+
+
 def flatten(values: dict, prefix: str = "") -> dict:
     """Returns {"train.num_steps": 1000, ...} for a nested dict."""
     flat = {}

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from segjax.training import configuration
@@ -61,11 +62,14 @@ def load_module(path: Path):
     return module
 
 
-def load_run(run: Path, *, data_dir: Path | None = None):
+def load_run(
+    run: Path, *, data_dir: Path | None = None, changes: Mapping[str, Any] = MappingProxyType({})
+):
     """Returns (experiment, configuration) of a run directory.
 
     Args:
       data_dir: where the data sets are now; None takes the run's own.
+      changes: other values of settings, by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
       FileNotFoundError: `run` is no run directory, or its experiment file has gone.
@@ -77,6 +81,8 @@ def load_run(run: Path, *, data_dir: Path | None = None):
     values = recorded["config"] | {"workdir": str(run)}
     if data_dir is not None:
         values["data_dir"] = str(data_dir)
+    for name, value in changes.items():
+        values = configuration.with_value(values, name, value)
     config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
     return module.build(config), config
 

@@ -1,5 +1,6 @@
 """Every experiment file runs a few steps on tiny data in the official layouts."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import pytest
 
 from segjax.data.prepare import prepare
+from segjax.training.configuration import parse, variant_config
 from segjax.training.experiment import load_module
 from segjax.training.launch import run
 from segjax.training.logging import read_metrics
@@ -15,11 +17,30 @@ from tests.data import official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
-SMALL = [
+SHORT = [
     *("--train.num-steps", "2", "--train.batch-size", "4", "--train.log-every", "1"),
     *("--train.eval-every", "1", "--train.checkpoint-every", "1", "--train.num-workers", "0"),
-    *("--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64", "--seed", "3"),
+    *("--seed", "3"),
 ]
+SMALL_UNET = ["--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"]
+SMALL_DEEPLAB = [
+    *("--network.width-multiplier", "0.05", "--augment.crop", "33", "33"),
+    *("--prediction.size", "49", "65", "--prediction.refine", "False"),
+]
+VGG = ["--network.backbone", "vgg16", "--network.multi-grid", "None"]  # quick to compile
+SMALL = {
+    "v1_voc2012": [*SMALL_DEEPLAB, "--network.head-features", "4"],
+    "v2_voc2012": [
+        *(*SMALL_DEEPLAB, *VGG[:2], "--network.head-features", "4"),
+        *("--network.atrous-rates", "1", "2", "--network.scales", "0.5", "1"),
+    ],
+    "v3_voc2012": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
+    "v3plus_voc2012": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
+    "v3_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
+    "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
+    # This one refines by the CRF.
+    "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +51,18 @@ def data_dir(tmp_path_factory):
     official_layouts.write_cell_tracking(folder / "cell_tracking")
     official_layouts.write_drive(folder / "drive")
     official_layouts.write_chasedb1(folder / "chasedb1")
+    official_layouts.write_camvid(folder / "camvid_files")
+    official_layouts.write_voc2012(folder / "voc2012_files")
+    official_layouts.write_cityscapes(folder / "cityscapes_files")
     for name, source in {
         "isbi2012": "isbi2012",
         "cell_tracking/dic_c2dh_hela": "cell_tracking",
         "cell_tracking/phc_c2dh_u373": "cell_tracking",
         "drive": "drive",
         "chasedb1": "chasedb1",
+        "camvid": "camvid_files",
+        "voc2012": "voc2012_files",
+        "cityscapes": "cityscapes_files",
     }.items():
         prepare(name, data_dir=folder, source=folder / source)
     return folder
@@ -46,7 +73,8 @@ def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path):
     module = load_module(file)
     workdir = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
-        arguments = ["--workdir", str(workdir), "--data-dir", str(data_dir), *SMALL]
+        small = SMALL.get(file.stem, SMALL_UNET)
+        arguments = ["--workdir", str(workdir), "--data-dir", str(data_dir), *SHORT, *small]
         results = run(module.Config, module.build, file, arguments)
     best_metric = module.build(module.Config(workdir=workdir)).best_metric
     assert all(best_metric in result.metrics for result in results.values())
@@ -70,3 +98,37 @@ def test_an_experiment_without_its_data_says_how_to_prepare_it(tmp_path, monkeyp
     with pytest.raises(SystemExit, match="segjax data prepare drive --source DIR"):
         runpy.run_path(str(EXPERIMENTS / "unet" / "drive.py"), run_name="__main__")
     assert not (tmp_path / "run").exists()
+
+
+VARIANTS = [
+    pytest.param(file, name, id=f"{file.relative_to(EXPERIMENTS)}-{name}")
+    for file in FILES
+    for name in getattr(load_module(file), "VARIANTS", {})
+]
+
+
+@pytest.mark.parametrize(("file", "name"), VARIANTS)
+def test_a_variant_builds_its_network_and_its_documentation_names_it(file, name, tmp_path):
+    module = load_module(file)
+    assert name in module.__doc__
+    config = variant_config(module.Config, name, module.VARIANTS, workdir=tmp_path)
+    assert config != module.Config(workdir=tmp_path, variant=name)
+    assert (
+        parse(
+            module.Config, ["--workdir", str(tmp_path), "--variant", name], variants=module.VARIANTS
+        )
+        == config
+    )
+    # The same parts with fewer blocks, which take long to trace.
+    fewer = {"resnet101": "resnet50", "xception65": "xception41", "xception71": "xception41"}
+    backbone = getattr(config.network, "backbone", None)
+    if backbone in fewer:
+        network = dataclasses.replace(config.network, backbone=fewer[backbone])
+        config = dataclasses.replace(config, network=network)
+    task = module.build(config).task
+    height, width = config.augment.crop
+    image = jax.ShapeDtypeStruct((1, height, width, task.channels), "float32")
+    outputs = jax.eval_shape(
+        lambda image: task.model.init_with_output(jax.random.key(0), image)[0], image
+    )
+    assert outputs["logits"].shape == (1, height, width, len(task.classes))

@@ -51,7 +51,7 @@ def test_fc6_sees_exactly_its_atrous_taps(kernel_size, rate, taps):
         output_stride=1,
         kernel_size=kernel_size,
         atrous_rate=rate,
-        head_features=4,
+        head_features=64,  # that some are positive
         average_pooling=False,
     )
     images = noise(1, 27, 27, 1)
@@ -186,4 +186,4 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits():
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype(jnp.float32)}
     assert state["intermediates"]["fc7"]["__call__"][0].dtype == jnp.bfloat16
     exact = run(model.clone(backbone=TINY, dtype=None), variables, images)["logits"]
-    np.testing.assert_allclose(outputs["logits"], exact, rtol=0.03)
+    np.testing.assert_allclose(outputs["logits"], exact, atol=0.03 * float(jnp.abs(exact).max()))

@@ -101,11 +101,9 @@ def test_only_the_papers_pool5_is_widened_at_output_stride_8(pool_size, rate):
 def test_released_pooling_is_dense_in_every_map_but_the_last():
     model = TINY.clone(pool_size=3)
     images, variables = drawn(model, (1, 65, 80, 3))
-    dense, middle, coarse = (
-        run(model, variables, images, output_stride=stride) for stride in (8, 16, 32)
-    )
-    np.testing.assert_allclose(dense["pool4"][:, ::2, ::2], middle["pool4"], atol=1e-5)
-    np.testing.assert_allclose(middle["features"][:, ::2, ::2], coarse["features"], atol=1e-5)
+    dense, coarse = (run(model, variables, images, output_stride=stride) for stride in (8, 16))
+    np.testing.assert_allclose(dense["pool4"][:, ::2, ::2], coarse["pool4"], atol=1e-5)
+    assert np.abs(dense["features"][:, ::2, ::2] - coarse["features"]).max() > 0.1
 
 
 def test_pooling_of_size_3_keeps_positions_centred_on_their_pixels():

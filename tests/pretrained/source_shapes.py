@@ -24,6 +24,7 @@ def source_shapes(monkeypatch, name, hints=None, **options):
 
     def ask(model, table, *_, **__):
         shapes = shapes_of(model)
+        assert shapes.keys() == table.keys(), name
         raise _Asked(
             {s.name: s.shape(shapes[path]) for path, s in table.items() if isinstance(s, Source)}
         )

@@ -49,15 +49,16 @@ def test_a_real_deeplab_of_tensorflows_labels_photographs_as_it_did(real_data):
     whole = converted.predict(images[0])
     assert (whole["labels"] == labels[0]).mean() >= 0.999
     np.testing.assert_allclose(whole["probabilities"].sum(axis=-1), 1, rtol=1e-5)
-    small = converted.predict(np.ascontiguousarray(images[0][:200, ::2]))  # another size, resized
-    assert small["labels"].shape == (200, 129)
-    assert (small["labels"] == labels[0][:200, ::2]).mean() > 0.9
+    half = converted.predict(images[0][::2, ::2])  # resized to 257 and back
+    assert half["labels"].shape == (129, 129)
+    assert (half["labels"] == labels[0][::2, ::2]).mean() > 0.9
 
 
-def test_the_real_vgg_sees_edges_and_no_change_of_the_order_of_colours(real_data):
+def test_the_real_vgg_trunk_fits(real_data):
     path = real_data / "weights" / "vgg16_trunk_float16.npz"
     trunk = pretrained.load("keras/vgg16", path)
-    kernel = np.asarray(trunk.variables["params"]["block1_conv1"]["kernel"])
     with np.load(path) as arrays:
-        np.testing.assert_array_equal(kernel, arrays["block1_conv1/kernel"].astype(np.float32))
-    assert kernel.dtype == np.float32
+        for name in ("block1_conv1", "block5_conv3"):
+            for array, value in trunk.variables["params"][name].items():
+                expected = arrays[f"{name}/{array}"].astype(np.float32)
+                np.testing.assert_array_equal(value, expected, strict=True)
