@@ -39,7 +39,6 @@ from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Config(DeepLabConfig):
     """DeepLab on CamVid."""
@@ -66,9 +65,7 @@ class Config(DeepLabConfig):
         batch_norm=BatchNormConfig(epsilon=1e-3, frozen=True),
     )
     augment: AugmentConfig = AugmentConfig(crop=(257, 321), scale_step=None)
-    prediction: PredictionConfig = PredictionConfig(
-        output_stride=8, size=(361, 481), refine=True
-    )
+    prediction: PredictionConfig = PredictionConfig(output_stride=8, size=(361, 481), refine=True)
 
 
 VARIANTS = {

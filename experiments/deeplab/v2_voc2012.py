@@ -59,7 +59,7 @@ def optimizer(batch_size: int = 10, schedule: str = "poly") -> OptimizerConfig:
 
 
 def vgg(atrous_rates: tuple[int, ...]) -> DeepLabV2Config:
-    return DeepLabV2Config(backbone="vgg16", atrous_rates=atrous_rates)
+    return DeepLabV2Config(backbone="vgg16", pixels="caffe", atrous_rates=atrous_rates)
 
 
 def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> dict:

@@ -11,8 +11,8 @@ What it changes against v3: a decoder that joins ASPP's features with a map of s
   3×3 convolutions (table 2)  decoder_convolutions=1 … 3
   Xception (table 5)          the default; without SC separable=False
   Cityscapes (table 7)        image_pooling=False; backbone="xception71"
-  detectron2                  backbone as there, image_pooling=(32, 64), image_pooling_norm=False,
-                              align_corners=False, multi_grid=(1, 2, 4)
+  detectron2                  backbone="resnet103", multi_grid=(1, 2, 4), align_corners=False,
+                              image_pooling=(32, 64), image_pooling_norm=False
   segmentation-models-pytorch backbone="resnet50" …, multi_grid=(1, 1, 1), dropout_rate=0.5,
                               atrous_rates=(12, 24, 36), head_features=256,
                               decoder_convolutions=1, normalize_depthwise=False

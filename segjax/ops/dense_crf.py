@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.permutohedral import connect, lattice_filter, sort_corners
+from segjax.ops.permutohedral import connect, lattice_filter, scale_lattice, sort_corners
 
 Normalization = Literal["symmetric", "per_pixel", "none"]
 TILE = 64  # rows of a band matrix
@@ -202,17 +202,17 @@ def gaussian_filter(values, taps):
     return values
 
 
-def normalized(apply: Callable, valid, normalization: Normalization) -> Callable:
-    """Normalises the symmetric kernel that `apply` filters with; see `CrfConfig.normalization`."""
+def normalizers(total, normalization: Normalization):
+    """Returns (inner, outer) that turn a kernel K with row sums `total` into outer·inner·K·inner.
+
+    See `CrfConfig.normalization`. Rows without any weight, those of pixels that are not valid, get
+    the factor 0; NaN, the mark of an overflow, stays.
+    """
+    one = jnp.ones_like(total)
     if normalization == "none":
-        return apply
-    total = apply(valid[..., None].astype(jnp.float32))
-    # Pixels that are not valid reach nobody; NaN, the mark of an overflow, must stay.
+        return one, one
     total = jnp.where(total == 0, jnp.inf, total)
-    if normalization == "per_pixel":
-        return lambda q: apply(q) / total
-    scale = jax.lax.rsqrt(total)
-    return lambda q: scale * apply(scale * q)
+    return (jax.lax.rsqrt(total), one) if normalization == "symmetric" else (one, 1 / total)
 
 
 def _round_capacity(count: int, most: int) -> int:
@@ -232,19 +232,20 @@ def _sort(image, valid, sigmas):
 
 @partial(jax.jit, static_argnames=("capacity", "num_iterations", "normalization"))
 def _infer(logits, valid, corners, taps, weights, *, capacity, num_iterations, normalization):
-    lattice = connect(corners, capacity)
     mask = valid[..., None].astype(jnp.float32)
-
-    def appearance(q):
-        return lattice_filter(lattice, q.reshape(-1, q.shape[-1])).reshape(q.shape)
-
-    def smoothness(q):
-        return mask * gaussian_filter(mask * q, taps)
-
-    kernels = [normalized(apply, valid, normalization) for apply in (appearance, smoothness)]
+    lattice = connect(corners, capacity)
+    total = lattice_filter(lattice, mask.reshape(-1, 1))
+    inner, appearance_outer = normalizers(total, normalization)
+    # Into the tables: a product with q would be computed anew for each corner that reads it.
+    lattice = scale_lattice(lattice, inner[:, 0])
+    total = mask * gaussian_filter(mask, taps)
+    inner, smoothness_outer = normalizers(total, normalization)
+    inner = mask * inner
 
     def message(q):
-        return sum(weight * kernel(q) for weight, kernel in zip(weights, kernels, strict=True))
+        appearance = appearance_outer * lattice_filter(lattice, q.reshape(-1, q.shape[-1]))
+        smoothness = smoothness_outer * inner * gaussian_filter(inner * q, taps)
+        return weights[0] * appearance.reshape(q.shape) + weights[1] * smoothness
 
     return mean_field(logits, message, num_iterations=num_iterations)
 

@@ -44,7 +44,7 @@ class Pretrained:
       model: a Linen module: a whole network, or a backbone.
       variables: {"params": ..., "batch_stats": ...} for `model.apply`.
       preprocess: (example, None) → example with the float32 "image" that the weights want, RGB
-        0..255 in; for weights trained on BGR it reverses the channels.
+        0..255 in.
       task: predicts with the model, resizes and pads as its source does; None for a backbone.
     """
 

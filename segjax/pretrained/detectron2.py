@@ -12,11 +12,18 @@ import numpy as np
 
 from segjax.models.resnet import ResNet, resnet50, resnet101
 from segjax.pretrained.converted import Pretrained
-from segjax.pretrained.mapping import OIHW, Constant, Source, Table, fill, torch_layer
-from segjax.pretrained.preprocess import SubtractMeanBGR
+from segjax.pretrained.mapping import (
+    OIHW,
+    Constant,
+    Source,
+    Table,
+    fill,
+    reading_rgb,
+    torch_layer,
+)
+from segjax.pretrained.preprocess import MSRA
 
 EPSILON = 1e-5
-MSRA = SubtractMeanBGR(mean=(103.53, 116.28, 123.675))
 
 RESNETS = {"resnet50": resnet50, "resnet101": resnet101}
 # Classifiers, what detectron2 says of a file in it, and Caffe2's optimiser.
@@ -31,6 +38,7 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
     resnet = RESNETS[name.removeprefix("detectron2/")](stride_in="1x1")
     is_caffe2 = not any(key.startswith("stem.") for key in state_dict)
     table = caffe2_table(resnet, state_dict) if is_caffe2 else detectron2_table(resnet, prefix="")
+    table = reading_rgb(table, "params/stem/convolution/kernel")
     variables = fill(resnet, table, state_dict, name=name, ignored=OTHERS)
     return Pretrained(resnet, variables, MSRA)
 

@@ -9,10 +9,8 @@ import numpy as np
 
 from segjax.models.vgg import VGG16
 from segjax.pretrained.converted import Pretrained
-from segjax.pretrained.mapping import Source, Table, fill
-from segjax.pretrained.preprocess import SubtractMeanBGR
-
-CAFFE = SubtractMeanBGR(mean=(103.939, 116.779, 123.68))
+from segjax.pretrained.mapping import Source, Table, fill, reading_rgb
+from segjax.pretrained.preprocess import CAFFE
 
 
 def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
@@ -24,5 +22,6 @@ def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrai
         for i in range(1, size + 1)
         for array in ("kernel", "bias")
     }
+    table = reading_rgb(table, "params/block1_conv1/kernel")
     variables = fill(vgg, table, state_dict, name=name, ignored=r"^(fc\d|predictions)/")
     return Pretrained(vgg, variables, CAFFE)

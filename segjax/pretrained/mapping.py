@@ -7,7 +7,7 @@ writes it with few rules. Paths are those of the variables, "params/backbone/ste
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.traverse_util
 import jax
@@ -26,11 +26,13 @@ class Source:
       name: in the state dict.
       axes: the source's axis for each of ours; None where they are the same.
       first_input: a kernel's input channel that is our first; those before it come last.
+      reverse_inputs: of a kernel on BGR images, so that it reads RGB ones.
     """
 
     name: str
     axes: tuple[int, ...] | None = None
     first_input: int = 0
+    reverse_inputs: bool = False
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the source has for one of ours."""
@@ -43,6 +45,8 @@ class Source:
         array = np.asarray(source, np.float32)
         if self.axes is not None:
             array = array.transpose(self.axes)
+        if self.reverse_inputs:
+            array = array[..., ::-1, :]
         return np.roll(array, -self.first_input, axis=-2) if self.first_input else array
 
 
@@ -75,6 +79,11 @@ def torch_norm(path: str, name: str) -> Table:
 def torch_layer(path: str, convolution: str, norm: str) -> Table:
     """The entries of a `ConvolutionNorm` of ours."""
     return torch_convolution(f"{path}/convolution", convolution) | torch_norm(f"{path}/norm", norm)
+
+
+def reading_rgb(table: Table, path: str) -> Table:
+    """The table with the kernel at `path`, which reads BGR images, turned round."""
+    return table | {path: replace(table[path], reverse_inputs=True)}
 
 
 def within(path: str, table: Table) -> Table:

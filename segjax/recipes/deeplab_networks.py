@@ -13,6 +13,7 @@ from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.normalization import BatchNorm
+from segjax.pretrained import preprocess
 from segjax.training.parallel import AXIS_NAME
 
 
@@ -38,13 +39,12 @@ class BatchNormConfig:
         )
 
 
-Pixels = Literal["imagenet", "caffe", "tensorflow"]
-# Mean and standard deviation in units of 0..255, RGB. Caffe's models read BGR; their weights'
-# first kernels are turned round when they are converted.
+Pixels = Literal["imagenet", "msra", "caffe", "tensorflow"]
 NORMALIZATIONS = {
-    "imagenet": Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "caffe": Normalize((123.68, 116.779, 103.939), 1.0),
-    "tensorflow": Normalize((127.5, 127.5, 127.5), 127.5),
+    "imagenet": preprocess.IMAGENET,
+    "msra": preprocess.MSRA,
+    "caffe": preprocess.CAFFE,
+    "tensorflow": preprocess.MINUS_ONE_TO_ONE,
 }
 
 
@@ -53,8 +53,8 @@ class BackboneConfig:
     """What the networks have in common."""
 
     pixels: Pixels = "imagenet"
-    """How the backbone's weights want the pixels: torchvision's mean and deviation, Caffe's mean
-    alone, or TensorFlow's range from −1 to 1."""
+    """How the backbone's weights want the pixels: torchvision's mean and deviation, the mean alone
+    (MSRA's ResNets, or Caffe's VGG), or TensorFlow's range from −1 to 1."""
     width_multiplier: float = 1.0
     """Of the backbone's channels."""
     align_corners: bool = True
@@ -113,8 +113,10 @@ class DeepLabV1Config(BackboneConfig):
 class DeepLabV2Config(BackboneConfig):
     """DeepLab v2; the defaults are ResNet-101 with ASPP-L. See `segjax.models.DeepLabV2`."""
 
-    backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
-    pixels: Pixels = "caffe"
+    backbone: Literal["vgg16", "resnet50", "resnet101", "resnet50_msra", "resnet101_msra"] = (
+        "resnet101_msra"
+    )
+    pixels: Pixels = "msra"
     atrous_rates: tuple[int, ...] = (6, 12, 18, 24)
     """ASPP-L; ASPP-S is (2, 4, 8, 12), LargeFOV (12,)."""
     kernel_size: int = 3

@@ -146,8 +146,8 @@ def test_logits_have_the_inputs_resolution_and_coarse_ones_stride_4(output_strid
         assert encoder_only["coarse_logits"].shape == (2, *coarse, 5)
 
 
-def test_variables_run_at_every_output_stride_with_the_same_low_level_features():
-    # With a single position's ASPP, the encoder's dense map is the coarse one in between.
+def test_the_encoders_dense_scores_subsampled_are_those_of_the_larger_output_stride():
+    # Without rates, which follow the output stride, and without a mean over other positions.
     model = DeepLabV3Plus(
         3,
         backbone=XCEPTION,

@@ -14,7 +14,7 @@ from segjax.ops.dense_crf import (
     dense_crf,
     gaussian_filter,
     mean_field,
-    normalized,
+    normalizers,
     refine_probabilities,
 )
 
@@ -95,18 +95,16 @@ def test_mean_field_with_exact_kernels_equals_brute_force(normalization):
 
     @jax.jit
     def inferred(logits):
-        def exact(kernel, q):
-            flat = jnp.matmul(kernel.astype(np.float32), q.reshape(-1, q.shape[-1]))
-            return flat.reshape(q.shape)
-
-        valid = jnp.ones(image.shape[:2], bool)
-        first, second = (normalized(partial(exact, k), valid, normalization) for k in kernels)
+        weighted = 0
         weights = (config.appearance_weight, config.smoothness_weight)
+        for weight, kernel in zip(weights, kernels, strict=True):
+            kernel = jnp.asarray(kernel, jnp.float32)
+            inner, outer = normalizers(kernel.sum(axis=1), normalization)
+            weighted += weight * outer[:, None] * inner[:, None] * kernel * inner[None]
+        flat = logits.reshape(-1, logits.shape[-1])
         return mean_field(
-            logits,
-            lambda q: weights[0] * first(q) + weights[1] * second(q),
-            num_iterations=config.num_iterations,
-        )
+            flat, lambda q: jnp.matmul(weighted, q), num_iterations=config.num_iterations
+        ).reshape(logits.shape)
 
     expected = brute_force(logits, kernels, config)
     assert np.abs(expected - softmax(logits)).max() > 0.2

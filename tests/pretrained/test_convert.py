@@ -254,14 +254,25 @@ def test_images_are_made_what_the_weights_want():
     np.testing.assert_allclose(found["image"], expected, rtol=0, atol=1e-6)
     assert (found["image"].dtype, found["id"]) == (np.float32, "x")
 
-    from segjax.pretrained.keras import CAFFE
 
-    blue_green_red = CAFFE(example, None)["image"]
-    np.testing.assert_allclose(
-        blue_green_red[0, 0], [250 - 103.939, 100 - 116.779, 10 - 123.68], rtol=1e-6
-    )
-    with pytest.raises(ValueError, match="RGB image, found 1"):
-        CAFFE({"image": image[..., :1]}, None)
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs", "axes"),
+    [
+        ("keras/vgg16", "block1_conv1/kernel", "block1_conv1/kernel", (0, 1, 2, 3)),
+        ("detectron2/resnet50", "stem/convolution/kernel", "conv1_w", (2, 3, 1, 0)),
+    ],
+)
+def test_kernels_for_bgr_images_read_rgb_ones(name, ours, theirs, axes, monkeypatch):
+    shapes = source_shapes(monkeypatch, name)
+    state = reference_state(shapes)
+    converted = pretrained.convert(name, state)
+    kernel = flax.traverse_util.flatten_dict(converted.variables["params"], sep="/")[ours]
+    blue_green_red = np.random.default_rng(0).uniform(size=3).astype(np.float32)
+    expected = np.einsum("i,hwio->hwo", blue_green_red, state[theirs].transpose(axes))
+    found = np.einsum("i,hwio->hwo", blue_green_red[::-1], kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert converted.preprocess.mean[2] < 105  # of blue, which is the smallest
 
 
 def test_half_precision_becomes_float32(monkeypatch):
