@@ -67,3 +67,18 @@ def make_backbone(
     if name not in resnets:
         raise ValueError(f"no backbone {name!r}; there are {', '.join(get_args(BackboneName))}")
     return resnets[name](width=round(64 * width_multiplier), **shared)
+
+
+def backbone_of(model: nn.Module, **layers) -> nn.Module:
+    """Returns the backbone of a model that is being called, made where the model has its name.
+
+    Its variables are under "backbone" in both cases.
+
+    Args:
+      model: with the attribute `backbone`.
+      layers: norm and dtype of a backbone that is made; a module keeps its own.
+    """
+    if not isinstance(model.backbone, str):
+        return model.backbone
+    # Linen calls an unnamed part after its class.
+    return make_backbone(model.backbone, **layers).clone(parent=model, name="backbone")

@@ -21,24 +21,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.models.backbones import BackboneName, make_backbone
+from segjax.models.backbones import BackboneName, backbone_of
 from segjax.models.layers import Convolution
 from segjax.ops.resize import resize_bilinear
-
-
-def backbone_of(model: nn.Module, **layers) -> nn.Module:
-    """Returns the backbone of a model that is being called, made where the model has its name.
-
-    Its variables are under "backbone" in both cases.
-
-    Args:
-      model: with the attribute `backbone`.
-      layers: norm and dtype of a backbone that is made; a module keeps its own.
-    """
-    if not isinstance(model.backbone, str):
-        return model.backbone
-    # Linen calls an unnamed part after its class.
-    return make_backbone(model.backbone, **layers).clone(parent=model, name="backbone")
 
 
 def classifier(num_classes: int, *, kernel_size: int = 1, rate: int = 1, dtype: Any) -> Convolution:

@@ -19,8 +19,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones import BackboneName
-from segjax.models.deeplab_v1 import backbone_of, classifier, upsampled
+from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import Convolution, Norm
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear

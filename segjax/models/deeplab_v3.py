@@ -22,8 +22,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
-from segjax.models.backbones import BackboneName
-from segjax.models.deeplab_v1 import backbone_of, classifier, upsampled
+from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import ConvolutionNorm, Norm
 from segjax.models.normalization import BatchNorm
 

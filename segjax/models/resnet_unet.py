@@ -9,8 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones import BackboneName
-from segjax.models.deeplab_v1 import backbone_of
+from segjax.models.backbones import BackboneName, backbone_of
 from segjax.models.layers import Convolution, ConvolutionNorm, Norm
 from segjax.models.normalization import BatchNorm
 

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
