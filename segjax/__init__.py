@@ -6,7 +6,10 @@ jax of their own, do not import Flax and Optax. (grain itself imports jax.)
 
 import importlib
 
-_ROOMS = ("data", "evaluation", "losses", "models", "ops", "recipes", "tasks", "training")
+_ROOMS = (
+    *("data", "evaluation", "losses", "models", "ops"),
+    *("pretrained", "recipes", "tasks", "training"),
+)
 
 __all__ = [*_ROOMS]
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: `segjax data | evaluate | predict | report`."""
+"""The command line: `segjax data | evaluate | predict | crf | report`."""
 
 import difflib
 import sys
@@ -6,6 +6,7 @@ import sys
 import tyro
 from tyro.extras import SubcommandApp
 
+from segjax.commands.crf import crf_command
 from segjax.commands.data import check_command, list_command, prepare_command
 from segjax.commands.errors import UserError
 from segjax.commands.evaluate import evaluate_command
@@ -16,6 +17,7 @@ COMMANDS = {
     "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "crf": crf_command,
     "report": report_command,
 }
 GROUP_HELP = {"data": "Prepare, check and list data sets."}

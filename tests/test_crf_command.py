@@ -1,6 +1,7 @@
 """The search for the CRF's parameters: where it looks, what it scores, what it says."""
 
 import dataclasses
+import importlib
 import json
 import os
 
@@ -13,7 +14,6 @@ from segjax.commands.crf import crf_command, search, settings_table
 from segjax.commands.errors import UserError
 from segjax.commands.trained import load_trained
 from segjax.evaluation import ConfusionMatrix
-from segjax.ops import dense_crf
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.training.experiment import load_module
 from segjax.training.loop import train
@@ -62,7 +62,9 @@ def tried(monkeypatch):
         wrong = np.arange(len(probabilities)) < 10 * distance.sum()
         return np.where(wrong[:, None, None], probabilities[..., ::-1], probabilities)
 
-    monkeypatch.setattr(dense_crf, "refine_probabilities", refine)
+    # segjax.ops.dense_crf is the name of a function too, which hides the module.
+    module = importlib.import_module("segjax.ops.dense_crf")
+    monkeypatch.setattr(module, "refine_probabilities", refine)
     return settings
 
 

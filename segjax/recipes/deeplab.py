@@ -133,11 +133,16 @@ def deeplab_experiment(
       evaluation: name → split, the one scored along the way first.
     """
     open_split = partial(open_dataset, dataset, data_dir=config.data_dir)
+    task = deeplab_task(config, dataset)
     return Experiment(
-        task=deeplab_task(config, dataset),
+        task=task,
         train=partial(open_split, train),
         transforms=training_transforms(config.augment, config.network.normalize),
         evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
         best_metric="mean_iou",
-        initialize=config.initial.initialize,
+        initialize=partial(
+            config.initial.initialize,
+            normalize=config.network.normalize,
+            backbone=task.model.backbone,
+        ),
     )

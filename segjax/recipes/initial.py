@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import flax.linen as nn
+
 from segjax import pretrained
+from segjax.models.backbones import make_backbone
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.state import TrainState
 
@@ -25,17 +28,24 @@ class InitialConfig:
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
 
-    def initialize(self, variables: dict) -> dict:
+    def initialize(self, variables: dict, *, normalize, backbone: nn.Module) -> dict:
         """Puts the trained variables in the place of those just drawn, and prints which.
 
         The classifier stays as drawn where the number of classes differs.
 
+        Args:
+          normalize: how the images will be normalised.
+          backbone: of the model that will run with the variables.
+
         Raises:
           FileNotFoundError: there is no such file or run, or the run has no checkpoint.
-          ValueError: the weights do not fit; the message lists what does not.
+          ValueError: the weights do not fit, or were trained with pixels normalised in another
+            way, or with strides elsewhere; the message lists what does not fit.
         """
         if self.name is not None:
-            source, trained = self.weights, pretrained.load(self.name, self.weights).variables
+            found = pretrained.load(self.name, self.weights)
+            _check_fit(found, self.name, normalize=normalize, backbone=backbone)
+            source, trained = self.weights, found.variables
         elif self.run is not None:
             source, trained = self.run, _variables_of_run(self.run)
         else:
@@ -43,6 +53,24 @@ class InitialConfig:
         merged, report = pretrained.initialize(variables, trained)
         print(f"initial variables from {source}: {report}")
         return merged
+
+
+def _check_fit(found: pretrained.Pretrained, name: str, *, normalize, backbone: nn.Module):
+    """Refuses what no shape would tell."""
+    if found.preprocess != normalize:
+        raise ValueError(
+            f"{name} was trained with pixels as {found.preprocess}, and network.pixels gives "
+            f"{normalize}; take another network.pixels"
+        )
+    theirs = getattr(found.model, "backbone", found.model)
+    theirs = make_backbone(theirs) if isinstance(theirs, str) else theirs
+    for attribute in ("stride_in", "stem"):
+        ours, its = (getattr(module, attribute, None) for module in (backbone, theirs))
+        if ours != its:
+            raise ValueError(
+                f"{name} was trained with {attribute}={its!r}, and the network has {ours!r}; "
+                "network.backbone names the others"
+            )
 
 
 def _variables_of_run(run: Path) -> dict:

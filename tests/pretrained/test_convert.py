@@ -256,7 +256,6 @@ def test_images_are_made_what_the_weights_want():
     assert (found["image"].dtype, found["id"]) == (np.float32, "x")
 
 
-
 @pytest.mark.parametrize(
     ("name", "ours", "theirs", "axes"),
     [
