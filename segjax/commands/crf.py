@@ -64,7 +64,7 @@ def crf_command(
     _check(ranges, {"images": (images, 1), "refinements": (refinements, 0)}, batch_size)
     trained = load_trained(run, checkpoint, data_dir=data_dir)
     experiment = trained.experiment
-    if not hasattr(experiment.task, "refine"):
+    if not hasattr(trained.task, "refine"):
         raise UserError(f"{run} predicts no class probabilities that a CRF could refine")
     if split is None:
         split = next(iter(experiment.evaluation))
@@ -82,9 +82,9 @@ def crf_command(
     print(f"\n{settings_table(found)}\n")
     path = _write(run, found, split=split, step=trained.step, images=images)
     best = found.ranked[0]
-    flags = " ".join(f"--prediction.crf.{_flag(k)} {v:g}" for k, v in best.values.items())
+    settings = " ".join(f"prediction.crf.{k}={v:g}" for k, v in best.values.items())
     print(f"numbers   {path}")
-    print(f"best      --prediction.refine True {flags}")
+    print(f"best      segjax evaluate {run} --set prediction.refine=true {settings}")
     if best.mean_iou <= found.unrefined:
         print("          which is no better than without a CRF")
 
@@ -165,9 +165,8 @@ class _Predictions:
         return len(self.examples)
 
     def __iter__(self):
-        task = dataclasses.replace(self.trained.experiment.task, refine=None)
-        experiment = dataclasses.replace(self.trained.experiment, task=task)
-        trained = dataclasses.replace(self.trained, experiment=experiment)
+        task = dataclasses.replace(self.trained.task, refine=None)
+        trained = dataclasses.replace(self.trained, task=task)
         evaluator = trained.evaluator(batch_size=self.batch_size, workdir=None)
         variables = trained.parallel.local(trained.variables)
         for example, prediction in evaluator.predictions(variables, iter(self.examples)):

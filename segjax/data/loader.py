@@ -111,57 +111,6 @@ def evaluation_examples(
     return read_ahead(stream, num_workers=0, num_threads=num_threads, buffer_size=2 * num_threads)
 
 
-def padded_batches(
-    source: Sequence[dict],
-    transforms: Sequence = (),
-    *,
-    batch_size: int,
-    num_threads: int = 2,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of a fixed size that hold each example once, in order.
-
-    All processes yield the same number of batches, ⌈examples / batch_size⌉. Where examples run
-    out, the last one is repeated with labels 255, weights 0, no instances, index −1 and "valid"
-    False.
-
-    Args:
-      batch_size: examples in a batch over all processes; process k takes the k-th part of each.
-
-    Yields:
-      Batches as `training_batches` yields them, with "valid" bool [share].
-
-    Raises:
-      ValueError: empty source; sizes that do not divide; examples of a batch that differ in shape.
-      RuntimeError: an example cannot be read or transformed; the message names it.
-    """
-    _check_not_empty(source)
-    share = _share(batch_size, process_index, process_count)
-    starts = range(process_index * share, len(source) + process_index * share, batch_size)
-    parts = [range(start, min(start + share, len(source))) for start in starts]
-    stream = _EvaluationStream(
-        source, tuple(transforms), [index for part in parts for index in part]
-    )
-
-    def batches():
-        examples = read_ahead(
-            stream, num_workers=0, num_threads=num_threads, buffer_size=max(2 * share, num_threads)
-        )
-        try:
-            for part in parts:
-                rows = [_row(*item) for item in islice(examples, len(part))]
-                last = rows[-1] if rows else _row(*stream.read(len(source) - 1))
-                padding = [_padding(last)] * (share - len(rows))
-                batch = _stack(rows + padding)
-                batch["valid"] = batch["index"] >= 0
-                yield batch
-        finally:
-            examples.close()
-
-    return batches()
-
-
 @dataclass(frozen=True)
 class _EvaluationStream:
     """Random access to (index, transformed example) for some of the indices of a source."""
@@ -174,9 +123,7 @@ class _EvaluationStream:
         return len(self.indices)
 
     def __getitem__(self, number: int) -> tuple[int, dict]:
-        return self.read(self.indices[number])
-
-    def read(self, index: int) -> tuple[int, dict]:
+        index = self.indices[number]
         return index, _read(self.source, self.transforms, index, np.random.default_rng(index))
 
 
@@ -237,13 +184,6 @@ def _row(index: int, example: dict) -> dict:
     """What of an example goes into a batch, with its id for messages."""
     row = {key: example[key] for key in BATCH_DTYPES if key in example}
     return {**row, "index": index, "id": str(example.get("id"))}
-
-
-def _padding(row: dict) -> dict:
-    """The row with its truth taken away."""
-    blank = {"labels": 255, "weights": 0, "instances": 0}
-    empty = {key: np.full_like(row[key], value) for key, value in blank.items() if key in row}
-    return {**row, **empty, "index": -1}
 
 
 def _stack(rows: list[dict]) -> dict[str, np.ndarray]:

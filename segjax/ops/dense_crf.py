@@ -104,6 +104,8 @@ def dense_crf(
     """
     _check_shapes(logits, image, valid)
     _check_normalization(normalization)
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity={capacity}; expected at least 1")
     if valid is None:
         valid = jnp.ones(image.shape[:2], bool)
     image = jax.lax.stop_gradient(jnp.asarray(image, jnp.float32))
@@ -115,7 +117,7 @@ def dense_crf(
     corners = _sort(image, valid, sigmas)
     most = corners.point.size
     if isinstance(corners.count, jax.core.Tracer):
-        capacity = capacity or most
+        capacity = most if capacity is None else capacity
     elif not corners.fits:
         raise ValueError(
             f"position_sigma={position_sigma} and color_sigma={color_sigma} are too small for an "
@@ -144,8 +146,8 @@ def refine_probabilities(
 ) -> np.ndarray:
     """Refines the class probabilities of one image, of whatever size.
 
-    Sizes are padded to multiples of 64 and the tables to powers of two, so that a data set of
-    images of many sizes compiles a few functions only.
+    Sizes are padded to multiples of 64, and the tables for lattice points to a few sizes too, so
+    that a data set of images of many sizes compiles a few functions only.
 
     Args:
       probabilities: float [H, W, classes].

@@ -70,7 +70,7 @@ def sort_corners(features, valid) -> Corners:
     """Finds the simplex of each point in the lattice and sorts the corners.
 
     Args:
-      features: float32 [points, d], in units of the Gaussian's standard deviation.
+      features: float32 [points, d], d ≤ 7, in units of the Gaussian's standard deviation.
       valid: bool [points]; others get the weights 0 and add no lattice point.
     """
     points, dimensions = features.shape
@@ -161,9 +161,10 @@ def scale_lattice(lattice: Lattice, scale) -> Lattice:
 def lattice_filter(lattice: Lattice, values, reverse: bool = False):
     """Sums values over all points, weighted by a Gaussian of the distance of their features.
 
-    Approximates out_i = Σ_j exp(−½ |f_i − f_j|²) values_j, the point itself included. As blurring
-    drops what leaves the occupied lattice, directions do not quite commute; `reverse` takes them
-    the other way round, which is the exact transpose. Derivatives are those in `values` only.
+    Approximates out_i = Σ_j exp(−½ |f_i − f_j|²) values_j, the point itself included, up to a
+    factor near 1 that normalising cancels. As blurring drops what leaves the occupied lattice,
+    directions do not quite commute; `reverse` takes them the other way round, which is the exact
+    transpose. Derivatives are those in `values` only.
 
     Args:
       values: float32 [points, channels].
@@ -219,8 +220,8 @@ def _simplex(features):
     """
     points, dimensions = features.shape
     side = dimensions + 1
-    # The lattice, blurred by (1, 2, 1) / 2 along each direction, has variance ½ · (d+1)² · ... of
-    # its own; this scale makes it 1 in units of the features.
+    # Splatting, blurring and slicing spread by √(2/3) · (d+1) in all, which is to be the unit of
+    # the features; the root below makes the axes of the hyperplane equally long.
     number = np.arange(1, side)
     scale = np.sqrt(2 / 3) * side / np.sqrt(number * (number + 1))
     scaled = features * jnp.asarray(scale, features.dtype)[None]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segjax.data.augment import CenterCrop, Warp
-from segjax.data.loader import evaluation_examples, padded_batches, training_batches
+from segjax.data.loader import evaluation_examples, training_batches
 from segjax.data.photometric import GreyValues
 
 AUGMENT = (Warp((6, 5), rotation=90.0, flip_horizontal=True), GreyValues(noise=0.1))
@@ -163,8 +163,6 @@ def test_an_unreadable_example_is_named(num_threads):
         take(1, Unreadable(), batch_size=3, num_threads=num_threads)
     with pytest.raises(RuntimeError, match="example 2 of 3: reading failed: OSError: disk on fire"):
         list(evaluation_examples(Unreadable(), num_threads=num_threads))
-    with pytest.raises(RuntimeError, match="example 2 of 3: reading failed: OSError: disk on fire"):
-        list(padded_batches(Unreadable(), batch_size=2, num_threads=num_threads))
 
 
 def test_an_example_that_a_transform_refuses_is_named_with_the_transform():
@@ -209,36 +207,6 @@ def test_evaluation_transforms_repeat_themselves():
     runs = [list(evaluation_examples(make_source(3), AUGMENT)) for _ in range(2)]
     for (_, example), (_, again) in zip(*runs, strict=True):
         np.testing.assert_array_equal(example["image"], again["image"])
-
-
-def test_padded_batches_hold_each_example_once_and_blank_the_rest():
-    source = make_source(5)
-    batches = list(padded_batches(source, batch_size=4))
-    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, -1, -1, -1]]
-    np.testing.assert_array_equal(batches[1]["valid"], [True, False, False, False])
-    assert batches[0]["valid"].all()
-    assert batches[0]["valid"].dtype == bool
-    np.testing.assert_array_equal(batches[0]["labels"][2], source[2]["labels"])
-    np.testing.assert_array_equal(batches[1]["image"], np.stack([source[4]["image"]] * 4))
-    np.testing.assert_array_equal(batches[1]["labels"][1:], 255)
-    np.testing.assert_array_equal(batches[1]["instances"][1:], 0)
-    np.testing.assert_array_equal(batches[1]["labels"][0], source[4]["labels"])
-
-
-@pytest.mark.parametrize("count", [1, 4, 5, 8])
-def test_padded_batches_are_as_many_in_every_process(count):
-    source = make_source(count)
-    one = list(padded_batches(source, batch_size=4))
-    parts = [
-        list(padded_batches(source, batch_size=4, process_index=index, process_count=2))
-        for index in range(2)
-    ]
-    together = [
-        {key: np.concatenate([first[key], second[key]]) for key in first}
-        for first, second in zip(*parts, strict=True)
-    ]
-    assert_same(together, one)
-    assert sum(batch["valid"].sum() for batch in one) == count
 
 
 @pytest.mark.parametrize(
