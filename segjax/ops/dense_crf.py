@@ -8,9 +8,9 @@ for positions p and colours I, and pays k_ij if their labels differ (Potts). Mea
 the marginals: Q_i(l) ∝ exp(logits_i(l) + Σ_j k_ij · Q_j(l)). As in the released programs the sum
 takes in j = i, which the paper leaves out.
 
-The appearance kernel is filtered on the permutohedral lattice. The smoothness kernel has but two
-dimensions and a small σ: convolutions along either side are faster there than a lattice, and exact
-but for the tails beyond 4 σ_γ (6e-5 of the kernel).
+The appearance kernel is filtered on the permutohedral lattice, as in the released programs. The
+smoothness kernel, of two dimensions and a small σ, is not: it is convolved along either side, exact
+but for the tails beyond 4 σ_γ (6e-5 of the kernel), at about the cost of a lattice.
 """
 
 import dataclasses

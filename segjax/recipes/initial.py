@@ -21,6 +21,8 @@ class InitialConfig:
     """A file of trained weights: .pth, .safetensors, .npz or .pkl."""
     run: Path | None = None
     """A run whose last variables to begin with, instead of a file: a paper's next phase."""
+    backbone_only: bool = False
+    """Leave the heads of trained networks out, even where they would fit."""
 
     def __post_init__(self):
         if (self.name is None) != (self.weights is None):
@@ -50,6 +52,11 @@ class InitialConfig:
             source, trained = self.run, _variables_of_run(self.run)
         else:
             return variables
+        if self.backbone_only:
+            trained = {
+                collection: {name: part for name, part in parts.items() if name == "backbone"}
+                for collection, parts in trained.items()
+            }
         merged, report = pretrained.initialize(variables, trained)
         print(f"initial variables from {source}: {report}")
         return merged

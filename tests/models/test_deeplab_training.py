@@ -7,6 +7,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import segjax.models
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
@@ -54,6 +55,11 @@ def squares():
     labels[1, 4:21, 20:29] = 1
     noise = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3))
     return (np.eye(3)[labels] + 0.1 * noise).astype(np.float32), labels
+
+
+def test_no_architecture_lacks_the_test_that_it_overfits():
+    tested = {type(model).__name__ for model in MODELS.values()}
+    assert tested | {"UNet"} == set(segjax.models.__all__)  # the U-Net's is with its task
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -119,6 +119,18 @@ def test_weights_from_a_file_replace_the_drawn_ones_but_for_a_classifier_of_othe
     assert "R-50.pkl: 1 arrays taken (backbone: 1), 1 new (logits: 1)" in capsys.readouterr().out
 
 
+def test_the_backbone_alone_is_taken_where_the_head_would_fit(weights, capsys):
+    _, trained = fresh_and_trained()
+    fresh = jax.tree.map(np.zeros_like, trained)
+    initial = dataclasses.replace(weights, backbone_only=True)
+    merged = initial.initialize(
+        fresh, normalize=preprocess.MSRA, backbone=resnet50(stride_in="1x1")
+    )
+    chex.assert_trees_all_equal(merged["params"]["backbone"], trained["params"]["backbone"])
+    chex.assert_trees_all_equal(merged["params"]["logits"], fresh["params"]["logits"])
+    assert "1 arrays taken (backbone: 1), 1 new (logits: 1)" in capsys.readouterr().out
+
+
 def test_weights_for_other_pixels_or_strides_are_refused(weights):
     fresh, _ = fresh_and_trained()
     with pytest.raises(ValueError, match=r"take another network.pixels"):
