@@ -123,11 +123,8 @@ def test_the_command_scores_refined_predictions_of_the_checkpoint(run, capsys):
     written = json.loads((run / "crf_search.json").read_text())
 
     trained = load_trained(run, "latest")
-    task = dataclasses.replace(trained.experiment.task, refine=None)
-    experiment = dataclasses.replace(trained.experiment, task=task)
-    evaluator = dataclasses.replace(trained, experiment=experiment).evaluator(
-        batch_size=None, workdir=None
-    )
+    task = dataclasses.replace(trained.task, refine=None)
+    evaluator = dataclasses.replace(trained, task=task).evaluator(batch_size=None, workdir=None)
     source = trained.experiment.evaluation["test"]()
     pairs = list(evaluator.predictions(trained.variables, [source[0], source[1]]))
 
@@ -147,7 +144,7 @@ def test_the_command_scores_refined_predictions_of_the_checkpoint(run, capsys):
         assert score == mean_iou(lambda p, image, c=config: refine_probabilities(p, image, c))
     assert str(run / "crf_search.json") in shown
     best = written["settings"][0]["color_sigma"]
-    assert f"--prediction.crf.position-sigma 5 --prediction.crf.color-sigma {best:g}" in shown
+    assert f"prediction.crf.position_sigma=5 prediction.crf.color_sigma={best:g}" in shown
 
 
 def test_mistakes_are_named_before_the_model_is_read(run, tmp_path, monkeypatch):
@@ -163,8 +160,7 @@ def test_mistakes_are_named_before_the_model_is_read(run, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="--split valid: the experiment"):
         crf_command(run, split="valid")
     trained = load_trained(run, "best")
-    detector = dataclasses.replace(trained.experiment, task=object())
-    other = dataclasses.replace(trained, experiment=detector)
+    other = dataclasses.replace(trained, task=object())
     monkeypatch.setattr(crf, "load_trained", lambda *_, **__: other)
     with pytest.raises(UserError, match="no class probabilities"):
         crf_command(run)

@@ -24,6 +24,7 @@ Command   python experiments/deeplab/v1_voc2012.py --workdir runs/v1
 from dataclasses import dataclass, replace
 
 from segjax.losses import SemanticLoss
+from segjax.ops.dense_crf import CrfConfig
 from segjax.recipes.deeplab import AugmentConfig, PredictionConfig
 from segjax.recipes.deeplab_networks import DeepLabV1Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
@@ -54,7 +55,10 @@ class Config(VocConfig):
     network: DeepLabV1Config = DeepLabV1Config()
     augment: AugmentConfig = AugmentConfig(crop=(321, 321), scale=(1.0, 1.0), scale_step=None)
     loss: SemanticLoss = SemanticLoss(supervise="coarse")
-    prediction: PredictionConfig = PredictionConfig(refine=True)
+    # The values and the normalisation of the released program.
+    prediction: PredictionConfig = PredictionConfig(
+        refine=True, crf=CrfConfig(normalization="per_pixel")
+    )
 
 
 # Only LargeFOV averages before fc6.

@@ -32,6 +32,7 @@ Command   python experiments/deeplab/v2_voc2012.py --workdir runs/v2
 from dataclasses import dataclass, replace
 
 from segjax.losses import SemanticLoss
+from segjax.ops.dense_crf import CrfConfig
 from segjax.recipes.deeplab import AugmentConfig, PredictionConfig
 from segjax.recipes.deeplab_networks import DeepLabV2Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
@@ -69,7 +70,26 @@ def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> di
         "train": TrainConfig(num_steps=num_steps, batch_size=batch_size),
         "optimizer": optimizer(batch_size, schedule),
         "augment": UNSCALED,
+        "prediction": refined(65, 2, 2),
     }
+
+
+def refined(
+    position_sigma: float, smoothness_weight: float, smoothness_sigma: float
+) -> PredictionConfig:
+    """The CRF's values as re-implementations give them from the released scripts."""
+    crf = CrfConfig(
+        appearance_weight=4,
+        position_sigma=position_sigma,
+        color_sigma=3,
+        smoothness_weight=smoothness_weight,
+        smoothness_sigma=smoothness_sigma,
+        normalization="per_pixel",
+    )
+    return PredictionConfig(refine=True, crf=crf)
+
+
+VGG_CRF = refined(65, 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +101,7 @@ class Config(VocConfig):
     network: DeepLabV2Config = DeepLabV2Config(scales=MULTI_SCALE)
     augment: AugmentConfig = AugmentConfig(crop=(321, 321), scale=(0.5, 1.5), scale_step=None)
     loss: SemanticLoss = SemanticLoss(supervise="coarse", auxiliary=1.0)
-    prediction: PredictionConfig = PredictionConfig(refine=True)
+    prediction: PredictionConfig = refined(67, 3, 1)
 
 
 VARIANTS = {
@@ -89,9 +109,9 @@ VARIANTS = {
     "vgg-large-fov-poly": vgg_large_fov(30, 6000),
     "vgg-large-fov-poly-30x10k": vgg_large_fov(30, 10_000),
     "vgg-large-fov-poly-10x10k": vgg_large_fov(10, 10_000),
-    "vgg-large-fov": {"network": vgg(LARGE_FOV), "augment": UNSCALED},
-    "vgg-aspp-s": {"network": vgg((2, 4, 8, 12)), "augment": UNSCALED},
-    "vgg-aspp-l": {"network": vgg((6, 12, 18, 24)), "augment": UNSCALED},
+    "vgg-large-fov": {"network": vgg(LARGE_FOV), "augment": UNSCALED, "prediction": VGG_CRF},
+    "vgg-aspp-s": {"network": vgg((2, 4, 8, 12)), "augment": UNSCALED, "prediction": VGG_CRF},
+    "vgg-aspp-l": {"network": vgg((6, 12, 18, 24)), "augment": UNSCALED, "prediction": VGG_CRF},
     "resnet101": {"network": SMALL_FOV, "augment": UNSCALED},
     "resnet101-msc": {
         "network": replace(SMALL_FOV, scales=MULTI_SCALE),
