@@ -21,7 +21,7 @@ MAY_KNOW = {
     "tasks": ["models", "losses", "ops", "evaluation", "visualize"],
     "report": ["training.logging"],  # the format of metrics.jsonl
     "training": ["data", "visualize", "report"],  # of tasks the protocol alone
-    "pretrained": ["models", "tasks", "data.augment", "evaluation"],
+    "pretrained": ["models", "tasks", "data.augment", "data.voc_classes", "evaluation"],
     "recipes": [
         *("data", "evaluation", "losses", "models", "ops", "pretrained", "tasks", "training"),
     ],

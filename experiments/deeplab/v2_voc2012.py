@@ -70,7 +70,7 @@ def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> di
         "train": TrainConfig(num_steps=num_steps, batch_size=batch_size),
         "optimizer": optimizer(batch_size, schedule),
         "augment": UNSCALED,
-        "prediction": refined(65, 2, 2),
+        "prediction": VGG_CRF,
     }
 
 

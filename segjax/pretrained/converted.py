@@ -9,31 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from segjax.data.voc_classes import VOC_CLASSES
 from segjax.tasks.semantic import SemanticTask
-
-VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
-from segjax.pretrained.converted import VOC_CLASSES
+from segjax.data.voc_classes import VOC_CLASSES
 from segjax.pretrained.preprocess import IMAGENET
 from tests.fixtures.reference_weights import load_record, reference_state
 from tests.pretrained.source_shapes import forward, source_shapes, zeros

@@ -10,10 +10,10 @@ import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.coco_masks import draw_segmentation
-from segjax.data.datasets.voc2012.voc2012_dataset_builder import CLASS_NAMES
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import IGNORED
 from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.voc_classes import VOC_CLASSES
 
 # COCO's category of each class of VOC, in VOC's order; 0 is no category of COCO.
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
@@ -48,7 +48,7 @@ class Builder(SegmentationBuilder):
         features = {
             "id": tfds.features.Text(),
             "image": image_feature(channels=3),
-            "labels": label_feature(CLASS_NAMES),
+            "labels": label_feature(VOC_CLASSES),
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features), disable_shuffling=True
@@ -137,7 +137,7 @@ def _read_version(path: Path, modified: int) -> dict[str, dict]:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not the instances of COCO ({error!r})") from error
     for category, class_id in CLASS_OF_CATEGORY.items():
-        expected = COCO_NAMES.get(CLASS_NAMES[class_id], CLASS_NAMES[class_id])
+        expected = COCO_NAMES.get(VOC_CLASSES[class_id], VOC_CLASSES[class_id])
         if names.get(category) != expected:
             raise ValueError(
                 f"{path}: category {category} is {names.get(category)!r}; COCO's is {expected!r}"

@@ -10,31 +10,9 @@ from segjax.data.builder import SegmentationBuilder, image_feature, label_featur
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import IGNORED, read_label_map
 from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.voc_classes import VOC_CLASSES
 
-CLASS_NAMES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-CLASS_IDS = {value: value for value in (*range(len(CLASS_NAMES)), IGNORED)}
+CLASS_IDS = {value: value for value in (*range(len(VOC_CLASSES)), IGNORED)}
 PUBLISHED = {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "train_aug": 10582}
 
 
@@ -52,7 +30,7 @@ class Builder(SegmentationBuilder):
         features = {
             "id": tfds.features.Text(),
             "image": image_feature(channels=3),
-            "labels": label_feature(CLASS_NAMES),
+            "labels": label_feature(VOC_CLASSES),
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features), disable_shuffling=True
