@@ -1,6 +1,7 @@
 """Convolutions in forms that XLA runs fast, exact to float rounding."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -75,7 +76,12 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
 
     Returns:
       [batch, ⌈height / stride⌉, ⌈width / stride⌉, out].
+
+    Raises:
+      TypeError: inputs and kernel differ in dtype.
     """
+    if inputs.dtype != kernel.dtype:
+        raise TypeError(f"inputs of {inputs.dtype} with a kernel of {kernel.dtype}: cast one")
     offsets = [_offsets(taps, rate) for taps in kernel.shape[:2]]
     sizes = inputs.shape[1:3]
     if not all(isinstance(size, int) for size in sizes):  # exported for any size
@@ -86,9 +92,11 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
 
     if taps.rows == taps.columns == (0,) and groups == 1:
         return _dot(inputs[:, ::stride, ::stride], kernel[0, 0])
-    dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= 32
-    if dense or _is_depthwise(kernel, taps):
-        return _by_platform(inputs, kernel, taps)
+    # Products of fewer than 128 channels take no more time than the copies around them.
+    dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= 128
+    depthwise = groups > 1 and kernel.shape[2:] == (1, groups)
+    if dense or depthwise:
+        return _fastest_convolution(inputs, kernel, taps)
     return _plain(inputs, kernel, taps)
 
 
@@ -118,17 +126,13 @@ def _touching(offsets, size, stride):
     return slice(touching[0], touching[-1] + 1) if touching else slice(len(offsets))
 
 
-def _share_inside(inputs, taps):
-    """The share of all (output position, tap) pairs that read the map and not its padding."""
-    share = 1.0
+def _mostly_outside(inputs, taps):
+    """Whether over a fifth of all (output position, tap) pairs read padding: it pays to skip it."""
+    share_inside = 1.0
     for offsets, size in zip((taps.rows, taps.columns), inputs.shape[1:3], strict=True):
         inside = [len(_outputs_inside(offset, size, taps.stride)) for offset in offsets]
-        share *= sum(inside) / (len(inside) * -(-size // taps.stride))
-    return share
-
-
-def _is_depthwise(kernel, taps):
-    return kernel.shape[2] == 1 and kernel.shape[3] == taps.groups
+        share_inside *= sum(inside) / (len(inside) * -(-size // taps.stride))
+    return share_inside < 0.8
 
 
 def _sum_dtype(inputs):
@@ -136,8 +140,7 @@ def _sum_dtype(inputs):
 
 
 def _dot(x, matrix, dtype=None):
-    axes = ((x.ndim - 1,), (0,)), ((), ())
-    return lax.dot_general(x, matrix, axes, preferred_element_type=dtype)
+    return jnp.tensordot(x, matrix, axes=1, preferred_element_type=dtype)
 
 
 def _pad(x, taps):
@@ -158,76 +161,84 @@ def _plain(inputs, kernel, taps):
     )
 
 
-def _on_platform(inputs, kernel, taps):
-    return lax.platform_dependent(
-        inputs,
-        kernel,
-        cpu=functools.partial(_cpu_forward, taps=taps),
-        default=functools.partial(_plain, taps=taps),
-    )
+def _plain_gradients(inputs, kernel, gradient, taps):
+    return jax.vjp(functools.partial(_plain, taps=taps), inputs, kernel)[1](gradient)
+
+
+def _by_platform(cpu_form, default, taps, *arrays):
+    cpu_form, default = (functools.partial(form, taps=taps) for form in (cpu_form, default))
+    return lax.platform_dependent(*arrays, cpu=cpu_form, default=default)
+
+
+def _fastest_form(inputs, kernel, taps):
+    return _by_platform(_cpu_forward, _plain, taps, inputs, kernel)
 
 
 def _forward(inputs, kernel, taps):
-    return _on_platform(inputs, kernel, taps), (inputs, kernel)
+    return _fastest_form(inputs, kernel, taps), (inputs, kernel)
 
 
 def _backward(taps, residuals, gradient):
-    return lax.platform_dependent(
-        *residuals,
-        gradient,
-        cpu=functools.partial(_cpu_gradients, taps=taps),
-        default=functools.partial(_gradients_of, _plain, taps=taps),
-    )
+    return _by_platform(_cpu_gradients, _plain_gradients, taps, *residuals, gradient)
 
 
 # A custom gradient around the choice of platform, and not around each form, so that what is kept
 # for the backward pass is the same on every platform: the input and the kernel, no windows of it.
-_by_platform = jax.custom_vjp(_on_platform, nondiff_argnums=(2,))
-_by_platform.defvjp(_forward, _backward)
-
-
-def _gradients_of(form, inputs, kernel, gradient, taps):
-    return jax.vjp(functools.partial(form, taps=taps), inputs, kernel)[1](gradient)
+_fastest_convolution = jax.custom_vjp(_fastest_form, nondiff_argnums=(2,))
+_fastest_convolution.defvjp(_forward, _backward)
 
 
 def _cpu_forward(inputs, kernel, taps):
-    return _cpu_form(inputs, kernel, taps)(inputs, kernel, taps)
-
-
-def _cpu_form(inputs, kernel, taps):
-    if _is_depthwise(kernel, taps):
-        return _sum_of_shifts
-    return _sum_of_products if _share_inside(inputs, taps) < 0.8 else _plain
+    if taps.groups > 1:
+        return _sum_of_shifts(inputs, kernel, taps)
+    form = _sum_of_products if _mostly_outside(inputs, taps) else _plain
+    return form(inputs, kernel, taps)
 
 
 def _cpu_gradients(inputs, kernel, gradient, taps):
-    form = _cpu_form(inputs, kernel, taps)
-    inputs_gradient, kernel_gradient = _gradients_of(form, inputs, kernel, gradient, taps)
-    if form is _sum_of_shifts:
-        kernel_gradient = _depthwise_kernel_gradient(inputs, gradient, taps)
-    elif form is _plain:
-        kernel_gradient = _row_stacked_kernel_gradient(inputs, gradient, taps)
-    return inputs_gradient, kernel_gradient.astype(kernel.dtype)
+    if taps.groups == 1 and _mostly_outside(inputs, taps):
+        rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
+        mirrored = taps._replace(rows=rows, columns=columns)
+        input_gradient = _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
+        kernel_gradient = _products_kernel_gradient(inputs, gradient, taps)
+    else:
+        pull_back = jax.vjp(lambda x: _cpu_forward(x, kernel, taps), inputs)[1]
+        (input_gradient,) = pull_back(gradient)
+        form = _shifts_kernel_gradient if taps.groups > 1 else _row_stacked_kernel_gradient
+        kernel_gradient = form(inputs, gradient, taps)
+    return input_gradient, kernel_gradient.astype(kernel.dtype)
+
+
+def _windows(sizes, taps):
+    """What each tap that touches the map reads of it, and the equally large part it adds to."""
+    for (i, row), (j, column) in itertools.product(enumerate(taps.rows), enumerate(taps.columns)):
+        y, x = _outputs_inside(row, sizes[0], 1), _outputs_inside(column, sizes[1], 1)
+        if y and x:
+            read = slice(y.start + row, y.stop + row), slice(x.start + column, x.stop + column)
+            write = slice(y.start, y.stop), slice(x.start, x.stop)
+            yield (i, j), (slice(None), *read), (slice(None), *write)
 
 
 def _sum_of_products(inputs, kernel, taps):
-    """Each tap's product with the window of the map that it meets, and with no padding.
+    """At stride 1, each tap's product with the part of the map that it meets, without padding.
 
-    At rate 18 on 33×33 that is 40 % of the plain form's arithmetic.
+    At rate 18 on 33×33 that is 40 % of the plain form's arithmetic. The parts are added in place:
+    padded and added, they would be fused into every reader of the sum and computed again there.
     """
-    stride, (height, width) = taps.stride, inputs.shape[1:3]
-    shape = (inputs.shape[0], -(-height // stride), -(-width // stride), kernel.shape[3])
-    total = jnp.zeros(shape, _sum_dtype(inputs))
-    for i, row in enumerate(taps.rows):
-        for j, column in enumerate(taps.columns):
-            y, x = (_outputs_inside(row, height, stride), _outputs_inside(column, width, stride))
-            if y and x:
-                read_rows = slice(y[0] * stride + row, y[-1] * stride + row + 1, stride)
-                read_columns = slice(x[0] * stride + column, x[-1] * stride + column + 1, stride)
-                product = _dot(inputs[:, read_rows, read_columns], kernel[i, j], total.dtype)
-                around = [(0, 0), (y[0], shape[1] - y.stop), (x[0], shape[2] - x.stop), (0, 0)]
-                total += jnp.pad(product, around)
+    total = jnp.zeros((*inputs.shape[:3], kernel.shape[3]), _sum_dtype(inputs))
+    for tap, read, write in _windows(inputs.shape[1:3], taps):
+        total = total.at[write].add(_dot(inputs[read], kernel[tap], total.dtype))
     return total.astype(inputs.dtype)
+
+
+def _products_kernel_gradient(inputs, gradient, taps):
+    """The kernel's gradient of `_sum_of_products`."""
+    shape = len(taps.rows), len(taps.columns), inputs.shape[3], gradient.shape[3]
+    total = jnp.zeros(shape, _sum_dtype(inputs))
+    for tap, read, write in _windows(inputs.shape[1:3], taps):
+        window, part = (x.reshape(-1, x.shape[-1]) for x in (inputs[read], gradient[write]))
+        total = total.at[tap].set(_dot(window.T, part, total.dtype))
+    return total
 
 
 def _sum_of_shifts(inputs, kernel, taps):
@@ -236,38 +247,36 @@ def _sum_of_shifts(inputs, kernel, taps):
     height, width = (-(-size // stride) for size in inputs.shape[1:3])
     padded = _pad(inputs, taps)
     total = jnp.zeros((inputs.shape[0], height, width, inputs.shape[3]), dtype)
-    for i, row in enumerate(taps.rows):
-        for j, column in enumerate(taps.columns):
-            y, x = row - taps.rows[0], column - taps.columns[0]
-            rows = slice(y, y + stride * (height - 1) + 1, stride)
-            columns = slice(x, x + stride * (width - 1) + 1, stride)
-            vector = kernel[i : i + 1, j : j + 1].astype(dtype)
-            total += padded[:, rows, columns].astype(dtype) * vector
+    for i, j in itertools.product(range(len(taps.rows)), range(len(taps.columns))):
+        y, x = i * taps.rate, j * taps.rate
+        rows = slice(y, y + stride * (height - 1) + 1, stride)
+        columns = slice(x, x + stride * (width - 1) + 1, stride)
+        vector = kernel[i : i + 1, j : j + 1].astype(dtype)
+        total += padded[:, rows, columns].astype(dtype) * vector
     return total.astype(inputs.dtype)
 
 
-def _depthwise_kernel_gradient(inputs, gradient, taps):
+def _shifts_kernel_gradient(inputs, gradient, taps):
     """Adds up gradient · shifted input over the map's rows, and only then over a row.
 
     XLA does not vectorise a reduction to one value per channel on CPU; these sums it does.
     """
     batch, height, width, channels = gradient.shape
     stride, rate, dtype = taps.stride, taps.rate, _sum_dtype(inputs)
-    kernel_rows, kernel_columns = len(taps.rows), len(taps.columns)
-    number = kernel_rows * kernel_columns
+    shape = len(taps.rows), len(taps.columns), 1, channels
+    number = shape[0] * shape[1]
     padded = _pad(inputs, taps)
     read = (batch, 1, stride * (width - 1) + 1, channels)
 
-    def add_row(i, sums):  # a loop over rows and taps compiles faster than one over rows
+    def add_row(i, sums):  # one loop over rows and taps compiles faster than taps written out
         row, tap = i // number, i % number
-        top, left = tap // kernel_columns * rate, tap % kernel_columns * rate
+        top, left = tap // shape[1] * rate, tap % shape[1] * rate
         window = lax.dynamic_slice(padded, (0, row * stride + top, left, 0), read)[:, :, ::stride]
         product = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(dtype) * window.astype(dtype)
         return sums.at[tap].add(product)
 
     sums = jnp.zeros((number, batch, 1, width, channels), dtype)
-    sums = lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3))
-    return sums.reshape(kernel_rows, kernel_columns, 1, channels)
+    return lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3)).reshape(shape)
 
 
 def _row_stacked_kernel_gradient(inputs, gradient, taps):
@@ -286,9 +295,7 @@ def _row_stacked_kernel_gradient(inputs, gradient, taps):
     row_length = grids[0].shape[2]
     padded, shifted = (grid.reshape(-1, grid.shape[-1]) for grid in grids)
     length = padded.shape[0] - below * row_length  # what follows is the gradient's rows of zeros
-    products = [
-        _dot(padded[(y - top) * row_length :][:length].T, shifted[:length], _sum_dtype(inputs))
-        for y in taps.rows
-    ]
+    windows = (padded[(y - top) * row_length :][:length] for y in taps.rows)
+    products = [_dot(window.T, shifted[:length], _sum_dtype(inputs)) for window in windows]
     shape = (len(taps.rows), inputs.shape[3], len(taps.columns), gradient.shape[3])
     return jnp.stack(products).reshape(shape).swapaxes(1, 2)

@@ -1,11 +1,12 @@
 """The fast forms against XLA's own convolutions, values and gradients."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from segjax.ops import pointwise_convolution, up_convolution
+from segjax.ops import convolution, pointwise_convolution, up_convolution
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -57,3 +58,101 @@ def test_up_convolution_writes_each_pixel_into_its_own_block():
     expected = np.zeros((4, 4))
     expected[2:, :2] = [[3, 6], [9, 12]]
     np.testing.assert_array_equal(up_convolution(inputs, kernel)[0, :, :, 0], expected)
+
+
+def plain(inputs, kernel, *, stride, rate, groups):
+    """XLA's own convolution, padded by rate · (size − 1) / 2, the larger part at the end."""
+    spans = [rate * (side - 1) for side in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        inputs,
+        kernel,
+        (stride, stride),
+        [(span // 2, span - span // 2) for span in spans],
+        rhs_dilation=(rate, rate),
+        dimension_numbers=DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+# height, width, kernel size, channels in and out, stride, rate, groups
+CASES = {
+    "1×1 with a stride": (5, 8, 1, 3, 4, 2, 1, 1),
+    "3×3": (6, 5, 3, 4, 5, 1, 1, 1),
+    "few channels at a large rate": (7, 9, 3, 4, 5, 1, 6, 1),
+    "strided and dilated": (9, 8, 3, 4, 5, 2, 2, 1),
+    "many channels": (6, 7, 3, 128, 130, 1, 1, 1),
+    "many channels, dilated": (12, 11, 3, 128, 128, 1, 2, 1),
+    "taps mostly outside": (9, 7, 3, 128, 132, 1, 4, 1),
+    "all taps but one outside": (4, 5, 3, 128, 128, 1, 6, 1),
+    "rows outside, columns inside": (2, 16, 3, 128, 128, 1, 3, 1),
+    "even kernel": (6, 7, 4, 128, 128, 1, 1, 1),
+    "even kernel, dilated, mostly outside": (7, 6, 4, 128, 128, 1, 4, 1),
+    "even kernel that misses a single pixel": (1, 1, 4, 128, 128, 1, 3, 1),
+    "large kernel": (5, 6, 7, 128, 128, 1, 2, 1),
+    "depthwise": (6, 7, 3, 8, 8, 1, 1, 8),
+    "depthwise, dilated": (6, 7, 3, 8, 8, 1, 4, 8),
+    "depthwise with a stride": (7, 8, 3, 8, 8, 2, 1, 8),
+    "depthwise with a stride, dilated": (7, 8, 3, 8, 8, 2, 2, 8),
+    "depthwise on one pixel": (1, 1, 3, 8, 8, 1, 2, 8),
+    "grouped": (6, 5, 3, 8, 4, 1, 2, 2),
+}
+
+
+def arrays(height, width, size, channels, features, stride, rate, groups):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, height, width, channels)).astype(np.float32)
+    fan_in = size * size * channels // groups
+    kernel = rng.normal(size=(size, size, channels // groups, features)) / np.sqrt(fan_in)
+    return inputs, kernel.astype(np.float32), {"stride": stride, "rate": rate, "groups": groups}
+
+
+def values_and_gradients(form, inputs, kernel, options):
+    """The output, and what a fixed random gradient of it gives for inputs and kernel."""
+
+    def run(inputs, kernel):
+        output, pull_back = jax.vjp(lambda x, k: form(x, k, **options), inputs, kernel)
+        weights = jax.random.normal(jax.random.key(0), output.shape, output.dtype)
+        return output, *pull_back(weights)
+
+    return jax.jit(run)(inputs, kernel)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_form_equals_xlas_convolution_with_its_gradients(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    found = values_and_gradients(convolution, inputs, kernel, options)
+    expected = values_and_gradients(plain, inputs, kernel, options)
+    for mine, reference in zip(found, expected, strict=True):
+        assert mine.dtype == np.float32
+        scale = max(float(np.abs(reference).max()), 1e-3)
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise, dilated"])
+def test_under_vmap_each_image_is_convolved_as_alone(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    kernels = np.stack([kernel, 2 * kernel])
+
+    def alone(x, k):
+        return convolution(x[None], k, **options)[0]
+
+    found = jax.jit(jax.vmap(alone))(inputs, kernels)
+    for place in range(2):
+        np.testing.assert_allclose(found[place], alone(inputs[place], kernels[place]), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
+def test_bfloat16_stays_bfloat16_and_is_summed_in_float32(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    low = [jnp.asarray(array, jnp.bfloat16) for array in (inputs, kernel)]
+    found = values_and_gradients(convolution, *low, options)
+    exact = values_and_gradients(plain, *(x.astype(np.float32) for x in low), options)
+    assert {array.dtype for array in found} == {jnp.dtype(jnp.bfloat16)}
+    rounding = 2.0**-8 * float(np.abs(exact[0]).max())
+    np.testing.assert_allclose(found[0].astype(np.float32), exact[0], rtol=0, atol=rounding)
+
+
+def test_inputs_and_kernel_of_different_dtypes_are_refused():
+    inputs, kernel, options = arrays(*CASES["3×3"])
+    with pytest.raises(TypeError, match="inputs of float32 with a kernel of bfloat16"):
+        convolution(inputs, jnp.asarray(kernel, jnp.bfloat16), **options)

@@ -1,0 +1,84 @@
+"""Bilinear resizing against loops, and where the corners lie."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops import resize_bilinear
+
+
+def oracle(x, size, align_corners):
+    """Each new pixel from its four neighbours, in float64."""
+
+    def place(i, old, new):
+        if align_corners:
+            return i * (old - 1) / (new - 1) if new > 1 else 0.0
+        return min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+
+    batch, height, width, channels = x.shape
+    result = np.zeros((batch, *size, channels))
+    for i in range(size[0]):
+        y = place(i, height, size[0])
+        top, bottom = int(y), min(int(y) + 1, height - 1)
+        for j in range(size[1]):
+            z = place(j, width, size[1])
+            left, right = int(z), min(int(z) + 1, width - 1)
+            upper = x[:, top, left] * (1 - z + left) + x[:, top, right] * (z - left)
+            lower = x[:, bottom, left] * (1 - z + left) + x[:, bottom, right] * (z - left)
+            result[:, i, j] = upper * (1 - y + top) + lower * (y - top)
+    return result
+
+
+SIZES = [
+    ((5, 4), (17, 13)),
+    ((5, 4), (9, 4)),
+    ((9, 7), (4, 3)),
+    ((1, 1), (3, 5)),
+    ((6, 6), (1, 1)),
+    ((3, 1), (7, 2)),
+]
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_values_equal_those_of_loops_and_gradients_their_transpose(old, new, align_corners):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *old, 3)).astype(np.float32)
+    resize = jax.jit(lambda x: resize_bilinear(x, new, align_corners=align_corners))
+    np.testing.assert_allclose(resize(x), oracle(x, new, align_corners), atol=1e-5)
+    gradient = rng.normal(size=(2, *new, 3)).astype(np.float32)
+    (pulled,) = jax.vjp(resize, x)[1](gradient)
+    other = rng.normal(size=x.shape).astype(np.float32)
+    # <A x', g> = <x', Aᵀ g>
+    np.testing.assert_allclose(
+        np.vdot(oracle(other, new, align_corners), gradient), np.vdot(other, pulled), rtol=1e-4
+    )
+
+
+def test_aligned_corners_put_33_positions_on_every_16th_pixel_of_513():
+    x = np.random.default_rng(0).normal(size=(1, 33, 33, 2)).astype(np.float32)
+    resized = resize_bilinear(x, (513, 513), align_corners=True)
+    np.testing.assert_array_equal(resized[:, ::16, ::16], x)
+
+
+def test_by_hand_to_twice_the_size():
+    x = np.array([0.0, 1, 2, 3], np.float32).reshape(1, 1, 4, 1)
+    edges = resize_bilinear(x, (1, 8), align_corners=False)
+    expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+    np.testing.assert_allclose(np.ravel(edges), expected, atol=1e-6)
+    corners = resize_bilinear(x, (1, 7), align_corners=True)
+    np.testing.assert_allclose(np.ravel(corners), np.arange(7) / 2, atol=1e-6)
+
+
+def test_bfloat16_maps_are_interpolated_in_float32():
+    x = jnp.asarray(np.linspace(100, 101, 9), jnp.bfloat16).reshape(1, 3, 3, 1)
+    resized = resize_bilinear(x, (17, 17), align_corners=True)
+    assert resized.dtype == jnp.bfloat16
+    exact = oracle(np.asarray(x, np.float64), (17, 17), True)
+    np.testing.assert_allclose(np.asarray(resized, np.float64), exact, rtol=2.0**-8)
+
+
+def test_the_same_size_is_left_as_it_is():
+    x = np.random.default_rng(0).normal(size=(1, 4, 5, 2)).astype(np.float32)
+    np.testing.assert_array_equal(resize_bilinear(x, (4, 5), align_corners=True), x)
