@@ -84,12 +84,11 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1):
         raise TypeError(f"inputs of {inputs.dtype} with a kernel of {kernel.dtype}: cast one")
     offsets = [_offsets(taps, rate) for taps in kernel.shape[:2]]
     sizes = inputs.shape[1:3]
-    if not all(isinstance(size, int) for size in sizes):  # exported for any size
+    if not all(isinstance(size, int) for size in sizes):  # open, in a function for `jax.export`
         return _plain(inputs, kernel, _Taps(*offsets, stride, rate, groups))
     rows, columns = (_touching(of, size, stride) for of, size in zip(offsets, sizes, strict=True))
     kernel = kernel[rows, columns]
     taps = _Taps(offsets[0][rows], offsets[1][columns], stride, rate, groups)
-
     if taps.rows == taps.columns == (0,) and groups == 1:
         return _dot(inputs[:, ::stride, ::stride], kernel[0, 0])
     # Products of fewer than 128 channels take no more time than the copies around them.
@@ -264,8 +263,7 @@ def _shifts_kernel_gradient(inputs, gradient, taps):
     batch, height, width, channels = gradient.shape
     stride, rate, dtype = taps.stride, taps.rate, _sum_dtype(inputs)
     shape = len(taps.rows), len(taps.columns), 1, channels
-    number = shape[0] * shape[1]
-    padded = _pad(inputs, taps)
+    number, padded = shape[0] * shape[1], _pad(inputs, taps)
     read = (batch, 1, stride * (width - 1) + 1, channels)
 
     def add_row(i, sums):  # one loop over rows and taps compiles faster than taps written out

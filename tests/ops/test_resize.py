@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from segjax.ops import resize_bilinear
 
@@ -82,3 +83,13 @@ def test_bfloat16_maps_are_interpolated_in_float32():
 def test_the_same_size_is_left_as_it_is():
     x = np.random.default_rng(0).normal(size=(1, 4, 5, 2)).astype(np.float32)
     np.testing.assert_array_equal(resize_bilinear(x, (4, 5), align_corners=True), x)
+
+
+def test_sizes_may_be_open_in_an_exported_function():
+    def enlarge(x):
+        return resize_bilinear(x, (2 * x.shape[1], 3 * x.shape[2]), align_corners=True)
+
+    shape = export.symbolic_shape("batch, height, width, 2")
+    exported = export.export(jax.jit(enlarge))(jax.ShapeDtypeStruct(shape, jnp.float32))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(exported.call(x), oracle(x, (6, 12), True), atol=1e-5)
