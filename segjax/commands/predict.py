@@ -80,8 +80,9 @@ def predict_command(
         name, instances = f"{example['id']}.png", prediction.get("instances")
         write_labels(folders["labels"] / name, prediction["labels"])
         if instances is None:
-            picture = overlay(example["original"], prediction["labels"])
-            picture = with_legend(picture, prediction["labels"], task.classes)
+            shown = prediction["labels"]
+            picture = overlay(example["original"], shown, background=task.background)
+            picture = with_legend(picture, shown, task.classes, background=task.background)
         else:
             folders["instances"].mkdir(exist_ok=True)
             write_labels(folders["instances"] / name, instances)

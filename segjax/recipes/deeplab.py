@@ -120,6 +120,8 @@ def deeplab_task(config: DeepLabConfig, dataset: str) -> SemanticTask:
         evaluation_model=evaluation_model,
         views=prediction.views,
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
+        # Street scenes have none: their class 0 is the sky or the road.
+        background=0 if classes[0] == "background" else None,
         axis_name=AXIS_NAME,
     )
 

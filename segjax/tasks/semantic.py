@@ -46,6 +46,7 @@ class SemanticTask:
         connected CRF. The labels without it stay in the prediction as "unrefined_labels".
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
         "instances"; it may replace the "labels", which are otherwise the most probable classes.
+      background: the class that pictures leave uncoloured; None where no class is one.
       axis_name: of the mapped device axis, None on a single device without one.
     """
 
@@ -61,6 +62,7 @@ class SemanticTask:
     views: tuple[View, ...] = (View(),)
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
+    background: int | None = 0
     axis_name: str | None = None
 
     def init(self, key, batch):
@@ -157,6 +159,7 @@ class SemanticTask:
             title=example["id"],
             scores={"mean IoU": score},
             classes=self.classes,
+            background=self.background,
             instances=example.get("instances") if "instances" in prediction else None,
             predicted_instances=prediction.get("instances"),
         )

@@ -226,6 +226,18 @@ def test_images_are_resized_for_the_network_and_predictions_back():
     np.testing.assert_allclose(found, np.broadcast_to(found[5, 5], found.shape), atol=0.05)
 
 
+def test_pictures_colour_class_0_where_it_is_no_background():
+    example = {**photograph(20, 24), "labels": np.zeros((20, 24), np.uint8)}
+    prediction = {"labels": np.zeros((20, 24), np.uint8)}
+    task = make_task()
+    plain, coloured = (
+        dataclasses.replace(task, background=background).picture(example, prediction, 1.0)
+        for background in (0, None)
+    )
+    # Grey pictures stay grey without a class to colour, but for the small map of errors.
+    assert np.ptp(coloured.astype(int), axis=2).sum() > 2 * np.ptp(plain.astype(int), axis=2).sum()
+
+
 def test_labels_of_another_size_than_the_logits_are_refused():
     task = make_task()
     batch = squares(28, 28)
