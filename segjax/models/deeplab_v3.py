@@ -68,6 +68,7 @@ class DeepLabV3(nn.Module):
       head_features: of a 3×3 convolution between ASPP and the classifier; None for none.
       dropout_rate: after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
       auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
+      auxiliary_dropout_rate: before its classifier.
       align_corners: of the upsampling; True as in the released code, for sides of 16k + 1.
       norm: of all layers; the paper keeps 0.9997 of the statistics, and freezes them in phase two.
       dtype: of the computation; parameters and logits are float32.
@@ -85,6 +86,7 @@ class DeepLabV3(nn.Module):
     head_features: int | None = None
     dropout_rate: float = 0.1
     auxiliary_head: bool = False
+    auxiliary_dropout_rate: float = 0.1
     align_corners: bool = True
     norm: Norm = BatchNorm
     dtype: Any = None
@@ -124,7 +126,11 @@ class DeepLabV3(nn.Module):
         outputs = upsampled(coarse, images.shape[1:3], align_corners=self.align_corners)
         if self.auxiliary_head:
             auxiliary = AuxiliaryHead(
-                self.num_classes, norm=self.norm, dtype=self.dtype, name="auxiliary_head"
+                self.num_classes,
+                dropout_rate=self.auxiliary_dropout_rate,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="auxiliary_head",
             )
             outputs["auxiliary_logits"] = (auxiliary(maps["auxiliary"], train),)
         return outputs

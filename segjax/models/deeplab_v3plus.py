@@ -87,6 +87,7 @@ class DeepLabV3Plus(nn.Module):
       separable: atrous separable convolutions in place of all these 3×3 ones.
       normalize_depthwise: norm and ReLU between the two parts of those, as in TensorFlow's.
       auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
+      auxiliary_dropout_rate: before its classifier.
       align_corners: of all upsampling.
       norm: of all layers.
       dtype: of the computation; parameters and logits are float32.
@@ -108,6 +109,7 @@ class DeepLabV3Plus(nn.Module):
     separable: bool = True
     normalize_depthwise: bool = True
     auxiliary_head: bool = False
+    auxiliary_dropout_rate: float = 0.1
     align_corners: bool = True
     norm: Norm = BatchNorm
     dtype: Any = None
@@ -157,7 +159,11 @@ class DeepLabV3Plus(nn.Module):
         outputs = upsampled(coarse, images.shape[1:3], align_corners=self.align_corners)
         if self.auxiliary_head:
             auxiliary = AuxiliaryHead(
-                self.num_classes, norm=self.norm, dtype=self.dtype, name="auxiliary_head"
+                self.num_classes,
+                dropout_rate=self.auxiliary_dropout_rate,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="auxiliary_head",
             )
             outputs["auxiliary_logits"] = (auxiliary(maps["auxiliary"], train),)
         return outputs

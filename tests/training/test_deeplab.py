@@ -75,7 +75,14 @@ def make_task(version, *, dropout_rate=0.0):
             scales=(0.5, 1.0),
             dropout_rate=dropout_rate,
         ),
-        "v3": lambda: DeepLabV3(3, backbone=resnet, multi_grid=(2,), auxiliary_head=True, **heads),
+        "v3": lambda: DeepLabV3(
+            3,
+            backbone=resnet,
+            multi_grid=(2,),
+            auxiliary_head=True,
+            auxiliary_dropout_rate=dropout_rate,
+            **heads,
+        ),
         "v3+": lambda: DeepLabV3Plus(
             3, backbone=resnet, low_level_features=4, decoder_features=8, **heads
         ),
