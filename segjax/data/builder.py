@@ -35,6 +35,8 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
 
     # Height and width of the images as published; None where they have many sizes.
     official_size: ClassVar[tuple[int, int] | None]
+    # The id that each class but the background has in results for COCO; None where it has none.
+    category_ids: ClassVar[tuple[int, ...] | None] = None
     needs_tensorflow: ClassVar[bool] = False  # to build, as TFDS's own builders do
 
     @abc.abstractmethod
@@ -49,6 +51,15 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     def class_names(self) -> tuple[str, ...]:
         """The name of each class id."""
         return tuple(self.info.features["labels"].names)
+
+    def dataset_info_from_configs(self, **options) -> tfds.core.DatasetInfo:
+        """Returns what TFDS knows of the data set, with room for the sizes of its images."""
+        return super().dataset_info_from_configs(metadata=tfds.core.MetadataDict(), **options)
+
+    @staticmethod
+    def to_record(example: dict) -> dict[str, object]:
+        """Turns the entries of an example, but for its image, into what TFDS is given to store."""
+        return {key: encode(value) for key, value in example.items() if key != "image"}
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
@@ -68,6 +79,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         listing = self.find_examples(source)
         if listing.problems:
             raise ValueError("\n".join(listing.problems))
+        self.info.metadata["sizes"] = {
+            split: [None] * len(files) for split, files in listing.splits.items()
+        }
         return {
             split: [
                 partial(self._generate_examples, split, files, start, stop)
@@ -82,12 +96,15 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         encoded = map_in_threads(self._read_encoded, files[start:stop])
         title, last = f"{self.name} {split}", stop == len(files)
         bar = tqdm(encoded, title, initial=start, total=len(files), leave=last)
-        yield from enumerate(bar, start)
+        for index, (size, record) in enumerate(bar, start):
+            self.info.metadata["sizes"][split][index] = size
+            yield index, record
 
-    def _read_encoded(self, files: ExampleFiles) -> dict[str, io.BytesIO | str]:
+    def _read_encoded(self, files: ExampleFiles) -> tuple[tuple[int, int], dict]:
+        """The height and width of an example's image, and what TFDS is given to store."""
         example = self.read_example(files)
-        encoded = {key: encode(value) for key, value in example.items() if key != "image"}
-        return encoded | {"image": encode_image(example["image"], files.paths.get("image"))}
+        image = encode_image(example["image"], files.paths.get("image"))
+        return example["image"].shape[:2], self.to_record(example) | {"image": image}
 
 
 def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:

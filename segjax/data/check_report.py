@@ -20,6 +20,9 @@ class SplitReport:
       label_pixels: pixels of each label value, 255 included.
       label_examples: examples that hold each label value.
       instances: number of instances of each example; empty for a set without instances.
+      objects: objects of each class, crowds included; empty for a set with label maps.
+      object_examples: examples that hold objects of each class.
+      crowds: objects that are crowds.
     """
 
     num_examples: int
@@ -28,6 +31,9 @@ class SplitReport:
     label_pixels: Counter = field(default_factory=Counter)
     label_examples: Counter = field(default_factory=Counter)
     instances: list[int] = field(default_factory=list)
+    objects: Counter = field(default_factory=Counter)
+    object_examples: Counter = field(default_factory=Counter)
+    crowds: int = 0
 
     def add(self, example: dict) -> None:
         """Counts one example."""
@@ -35,12 +41,20 @@ class SplitReport:
         self.images[f"{'×'.join(map(str, image.shape))} {image.dtype}"] += 1
         low, high = self.value_range or (image.min(), image.max())
         self.value_range = (int(min(low, image.min())), int(max(high, image.max())))
-        pixels = np.bincount(example["labels"].ravel())  # np.unique sorts, ten times slower
-        values = np.flatnonzero(pixels)
-        counts = pixels[values]
-        self.label_pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        self.label_examples.update(values.tolist())
-        if "instances" in example:
+        if "labels" in example:
+            pixels = np.bincount(example["labels"].ravel())  # np.unique sorts, ten times slower
+            values = np.flatnonzero(pixels)
+            counts = pixels[values]
+            self.label_pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            self.label_examples.update(values.tolist())
+        if "crowd" in example:
+            self.crowds += int(np.count_nonzero(example["crowd"]))
+        if "classes" in example:
+            classes = example["classes"].tolist()
+            self.objects.update(classes)
+            self.object_examples.update(set(classes))
+            self.instances.append(len(classes))
+        elif "instances" in example:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
 
@@ -92,6 +106,11 @@ class CheckReport:
                 f"    label {value:3d}  {share}, in {split.label_examples[value]} examples: "
                 f"{self._class_name(value)}"
             )
+        for number, count in sorted(split.objects.items()):
+            where = f"in {split.object_examples[number]} examples"
+            yield f"    class {number:3d}  {count} {where}: {self._class_name(number)}"
+        if split.crowds:
+            yield f"    crowds     {split.crowds}"
         if any(split.instances):
             low, middle, high = np.percentile(split.instances, (0, 50, 100))
             yield f"    instances  {low:.0f} to {high:.0f} an image, median {middle:g}"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segjax.rle import decode
+
 SCALE = 5  # COCO draws outlines on a grid that is so many times finer
 
 
@@ -12,7 +14,7 @@ def draw_segmentation(segmentation: Sequence | dict, size: tuple[int, int]) -> n
 
     Args:
       segmentation: polygons [x0, y0, x1, y1, ...] in continuous pixel coordinates, or
-        {"counts": lengths of runs, "size": [H, W]}, uncompressed, as COCO has for crowds.
+        {"counts": run lengths, "size": [H, W]}, compressed or, as COCO has them for crowds, not.
       size: height and width of the image.
 
     Returns:
@@ -22,26 +24,15 @@ def draw_segmentation(segmentation: Sequence | dict, size: tuple[int, int]) -> n
       ValueError: the segmentation is of another form, or of another size.
     """
     if isinstance(segmentation, dict):
-        return draw_runs(segmentation.get("counts"), segmentation.get("size"), size)
+        if "counts" not in segmentation or tuple(segmentation.get("size", ())) != tuple(size):
+            raise ValueError(f"expected run lengths for {size}, found {segmentation!r:.60}")
+        return decode(segmentation)
+    if not isinstance(segmentation, list | tuple) or not segmentation:
+        raise ValueError(f"expected polygons or run lengths, found {segmentation!r:.60}")
     mask = np.zeros(size, bool)
     for polygon in segmentation:
         mask |= draw_polygon(polygon, size)
     return mask
-
-
-def draw_runs(
-    counts: Sequence[int], counts_size: Sequence[int], size: tuple[int, int]
-) -> np.ndarray:
-    """Draws run lengths: of background, foreground, and so on by turns, down the columns."""
-    if not isinstance(counts, list) or tuple(counts_size or ()) != size:
-        raise ValueError(
-            f"expected run lengths as a list of counts for {size}, "
-            f"found {counts!r:.40} for {counts_size}"
-        )
-    if sum(counts) != size[0] * size[1]:
-        raise ValueError(f"expected runs that fill {size}, found {sum(counts)} pixels")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(size, order="F")
 
 
 def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:

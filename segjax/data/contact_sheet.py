@@ -12,8 +12,8 @@ from segjax.visualize import overlay, overlay_instances, to_rgb
 def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
     """Draws an image and, beside it, the same image with its labels.
 
-    Instances are coloured where there are any, else classes; ignored pixels (255) are hatched; the
-    field of view is outlined in white.
+    Instances or objects are coloured where there are any, else classes; ignored pixels (255) are
+    hatched; the field of view is outlined in white. Of objects that overlap the smaller is on top.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -27,18 +27,29 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
     scale = size / max(height, width)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = cv2.resize(to_rgb(example["image"]), shape, interpolation=cv2.INTER_AREA)
-    labels = resize_nearest(example["labels"], image)
-    if "instances" in example:
+    if "masks" in example:
+        marked = overlay_instances(image, resize_nearest(_draw_objects(example), image))
+    elif "instances" in example:
+        labels = resize_nearest(example["labels"], image)
         marked = overlay(image, np.where(labels == 255, labels, 0))
         marked = overlay_instances(marked, resize_nearest(example["instances"], image))
     else:
-        marked = overlay(image, labels)
+        marked = overlay(image, resize_nearest(example["labels"], image))
     if "field_of_view" in example:
         field = np.uint8(resize_nearest(example["field_of_view"], image))
         outlines, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(marked, outlines, -1, (255, 255, 255), 1)
     pair = np.hstack([image, marked])
     return np.vstack([text_line(caption, pair.shape[1], size=0.4), pair])
+
+
+def _draw_objects(example: dict) -> np.ndarray:
+    """The number of the smallest object at each pixel, from 1 on, int32 [H, W]."""
+    instances = np.zeros(example["image"].shape[:2], np.int32)
+    for number, mask in sorted(enumerate(example["masks"], 1), key=lambda item: -item[1].area):
+        left, top, right, bottom = mask.box
+        instances[top:bottom, left:right][mask.pixels] = number
+    return instances
 
 
 def join_tiles(tiles: Sequence[np.ndarray], *, columns: int = 3) -> np.ndarray:

@@ -16,15 +16,22 @@ class Source:
 
     `source[i]` is a dict of NumPy arrays: "image" uint8 or uint16 [H, W, C], "labels" uint8 [H, W]
     (255 = ignored), "id" str and, where the data set has them, "instances" int32 [H, W],
-    "field_of_view" bool [H, W] and "second_observer" uint8 [H, W] (255 = nothing drawn).
+    "field_of_view" bool [H, W] and "second_observer" uint8 [H, W] (255 = nothing drawn). A data
+    set of objects that may overlap has them, as `segjax.data.coco_instances` gives them, and no
+    "labels".
 
-    It pickles to a few kilobytes: files are opened again in the process that reads them.
+    It pickles to a few kilobytes and 8 bytes an example: files are opened again in the process
+    that reads them.
 
     Attributes:
       name: data set, such as "cell_tracking/dic_c2dh_hela".
       split: split or slice, such as "train[:24]".
       class_names: name of each class id.
       split_sizes: number of examples of each whole split of the data set.
+      sizes: height and width of each image, int32 [n, 2]; None where the data set was prepared
+        without noting them.
+      category_ids: the id that COCO's results have for the classes 1, 2, ...; None where there is
+        none.
     """
 
     name: str
@@ -33,6 +40,8 @@ class Source:
     split_sizes: dict[str, int]
     _records: Sequence = field(repr=False)
     _to_example: Callable[[dict], dict] = field(repr=False)
+    sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
+    category_ids: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -76,7 +85,16 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
             f"{split!r} selects no examples of {name}. Splits: {known}, and slices of them such as "
             f"'{next(iter(sizes))}[:2]'"
         ) from error
-    return Source(name, split, builder.class_names, sizes, records, builder.to_example)
+    return Source(
+        name,
+        split,
+        builder.class_names,
+        sizes,
+        records,
+        builder.to_example,
+        sizes=_image_sizes(builder, split),
+        category_ids=getattr(builder, "category_ids", None),
+    )
 
 
 def is_prepared(builder: SegmentationBuilder) -> bool:
@@ -88,3 +106,21 @@ def prepare_command(name: str, builder: SegmentationBuilder) -> str:
     """The command that prepares a data set, with DIR for what the user must fill in."""
     source = " --source DIR" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
     return f"segjax data prepare {name}{source} --data-dir {builder.data_dir_root}"
+
+
+def _image_sizes(builder: SegmentationBuilder, split: str) -> np.ndarray | None:
+    """The sizes that were noted when a data set was prepared, of the examples of a split."""
+    noted = (builder.info.metadata or {}).get("sizes")
+    if noted is None:
+        return None
+    of_file = {}
+    for name, info in builder.info.splits.items():
+        stops = np.cumsum(info.shard_lengths)
+        parts = np.split(np.array(noted[name], np.int32).reshape(-1, 2), stops[:-1])
+        of_file.update(zip(map(str, info.filepaths), parts, strict=True))
+    return np.concatenate(
+        [
+            of_file[str(read.filename)][read.skip : read.skip + read.take]
+            for read in builder.info.splits[split].file_instructions
+        ]
+    )

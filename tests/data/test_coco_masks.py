@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from segjax.data.coco_masks import draw_polygon, draw_runs, draw_segmentation
+from segjax.data.coco_masks import draw_polygon, draw_segmentation
 
 
 def decoded_by_coco(segmentation, size):
@@ -73,18 +73,28 @@ def test_runs_go_down_the_columns_and_begin_with_background():
     np.testing.assert_array_equal(mask, [[0, 1, 1], [1, 0, 1]])
 
 
+def test_compressed_runs_are_read_too():
+    mask = draw_segmentation({"counts": "1210", "size": [2, 3]}, (2, 3))
+    np.testing.assert_array_equal(mask, [[0, 1, 1], [1, 0, 1]])
+
+
 @pytest.mark.parametrize(
-    ("counts", "counts_size", "message"),
+    ("segmentation", "message"),
     [
-        ("compressed", [2, 3], "expected run lengths as a list of counts"),
-        (None, [2, 3], "expected run lengths"),
-        ([6], [3, 2], r"for \(2, 3\), found \[6\] for \[3, 2\]"),
-        ([1, 2], [2, 3], r"expected runs that fill \(2, 3\), found 3 pixels"),
+        ({"size": [2, 3]}, r"expected run lengths for \(2, 3\), found {'size'"),
+        (
+            {"counts": [6], "size": [3, 2]},
+            r"for \(2, 3\), found {'counts': \[6\], 'size': \[3, 2\]}",
+        ),
+        ({"counts": [1, 2], "size": [2, 3]}, "expected runs that fill 2 × 3 pixels, found 3"),
+        ({"counts": "é!", "size": [2, 3]}, "expected compressed run lengths as COCO writes them"),
+        ([], r"expected polygons or run lengths, found \[\]"),
+        ("polygon", "expected polygons or run lengths, found 'polygon'"),
     ],
 )
-def test_wrong_runs_are_refused(counts, counts_size, message):
+def test_a_wrong_segmentation_is_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
-        draw_runs(counts, counts_size, (2, 3))
+        draw_segmentation(segmentation, (2, 3))
 
 
 @pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]])

@@ -60,30 +60,7 @@ class Builder(SegmentationBuilder):
         )
 
     def find_examples(self, source: Path) -> SourceListing:
-        splits, problems, notes = {}, [], []
-        for split in PUBLISHED:
-            folder, truth = source / "leftImg8bit" / split, source / "gtFine" / split
-            if split == "test" and not folder.is_dir():
-                notes.append(f"{folder}: no such folder, so that there is no test split")
-                continue
-            images = _files(folder, "_leftImg8bit.png")
-            if not images:
-                problems.append(f"{folder}: no CITY/*_leftImg8bit.png")
-                continue
-            # The label files of test are empty: the labels are not published.
-            unpaired = {} if split == "test" else _files(truth, "_gtFine_labelIds.png")
-            examples = []
-            for name, path in images.items():
-                paths = {"image": path}
-                if split != "test":
-                    paths["labels"] = truth / path.parent.name / f"{name}_gtFine_labelIds.png"
-                    unpaired.pop(name, None)
-                examples.append(ExampleFiles(name, paths))
-            problems += [f"{path}: no image of this name" for path in unpaired.values()]
-            splits[split] = keep_complete(examples, problems)
-        sizes = {split: len(examples) for split, examples in splits.items()}
-        notes += note_sizes(sizes, PUBLISHED)
-        return SourceListing(splits, problems, notes)
+        return find_frames(source, truth_ending="_gtFine_labelIds.png")
 
     def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
         image = read_image(files.paths["image"])
@@ -92,6 +69,34 @@ class Builder(SegmentationBuilder):
         else:
             labels = np.full(image.shape[:2], IGNORED, np.uint8)
         return {"id": files.id, "image": image, "labels": labels}
+
+
+def find_frames(source: Path, *, truth_ending: str) -> SourceListing:
+    """Lists the frames of the official layout; their "labels" are CITY/NAME{truth_ending}."""
+    splits, problems, notes = {}, [], []
+    for split in PUBLISHED:
+        folder, truth = source / "leftImg8bit" / split, source / "gtFine" / split
+        if split == "test" and not folder.is_dir():
+            notes.append(f"{folder}: no such folder, so that there is no test split")
+            continue
+        images = _files(folder, "_leftImg8bit.png")
+        if not images:
+            problems.append(f"{folder}: no CITY/*_leftImg8bit.png")
+            continue
+        # The label files of test are empty: the labels are not published.
+        unpaired = {} if split == "test" else _files(truth, truth_ending)
+        examples = []
+        for name, path in images.items():
+            paths = {"image": path}
+            if split != "test":
+                paths["labels"] = truth / path.parent.name / f"{name}{truth_ending}"
+                unpaired.pop(name, None)
+            examples.append(ExampleFiles(name, paths))
+        problems += [f"{path}: no image of this name" for path in unpaired.values()]
+        splits[split] = keep_complete(examples, problems)
+    sizes = {split: len(examples) for split, examples in splits.items()}
+    notes += note_sizes(sizes, PUBLISHED)
+    return SourceListing(splits, problems, notes)
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:

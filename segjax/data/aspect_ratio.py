@@ -1,0 +1,76 @@
+"""Batches of one kind of image each, such as one orientation, without losing track of examples.
+
+Images of a batch are padded to one shape: with landscape and portrait apart, that is 832 × 1344 or
+1344 × 832 and not 1344 × 1344. detectron2 and torchvision collect examples as they come until a
+batch of one kind is full, so that what a batch holds depends on all that came before. Here each
+group has an endless stream of its own, and which group a batch is of follows from its number.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+def orientation_groups(sizes: np.ndarray) -> np.ndarray:
+    """The group of each image by its size (height, width), int32 [n]: 1 if taller than wide."""
+    sizes = np.asarray(sizes)
+    if sizes.ndim != 2 or sizes.shape[1] != 2:
+        raise ValueError(f"expected sizes [n, 2], got shape {sizes.shape}")
+    return (sizes[:, 0] > sizes[:, 1]).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSchedule:
+    """Says of which group each batch of an endless stream is, and how many of it came before.
+
+    Of every n batches, n being the number of examples, each group has as many as it has examples,
+    spread evenly: the k-th of a group of c comes at (k + 1/2) / c of the way. Over n batches each
+    group thus goes through its examples as often as any other.
+
+    Attributes:
+      groups: group of each example, int [n], 0 or more.
+    """
+
+    groups: np.ndarray
+
+    def __post_init__(self):
+        groups = np.asarray(self.groups)
+        if groups.ndim != 1 or groups.dtype.kind not in "iu" or groups.min(initial=0) < 0:
+            raise ValueError(
+                f"groups must be integers [n] from 0 on, got {groups.dtype} of shape "
+                f"{groups.shape}, lowest {groups.min(initial=0)}"
+            )
+
+    def members(self, group: int) -> np.ndarray:
+        """The indices of the examples of a group, ascending, int [count]."""
+        return self._members[group]
+
+    def of_batch(self, number: int) -> tuple[int, int]:
+        """The group of a batch, and the number of batches of that group before it."""
+        cycle, place = divmod(number, len(self.groups))
+        group = int(self._cycle[place])
+        return group, cycle * len(self._members[group]) + int(self._before[place])
+
+    @cached_property
+    def _members(self) -> tuple[np.ndarray, ...]:
+        return tuple(np.flatnonzero(self.groups == g) for g in range(np.max(self.groups) + 1))
+
+    @cached_property
+    def _cycle(self) -> np.ndarray:
+        """The group of each of n batches, int32 [n]."""
+        counts = np.bincount(self.groups)
+        group = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        rank = np.concatenate([np.arange(count) for count in counts])
+        # Different fractions of numbers this small differ as float64 too; of equal ones the lower
+        # group comes first.
+        return group[np.argsort((2 * rank + 1) / counts[group], kind="stable")]
+
+    @cached_property
+    def _before(self) -> np.ndarray:
+        """How many of the n batches are of the same group and earlier, int32 [n]."""
+        before = np.empty(len(self._cycle), np.int32)
+        for group in range(len(self._members)):
+            places = self._cycle == group
+            before[places] = np.arange(np.count_nonzero(places))
+        return before

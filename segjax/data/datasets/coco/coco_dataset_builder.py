@@ -1,0 +1,104 @@
+"""COCO 2017: everyday scenes, each object outlined."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builder import SegmentationBuilder, image_feature
+from segjax.data.coco_classes import COCO_CATEGORIES, COCO_CLASSES
+from segjax.data.coco_index import CocoIndex, read_coco_index
+from segjax.data.coco_instances import read_coco_example
+from segjax.data.instance_masks import crop_mask
+from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.rle import decode, encode
+
+PUBLISHED = {"train": 118287, "val": 5000}
+
+
+class Builder(SegmentationBuilder):
+    """Photographs with objects: boxes, classes and, as run lengths, masks."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "The folder with train2017, val2017 and annotations/instances_{train,val}2017.json: "
+        "https://cocodataset.org/#download"
+    )
+    official_size = None
+    category_ids = tuple(COCO_CATEGORIES)
+    class_names = COCO_CLASSES
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image_id": tfds.features.Scalar(np.int64),
+            "image": image_feature(channels=3),
+            "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+            "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "masks": tfds.features.Text(),  # the counts of each object's run lengths, a line each
+            "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+            "areas": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def find_examples(self, source: Path) -> SourceListing:
+        splits, problems, notes, sizes = {}, [], [], {}
+        for split in PUBLISHED:
+            annotations = source / "annotations" / f"instances_{split}2017.json"
+            try:
+                index = _index(annotations)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            examples = []
+            for place, name in enumerate(index.file_names):
+                paths = {"image": source / f"{split}2017" / name, "annotations": annotations}
+                examples.append(ExampleFiles(Path(name).stem, paths, page=place))
+            splits[split] = keep_complete(examples, problems)
+            sizes[split] = len(examples)
+            notes += [f"{annotations}: {note}" for note in index.notes]
+        return SourceListing(splits, problems, notes + note_sizes(sizes, PUBLISHED))
+
+    def read_example(self, files: ExampleFiles) -> dict:
+        index = _index(files.paths["annotations"])
+        return {"id": files.id, **read_coco_example(index, files.page, files.paths["image"].parent)}
+
+    @staticmethod
+    def to_record(example: dict) -> dict[str, object]:
+        """Turns the entries of an example, but for its image, into what TFDS is given to store."""
+        size = example["image"].shape[:2]
+        counts = [
+            encode(mask.pixels, size=size, top=mask.top, left=mask.left)["counts"]
+            for mask in example["masks"]
+        ]
+        record = {key: value for key, value in example.items() if key != "image"}
+        return {**record, "masks": "\n".join(counts)}
+
+    @staticmethod
+    def to_example(record: dict) -> dict:
+        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        size = record["image"].shape[:2]
+        counts = record["masks"].decode().split()
+        return {
+            **record,
+            "id": record["id"].decode(),
+            "image_id": int(record["image_id"]),
+            "masks": tuple(crop_mask(decode({"size": size, "counts": run})) for run in counts),
+        }
+
+
+def _index(annotations: Path) -> CocoIndex:
+    if not annotations.is_file():
+        raise ValueError(f"{annotations}: missing")
+    return _index_of_version(annotations, annotations.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # those of both splits
+def _index_of_version(annotations: Path, modified: int) -> CocoIndex:
+    index = read_coco_index(annotations)
+    if index.categories != COCO_CATEGORIES:
+        raise ValueError(f"{annotations}: the categories are not the 80 of COCO 2017")
+    return index
