@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Compiling takes most of the tests' time, and twice as long with LLVM's optimisations. Before JAX
+# is imported, and for the processes that tests start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 from segjax.models.layers import Norm
 from segjax.models.mobilenet_v2 import MobileNetV2
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import resnet34, resnet50, resnet101
+from segjax.models.resnet import resnet34, resnet50, resnet101, resnext101
 from segjax.models.vgg import VGG16
 from segjax.models.xception import xception41, xception65, xception71
 
@@ -20,6 +20,7 @@ BackboneName = Literal[
     "resnet50_msra",
     "resnet101_msra",
     "resnet103",
+    "resnext101",
     "xception41",
     "xception65",
     "xception71",
@@ -38,8 +39,8 @@ def make_backbone(
 
     Args:
       name: one of `BackboneName`. "_msra" has the stride in the 1×1 convolutions, as MSRA's weights
-        want it; "resnet103" is ResNet-101 with three 3×3 convolutions as its stem (detectron2). For
-        other sizes make the module itself.
+        want it; "resnet103" is ResNet-101 with three 3×3 convolutions as its stem (detectron2);
+        "resnext101" is ResNeXt-101-32×8d. For other sizes make the module itself.
       norm: of all its layers; VGG-16 has none. Xception's and MobileNetV2's papers and weights have
         epsilon 1e-3, the ResNets' 1e-5.
       dtype: of its computations.
@@ -63,6 +64,7 @@ def make_backbone(
         "resnet50_msra": partial(resnet50, stride_in="1x1"),
         "resnet101_msra": partial(resnet101, stride_in="1x1"),
         "resnet103": partial(resnet101, stem="3x3x3"),
+        "resnext101": resnext101,
     }
     if name not in resnets:
         raise ValueError(f"no backbone {name!r}; there are {', '.join(get_args(BackboneName))}")

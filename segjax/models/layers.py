@@ -14,12 +14,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.models.normalization import BatchNorm
-from segjax.ops.convolution import convolution
+from segjax.ops.convolution import convolution, up_convolution
 
 Norm = Callable[..., nn.Module]  # see segjax.models.normalization
 Activation = Callable[[Any], Any]
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# An output of the 2×2 up-convolution sees a single window position, hence the batch axes.
+he_normal_up_convolution = nn.initializers.variance_scaling(
+    2.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
+)
 
 
 class Unit(NamedTuple):
@@ -131,7 +135,10 @@ class Convolution(nn.Module):
 
 
 class ConvolutionNorm(nn.Module):
-    """Convolution → normalisation → activation; see `Convolution`. No activation if None."""
+    """Convolution → normalisation → activation; see `Convolution`.
+
+    Without a norm (None) the convolution has a bias; without an activation (None) there is none.
+    """
 
     features: int
     kernel_size: int = 3
@@ -139,7 +146,7 @@ class ConvolutionNorm(nn.Module):
     rate: int = 1
     groups: int = 1
     activation: Activation | None = nn.relu
-    norm: Norm = BatchNorm
+    norm: Norm | None = BatchNorm
     kernel_init: Callable = he_normal
     dtype: Any = None
 
@@ -151,12 +158,33 @@ class ConvolutionNorm(nn.Module):
             stride=self.stride,
             rate=self.rate,
             groups=self.groups,
+            use_bias=self.norm is None,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="convolution",
         )(x)
-        x = self.norm(dtype=self.dtype, name="norm")(x, train)
+        if self.norm is not None:
+            x = self.norm(dtype=self.dtype, name="norm")(x, train)
         return x if self.activation is None else self.activation(x)
+
+
+class UpConvolution(nn.Module):
+    """The learned 2×2 up-convolution of stride 2: "kernel" [2, 2, in, features] and "bias".
+
+    U-Net's paper has no ReLU after it, the released network one; Mask R-CNN's mask head has one.
+    """
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, inputs):
+        kernel = self.param(
+            "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 class SeparableConvolution(nn.Module):

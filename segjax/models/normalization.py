@@ -31,3 +31,21 @@ class BatchNorm(nn.BatchNorm):
         # Flax promotes bfloat16 maps to its float32 statistics, also where promotion is strict.
         with jax.numpy_dtype_promotion("standard"):
             return super().__call__(x, use_running_average=self.frozen or not train)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation, the same in training and prediction: Wu and He, 2018 (arXiv:1803.08494).
+
+    The statistics are each example's own; in the heads of Mask R-CNN, each region's.
+
+    Attributes:
+      num_groups: that the channels are cut into; the number of channels divides by it.
+      epsilon: added to the variance, 1e-5 in PyTorch.
+    """
+
+    epsilon: float = 1e-5
+
+    def __call__(self, x, train: bool = False):
+        del train
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x)

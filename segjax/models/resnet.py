@@ -35,12 +35,15 @@ class ResidualBlock(nn.Module):
     Attributes:
       features: of the 3×3 convolutions; a bottleneck's output has four times as many.
       unit: its stride and rates.
+      groups, group_width: of a bottleneck's 3×3 convolution; see `ResNet`.
     """
 
     features: int
     unit: Unit
     block: Block = "bottleneck"
     stride_in: StrideIn = "3x3"
+    groups: int = 1
+    group_width: int = 64
     norm: Norm = BatchNorm
     dtype: Any = None
 
@@ -56,8 +59,10 @@ class ResidualBlock(nn.Module):
             # A 3×3 convolution behind a 1×1 with the stride already sees the coarser grid.
             first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
             rate = rate_after if self.stride_in == "1x1" else rate
-            x = layer(features, kernel_size=1, stride=first, name="conv1")(x, train)
-            x = layer(features, stride=second, rate=rate, name="conv2")(x, train)
+            inner = features * self.group_width // 64 * self.groups
+            x = layer(inner, kernel_size=1, stride=first, name="conv1")(x, train)
+            conv2 = layer(inner, stride=second, rate=rate, groups=self.groups, name="conv2")
+            x = conv2(x, train)
             features *= 4
             x = layer(features, kernel_size=1, activation=None, name="conv3")(x, train)
         if inputs.shape[-1] != features:
@@ -81,6 +86,9 @@ class ResNet(nn.Module):
         paper and MSRA's weights, which detectron2 loads).
       stem: "7x7", or "3x3x3": three of 3×3 with width, width and 2 · width channels (resnet_v1_beta
         and detectron2's DeepLab).
+      groups, group_width: ResNeXt (Xie et al., arXiv:1611.05431): the bottlenecks' 3×3 convolutions
+        are in so many groups, each of `group_width` channels where `width` is 64: 32 × 8d.
+      num_stages: 3 leaves the last stage out, which Mask R-CNN's C4 has in its heads.
       cascaded_stages: copies of stage 4 behind it (DeepLab v3, section 3.2: block5 … block7), which
         take no stride: the rate doubles from each to the next.
       norm: epsilon 1e-5 for every public ResNet.
@@ -91,6 +99,9 @@ class ResNet(nn.Module):
     width: int = 64
     stride_in: StrideIn = "3x3"
     stem: Stem = "7x7"
+    groups: int = 1
+    group_width: int = 64
+    num_stages: Literal[3, 4] = 4
     cascaded_stages: int = 0
     norm: Norm = BatchNorm
     dtype: Any = None
@@ -100,6 +111,11 @@ class ResNet(nn.Module):
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise ValueError(f"{name} is one of {get_args(choices)}; got {value!r}")
+        if self.num_stages not in (3, 4) or (self.num_stages == 3 and self.cascaded_stages):
+            raise ValueError(
+                f"num_stages is 4, or 3 without cascaded stages; got {self.num_stages!r} "
+                f"with {self.cascaded_stages}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -125,7 +141,7 @@ class ResNet(nn.Module):
           ValueError: `output_stride` or `multi_grid` does not fit.
         """
         check_multi_grid(multi_grid, length=self.stage_sizes[3])
-        sizes = self.stage_sizes + self.stage_sizes[3:] * self.cascaded_stages
+        sizes = self.stage_sizes[: self.num_stages] + self.stage_sizes[3:] * self.cascaded_stages
         strides = [1] * sizes[0]
         for size in sizes[1:]:
             strides += [2] + [1] * (size - 1)
@@ -145,6 +161,8 @@ class ResNet(nn.Module):
                     unit=unit,
                     block=self.block,
                     stride_in=self.stride_in,
+                    groups=self.groups,
+                    group_width=self.group_width,
                     norm=self.norm,
                     dtype=self.dtype,
                     name=f"stage{stage}_block{i + 1}",
@@ -179,3 +197,8 @@ def resnet50(**attributes) -> ResNet:
 def resnet101(**attributes) -> ResNet:
     """Returns ResNet-101: 42,500,160 parameters."""
     return ResNet(stage_sizes=(3, 4, 23, 3), **attributes)
+
+
+def resnext101(**attributes) -> ResNet:
+    """Returns ResNeXt-101-32×8d: 86,742,336 parameters."""
+    return ResNet(stage_sizes=(3, 4, 23, 3), groups=32, group_width=8, **attributes)

@@ -13,18 +13,15 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.ops.convolution import pointwise_convolution, up_convolution
+from segjax.models.layers import UpConvolution
+from segjax.ops.convolution import pointwise_convolution
 
 Padding = Literal["VALID", "SAME"]
 Norm = Literal["batch", "group"]
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
-# incoming nodes of one neuron. An output of the 2×2 up-convolution sees a single window position,
-# hence the batch axes.
+# incoming nodes of one neuron.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-he_normal_up_convolution = nn.initializers.variance_scaling(
-    2.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
-)
 
 
 def output_size(input_size: int, *, depth: int = 4, padding: Padding = "VALID") -> int:
@@ -75,22 +72,6 @@ def _output_size_or_none(size, depth, padding):
     for _ in range(depth):
         size = 2 * size - lost
     return size if size > 0 else None
-
-
-class UpConvolution(nn.Module):
-    """The learned 2×2 up-convolution. The paper has no ReLU after it, the released network one."""
-
-    features: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, inputs):
-        kernel = self.param(
-            "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
-        )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 class UNet(nn.Module):

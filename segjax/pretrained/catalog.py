@@ -6,13 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.pretrained import detectron2, keras, smp, tf_deeplab, torchvision
+from segjax.pretrained import (
+    detectron2,
+    detectron2_detection,
+    keras,
+    smp,
+    tf_deeplab,
+    torchvision,
+    torchvision_detection,
+)
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.files import read_weights
 
 SOURCES: dict[str, Callable[..., Pretrained]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
     "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
+    "torchvision/maskrcnn_resnet50_fpn": torchvision_detection.convert_maskrcnn,
+    "torchvision/maskrcnn_resnet50_fpn_v2": torchvision_detection.convert_maskrcnn,
     "torchvision/resnet34": torchvision.convert_resnet,
     "torchvision/resnet50": torchvision.convert_resnet,
     "torchvision/resnet101": torchvision.convert_resnet,
@@ -27,6 +37,13 @@ SOURCES: dict[str, Callable[..., Pretrained]] = {
     "tf/deeplabv3plus_xception65": tf_deeplab.convert_deeplabv3plus_xception65,
     "tf/mobilenet_v2": tf_deeplab.convert_mobilenet_v2,
     "tf/xception65": tf_deeplab.convert_xception65,
+    "detectron2/mask_rcnn_R_50_FPN": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_R_101_FPN": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_X_101_32x8d_FPN": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_R_50_C4": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_R_101_C4": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_R_50_DC5": detectron2_detection.convert_mask_rcnn,
+    "detectron2/mask_rcnn_R_101_DC5": detectron2_detection.convert_mask_rcnn,
     "detectron2/resnet50": detectron2.convert_resnet,
     "detectron2/resnet101": detectron2.convert_resnet,
     "keras/vgg16": keras.convert_vgg16,
@@ -41,7 +58,8 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
       state_dict: its arrays by their names there, in that package's layout and of any float type.
         The numbers of classes and channels, and whether there is an auxiliary head, are theirs.
       options: of the converter, such as `classes`, or `output_stride` for TensorFlow's; see
-        `segjax.pretrained.{torchvision,smp,tf_deeplab,detectron2,keras}`.
+        `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
+        detectron2_detection,keras}`.
 
     Raises:
       ValueError: there is no such name; or arrays are missing, unknown or wrongly shaped, of which

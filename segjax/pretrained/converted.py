@@ -60,7 +60,7 @@ class Pretrained:
                 f"of shape {image.shape}"
             )
         example = {"image": image}
-        batches = ({"image": window[None]} for window in task.inputs(example))
+        batches = (jax.tree.map(lambda x: x[None], item) for item in task.inputs(example))
         outputs = (jax.device_get(self._predict(self.variables, batch)) for batch in batches)
         windows = ({name: value[0] for name, value in output.items()} for output in outputs)
         return task.merge(example, windows)

@@ -24,6 +24,7 @@ from segjax.pretrained.mapping import (
 from segjax.pretrained.preprocess import MSRA
 
 EPSILON = 1e-5
+BOTTLENECK = ("conv1", "conv2", "conv3", "shortcut")  # the last in a stage's first block only
 
 RESNETS = {"resnet50": resnet50, "resnet101": resnet101}
 # Classifiers, what detectron2 says of a file in it, and Caffe2's optimiser.
@@ -46,9 +47,23 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
 def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:
     """The entries of a ResNet by detectron2's names; `prefix` is before all of them."""
     table = torch_layer("stem", f"{prefix}stem.conv1", f"{prefix}stem.conv1.norm")
-    for ours, stage, block, conv in _convolutions(resnet):
-        theirs = f"{prefix}res{stage}.{block}.{conv}"
-        table |= torch_layer(ours, theirs, f"{theirs}.norm")
+    for stage, blocks in enumerate(resnet.stage_sizes[: resnet.num_stages], 1):
+        table |= residual_table(blocks, f"stage{stage}_block{{}}", f"{prefix}res{stage + 1}.")
+    return table
+
+
+def residual_table(blocks: int, ours: str, prefix: str) -> Table:
+    """The entries of a stage's bottlenecks by detectron2's names.
+
+    Args:
+      ours: path of a block, with {} for its number from 1 on.
+      prefix: before the names of the stage, whose blocks have numbers from 0 on.
+    """
+    table = {}
+    for block in range(blocks):
+        for conv in BOTTLENECK[: 4 if block == 0 else 3]:
+            theirs = f"{prefix}{block}.{conv}"
+            table |= torch_layer(f"{ours.format(block + 1)}/{conv}", theirs, f"{theirs}.norm")
     return table
 
 
@@ -61,18 +76,13 @@ def caffe2_table(resnet: ResNet, state_dict: Mapping[str, np.ndarray]) -> Table:
         "shortcut": "branch1",
     }
     table = _caffe2_layer("stem", "conv1", "res_conv1_bn", state_dict)
-    for ours, stage, block, conv in _convolutions(resnet):
-        theirs = f"res{stage}_{block}_{branches[conv]}"
-        table |= _caffe2_layer(ours, theirs, f"{theirs}_bn", state_dict)
-    return table
-
-
-def _convolutions(resnet: ResNet):
-    """Yields each residual block's convolutions: our path, and detectron2's stage, block, name."""
     for stage, size in enumerate(resnet.stage_sizes, 1):
         for block in range(size):
-            for conv in ("conv1", "conv2", "conv3", *(["shortcut"] if block == 0 else [])):
-                yield f"stage{stage}_block{block + 1}/{conv}", stage + 1, block, conv
+            for conv in BOTTLENECK[: 4 if block == 0 else 3]:
+                ours, theirs = f"stage{stage}_block{block + 1}/{conv}", f"res{stage + 1}_{block}"
+                theirs = f"{theirs}_{branches[conv]}"
+                table |= _caffe2_layer(ours, theirs, f"{theirs}_bn", state_dict)
+    return table
 
 
 def _caffe2_layer(path: str, convolution: str, norm: str, state_dict) -> Table:

@@ -16,6 +16,10 @@ import numpy as np
 
 # Of a kernel's axes [height, width, in, out], where each is in PyTorch's.
 OIHW = (2, 3, 1, 0)
+# Of an up-convolution's [height, width, in, out] in a `ConvTranspose2d`, [in, out, height, width].
+IOHW = (2, 3, 0, 1)
+# Of a fully connected layer's [in, out].
+OI = (1, 0)
 
 
 @dataclass(frozen=True)
@@ -27,22 +31,34 @@ class Source:
       axes: the source's axis for each of ours; None where they are the same.
       first_input: a kernel's input channel that is our first; those before it come last.
       reverse_inputs: of a kernel on BGR images, so that it reads RGB ones.
+      map_size: of a fully connected layer behind a map [channels, height, width]: its height and
+        width; our maps have the channels last.
+      skipped_outputs: that the source has before our first: those of the background.
+      background_last: whether the last of the source's outputs is our first.
     """
 
     name: str
     axes: tuple[int, ...] | None = None
     first_input: int = 0
     reverse_inputs: bool = False
+    map_size: tuple[int, int] | None = None
+    skipped_outputs: int = 0
+    background_last: bool = False
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the source has for one of ours."""
-        if self.axes is None:
-            return ours
-        return tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
+        if self.axes is not None:
+            ours = tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
+        return (ours[0] + self.skipped_outputs, *ours[1:]) if self.skipped_outputs else ours
 
     def array(self, source: np.ndarray) -> np.ndarray:
         """Our array, in float32."""
-        array = np.asarray(source, np.float32)
+        array = np.asarray(source, np.float32)[self.skipped_outputs :]
+        if self.background_last:
+            array = np.roll(array, 1, axis=0)
+        if self.map_size is not None:
+            array = array.reshape(len(array), -1, *self.map_size)
+            array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
         if self.axes is not None:
             array = array.transpose(self.axes)
         if self.reverse_inputs:
@@ -64,6 +80,15 @@ def torch_convolution(path: str, name: str, *, bias: bool = False) -> Table:
     """The entries of a `Convolution` of ours for a `Conv2d`; a depthwise one is laid out alike."""
     table: Table = {f"params/{path}/kernel": Source(f"{name}.weight", OIHW)}
     return table | ({f"params/{path}/bias": Source(f"{name}.bias")} if bias else {})
+
+
+def torch_linear(path: str, name: str, **options) -> Table:
+    """The entries of an `nn.Dense` for a `Linear`; the options are those of `Source`."""
+    outputs = {key: value for key, value in options.items() if key != "map_size"}
+    return {
+        f"params/{path}/kernel": Source(f"{name}.weight", OI, **options),
+        f"params/{path}/bias": Source(f"{name}.bias", **outputs),
+    }
 
 
 def torch_norm(path: str, name: str) -> Table:

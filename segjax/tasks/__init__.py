@@ -8,14 +8,15 @@ The training code knows a task by this protocol alone (no task inherits from ano
 - `loss(variables, batch, key, train) -> (loss, aux)`: a scalar whose mean over devices and
   micro-batches is the loss of the whole batch; aux has "metrics" (scalars averaged likewise) and
   "batch_stats".
-- `inputs(example) -> iterator of arrays` cuts one example into what the network reads,
-  `predict(variables, batch) -> dict of arrays` runs on a batch of these, {"image": [batch, ...]},
-  and `merge(example, outputs) -> prediction` puts the outputs for one example together.
+- `inputs(example) -> iterator of dicts of arrays`, "image" among them, cuts one example into what
+  the network reads, `predict(variables, batch) -> dict of arrays` runs on a batch of these, and
+  `merge(example, outputs) -> prediction` puts the outputs for one example together.
 - `evaluator()` makes an object with `update(example, prediction) -> score`, `state() -> bytes`,
   `merge(state)` and `result() -> dict`, which adds up over examples and processes.
 - `picture(example, prediction, score) -> uint8 [height, width, 3]` shows one result to people.
 """
 
+from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
 
-__all__ = ["SemanticTask"]
+__all__ = ["InstanceTask", "SemanticTask"]

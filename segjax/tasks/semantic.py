@@ -73,6 +73,8 @@ class SemanticTask:
         return {**batch, "normalizer": count}
 
     def loss(self, variables, batch, key, train: bool):
+        if self.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         outputs, updated = self.model.apply(
             variables,
             batch["image"],
@@ -109,13 +111,13 @@ class SemanticTask:
         kept = logits[:, top : top + height, left : left + width]
         return {"probabilities": jax.nn.softmax(kept)}
 
-    def inputs(self, example: dict) -> Iterator[np.ndarray]:
+    def inputs(self, example: dict) -> Iterator[dict[str, np.ndarray]]:
         image = self.preprocess({"image": example["image"]}, None)["image"]
         size = self._size(image)
         for view in self.views:
             seen, covering = augment(image, view, size=size), self.covering.scaled(view.scale)
             for position in covering.positions(seen.shape):
-                yield covering.extract(seen, position)
+                yield {"image": covering.extract(seen, position)}
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
         """Returns "probabilities" [height, width, classes], "labels" and what the options add."""

@@ -20,6 +20,8 @@ from segjax.visualize import write_png
 
 # Pictures that each process makes of its best and of its worst examples.
 BEST_AND_WORST = 3
+# Examples, in batches, that wait for one before them whose batch is not full yet.
+HELD_BACK = 8
 
 
 @dataclass(frozen=True)
@@ -180,38 +182,43 @@ def predictions(
     """Yields (example, prediction) in the order of the examples.
 
     The task cuts each example into inputs. Inputs of one shape, of whatever example, share a
-    batch; the last batches are filled up with copies whose outputs nobody reads.
+    batch. A batch is filled up with copies, whose outputs nobody reads, at the end, and where an
+    input of a rare shape would hold back too many of the examples behind it.
 
     Args:
-      predict: a batch {"image": [batch_size, ...]} → dict of arrays [batch_size, ...].
+      predict: a batch of inputs, arrays [batch_size, ...] → dict of arrays [batch_size, ...].
     """
-    waiting = defaultdict(list)  # by shape: inputs, each with the slot for its output
-    queue = deque()  # (example, slots), oldest first; a slot is a list that is empty at first
+    waiting = defaultdict(list)  # by the image's shape: inputs, each with the slot for its output
+    queue = deque()  # (example, shapes, slots), oldest first; a slot is a list, empty at first
 
-    def run(pairs):
-        images = [image for image, _ in pairs]
-        images += images[:1] * (batch_size - len(images))
-        outputs = predict({"image": np.stack(images)})
+    def run(shape):
+        pairs = waiting.pop(shape)
+        inputs = [item for item, _ in pairs]
+        inputs += inputs[:1] * (batch_size - len(inputs))
+        outputs = predict({name: np.stack([item[name] for item in inputs]) for name in inputs[0]})
         for place, (_, slot) in enumerate(pairs):
             slot.append({name: value[place] for name, value in outputs.items()})
-        pairs.clear()
 
     def finished():
-        while queue and all(queue[0][1]):
-            example, slots = queue.popleft()
+        while queue and all(queue[0][2]):
+            example, _, slots = queue.popleft()
             yield example, task.merge(example, (slot[0] for slot in slots))
 
     for example in examples:
-        slots = []
-        queue.append((example, slots))
-        for image in task.inputs(example):
+        shapes, slots = [], []
+        queue.append((example, shapes, slots))
+        for item in task.inputs(example):
+            shape = item["image"].shape
+            shapes.append(shape)
             slots.append([])
-            pairs = waiting[image.shape]
-            pairs.append((image, slots[-1]))
-            if len(pairs) == batch_size:
-                run(pairs)
+            waiting[shape].append((item, slots[-1]))
+            if len(waiting[shape]) == batch_size:
+                run(shape)
+        if len(queue) > HELD_BACK * batch_size:
+            _, shapes, slots = queue[0]
+            for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
+                run(shape)
         yield from finished()
-    for pairs in waiting.values():
-        if pairs:
-            run(pairs)
+    for shape in list(waiting):
+        run(shape)
     yield from finished()

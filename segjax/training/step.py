@@ -22,8 +22,9 @@ def make_train_step(
 ) -> Callable:
     """Builds `train_step(state, batch) -> (state, metrics)`.
 
-    Its randomness is `fold_in(fold_in(key(seed), step), axis index)`, so that a step is a function
-    of its inputs alone. Gradients and metrics are means over the devices: each task's loss is such
+    Its randomness is `fold_in(key(seed), step)`, so that a step is a function of its inputs alone;
+    the task folds in the axis index or, where devices should make no difference, the index of the
+    example. Gradients and metrics are means over the devices: each task's loss is such
     that this mean is the loss of the whole batch.
 
     Args:
@@ -71,8 +72,6 @@ def make_train_step(
 
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         (loss, aux), gradients = accumulate(state, task.prepare(batch), key)
         loss, metrics, batch_stats, gradients = over_devices(
             (loss, aux["metrics"], aux["batch_stats"], gradients)

@@ -72,7 +72,7 @@ def photograph(height, width):
 def predict(task, run, example):
     """One example by way of its tiles; `run` is the compiled `task.predict`."""
     tiles = task.inputs(example)
-    outputs = (run({"image": tile[None]})["probabilities"][0] for tile in tiles)
+    outputs = (run({"image": tile["image"][None]})["probabilities"][0] for tile in tiles)
     return task.merge(example, ({"probabilities": np.asarray(tile)} for tile in outputs))
 
 
@@ -219,7 +219,7 @@ def test_images_are_resized_for_the_network_and_predictions_back():
     run = jax.jit(partial(task.predict, initialise(task)))
     example = {"id": "flat", "image": np.full((10, 14, 1), 7, np.uint8)}
     for tile in task.inputs(example):
-        seen.append(tile.shape)
+        seen.append(tile["image"].shape)
     assert len(seen) == len(task.covering.positions((20, 28))) > 1
     found = predict(task, run, example)["probabilities"]
     assert found.shape == (10, 14, 2)

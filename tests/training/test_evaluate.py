@@ -27,7 +27,7 @@ class Slices:
         self.batches = []
 
     def inputs(self, example):
-        yield from example["image"]
+        yield from ({"image": row} for row in example["image"])
 
     def predict(self, batch):
         self.batches.append(batch["image"].copy())

@@ -1,0 +1,87 @@
+"""The losses of Mask R-CNN, sums over chosen anchors or regions divided by a count.
+
+Where the count is the mean over all devices, the mean of the losses over the devices is the loss of
+the whole batch, however the objects are spread; see `segjax.tasks.instance`.
+"""
+
+import jax.numpy as jnp
+import optax
+
+
+def smooth_l1(values, *, beta: float):
+    """Computes |v| − β/2 beyond β and v² / 2β within: Fast R-CNN, equation 3; β = 0 is |v|.
+
+    Girshick's own has β = 1; torchvision's models 1/9, detectron2's 0.
+    """
+    size = jnp.abs(values)
+    if beta == 0:
+        return size
+    return jnp.where(size < beta, 0.5 * values**2 / beta, size - 0.5 * beta)
+
+
+def objectness_loss(logits, positive, valid, *, normalizer):
+    """Computes the binary cross-entropy of anchors, Σ over the valid ones / normaliser.
+
+    Args:
+      logits: [..., anchors].
+      positive, valid: [..., anchors] bool.
+      normalizer: scalar.
+    """
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
+    return jnp.sum(jnp.where(valid, losses, 0.0)) / normalizer
+
+
+def box_loss(deltas, targets, positive, *, beta: float, normalizer):
+    """Computes the smooth L1 loss of box deltas, Σ over the positive ones / normaliser.
+
+    Args:
+      deltas, targets: [..., 4]; a target may be anything where not positive.
+      positive: [...] bool.
+      beta: see `smooth_l1`.
+      normalizer: scalar: all that are sampled, negative ones too.
+    """
+    # Before the difference: what a target of nothing holds may be infinite, and so its gradient.
+    differences = deltas - jnp.where(positive[..., None], targets, deltas)
+    return jnp.sum(smooth_l1(differences, beta=beta)) / normalizer
+
+
+def class_loss(logits, classes, valid, *, normalizer):
+    """Computes the cross-entropy of regions, Σ over the valid ones / normaliser.
+
+    Args:
+      logits: [..., regions, 1 + classes], background first.
+      classes: [..., regions], 0 = background.
+      valid: [..., regions] bool.
+      normalizer: scalar.
+    """
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, classes)
+    return jnp.sum(jnp.where(valid, losses, 0.0)) / normalizer
+
+
+def mask_loss(logits, targets, positive, *, normalizer):
+    """Computes the binary cross-entropy of masks (section 3), the mean over pixels of each region.
+
+    Args:
+      logits: of the true class, [..., regions, h, w].
+      targets: [..., regions, h, w] in [0, 1].
+      positive: [..., regions] bool.
+      normalizer: scalar, the positive regions.
+    """
+    losses = jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=(-2, -1))
+    return jnp.sum(jnp.where(positive, losses, 0.0)) / normalizer
+
+
+def softmax_mask_loss(logits, targets, classes, positive, *, normalizer):
+    """Computes the cross-entropy over classes at each pixel of masks, the paper's table 2b.
+
+    Args:
+      logits: [..., regions, h, w, 1 + classes], background first.
+      targets: [..., regions, h, w]; at least one half is the region's class, less the background.
+      classes: [..., regions].
+      positive: [..., regions] bool.
+      normalizer: scalar, the positive regions.
+    """
+    labels = jnp.where(targets >= 0.5, classes[..., None, None], 0)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = jnp.mean(losses, axis=(-2, -1))
+    return jnp.sum(jnp.where(positive, losses, 0.0)) / normalizer

@@ -1,0 +1,247 @@
+"""Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017 (arXiv:1703.06870).
+
+The stages are methods that take and give arrays, so that each can be run, tested or replaced alone:
+`pyramid` → `rpn_outputs` → `segjax.models.rpn.propose` → `box_outputs` →
+`segjax.models.detections.detect` → `mask_logits`. Calling the model runs them all. What training
+does between them is `segjax.tasks.instance`.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.backbones import BackboneName, make_backbone
+from segjax.models.detections import DetectionConfig, detect
+from segjax.models.fpn import FeaturePyramid
+from segjax.models.layers import Norm
+from segjax.models.normalization import BatchNorm
+from segjax.models.regions import RegionPooling
+from segjax.models.roi_heads import (
+    BoxHead,
+    BoxPredictor,
+    MaskHead,
+    MaskLoss,
+    MLPMaskHead,
+    ResidualHead,
+    mask_probabilities,
+)
+from segjax.models.rpn import Anchors, ProposalConfig, RPNHead, propose
+
+ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN on a ResNet: 44 million parameters with ResNet-50 and FPN for COCO.
+
+    Parameters: "backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head"; with "c4" the
+    "box_head" is the ResNet's last stage, and the mask head shares it.
+
+    Attributes:
+      num_classes: without the background.
+      backbone: the name of a ResNet, or a module, which keeps its own norm and dtype ("c4" wants
+        one of three stages).
+      neck: "fpn", the pyramid; "c4", one map of stride 16, and the last stage on each region;
+        "dc5", one map of stride 16 from an atrous last stage (detectron2).
+      fpn_features: channels of the pyramid.
+      fpn_norm: in the pyramid; None for biases.
+      anchors: None takes one size for each level of a pyramid, and all five on a single map.
+      rpn_convolutions: 1, or 2 in torchvision's v2 and detectron2's new baselines.
+      box_convolutions, box_fully_connected: of the box head: 0 and 2, or 4 and 1.
+      fc_features: of the fully connected layers.
+      head_features: of the heads' convolutions.
+      head_norm: after the convolutions of box and mask head; None for biases.
+      class_agnostic_boxes: one box for all classes.
+      mask_network: "fcn", or "mlp" (table 2e).
+      mask_convolutions: of the FCN; not with "c4", which has none.
+      mask_loss: "sigmoid" for each class, or "softmax" over the classes (table 2b).
+      class_agnostic_masks: one mask for all classes (section 4.2; 29.7 instead of 30.3 AP).
+      pooling: how regions are read.
+      box_resolution, mask_resolution: of a region's features, a side.
+      box_weights: of the box deltas.
+      proposals, detections: the choices in prediction.
+      norm: of a backbone that is named; the papers' is frozen.
+      dtype: of the computation; parameters, boxes and logits are float32.
+    """
+
+    num_classes: int
+    backbone: BackboneName | nn.Module = "resnet50"
+    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    fpn_features: int = 256
+    fpn_norm: Norm | None = None
+    anchors: Anchors | None = None
+    rpn_convolutions: int = 1
+    box_convolutions: int = 0
+    box_fully_connected: int = 2
+    fc_features: int = 1024
+    head_features: int = 256
+    head_norm: Norm | None = None
+    class_agnostic_boxes: bool = False
+    mask_network: Literal["fcn", "mlp"] = "fcn"
+    mask_convolutions: int = 4
+    mask_loss: MaskLoss = "sigmoid"
+    class_agnostic_masks: bool = False
+    pooling: RegionPooling = RegionPooling()
+    box_resolution: int = 7
+    mask_resolution: int = 14
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    proposals: ProposalConfig = ProposalConfig()
+    detections: DetectionConfig = DetectionConfig()
+    norm: Norm = partial(BatchNorm, frozen=True)
+    dtype: Any = None
+
+    def __post_init__(self):
+        if self.neck not in ("fpn", "c4", "dc5"):
+            raise ValueError(f"neck is fpn, c4 or dc5; got {self.neck!r}")
+        if self.mask_loss == "softmax" and self.class_agnostic_masks:
+            raise ValueError("a softmax over the classes has no class-agnostic mask")
+        if isinstance(self.backbone, str):
+            backbone = make_backbone(self.backbone, norm=self.norm, dtype=self.dtype)
+            if self.neck == "c4":
+                backbone = backbone.clone(num_stages=3)
+            self.backbone = backbone
+        if self.anchors is None:
+            self.anchors = Anchors() if self.neck == "fpn" else ONE_LEVEL
+        super().__post_init__()
+
+    def setup(self):
+        dtype, norm = self.dtype, self.head_norm
+        if self.neck == "fpn":
+            self.fpn = FeaturePyramid(self.fpn_features, norm=self.fpn_norm, dtype=dtype)
+        self.rpn = RPNHead(
+            self.anchors.per_position, convolutions=self.rpn_convolutions, dtype=dtype
+        )
+        if self.neck == "c4":
+            self.box_head = ResidualHead(
+                blocks=self.backbone.stage_sizes[3],
+                width=self.backbone.width,
+                stride_in=self.backbone.stride_in,
+                norm=self.norm,
+                dtype=dtype,
+            )
+        else:
+            self.box_head = BoxHead(
+                convolutions=self.box_convolutions,
+                fully_connected=self.box_fully_connected,
+                features=self.head_features,
+                fc_features=self.fc_features,
+                norm=norm,
+                dtype=dtype,
+            )
+        self.box_predictor = BoxPredictor(
+            self.num_classes, class_agnostic=self.class_agnostic_boxes, dtype=dtype
+        )
+        outputs = 1 if self.class_agnostic_masks else self.num_classes
+        outputs += self.mask_loss == "softmax"
+        if self.mask_network == "mlp":
+            self.mask_head = MLPMaskHead(
+                outputs,
+                fc_features=self.fc_features,
+                resolution=2 * self.mask_resolution,
+                dtype=dtype,
+            )
+        else:
+            self.mask_head = MaskHead(
+                outputs,
+                convolutions=0 if self.neck == "c4" else self.mask_convolutions,
+                features=self.head_features,
+                norm=norm,
+                dtype=dtype,
+            )
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the maps of `pyramid`."""
+        return (4, 8, 16, 32, 64) if self.neck == "fpn" else (16,)
+
+    def pyramid(self, images, train: bool = False) -> list:
+        """Computes the maps that all else reads: P2 … P6, or a single one."""
+        if self.neck == "dc5":
+            # Every block at rate 2, without detectron2's "contraction" of the first.
+            multi_grid = (1,) * self.backbone.stage_sizes[3]
+            maps = self.backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
+            return [maps["features"]]
+        maps = self.backbone(images, train=train)
+        if self.neck == "c4":
+            return [maps["features"]]
+        return self.fpn([maps[f"stage{i}"] for i in (1, 2, 3, 4)], train)
+
+    def rpn_outputs(self, levels, *, image_size: tuple[int, int], train: bool = False):
+        """Computes objectness, box deltas and anchors of each level: three lists.
+
+        Args:
+          image_size: height and width of the padded images.
+        """
+        objectness, deltas = self.rpn(levels, train)
+        sizes = [level.shape[1:3] for level in levels]
+        anchors = self.anchors.of(sizes, strides=self.strides, image_size=image_size)
+        return objectness, deltas, anchors
+
+    def box_outputs(self, levels, boxes, train: bool = False):
+        """Classifies and moves boxes [batch, regions, 4].
+
+        Returns:
+          Logits [batch, regions, 1 + classes], background first, and box deltas [batch, regions,
+          classes or 1, 4].
+        """
+        x = self.box_head(self._region_features(levels, boxes, self.box_resolution), train)
+        if self.neck == "c4":
+            x = jnp.mean(x, axis=(1, 2))
+        logits, deltas = self.box_predictor(x)
+        leading = boxes.shape[:2]
+        return logits.reshape(*leading, -1), deltas.reshape(*leading, -1, 4)
+
+    def mask_logits(self, levels, boxes, train: bool = False):
+        """Computes masks of boxes [batch, regions, 4]: [batch, regions, height, width, outputs]."""
+        if self.neck == "c4":
+            x = self.box_head(self._region_features(levels, boxes, self.box_resolution), train)
+        else:
+            x = self._region_features(levels, boxes, self.mask_resolution)
+        logits = self.mask_head(x, train)
+        return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
+
+    def _region_features(self, levels, boxes, resolution):
+        """The features of each box, [batch · regions, resolution, resolution, channels]."""
+        # The last level of a pyramid is for large anchors only.
+        used = levels[:4] if self.neck == "fpn" else levels
+        if self.neck == "c4":
+            resolution *= 2  # the last stage halves it
+        features = self.pooling(
+            used, boxes, strides=self.strides[: len(used)], output_size=resolution
+        )
+        return features.reshape(-1, *features.shape[2:])
+
+    def __call__(self, images, sizes=None, train: bool = False) -> dict:
+        """Finds the objects in images.
+
+        Args:
+          images: [batch, height, width, channels], sides divisible by 32.
+          sizes: [batch, 2], height and width of each image within its padding; None: all of it.
+
+        Returns:
+          "boxes" [batch, detections, 4] in pixels, "scores" [batch, detections], "classes" [batch,
+          detections] (1 … num_classes), "masks" [batch, detections, 28, 28] probabilities in the
+          frame of the box, and "valid" [batch, detections]; zeros where not valid.
+        """
+        batch, *image_size = images.shape[:3]
+        if sizes is None:
+            sizes = jnp.broadcast_to(jnp.asarray(image_size, jnp.int32), (batch, 2))
+        levels = self.pyramid(images, train)
+        outputs = self.rpn_outputs(levels, image_size=tuple(image_size), train=train)
+        proposals = propose(*outputs, sizes, self.proposals)
+        logits, deltas = self.box_outputs(levels, proposals["boxes"], train)
+        found = detect(
+            logits,
+            deltas,
+            proposals["boxes"],
+            proposals["valid"],
+            sizes,
+            self.detections,
+            weights=self.box_weights,
+        )
+        masks = self.mask_logits(levels, found["boxes"], train)
+        flat = masks.reshape(-1, *masks.shape[2:])
+        chosen = mask_probabilities(flat, found["classes"].reshape(-1), loss=self.mask_loss)
+        chosen = chosen.reshape(masks.shape[:4])
+        return found | {"masks": jnp.where(found["valid"][..., None, None], chosen, 0.0)}

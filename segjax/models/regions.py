@@ -1,0 +1,167 @@
+"""Regions of interest: the features of a box, and the boxes that training looks at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from segjax.ops.matching import match, sample
+from segjax.ops.roi_align import multilevel_roi_align, roi_align
+from segjax.ops.roi_pool import roi_pool, roi_warp
+
+
+@dataclass(frozen=True)
+class RegionPooling:
+    """How the features of a box are read from the maps; the methods are those of table 2c."""
+
+    method: Literal["align", "warp", "pool"] = "align"
+    sampling_ratio: int = 2
+    """Points a side of each bin, of RoIAlign; 0 takes as many as detectron2 does, by the box."""
+    aligned: bool = True
+    """Whether pixel centres lie at halves; torchvision's models have it False."""
+    level_rule: Literal["detectron2", "torchvision"] = "detectron2"
+    """Which rounds the level that a box is read from; they differ for sides of exactly 112 · 2ⁿ."""
+
+    def __call__(self, levels: Sequence, boxes, *, strides: Sequence[int], output_size: int):
+        """Reads the features of boxes.
+
+        Args:
+          levels: maps [batch, height, width, channels]; with several of them each box is read from
+            the one that fits its size (Lin et al., 2017, equation 1).
+          boxes: [batch, regions, 4] in pixels of the image.
+          strides: of the levels.
+
+        Returns:
+          [batch, regions, output_size, output_size, channels].
+        """
+        if self.method == "align" and len(levels) > 1:
+            return multilevel_roi_align(
+                levels,
+                boxes,
+                strides=strides,
+                output_size=output_size,
+                sampling_ratio=self.sampling_ratio,
+                aligned=self.aligned,
+                level_rule=self.level_rule,
+            )
+        if len(levels) > 1:
+            raise ValueError(
+                f"region pooling {self.method!r} reads a single map, as in table 2c; this model "
+                f"has {len(levels)}"
+            )
+        options = {"output_size": output_size, "spatial_scale": 1.0 / strides[0]}
+        if self.method == "align":
+            return roi_align(
+                levels[0],
+                boxes,
+                sampling_ratio=self.sampling_ratio,
+                aligned=self.aligned,
+                **options,
+            )
+        if self.method == "warp":
+            return roi_warp(levels[0], boxes, **options)
+        if self.method == "pool":
+            return roi_pool(levels[0], boxes, **options)
+        raise ValueError(f"region pooling is align, warp or pool; got {self.method!r}")
+
+
+@dataclass(frozen=True)
+class AnchorSampling:
+    """Which anchors the RPN learns from: Faster R-CNN, section 3.1.2 and 3.1.3."""
+
+    size: int = 256
+    """Anchors of an image."""
+    positive_fraction: float = 0.5
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+
+    def __call__(self, key, anchors, truth_boxes, truth_valid) -> dict:
+        """Draws the anchors of one image.
+
+        Args:
+          key: for this image alone, so that the draw knows nothing of the batch.
+          anchors: [n, 4], of all levels.
+          truth_boxes: [objects, 4].
+          truth_valid: [objects].
+
+        Returns:
+          "index" [size] of the anchors, "matched" [size] their objects, "positive" [size], "valid"
+          [size]; positive ones first.
+        """
+        matched, labels = match(
+            anchors,
+            truth_boxes,
+            truth_valid,
+            high=self.positive_iou,
+            low=self.negative_iou,
+            allow_low_quality=True,
+        )
+        index, valid = sample(key, labels, size=self.size, positive_fraction=self.positive_fraction)
+        return {
+            "index": index,
+            "matched": matched[index],
+            "positive": valid & (labels[index] == 1),
+            "valid": valid,
+        }
+
+
+@dataclass(frozen=True)
+class RegionSampling:
+    """Which regions the heads learn from: Fast R-CNN, section 2.3."""
+
+    size: int = 512
+    """Regions of an image."""
+    positive_fraction: float = 0.25
+    positive_iou: float = 0.5
+
+    @property
+    def positives(self) -> int:
+        """The most positive regions that there are in an image."""
+        return int(self.size * self.positive_fraction)
+
+    def __call__(self, key, proposals, proposals_valid, truth_boxes, truth_classes) -> dict:
+        """Draws the regions of one image from its proposals and the true boxes themselves.
+
+        Args:
+          key: for this image alone.
+          proposals, proposals_valid: [proposals, 4], [proposals].
+          truth_boxes: [objects, 4].
+          truth_classes: [objects], 0 where there is no object.
+
+        Returns:
+          "boxes" [size, 4], "classes" [size] (0 = background), "matched" [size] the object of a
+          positive one, "positive" [size], "valid" [size]; positive ones first. Where there are
+          too few candidates, others stand in the places that are not valid, so that norms over
+          the regions see none that is empty.
+        """
+        truth_valid = truth_classes > 0
+        candidates = jnp.concatenate([proposals, truth_boxes])
+        available = jnp.concatenate([proposals_valid, truth_valid])
+        matched, labels = match(
+            candidates,
+            truth_boxes,
+            truth_valid,
+            high=self.positive_iou,
+            low=self.positive_iou,
+            allow_low_quality=False,
+        )
+        labels = jnp.where(available, labels, -1)
+        index, valid = sample(key, labels, size=self.size, positive_fraction=self.positive_fraction)
+        index = repeat_valid(index, valid)
+        matched = matched[index]
+        positive = valid & (labels[index] == 1)
+        return {
+            "boxes": jax.lax.stop_gradient(candidates[index]),
+            "classes": jnp.where(positive, truth_classes[matched], 0),
+            "matched": matched,
+            "positive": positive,
+            "valid": valid,
+        }
+
+
+def repeat_valid(values, valid):
+    """Fills the places behind the valid ones, which come first, with the valid ones in turn."""
+    count = jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
+    return values[jnp.arange(valid.shape[0], dtype=jnp.int32) % count]

@@ -1,0 +1,136 @@
+"""Boxes [x_min, y_min, x_max, y_max] in continuous pixel coordinates: area, overlap, coding.
+
+A box's width is x_max − x_min, with nothing added. Where that or the height is not above zero, the
+box is empty.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+# Detectron's limit on dw and dh: a box grows no further than from 16 pixels to 1000.
+LOG_SCALE_LIMIT = math.log(1000 / 16)
+
+
+def box_area(boxes):
+    """Computes the area of each box, 0 for an empty one.
+
+    Args:
+      boxes: [..., 4].
+
+    Returns:
+      [...] in square pixels.
+    """
+    return _area(*jnp.moveaxis(boxes, -1, 0))
+
+
+def box_iou(a, b):
+    """Computes the intersection over union of each box of `a` with each box of `b`.
+
+    Args:
+      a: [N, 4].
+      b: [M, 4].
+
+    Returns:
+      [N, M]; 0, never NaN, where a box is empty.
+    """
+    a, b = a.T[:, :, None], b.T[:, None]
+    return coordinate_iou(a, b)
+
+
+def coordinate_iou(a, b):
+    """Computes the intersection over union of boxes whose coordinates lie along the first axis.
+
+    That axis first, and the boxes along a later one, is the layout in which XLA vectorises.
+
+    Args:
+      a, b: [4, ...]; the other axes broadcast.
+
+    Returns:
+      [...]; 0, never NaN, where a box is empty.
+    """
+    width = jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0])
+    height = jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1])
+    intersection = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+    union = _area(*a) + _area(*b) - intersection
+    return jnp.where(intersection > 0, intersection / jnp.where(union > 0, union, 1), 0)
+
+
+def _area(x_min, y_min, x_max, y_max):
+    return jnp.maximum(x_max - x_min, 0) * jnp.maximum(y_max - y_min, 0)
+
+
+def encode_boxes(boxes, anchors, weights):
+    """Computes the deltas that turn anchors into boxes: (dx, dy, dw, dh), times the weights.
+
+    Girshick et al., Rich Feature Hierarchies (CVPR 2014), appendix C: dx = (x − x_anchor) /
+    w_anchor between the centres, dw = log(w / w_anchor).
+
+    Args:
+      boxes: [..., 4].
+      anchors: [..., 4]; the leading axes broadcast. A side that is not above zero, of a box or an
+        anchor, counts as one pixel: what stands in an array's invalid places gives finite numbers.
+      weights: of dx, dy, dw and dh, which bring the deltas to unit variance; (10, 10, 5, 5) in the
+        box head.
+
+    Returns:
+      [..., 4] float32.
+    """
+    x, y, width, height = _centres_and_sizes(boxes)
+    anchor_x, anchor_y, anchor_width, anchor_height = _centres_and_sizes(anchors)
+    width, height, anchor_width, anchor_height = (
+        jnp.where(side > 0, side, 1) for side in (width, height, anchor_width, anchor_height)
+    )
+    deltas = (
+        weights[0] * (x - anchor_x) / anchor_width,
+        weights[1] * (y - anchor_y) / anchor_height,
+        weights[2] * jnp.log(width / anchor_width),
+        weights[3] * jnp.log(height / anchor_height),
+    )
+    return jnp.stack(deltas, axis=-1)
+
+
+def decode_boxes(deltas, anchors, weights):
+    """Computes the boxes that deltas make of anchors: the inverse of `encode_boxes`.
+
+    In float32 whatever float the deltas are: bfloat16 coordinates would be 4 pixels apart at 1000.
+    dw and dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
+
+    Args:
+      deltas: [..., 4].
+      anchors: [..., 4]; the leading axes broadcast ([N, 1, 4] with deltas [N, classes, 4]).
+      weights: those of the encoding.
+
+    Returns:
+      [..., 4] float32, not clipped to the image.
+    """
+    x, y, width, height = _centres_and_sizes(anchors)
+    dx, dy, dw, dh = jnp.moveaxis(deltas.astype(jnp.float32), -1, 0)
+    x = dx / weights[0] * width + x
+    y = dy / weights[1] * height + y
+    half_width = 0.5 * jnp.exp(jnp.minimum(dw / weights[2], LOG_SCALE_LIMIT)) * width
+    half_height = 0.5 * jnp.exp(jnp.minimum(dh / weights[3], LOG_SCALE_LIMIT)) * height
+    return jnp.stack((x - half_width, y - half_height, x + half_width, y + half_height), axis=-1)
+
+
+def clip_boxes(boxes, size):
+    """Moves what lies outside the image onto its border; a box wholly outside becomes empty.
+
+    Args:
+      boxes: [..., 4].
+      size: height and width of the image; numbers, or an array [2] of integers or floats.
+
+    Returns:
+      [..., 4].
+    """
+    height, width = (jnp.asarray(side).astype(boxes.dtype) for side in (size[0], size[1]))
+    x_min, y_min, x_max, y_max = jnp.moveaxis(boxes, -1, 0)
+    x_min, x_max = (jnp.clip(x, 0, width) for x in (x_min, x_max))
+    y_min, y_max = (jnp.clip(y, 0, height) for y in (y_min, y_max))
+    return jnp.stack((x_min, y_min, x_max, y_max), axis=-1)
+
+
+def _centres_and_sizes(boxes):
+    x_min, y_min, x_max, y_max = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
+    width, height = x_max - x_min, y_max - y_min
+    return x_min + 0.5 * width, y_min + 0.5 * height, width, height

@@ -1,0 +1,122 @@
+"""Mask R-CNN from detectron2's model zoo, https://github.com/facebookresearch/detectron2.
+
+Written from its modules' names, version 0.6, and its configurations in configs/COCO-
+InstanceSegmentation. The pickles of the zoo hold {"model": {name: array}}.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from segjax.data.augment import Normalize
+from segjax.data.coco_classes import COCO_CLASSES
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.normalization import BatchNorm
+from segjax.models.regions import RegionPooling
+from segjax.models.resnet import resnet50, resnet101, resnext101
+from segjax.models.rpn import ProposalConfig
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.detectron2 import detectron2_table, residual_table
+from segjax.pretrained.instance_tasks import coco_task, object_names
+from segjax.pretrained.mapping import (
+    IOHW,
+    OIHW,
+    Source,
+    Table,
+    fill,
+    length_of,
+    reading_rgb,
+    torch_convolution,
+    torch_linear,
+    within,
+)
+from segjax.pretrained.preprocess import MSRA
+
+# Of ResNeXt's weights alone (FB's X-101): mean and deviation of ImageNet's colours, RGB.
+FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+FROZEN = partial(BatchNorm, epsilon=1e-5, frozen=True)
+BODIES = {
+    "R_50": (resnet50, "1x1", MSRA),
+    "R_101": (resnet101, "1x1", MSRA),
+    "X_101_32x8d": (resnext101, "3x3", FACEBOOK),
+}
+CLASSES = {
+    80: COCO_CLASSES,
+    8: (
+        *("background", "person", "rider", "car", "truck", "bus", "train", "motorcycle"),
+        "bicycle",
+    ),
+}
+# What a checkpoint may hold besides: the pixels' mean, and the anchors.
+OTHERS = r"^pixel_(mean|std)$|anchor_generator"
+
+
+def convert_mask_rcnn(
+    state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
+) -> Pretrained:
+    """Mask R-CNN of the model zoo: R50, R101 or X101, with FPN, C4 or DC5.
+
+    Args:
+      classes: their names, background first; those of COCO where there are 80, of Cityscapes where
+        there are 8.
+    """
+    body, _, neck = name.removeprefix("detectron2/mask_rcnn_").rpartition("_")
+    neck = neck.lower()
+    make, stride_in, preprocess = BODIES[body]
+    backbone = make(stride_in=stride_in, norm=FROZEN)
+    if neck == "c4":
+        backbone = backbone.clone(num_stages=3)
+    num_classes = length_of(state_dict, "roi_heads.box_predictor.cls_score.weight", 0, otherwise=81)
+    model = MaskRCNN(
+        num_classes - 1,
+        backbone=backbone,
+        neck=neck,
+        pooling=RegionPooling(sampling_ratio=0),
+        proposals=ProposalConfig(pre_nms=1000 if neck == "fpn" else 6000),
+        norm=FROZEN,
+    )
+    table = _mask_rcnn_table(model)
+    variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
+    task = coco_task(
+        model,
+        classes=object_names(num_classes - 1, classes, CLASSES),
+        preprocess=preprocess,
+        paste_rule="detectron2",
+    )
+    return Pretrained(model, variables, preprocess, task)
+
+
+def _mask_rcnn_table(model: MaskRCNN) -> Table:
+    neck, resnet = model.neck, model.backbone
+    body = "backbone.bottom_up." if neck == "fpn" else "backbone."
+    table = within("backbone", detectron2_table(resnet, prefix=body))
+    table = reading_rgb(table, "params/backbone/stem/convolution/kernel")
+    rpn, heads = "proposal_generator.rpn_head", "roi_heads"
+    if neck == "fpn":
+        for i in (2, 3, 4, 5):
+            for kind in ("lateral", "output"):
+                theirs = f"backbone.fpn_{kind}{i}"
+                table |= torch_convolution(f"fpn/{kind}{i}/convolution", theirs, bias=True)
+    table |= torch_convolution("rpn/convolution1/convolution", f"{rpn}.conv", bias=True)
+    table |= torch_convolution("rpn/objectness/convolution", f"{rpn}.objectness_logits", bias=True)
+    table |= torch_convolution("rpn/deltas/convolution", f"{rpn}.anchor_deltas", bias=True)
+    if neck == "c4":
+        table |= within("box_head", residual_table(3, "block{}", f"{heads}.res5."))
+    else:
+        table |= torch_linear("box_head/fc1", f"{heads}.box_head.fc1", map_size=(7, 7))
+        table |= torch_linear("box_head/fc2", f"{heads}.box_head.fc2")
+        for i in (1, 2, 3, 4):
+            ours, theirs = f"mask_head/convolution{i}/convolution", f"{heads}.mask_head.mask_fcn{i}"
+            table |= torch_convolution(ours, theirs, bias=True)
+    predictor, masks = f"{heads}.box_predictor", f"{heads}.mask_head"
+    logits = torch_linear(
+        "box_predictor/class_logits", f"{predictor}.cls_score", background_last=True
+    )
+    table |= logits | torch_linear("box_predictor/deltas", f"{predictor}.bbox_pred")
+    return table | {
+        "params/mask_head/up_convolution/kernel": Source(f"{masks}.deconv.weight", IOHW),
+        "params/mask_head/up_convolution/bias": Source(f"{masks}.deconv.bias"),
+        "params/mask_head/logits/convolution/kernel": Source(f"{masks}.predictor.weight", OIHW),
+        "params/mask_head/logits/convolution/bias": Source(f"{masks}.predictor.bias"),
+    }

@@ -1,0 +1,57 @@
+"""The task of a converted Mask R-CNN: how its source resizes, pads and pastes."""
+
+from functools import partial
+
+from segjax.data.augment import Normalize
+from segjax.data.instance_augment import ResizeShortSide
+from segjax.evaluation.instance_evaluator import CocoEvaluator
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.tasks.instance import InstanceTask, InstanceView
+
+# Of images of 800 by at most 1333 pixels, either way: two compilations for all photographs.
+COCO_BUCKETS = ((832, 1344), (1344, 832))
+
+
+def coco_task(
+    model: MaskRCNN, *, classes: tuple[str, ...], preprocess: Normalize, paste_rule: str, **resize
+) -> InstanceTask:
+    """Returns the task for photographs with a shorter side of 800 and a longer of at most 1333.
+
+    Args:
+      classes: background first.
+      resize: further options of `ResizeShortSide`.
+    """
+    return InstanceTask(
+        model=model,
+        classes=classes,
+        channels=3,
+        buckets=COCO_BUCKETS,
+        preprocess=preprocess,
+        views=(InstanceView(ResizeShortSide((800,), 1333, **resize)),),
+        make_evaluator=partial(CocoEvaluator, classes),
+        paste_rule=paste_rule,
+    )
+
+
+def object_names(
+    num_classes: int, classes: tuple[str, ...] | None, known: dict[int, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The names given, known ones for their number, or else numbers; background first.
+
+    Args:
+      num_classes: without the background.
+      classes: names with the background, or None.
+      known: names with the background, by their number without it.
+
+    Raises:
+      ValueError: there are more or fewer names than classes.
+    """
+    if classes is None:
+        numbers = (f"class {index}" for index in range(1, num_classes + 1))
+        return known.get(num_classes, ("background", *numbers))
+    if len(classes) != num_classes + 1:
+        raise ValueError(
+            f"the weights have {num_classes} classes and the background; got {len(classes)} "
+            f"names, of which the first is the background's: {classes}"
+        )
+    return tuple(classes)

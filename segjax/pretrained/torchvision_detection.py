@@ -1,0 +1,125 @@
+"""torchvision's state dicts of Mask R-CNN, https://pytorch.org/vision.
+
+Written from version 0.28.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from segjax.data.coco_classes import COCO_CATEGORIES
+from segjax.models.detections import DetectionConfig
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.normalization import BatchNorm
+from segjax.models.regions import RegionPooling
+from segjax.models.resnet import resnet50
+from segjax.models.rpn import Anchors, ProposalConfig
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.instance_tasks import coco_task, object_names
+from segjax.pretrained.mapping import (
+    IOHW,
+    OIHW,
+    Source,
+    Table,
+    fill,
+    length_of,
+    torch_convolution,
+    torch_layer,
+    torch_linear,
+    within,
+)
+from segjax.pretrained.preprocess import IMAGENET
+from segjax.pretrained.torchvision import COUNTERS, resnet_table
+
+# torchvision's classes are COCO's ids; those that name nothing are never found.
+CLASSES = ("background", *(COCO_CATEGORIES.get(index, f"unused {index}") for index in range(1, 91)))
+
+
+def convert_maskrcnn(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    name: str,
+    classes: tuple[str, ...] | None = None,
+    epsilon: float | None = None,
+) -> Pretrained:
+    """Mask R-CNN on ResNet-50 with FPN, "v1" of 2017's recipe or "_v2" of 2022's.
+
+    Args:
+      classes: their names, background first; those of COCO where there are 91.
+      epsilon: of the backbone's frozen norms. None is right for published weights: 0 for v1's,
+        1e-5 for v2's; a v1 that was trained with `weights=None` has 1e-5.
+    """
+    v2 = name.endswith("_v2")
+    if epsilon is None:
+        epsilon = 1e-5 if v2 else 0.0
+    num_classes = length_of(state_dict, "roi_heads.box_predictor.cls_score.weight", 0, otherwise=91)
+    norm = partial(BatchNorm, epsilon=1e-5, frozen=True)
+    model = MaskRCNN(
+        num_classes - 1,
+        backbone=resnet50(norm=partial(BatchNorm, epsilon=epsilon, frozen=True)),
+        fpn_norm=norm if v2 else None,
+        anchors=Anchors(rounded=True, stride="image"),
+        rpn_convolutions=2 if v2 else 1,
+        box_convolutions=4 if v2 else 0,
+        box_fully_connected=1 if v2 else 2,
+        head_norm=norm if v2 else None,
+        pooling=RegionPooling(aligned=False, level_rule="torchvision"),
+        proposals=ProposalConfig(min_size=1e-3),
+        detections=DetectionConfig(min_size=1e-2),
+    )
+    table = maskrcnn_table(v2=v2)
+    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
+    task = coco_task(
+        model,
+        classes=object_names(num_classes - 1, classes, {90: CLASSES}),
+        preprocess=IMAGENET,
+        paste_rule="torchvision",
+        rounding="down",
+        antialias=False,
+    )
+    return Pretrained(model, variables, IMAGENET, task)
+
+
+def maskrcnn_table(*, v2: bool) -> Table:
+    """The entries of Mask R-CNN with FPN on ResNet-50."""
+    table = within("backbone", resnet_table(resnet50(), prefix="backbone.body."))
+    for i in range(4):
+        for ours, theirs in (("lateral", "inner"), ("output", "layer")):
+            table |= _layer(f"fpn/{ours}{i + 2}", f"backbone.fpn.{theirs}_blocks.{i}", norm=v2)
+    for i in range(2 if v2 else 1):
+        table |= _layer(f"rpn/convolution{i + 1}", f"rpn.head.conv.{i}", norm=False)
+    table |= torch_convolution("rpn/objectness/convolution", "rpn.head.cls_logits", bias=True)
+    table |= torch_convolution("rpn/deltas/convolution", "rpn.head.bbox_pred", bias=True)
+    box_head, map_size = "roi_heads.box_head", (7, 7)
+    if v2:
+        for i in range(4):
+            table |= _layer(f"box_head/convolution{i + 1}", f"{box_head}.{i}", norm=True)
+        table |= torch_linear("box_head/fc1", f"{box_head}.5", map_size=map_size)
+    else:
+        table |= torch_linear("box_head/fc1", f"{box_head}.fc6", map_size=map_size)
+        table |= torch_linear("box_head/fc2", f"{box_head}.fc7")
+    predictor = "roi_heads.box_predictor"
+    table |= torch_linear("box_predictor/class_logits", f"{predictor}.cls_score")
+    # Four rows and one mask for the background, which nothing reads.
+    table |= torch_linear("box_predictor/deltas", f"{predictor}.bbox_pred", skipped_outputs=4)
+    for i in range(4):
+        table |= _layer(f"mask_head/convolution{i + 1}", f"roi_heads.mask_head.{i}", norm=v2)
+    masks = "roi_heads.mask_predictor"
+    return table | {
+        "params/mask_head/up_convolution/kernel": Source(f"{masks}.conv5_mask.weight", IOHW),
+        "params/mask_head/up_convolution/bias": Source(f"{masks}.conv5_mask.bias"),
+        "params/mask_head/logits/convolution/kernel": Source(
+            f"{masks}.mask_fcn_logits.weight", OIHW, skipped_outputs=1
+        ),
+        "params/mask_head/logits/convolution/bias": Source(
+            f"{masks}.mask_fcn_logits.bias", skipped_outputs=1
+        ),
+    }
+
+
+def _layer(ours: str, theirs: str, *, norm: bool) -> Table:
+    """A `Conv2dNormActivation`: with batch norm, or with a bias."""
+    if norm:
+        return torch_layer(ours, f"{theirs}.0", f"{theirs}.1")
+    return torch_convolution(f"{ours}/convolution", f"{theirs}.0", bias=True)
