@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from segjax.data.catalog import make_builder
-from segjax.data.prepare import prepare
-from segjax.data.sources import is_prepared, open_dataset
+from segjax.data.prepare import open_generated
 from segjax.evaluation.metrics import CellTracking
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
@@ -69,20 +67,14 @@ def build(config: Config) -> Experiment:
             metrics=(CellTracking(),),
             decode=decode,
         ),
-        train=partial(open_split, config.data_dir, "train"),
+        train=partial(open_generated, DATASET, "train", data_dir=config.data_dir),
         transforms=training_transforms(config.unet, config.augment, config.weight_map),
         evaluation={
-            split: partial(open_split, config.data_dir, split) for split in ("validation", "test")
+            split: partial(open_generated, DATASET, split, data_dir=config.data_dir)
+            for split in ("validation", "test")
         },
         best_metric="seg",
     )
-
-
-def open_split(data_dir: Path, split: str):
-    """Opens a split of the generated data set, which the first call generates."""
-    if not is_prepared(make_builder(DATASET, data_dir=data_dir)):
-        prepare(DATASET, data_dir=data_dir)
-    return open_dataset(DATASET, split, data_dir=data_dir)
 
 
 def say_what_next(workdir: Path, scores: dict):

@@ -15,24 +15,32 @@ MAY_KNOW = {
     "models": ["ops"],
     "colors": [],
     "canvas": [],
+    "rle": [],
     "visualize": ["canvas", "colors"],
-    "evaluation": [],
-    "data": ["canvas", "visualize"],  # the contact sheet
-    "tasks": ["models", "losses", "ops", "evaluation", "visualize"],
+    "visualize_instances": ["canvas", "colors", "rle", "visualize"],
+    "evaluation": ["rle"],
+    "data": ["canvas", "rle", "visualize"],  # the contact sheet
+    "tasks": ["models", "losses", "ops", "evaluation", "visualize", "visualize_instances"],
     "report": ["training.logging"],  # the format of metrics.jsonl
     "training": ["data", "visualize", "report"],  # of tasks the protocol alone
-    "pretrained": ["models", "tasks", "data.augment", "data.voc_classes", "evaluation"],
+    "pretrained": [
+        *("models", "tasks", "evaluation", "data.augment", "data.instance_augment"),
+        *("data.coco_classes", "data.voc_classes"),
+    ],
     "recipes": [
         *("data", "evaluation", "losses", "models", "ops", "pretrained", "tasks", "training"),
     ],
     "commands": [
         *("data", "evaluation", "ops", "pretrained", "recipes", "report", "tasks", "training"),
-        "visualize",
+        *("rle", "visualize", "visualize_instances"),
     ],
     "cli": ["commands"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
-WITHOUT_JAX = ("canvas", "colors", "data", "evaluation", "report", "visualize")
+WITHOUT_JAX = (
+    *("canvas", "colors", "data", "evaluation", "report", "rle"),
+    *("visualize", "visualize_instances"),
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -104,7 +112,8 @@ def found_after(*names):
 
 assert found_after("evaluation.metrics", "evaluation.tiling", "visualize", "cli") == set()
 assert found_after("evaluation.coverings", "data.photometric", "data.weight_map") == set()
-assert found_after("data.sources", "data.prepare") == set()
+assert found_after("evaluation.instance_evaluator", "visualize_instances") == set()
+assert found_after("data.sources", "data.prepare", "data.pack_objects") == set()
 # tensorboardX imports a PyTorch if there is one, whoever uses it.
 found = found_after("data.loader", "tasks", "training.loop", "recipes.unet", "pretrained")
 assert found - {"torch"} == {"jax"}

@@ -1,4 +1,4 @@
-"""`segjax predict`: label maps and overlays of the user's own images."""
+"""`segjax predict`: label maps or detections, and overlays, of the user's own images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ def predict_command(
     """Segment images with a trained model.
 
     Writes labels/ (PNG files whose values are class numbers), instances/ (whose values are object
-    numbers, where the experiment tells objects apart) and overlays/ (to look at).
+    numbers, where the experiment tells objects apart) and overlays/ (to look at). A model that
+    detects objects writes detections.json (COCO's format, with scores) and overlays/.
 
     Args:
       model: Run directory: the --workdir of a training, which may be going on still. Or with
@@ -52,8 +53,8 @@ def predict_command(
         _refuse_16_bit(files)
         trained = load_pretrained(model, weights)
 
-    from segjax.data.images import match_channels, read_images, write_labels
-    from segjax.visualize import overlay, overlay_instances, with_legend, write_png
+    from segjax.commands.prediction_files import DetectionFiles, LabelFiles
+    from segjax.data.images import match_channels, read_images
 
     task = trained.task
     print(f"predicting with {trained.description}")
@@ -62,38 +63,30 @@ def predict_command(
         kinds = {1: "grey", 3: "RGB"}
         print(f"converted to {kinds[task.channels]} for it: {others} of {len(files)} files")
     with user_errors():
-        folders = {name: output / name for name in ("labels", "overlays", "instances")}
-        for name in ("labels", "overlays"):
-            folders[name].mkdir(parents=True, exist_ok=True)
+        (output / "overlays").mkdir(parents=True, exist_ok=True)
 
     def examples():
         for file in files:
-            for name, image in zip(file.names, read_images(file.path), strict=True):
+            for page, image in enumerate(read_images(file.path)):
                 matched = match_channels(image, task.channels)
-                yield {"id": name, "image": matched, "original": image}
+                example = {"id": file.names[page], "image": matched, "original": image}
+                example["path"] = file.path
+                yield example | ({"page": page} if len(file.names) > 1 else {})
 
     evaluator = trained.evaluator(batch_size=batch_size, workdir=None)
     predictions = evaluator.predictions(trained.parallel.local(trained.variables), examples())
     count = sum(len(file.names) for file in files)
     bar = tqdm(predictions, total=count, desc="predicting", unit="image", disable=None)
+    written = None
     for example, prediction in bar:
-        name, instances = f"{example['id']}.png", prediction.get("instances")
-        write_labels(folders["labels"] / name, prediction["labels"])
-        if instances is None:
-            shown = prediction["labels"]
-            picture = overlay(example["original"], shown, background=task.background)
-            picture = with_legend(picture, shown, task.classes, background=task.background)
-        else:
-            folders["instances"].mkdir(exist_ok=True)
-            write_labels(folders["instances"] / name, instances)
-            picture = overlay_instances(example["original"], instances)
-        write_png(folders["overlays"] / name, picture)
-
-    values = ", ".join(f"{value} {name}" for value, name in enumerate(task.classes))
-    print(f"labels     {folders['labels']}  ({values})")
-    if instances is not None:
-        print(f"instances  {folders['instances']}  (0 background, then a number for each object)")
-    print(f"overlays   {folders['overlays']}")
+        if written is None:
+            with user_errors():
+                if "boxes" in prediction:
+                    written = DetectionFiles(output, task.classes)
+                else:
+                    written = LabelFiles(output, task.classes, background=task.background)
+        written.write(example, prediction)
+    print("\n".join(written.finish()))
 
 
 @dataclass(frozen=True)
@@ -181,6 +174,7 @@ def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: b
         for file in files
         for name in file.names
     ]
+    planned.append(output / "detections.json")
     inputs = {file.path.resolve() for file in files}
     if any(path.resolve() in inputs for path in planned):
         raise UserError(f"--output {output}: the predictions would replace the images themselves")

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from segjax.data.catalog import make_builder
 from segjax.data.check import check_source
-from segjax.data.sources import is_prepared
+from segjax.data.sources import Source, is_prepared, open_dataset
 
 PROBLEMS_SHOWN = 20
 
@@ -116,3 +116,10 @@ def _refusal(name: str, source: Path | None, problems: list[str]) -> str:
     more = len(problems) - PROBLEMS_SHOWN
     rest = f"\n  … and {more} more: segjax data check {name} --source {source}" if more > 0 else ""
     return f"{name} is not prepared, {len(problems)} problems in {source}:\n{shown}{rest}"
+
+
+def open_generated(name: str, split: str, *, data_dir: Path) -> Source:
+    """Opens a split of a data set that code makes, making it first where that was not done yet."""
+    if not is_prepared(make_builder(name, data_dir=data_dir)):
+        prepare(name, data_dir=data_dir)
+    return open_dataset(name, split, data_dir=data_dir)

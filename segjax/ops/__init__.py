@@ -1,13 +1,38 @@
 """Operators: pure functions on arrays with fixed shapes."""
 
+from segjax.ops.anchors import base_anchors, grid_anchors
+from segjax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes
 from segjax.ops.convolution import convolution, pointwise_convolution, up_convolution
 from segjax.ops.dense_crf import dense_crf
+from segjax.ops.masks import paste_masks, targets_from_boxes, targets_from_images
+from segjax.ops.matching import match, sample
+from segjax.ops.nms import nms
 from segjax.ops.resize import resize_bilinear
+from segjax.ops.roi_align import multilevel_roi_align, pyramid_levels, roi_align
+from segjax.ops.roi_pool import roi_pool, roi_warp
 
 __all__ = [
+    "base_anchors",
+    "box_area",
+    "box_iou",
+    "clip_boxes",
     "convolution",
+    "decode_boxes",
     "dense_crf",
+    "encode_boxes",
+    "grid_anchors",
+    "match",
+    "multilevel_roi_align",
+    "nms",
+    "paste_masks",
     "pointwise_convolution",
+    "pyramid_levels",
     "resize_bilinear",
+    "roi_align",
+    "roi_pool",
+    "roi_warp",
+    "sample",
+    "targets_from_boxes",
+    "targets_from_images",
     "up_convolution",
 ]

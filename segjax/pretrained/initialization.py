@@ -1,7 +1,9 @@
 """Puts trained weights into the variables of a fresh model."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import flax.traverse_util
@@ -33,7 +35,9 @@ class Initialization:
         )
 
 
-def initialize(variables: Any, trained: Any) -> tuple[dict, Initialization]:
+def initialize(
+    variables: Any, trained: Any, *, moved: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict, Initialization]:
     """Returns the variables of a fresh model with all that trained ones have in their places.
 
     Trained variables without a "backbone" are those of a backbone, and go to the model's. The
@@ -44,6 +48,8 @@ def initialize(variables: Any, trained: Any) -> tuple[dict, Initialization]:
     Args:
       variables: {"params": ..., "batch_stats": ...} as `model.init` gives them.
       trained: the `variables` of a `Pretrained` or of a run.
+      moved: beginnings of paths of trained variables, and what stands there in the model instead:
+        {"backbone/stage4_": "box_head/"} for Mask R-CNN's C4 head.
 
     Raises:
       ValueError: nothing fits; the backbones differ; or a shape does, other than a classifier's.
@@ -56,6 +62,8 @@ def initialize(variables: Any, trained: Any) -> tuple[dict, Initialization]:
             "/".join((path.partition("/")[0], "backbone", path.partition("/")[2])): array
             for path, array in found.items()
         }
+    for before, after in moved.items():
+        found = {path.replace(f"/{before}", f"/{after}", 1): x for path, x in found.items()}
     shared = [path for path in fresh if path in found]
     if not shared:
         raise ValueError(

@@ -1,7 +1,9 @@
 """What a run's variables begin as: drawn at random, trained elsewhere, or those of another run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import flax.linen as nn
 
@@ -30,7 +32,14 @@ class InitialConfig:
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
 
-    def initialize(self, variables: dict, *, normalize, backbone: nn.Module) -> dict:
+    def initialize(
+        self,
+        variables: dict,
+        *,
+        normalize,
+        backbone: nn.Module,
+        moved: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict:
         """Puts the trained variables in the place of those just drawn, and prints which.
 
         The classifier stays as drawn where the number of classes differs.
@@ -38,6 +47,7 @@ class InitialConfig:
         Args:
           normalize: how the images will be normalised.
           backbone: of the model that will run with the variables.
+          moved: see `pretrained.initialize`.
 
         Raises:
           FileNotFoundError: there is no such file or run, or the run has no checkpoint.
@@ -57,7 +67,7 @@ class InitialConfig:
                 collection: {name: part for name, part in parts.items() if name == "backbone"}
                 for collection, parts in trained.items()
             }
-        merged, report = pretrained.initialize(variables, trained)
+        merged, report = pretrained.initialize(variables, trained, moved=moved)
         print(f"initial variables from {source}: {report}")
         return merged
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.evaluation.instance_test_time import merge_views
+from segjax.evaluation.instance_test_time import merge_views, to_original_frame
 from segjax.evaluation.paste import paste_to_rle
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
@@ -223,6 +223,8 @@ class InstanceTask:
     def inputs(self, example: dict) -> Iterator[dict[str, np.ndarray]]:
         for view in self.views:
             image = view.resize({"image": example["image"]}, None)["image"]
+            if image.shape[2] < self.channels:  # grey
+                image = image.repeat(self.channels, axis=2)
             image = self.preprocess({"image": image}, None)["image"]
             if view.flip:
                 image = image[:, ::-1]
@@ -245,14 +247,9 @@ class InstanceTask:
         for view, output in zip(self.views, outputs, strict=True):
             valid = output["valid"]
             found = {name: output[name][valid] for name in ("boxes", "scores", "classes", "masks")}
-            resized = output["size"]
-            boxes = found["boxes"] * (np.array(size, np.float32) / resized)[[1, 0, 1, 0]]
-            if view.flip:
-                boxes = np.stack(
-                    [size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1
-                )
-                found["masks"] = found["masks"][:, :, ::-1]
-            views.append(found | {"boxes": boxes.astype(np.float32)})
+            views.append(
+                to_original_frame(found, view_size=output["size"], size=size, mirrored=view.flip)
+            )
         found = views[0]
         if len(views) > 1:
             found = merge_views(
@@ -274,7 +271,11 @@ class InstanceTask:
 
     def picture(self, example: dict, prediction: dict, score: float) -> np.ndarray:
         return instance_panel(
-            example, prediction, class_names=self.classes, title=example["id"], score=score
+            example,
+            prediction,
+            class_names=self.classes,
+            title=example["id"],
+            scores={"quality": score},
         )
 
 

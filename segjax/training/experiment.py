@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from segjax.training import configuration
 from segjax.training.run_directory import read_config
 
@@ -24,6 +26,8 @@ class Experiment:
       transforms: from an example to what a batch is made of; see `segjax.data.augment`.
       evaluation: opens the source of each split, by the split's name. Unless the configuration
         says otherwise, the first is scored along the way, the others at the end of the run only.
+      groups: the group of each example of a source of training examples; all examples of a batch
+        are of one group, such as an orientation. None mixes all.
       best_metric: of the split scored along the way, by which checkpoints are the best.
       minimize: whether less of it is better.
       initialize: from freshly drawn variables to those that the first step begins with, such as
@@ -34,6 +38,7 @@ class Experiment:
     train: Callable[[], Any]
     transforms: tuple[Callable, ...]
     evaluation: Mapping[str, Callable[[], Any]]
+    groups: Callable[[Any], np.ndarray | None] | None = None
     best_metric: str = "mean_iou"
     minimize: bool = False
     initialize: Callable[[dict], dict] | None = None

@@ -114,6 +114,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
         batch_size=settings.batch_size,
         seed=config.seed,
         start=examples_seen // settings.batch_size,
+        groups=None if experiment.groups is None else experiment.groups(source),
         num_workers=_worker_count(settings.num_workers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),

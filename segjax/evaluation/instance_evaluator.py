@@ -1,0 +1,224 @@
+"""Adds detections up over the examples of a data set and over processes, and scores them."""
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from faster_coco_eval import mask as coco_masks
+
+from segjax import rle
+from segjax.evaluation.coco import IouType, evaluate_coco
+
+_NAMES = {"bbox": "box", "segm": "mask"}
+_SHOWN_SCORE = 0.5  # of detections that take part in the score of a single example
+
+
+class CocoEvaluator:
+    """An evaluator of `segjax.tasks` that gives COCO's scores of boxes and of masks.
+
+    An example has "id" (a str, unique), "image" [H, W, C], "boxes" float [n, 4], "classes" int [n],
+    "masks" (n objects with `top`, `left` and `pixels`, bool [h, w]), "crowd" bool [n], "areas"
+    float [n] and perhaps "image_id". A prediction has "boxes" [d, 4], "scores" [d], "classes" [d]
+    and "masks", d run lengths. Boxes are [x_min, y_min, x_max, y_max] in pixels of the image, and
+    classes 1..K. Of boxes alone, no masks are needed on either side.
+
+    Args:
+      classes: their names, the background first.
+      category_ids: of the classes 1..K in `ground_truth` and `detections`; by default 1..K.
+      iou_types: what to score, the last one also in single examples.
+      extra: further scores by name: functions of (example, prediction), such as
+        `nuclei.example_mean_precision`. The result is their mean over examples, without NaN.
+      max_detections: see `evaluate_coco`.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        category_ids: Sequence[int] | None = None,
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+        extra: Mapping[str, Callable[[dict, dict], float]] | None = None,
+        max_detections: Sequence[int] = (1, 10, 100),
+    ):
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"expected different names of classes, found {list(classes)}")
+        self._classes = tuple(classes)
+        self._category_ids = tuple(category_ids or range(1, len(classes)))
+        if len(self._category_ids) != len(self._classes) - 1:
+            raise ValueError(
+                f"expected a category id for each of {len(classes) - 1} classes besides the "
+                f"background, found {len(self._category_ids)}"
+            )
+        self._iou_types = tuple(iou_types)
+        self._extra = dict(extra or {})
+        self._max_detections = tuple(max_detections)
+        self._images = []
+
+    def update(self, example: dict, prediction: dict) -> float:
+        """Adds one example.
+
+        Returns:
+          The panoptic quality of its objects (Kirillov et al., 2019): the sum of the IoU of true
+          and predicted objects that match, over the mean number of objects of the two sides.
+          Detections of a score of at least 0.5 take part; they match objects of their class with
+          an IoU of at least 0.5, the best first; those on crowds are left out. NaN for an image
+          without objects in which none is found.
+
+        Raises:
+          ValueError: a class outside of 1..K, or masks of another size than the image's.
+        """
+        height, width = (int(side) for side in example["image"].shape[:2])
+        image = {"id": str(example["id"]), "size": [height, width]}
+        if "image_id" in example:
+            image["image_id"] = int(example["image_id"])
+        image["truth"] = self._objects(
+            example, example["id"], {"area": "areas", "iscrowd": "crowd"}
+        )
+        image["found"] = self._objects(prediction, example["id"], {"score": "scores"})
+        if "segm" in self._iou_types:
+            image["truth"]["segmentation"] = [
+                rle.encode(mask.pixels, size=(height, width), top=mask.top, left=mask.left)[
+                    "counts"
+                ]
+                for mask in example["masks"]
+            ]
+            for mask in prediction["masks"]:
+                if list(mask["size"]) != [height, width]:
+                    raise ValueError(
+                        f"{example['id']}: a predicted mask is for an image of {mask['size']}, and "
+                        f"the image has (height, width) {[height, width]}"
+                    )
+            image["found"]["segmentation"] = [mask["counts"] for mask in prediction["masks"]]
+        image["extra"] = {
+            name: float(score(example, prediction)) for name, score in self._extra.items()
+        }
+        self._images.append(image)
+        return _quality(image, self._iou_types[-1])
+
+    def state(self) -> bytes:
+        """What was added so far, as compressed JSON."""
+        return zlib.compress(json.dumps(self._images).encode(), level=1)
+
+    def merge(self, state: bytes) -> None:
+        """Adds the `state` of another process's evaluator; their order changes nothing."""
+        self._images += json.loads(zlib.decompress(state))
+
+    def result(self) -> dict:
+        """Returns all scores by name; empty if no example was added.
+
+        "box_AP", "box_AP50", ..., "mask_AP", ...: see `evaluate_coco`; the `extra` ones; and
+        "per_class_box_AP", "per_class_mask_AP": lists in the order of the classes, NaN for the
+        background.
+        """
+        if not self._images:
+            return {}
+        result, per_class = {}, {}
+        truth, found = self.ground_truth(), self.detections()
+        for iou_type in self._iou_types:
+            scores = evaluate_coco(truth, found, iou_type, max_detections=self._max_detections)
+            name, by_class = _NAMES[iou_type], scores.pop("per_class")
+            result |= {f"{name}_{key}": value for key, value in scores.items()}
+            per_class[f"per_class_{name}_AP"] = [
+                math.nan,
+                *(by_class[class_name] for class_name in self._classes[1:]),
+            ]
+        for name in self._extra:
+            values = [image["extra"][name] for image in self._images]
+            defined = [value for value in values if not math.isnan(value)]
+            # The exact sum, which does not depend on the order of processes.
+            result[name] = math.fsum(defined) / len(defined) if defined else math.nan
+        return result | per_class
+
+    def ground_truth(self) -> dict:
+        """The examples so far in COCO's format: "images", "categories" and "annotations"."""
+        categories = [
+            {"id": number, "name": name}
+            for number, name in zip(self._category_ids, self._classes[1:], strict=True)
+        ]
+        images, annotations = [], []
+        for number, image in self._numbered():
+            height, width = image["size"]
+            images.append(
+                {"id": number, "file_name": image["id"], "height": height, "width": width}
+            )
+            annotations += self._rows(image, "truth", number)
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def detections(self) -> list[dict]:
+        """The predictions so far in COCO's result format, for COCO's own servers for instance."""
+        return [
+            row for number, image in self._numbered() for row in self._rows(image, "found", number)
+        ]
+
+    def _numbered(self) -> list[tuple[int, dict]]:
+        """(image id, image), in an order that does not depend on that of the examples."""
+        if all("image_id" in image for image in self._images):
+            ordered = sorted(self._images, key=lambda image: image["image_id"])
+            return [(image["image_id"], image) for image in ordered]
+        return list(enumerate(sorted(self._images, key=lambda image: image["id"]), start=1))
+
+    def _objects(self, entries: Mapping, example_id, names: Mapping[str, str]) -> dict:
+        """Lists of numbers, ready for JSON."""
+        classes = np.asarray(entries["classes"])
+        if classes.size and not (classes.min() >= 1 and classes.max() < len(self._classes)):
+            raise ValueError(
+                f"{example_id}: expected classes in 1..{len(self._classes) - 1}, found "
+                f"{classes.min()} to {classes.max()}"
+            )
+        boxes = np.asarray(entries["boxes"], np.float64).reshape(-1, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        lists = {name: np.asarray(entries[key]).tolist() for name, key in names.items()}
+        return {"class": classes.tolist(), "bbox": boxes.tolist(), **lists}
+
+    def _rows(self, image: Mapping, kind: str, number: int) -> list[dict]:
+        """The objects of an image as COCO has them."""
+        names = [name for name in image[kind] if name != "class"]
+        rows = []
+        for class_id, *values in zip(
+            *(image[kind][name] for name in ["class", *names]), strict=True
+        ):
+            row = {"image_id": number, "category_id": self._category_ids[class_id - 1]}
+            row |= dict(zip(names, values, strict=True))
+            if "segmentation" in row:
+                row["segmentation"] = {"size": image["size"], "counts": row["segmentation"]}
+            if "iscrowd" in row:
+                row["iscrowd"] = int(row["iscrowd"])
+            rows.append(row)
+        return rows
+
+
+def _quality(image: Mapping, iou_type: IouType) -> float:
+    """The score of an example; see `CocoEvaluator.update`."""
+    truth, found = image["truth"], image["found"]
+    shown = np.flatnonzero(np.asarray(found["score"]) >= _SHOWN_SCORE)
+    crowd = np.asarray(truth["iscrowd"], bool)
+    if not shown.size or not crowd.size:
+        count = (shown.size + np.count_nonzero(~crowd)) / 2
+        return 0.0 if count else math.nan
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+
+    def regions(values):
+        return values if key == "bbox" else [{"size": image["size"], "counts": v} for v in values]
+
+    overlaps = np.asarray(
+        coco_masks.iou(
+            regions([found[key][index] for index in shown]),
+            regions(truth[key]),
+            crowd.astype(int).tolist(),
+        )
+    )
+    same = np.asarray(found["class"])[shown][:, None] == np.asarray(truth["class"])
+    overlaps = np.where(same, overlaps, 0)
+    on_crowd = (overlaps[:, crowd] >= 0.5).any(axis=1)
+    overlaps = np.where(crowd, 0, overlaps)
+    total, matched = 0.0, np.zeros(len(shown), bool)
+    while overlaps.size and overlaps.max() >= 0.5:
+        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        total, matched[row] = total + float(overlaps[row, column]), True
+        overlaps[row], overlaps[:, column] = 0, 0
+    count = (np.count_nonzero(matched | ~on_crowd) + np.count_nonzero(~crowd)) / 2
+    return total / count if count else math.nan

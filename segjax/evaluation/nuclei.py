@@ -1,0 +1,91 @@
+"""The score of the 2018 Data Science Bowl (Caicedo et al., Nature Methods 2019)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segjax import rle
+from segjax.evaluation.confusion_matrix import contingency_table
+
+_THRESHOLDS = np.arange(10, 20)  # of the IoU, in twentieths: 0.5, 0.55, ... 0.95, exactly
+
+
+def mean_precision(truth_instances: np.ndarray, predicted_instances: np.ndarray) -> float:
+    """Computes the mean over IoU thresholds 0.5, 0.55, ... 0.95 of TP / (TP + FP + FN) of an image.
+
+    A predicted object is a true positive where its IoU with a true one is above the threshold.
+    Objects do not overlap, and so no object has two of these. The competition's score is the mean
+    over images.
+
+    Args:
+      truth_instances, predicted_instances: integers [height, width], 0 is background.
+
+    Returns:
+      A number in [0, 1]; NaN where neither has an object.
+
+    Raises:
+      ValueError: shapes differ, or an id is negative or no integer.
+    """
+    table = contingency_table(truth_instances, predicted_instances)
+    truth_areas, predicted_areas = table.sum(1), table.sum(0)
+    overlaps = table.tocoo()
+    truth_ids, predicted_ids = overlaps.coords
+    objects = (truth_ids > 0) & (predicted_ids > 0)
+    intersection = overlaps.data[objects]
+    union = truth_areas[truth_ids[objects]] + predicted_areas[predicted_ids[objects]] - intersection
+    found = (20 * intersection > _THRESHOLDS[:, None] * union).sum(1)
+    count = (truth_areas[1:] > 0).sum() + (predicted_areas[1:] > 0).sum()
+    # True positives are in both counts.
+    return float((found / (count - found)).mean()) if count else float("nan")
+
+
+def instance_map(masks: Sequence[dict], scores: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Parts overlapping masks: a pixel belongs to the mask with the highest score.
+
+    Args:
+      masks: run lengths; see `segjax.rle`.
+      scores: [n]; of equal ones the earlier mask owns the pixel.
+      size: height and width of the image.
+
+    Returns:
+      int32 [height, width]: 0 is background, i + 1 what is left of masks[i], if anything is.
+
+    Raises:
+      ValueError: a mask is of another size, or there are not as many scores as masks.
+    """
+    scores, (height, width) = np.asarray(scores), map(int, size)
+    if scores.shape != (len(masks),):
+        raise ValueError(f"expected a score for each of {len(masks)} masks, found {scores.shape}")
+    instances = np.zeros(width * height, np.int32)
+    for index in np.argsort(-scores, kind="stable")[::-1]:
+        mask = masks[index]
+        if list(mask["size"]) != [height, width]:
+            raise ValueError(
+                f"mask {index} is for an image of {mask['size']}, not of {[height, width]}"
+            )
+        ends = np.cumsum(rle.decompress(mask["counts"]))
+        for start, end in zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True):
+            instances[start:end] = index + 1
+    return instances.reshape(width, height).T
+
+
+def example_mean_precision(example: dict, prediction: dict, *, minimum_score: float = 0.5) -> float:
+    """Computes `mean_precision` of an example and a prediction: an "extra" of `CocoEvaluator`.
+
+    The predicted objects are the detections of at least `minimum_score`, parted by `instance_map`;
+    classes are not looked at.
+
+    Args:
+      example: "image" and "masks", which do not overlap; see `CocoEvaluator`.
+      prediction: "scores" and "masks".
+    """
+    size = example["image"].shape[:2]
+    truth = np.zeros(size, np.int32)
+    for number, mask in enumerate(example["masks"], start=1):
+        height, width = mask.pixels.shape
+        window = truth[mask.top : mask.top + height, mask.left : mask.left + width]
+        window[mask.pixels] = number
+    scores = np.asarray(prediction["scores"])
+    kept = np.flatnonzero(scores >= minimum_score)
+    predicted = instance_map([prediction["masks"][i] for i in kept], scores[kept], size)
+    return mean_precision(truth, predicted)

@@ -1,0 +1,305 @@
+"""Mask R-CNN's protocols: images in buckets, augmentation, sampling, losses, COCO's scores.
+
+He et al., ICCV 2017 (arXiv:1703.06870), as detectron2 and torchvision train it. What differs from
+data set to data set is a field here, set in `experiments/mask_rcnn/`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data.aspect_ratio import orientation_groups
+from segjax.data.catalog import describe_dataset
+from segjax.data.coco_instances import CocoInstances
+from segjax.data.instance_augment import (
+    LargeScaleJitter,
+    RandomCrop,
+    RandomFlip,
+    ResizeShortSide,
+)
+from segjax.data.instance_sources import ObjectSource
+from segjax.data.pack_objects import PackObjects
+from segjax.data.sources import open_dataset
+from segjax.evaluation.instance_evaluator import CocoEvaluator
+from segjax.evaluation.nuclei import example_mean_precision
+from segjax.models.regions import AnchorSampling, RegionSampling
+from segjax.models.rpn import ProposalConfig
+from segjax.pretrained.instance_tasks import COCO_BUCKETS
+from segjax.recipes.initial import InitialConfig
+from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
+from segjax.tasks.instance import DetectionLoss, InstanceTask, InstanceView
+from segjax.training.configuration import ExperimentConfig
+from segjax.training.experiment import Experiment
+from segjax.training.parallel import AXIS_NAME
+from segjax.training.schedules import OptimizerConfig
+
+# Of OptimizerConfig.multipliers: the stem, the first stage and all norms of the backbone stay.
+FROZEN = (("^backbone/(stem|stage1_)", 0.0), ("^backbone/.*/norm/", 0.0))
+
+
+@dataclass(frozen=True)
+class ShortSides:
+    """Images whose shorter side has one of these lengths: the papers' and detectron2's."""
+
+    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    max_size: int = 1333
+    """The longer side has no more."""
+
+    @property
+    def transform(self):
+        return ResizeShortSide(self.short_sides, self.max_size)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Large-scale jitter: windows of one size from images of very different sizes (Ghiasi et al.,
+    2021, arXiv:2012.07177)."""
+
+    size: tuple[int, int] = (1024, 1024)
+    scale: tuple[float, float] = (0.1, 2.0)
+
+    @property
+    def transform(self):
+        return LargeScaleJitter(self.size, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Windows of one size from images about as large."""
+
+    size: tuple[int, int] = (256, 256)
+    scale: tuple[float, float] = (0.8, 1.25)
+    min_area: int = 16
+    """In pixels; less of an object does not count as one."""
+
+    @property
+    def transform(self):
+        return RandomCrop(self.size, scale=self.scale, min_area=self.min_area)
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What training reads."""
+
+    resize: ShortSides | Jitter | Crop = ShortSides()
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+    buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
+    """Height and width of the few shapes to which images are padded; each is compiled for."""
+    max_objects: int = 100
+    """Of an image; "dropped_objects" in the log counts those beyond it."""
+    mask_size: int = 112
+    """Cells a side of a mask in the frame of its box."""
+
+
+@dataclass(frozen=True)
+class InstancePredictionConfig:
+    """How whole images are predicted; may differ between evaluations of one run."""
+
+    short_sides: tuple[int, ...] = (800,)
+    """Of the views that are merged; detectron2's test-time augmentation: 400 to 1200 by 100."""
+    max_size: int = 1333
+    flip: bool = False
+    """Look at the mirror image as well."""
+    buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
+    """What fits none is padded to a multiple of 32."""
+    mask_threshold: float = 0.5
+    max_detections: tuple[int, int, int] = (1, 10, 100)
+    """Of an image, for average recall and, the last, for average precision."""
+
+    @property
+    def views(self) -> tuple[InstanceView, ...]:
+        return tuple(
+            InstanceView(ResizeShortSide((side,), self.max_size), flip)
+            for side in self.short_sides
+            for flip in (False, True)[: 1 + self.flip]
+        )
+
+
+@dataclass(frozen=True)
+class CocoFiles:
+    """A data set of one's own in COCO's format; all four paths go together."""
+
+    train_annotations: Path | None = None
+    """JSON file."""
+    train_images: Path | None = None
+    """Folder."""
+    val_annotations: Path | None = None
+    val_images: Path | None = None
+
+    def __post_init__(self):
+        paths = vars(self)
+        missing = [name for name, path in paths.items() if path is None]
+        if missing and len(missing) < len(paths):
+            raise ValueError(f"files: the four paths go together; {', '.join(missing)} is missing")
+
+    @property
+    def given(self) -> bool:
+        return self.train_annotations is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNExperimentConfig(ExperimentConfig):
+    """What the experiments with Mask R-CNN have in common."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=0.02,
+        reference_batch_size=16,
+        weight_decay=1e-4,
+        decayed=r"(kernel|bias)$",
+        multipliers=FROZEN,
+        schedule="step",
+        warmup_steps=1000,
+    )
+    network: MaskRCNNConfig = MaskRCNNConfig()
+    initial: InitialConfig = InitialConfig()
+    input: InputConfig = InputConfig()
+    loss: DetectionLoss = DetectionLoss()
+    proposals: ProposalConfig = ProposalConfig(pre_nms=2000)
+    """In training."""
+    anchor_sampling: AnchorSampling = AnchorSampling()
+    region_sampling: RegionSampling = RegionSampling()
+    prediction: InstancePredictionConfig = InstancePredictionConfig()
+
+
+def instance_task(
+    config: MaskRCNNExperimentConfig,
+    classes: tuple[str, ...],
+    *,
+    category_ids: tuple[int, ...] | None = None,
+    nuclei_score: bool = False,
+) -> InstanceTask:
+    """The task for classes, the background first.
+
+    Args:
+      category_ids: COCO's, of the classes.
+      nuclei_score: score by the 2018 Data Science Bowl's mean precision as well.
+    """
+    extra = {"mean_precision": example_mean_precision} if nuclei_score else None
+    prediction = config.prediction
+    return InstanceTask(
+        model=config.network.model(len(classes) - 1),
+        classes=classes,
+        channels=3,
+        buckets=prediction.buckets,
+        preprocess=config.network.normalize,
+        views=prediction.views,
+        make_evaluator=partial(
+            CocoEvaluator,
+            classes,
+            category_ids=category_ids,
+            extra=extra,
+            max_detections=prediction.max_detections,
+        ),
+        loss_function=config.loss,
+        proposals=config.proposals,
+        anchor_sampling=config.anchor_sampling,
+        region_sampling=config.region_sampling,
+        mask_threshold=prediction.mask_threshold,
+        axis_name=AXIS_NAME,
+    )
+
+
+def mask_rcnn_experiment(
+    config: MaskRCNNExperimentConfig,
+    dataset: str,
+    *,
+    train: str,
+    evaluation: Mapping[str, str],
+    category_ids: tuple[int, ...] | None = None,
+    nuclei_score: bool = False,
+) -> Experiment:
+    """Builds the experiment on splits of a prepared data set.
+
+    Args:
+      evaluation: name → split, the one scored along the way first.
+    """
+    classes, _ = describe_dataset(dataset)
+
+    def open_split(split):
+        return ObjectSource(open_dataset(dataset, split, data_dir=config.data_dir))
+
+    task = instance_task(config, classes, category_ids=category_ids, nuclei_score=nuclei_score)
+    return experiment_on(
+        config,
+        task,
+        train=partial(open_split, train),
+        evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
+    )
+
+
+def coco_files_experiment(
+    config: MaskRCNNExperimentConfig, files: CocoFiles, classes: tuple[str, ...]
+) -> Experiment:
+    """Builds the experiment on JSON files of the user's.
+
+    Args:
+      classes: the names of the files' categories in the order of their ids, without background.
+
+    Raises:
+      ValueError: when they are opened: the files have other categories.
+    """
+
+    def open_files(annotations, images, **options):
+        source = CocoInstances(annotations, images, **options)
+        if source.class_names[1:] != classes:
+            raise ValueError(
+                f"{annotations} has the categories {' '.join(source.class_names[1:])}; "
+                f"--classes says {' '.join(classes) or 'none'}"
+            )
+        return source
+
+    train = partial(open_files, files.train_annotations, files.train_images, drop_empty=True)
+    return experiment_on(
+        config,
+        instance_task(config, ("background", *classes)),
+        train=train,
+        evaluation={"val": partial(open_files, files.val_annotations, files.val_images)},
+    )
+
+
+def experiment_on(
+    config: MaskRCNNExperimentConfig,
+    task: InstanceTask,
+    *,
+    train: Callable,
+    evaluation: Mapping[str, Callable],
+) -> Experiment:
+    """Builds the experiment on sources of examples with objects."""
+    settings, normalize = config.input, config.network.normalize
+    return Experiment(
+        task=task,
+        train=train,
+        transforms=(
+            settings.resize.transform,
+            RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
+            PackObjects(
+                settings.buckets,
+                max_objects=settings.max_objects,
+                normalize=normalize,
+                mask_size=settings.mask_size,
+            ),
+        ),
+        evaluation=evaluation,
+        groups=_groups if len(settings.buckets) > 1 else None,
+        best_metric="mask_AP",
+        initialize=partial(
+            config.initial.initialize,
+            normalize=normalize,
+            backbone=task.model.backbone,
+            moved={"backbone/stage4_": "box_head/"} if config.network.neck == "c4" else {},
+        ),
+    )
+
+
+def _groups(source) -> np.ndarray:
+    """Landscape and portrait apart, so that a batch needs one bucket."""
+    if source.sizes is None:
+        raise ValueError(
+            "the data set was prepared before it kept the sizes of its images: "
+            "segjax data prepare NAME --overwrite"
+        )
+    return orientation_groups(source.sizes)
