@@ -17,7 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.fixtures.reference_weights import reference_image, reference_state, training_batch
+from tests.fixtures.reference_weights import (
+    reference_boxes,
+    reference_image,
+    reference_state,
+    training_batch,
+)
 
 GRADIENT_SAMPLES = 64  # of each parameter, evenly spaced in PyTorch's order of its entries
 
@@ -93,6 +98,37 @@ def _torchvision_deeplabv3():
     )
 
 
+def torchvision_maskrcnn_resnet50_fpn_v2():
+    """Stage by stage, thinned out; the heads for boxes of many sizes within the image.
+
+    torchvision's compiled operators need its own build of PyTorch; beside another, give it `nms`
+    and `roi_align` in Python before this is run.
+    """
+    from torchvision.models import detection
+
+    options = {"num_classes": 6, "min_size": 192, "max_size": 320}
+    model = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, **options)
+    model, shapes = with_reference_weights(model)
+    image, boxes = reference_image(192, 256), reference_boxes(32, height=192, width=256)
+    heads, given, sizes = model.roi_heads, [torch.from_numpy(boxes)], [(192, 256)]
+    with torch.no_grad():
+        images, _ = model.transform([torch.from_numpy(image).permute(2, 0, 1)])
+        pyramid = model.backbone(images.tensors)
+        rpn = model.rpn.head(list(pyramid.values()))
+        regions = heads.box_head(heads.box_roi_pool(pyramid, given, sizes))
+        logits, deltas = heads.box_predictor(regions)
+        regions = heads.mask_roi_pool(pyramid, [given[0][:6]], sizes)
+        masks = heads.mask_predictor(heads.mask_head(regions))
+    record = {"shapes": shapes, "input": image}
+    for level, value in pyramid.items():
+        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::32]
+    for name, levels in zip(("objectness", "deltas"), rpn, strict=True):
+        for level, value in enumerate(levels):
+            record[f"rpn_{name}_{level}"] = value.permute(0, 2, 3, 1).numpy()[:, ::2, ::2]
+    record |= {"box_logits": logits.numpy(), "box_deltas": deltas.numpy()}
+    return record | {"mask_logits": masks.permute(0, 2, 3, 1).numpy()}
+
+
 def outputs(model, *, height, width):
     model, shapes = with_reference_weights(model)
     image = reference_image(height, width)
@@ -139,6 +175,7 @@ RECORDS = (
     torchvision_deeplabv3_resnet50_gradients,
     smp_unet_resnet34,
     smp_deeplabv3plus_resnet50,
+    torchvision_maskrcnn_resnet50_fpn_v2,
 )
 
 

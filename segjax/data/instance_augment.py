@@ -136,6 +136,22 @@ class ResizeShortSide:
 
 
 @dataclass(frozen=True)
+class Enlarge:
+    """Resizes an image that comes alone, without objects, by a factor: a rule of evaluation."""
+
+    scale: float
+
+    def __post_init__(self):
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
+        old = example["image"].shape[:2]
+        new = tuple(max(round(self.scale * side), 1) for side in old)
+        return {"image": resize_image(example["image"], new)}
+
+
+@dataclass(frozen=True)
 class RandomFlip:
     """Mirrors left and right, up and down, or both, each in half of the cases."""
 

@@ -43,7 +43,8 @@ class MaskRCNN(nn.Module):
       backbone: the name of a ResNet, or a module, which keeps its own norm and dtype ("c4" wants
         one of three stages).
       neck: "fpn", the pyramid; "c4", one map of stride 16, and the last stage on each region;
-        "dc5", one map of stride 16 from an atrous last stage (detectron2).
+        "c5", one map of stride 32 (table 2d); "dc5", one of stride 16 from an atrous last stage
+        (detectron2).
       fpn_features: channels of the pyramid.
       fpn_norm: in the pyramid; None for biases.
       anchors: None takes one size for each level of a pyramid, and all five on a single map.
@@ -67,7 +68,7 @@ class MaskRCNN(nn.Module):
 
     num_classes: int
     backbone: BackboneName | nn.Module = "resnet50"
-    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
     fpn_features: int = 256
     fpn_norm: Norm | None = None
     anchors: Anchors | None = None
@@ -92,8 +93,8 @@ class MaskRCNN(nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        if self.neck not in ("fpn", "c4", "dc5"):
-            raise ValueError(f"neck is fpn, c4 or dc5; got {self.neck!r}")
+        if self.neck not in ("fpn", "c4", "c5", "dc5"):
+            raise ValueError(f"neck is fpn, c4, c5 or dc5; got {self.neck!r}")
         if self.mask_loss == "softmax" and self.class_agnostic_masks:
             raise ValueError("a softmax over the classes has no class-agnostic mask")
         if isinstance(self.backbone, str):
@@ -153,7 +154,9 @@ class MaskRCNN(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """Of the maps of `pyramid`."""
-        return (4, 8, 16, 32, 64) if self.neck == "fpn" else (16,)
+        if self.neck == "fpn":
+            return (4, 8, 16, 32, 64)
+        return (32,) if self.neck == "c5" else (16,)
 
     def pyramid(self, images, train: bool = False) -> list:
         """Computes the maps that all else reads: P2 … P6, or a single one."""
@@ -163,7 +166,7 @@ class MaskRCNN(nn.Module):
             maps = self.backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
             return [maps["features"]]
         maps = self.backbone(images, train=train)
-        if self.neck == "c4":
+        if self.neck != "fpn":
             return [maps["features"]]
         return self.fpn([maps[f"stage{i}"] for i in (1, 2, 3, 4)], train)
 

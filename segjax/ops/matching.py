@@ -40,7 +40,7 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
         return jnp.zeros(number, jnp.int32), jnp.full(number, NEGATIVE, jnp.int32)
     # Coordinates as arrays of their own, which XLA reads fastest.
     coordinates = tuple(lax.stop_gradient(candidates[:, i]) for i in range(4))
-    truth = lax.stop_gradient(truth)
+    truth, valid = lax.stop_gradient(jnp.asarray(truth)), jnp.asarray(valid)
 
     def overlap(i):
         return jnp.where(valid[i], coordinate_iou(truth[i], coordinates), -1.0)

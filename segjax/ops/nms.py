@@ -9,7 +9,7 @@ from jax import lax
 from segjax.ops.boxes import coordinate_iou
 
 # Boxes that are decided on together. Larger tiles are fewer steps, but more pairs to compare: 128
-# and 256 are equally fast on 2 CPU cores, 512 is slower. Accelerators gain from fewer steps.
+# and 256 are equally fast on 2 CPU cores, 512 is slower.
 TILE = 256
 
 

@@ -15,6 +15,7 @@ from segjax.data.aspect_ratio import orientation_groups
 from segjax.data.catalog import describe_dataset
 from segjax.data.coco_instances import CocoInstances
 from segjax.data.instance_augment import (
+    Enlarge,
     LargeScaleJitter,
     RandomCrop,
     RandomFlip,
@@ -102,6 +103,8 @@ class InstancePredictionConfig:
     short_sides: tuple[int, ...] = (800,)
     """Of the views that are merged; detectron2's test-time augmentation: 400 to 1200 by 100."""
     max_size: int = 1333
+    scales: tuple[float, ...] = ()
+    """Of the views relative to the image's own size, instead of short_sides."""
     flip: bool = False
     """Look at the mirror image as well."""
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
@@ -112,11 +115,11 @@ class InstancePredictionConfig:
 
     @property
     def views(self) -> tuple[InstanceView, ...]:
-        return tuple(
-            InstanceView(ResizeShortSide((side,), self.max_size), flip)
-            for side in self.short_sides
-            for flip in (False, True)[: 1 + self.flip]
-        )
+        resizes = [Enlarge(scale) for scale in self.scales] or [
+            ResizeShortSide((side,), self.max_size) for side in self.short_sides
+        ]
+        flips = (False, True) if self.flip else (False,)
+        return tuple(InstanceView(resize, flip) for resize in resizes for flip in flips)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class MaskRCNNConfig:
     pixels: Pixels = "msra"
     """How the backbone's weights want the pixels: torchvision's mean and deviation, the mean alone
     (MSRA's ResNets), those of ResNeXt's weights, or a range from −1 to 1."""
-    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
     fpn_features: int = 256
     norm: NormName = "frozen"
     """Of the backbone: the running statistics of its trained weights, batch norm over all devices,

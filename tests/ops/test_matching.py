@@ -125,6 +125,13 @@ def test_matching_a_batch_equals_matching_one_by_one():
         assert_equal((batch[0][i], batch[1][i]), one)
 
 
+def test_numpy_arrays_are_matched_outside_jit():
+    boxes = squares((0, 0, 4), (8, 0, 4))
+    valid = np.array([False, True])
+    result = match(boxes, boxes, valid, high=0.5, low=0.5, allow_low_quality=False)
+    assert_equal(result, ([1, 1], [0, 1]))
+
+
 def test_a_low_threshold_above_the_high_one_is_refused():
     boxes = squares((0, 0, 4))
     with pytest.raises(ValueError, match=r"low=0\.6"):

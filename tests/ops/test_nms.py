@@ -91,7 +91,7 @@ def test_selection_ends_with_as_many_as_asked_for():
 
 def test_more_outputs_than_boxes_leave_the_rest_invalid():
     boxes, scores = clusters(7, 3)
-    indices, valid = nms(boxes, scores, iou_threshold=0.9, max_outputs=7)
+    indices, valid = nms(boxes, scores, iou_threshold=0.9, max_outputs=7)  # NumPy, not under jit
     assert indices.shape == valid.shape == (7,)
     assert selected_by((indices, valid)) == oracle(boxes, scores, 0.9)
 

@@ -1,0 +1,63 @@
+"""Mask R-CNN on a data set of your own: two JSON files in COCO's format and two folders of images.
+
+Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870): ResNet-50 with FPN, as in
+          coco_r50_fpn.py, for 16 times fewer steps and with a bigger share of them for warm-up.
+Protocol  The classes are the categories of the training file, in the order of their ids, and are
+          recorded with the run, so that it predicts without the files. Begin with weights trained
+          on COCO wherever you can: --initial.name detectron2/mask_rcnn_R_50_FPN.
+Cost      not yet measured.
+Data      --files.train-annotations FILE --files.train-images DIR and the same for val
+Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
+          --files.train-annotations train.json --files.train-images train
+          --files.val-annotations val.json --files.val-images val
+"""
+
+from dataclasses import dataclass
+
+from segjax.data.coco_index import read_coco_index
+from segjax.recipes.mask_rcnn import (
+    FROZEN,
+    CocoFiles,
+    MaskRCNNExperimentConfig,
+    coco_files_experiment,
+)
+from segjax.training.configuration import TrainConfig
+from segjax.training.experiment import Experiment
+from segjax.training.launch import run
+from segjax.training.schedules import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(MaskRCNNExperimentConfig):
+    """Mask R-CNN on files in COCO's format."""
+
+    files: CocoFiles = CocoFiles()
+    classes: tuple[str, ...] = ()
+    """Without background; read from the training file where none are given."""
+    train: TrainConfig = TrainConfig(
+        num_steps=6000, batch_size=2, eval_every=1000, eval_batch_size=1, checkpoint_every=500
+    )
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=0.02,
+        reference_batch_size=16,
+        weight_decay=1e-4,
+        decayed=r"(kernel|bias)$",
+        multipliers=FROZEN,
+        schedule="step",
+        warmup_steps=1000,
+    )
+
+    def __post_init__(self):
+        path = self.files.train_annotations
+        if not self.classes and path is not None and path.is_file():
+            categories = read_coco_index(path).categories
+            names = tuple(categories[number] for number in sorted(categories))
+            object.__setattr__(self, "classes", names)
+
+
+def build(config: Config) -> Experiment:
+    return coco_files_experiment(config, config.files, config.classes)
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)

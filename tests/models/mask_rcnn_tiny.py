@@ -1,0 +1,123 @@
+"""A Mask R-CNN of a few channels, batches for it, and its task: what the tests share."""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from segjax.models.detections import DetectionConfig
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.normalization import BatchNorm
+from segjax.models.regions import AnchorSampling, RegionSampling
+from segjax.models.resnet import ResNet
+from segjax.models.rpn import Anchors, ProposalConfig
+from segjax.tasks.instance import InstanceTask
+from tests.models.subsampling import random_variables
+
+SIDE = 64
+CLASSES = ("background", "red", "green")
+CAPACITY = 3
+MASK_SIZE = 8
+FROZEN = partial(BatchNorm, frozen=True)
+PYRAMID_ANCHORS = Anchors(sizes=((8.0,), (16.0,), (24.0,), (32.0,), (48.0,)))
+SINGLE_ANCHORS = Anchors(sizes=((8.0, 16.0, 32.0),))
+
+
+def tiny_model(neck="fpn", *, norm=FROZEN, backbone=None, **attributes) -> MaskRCNN:
+    """The network with all of its parts, as small as it gets."""
+    resnet = ResNet(
+        stage_sizes=(1, 1, 1, 1), width=4, norm=norm, num_stages=3 if neck == "c4" else 4
+    )
+    return MaskRCNN(
+        len(CLASSES) - 1,
+        **{
+            "backbone": resnet if backbone is None else backbone,
+            "neck": neck,
+            "norm": norm,
+            "fpn_features": 8,
+            "anchors": PYRAMID_ANCHORS if neck == "fpn" else SINGLE_ANCHORS,
+            "fc_features": 8,
+            "head_features": 8,
+            "mask_convolutions": 1,
+            "box_resolution": 3,
+            "mask_resolution": 4,
+            "proposals": ProposalConfig(pre_nms=20, post_nms=16),
+            "detections": DetectionConfig(max_detections=5, score_threshold=0.2),
+            **attributes,
+        },
+    )
+
+
+def tiny_task(model, **attributes) -> InstanceTask:
+    return InstanceTask(
+        **{
+            "model": model,
+            "classes": CLASSES,
+            "channels": 3,
+            "buckets": ((SIDE, SIDE),),
+            "preprocess": lambda example, rng: example,
+            "views": (),
+            "make_evaluator": dict,
+            "proposals": ProposalConfig(pre_nms=20, post_nms=16),
+            "anchor_sampling": AnchorSampling(size=16),
+            "region_sampling": RegionSampling(size=16),
+            **attributes,
+        }
+    )
+
+
+def packed_example(index, *, objects=2, size=(SIDE, SIDE)) -> dict:
+    """Coloured ellipses on noise, in an image of a size within its padding of zeros."""
+    rng = np.random.default_rng((index, objects))
+    image = np.zeros((SIDE, SIDE, 3), np.float32)
+    image[: size[0], : size[1]] = rng.normal(0, 0.2, (*size, 3))
+    boxes = np.zeros((CAPACITY, 4), np.float32)
+    classes = np.zeros(CAPACITY, np.int32)
+    masks = np.zeros((CAPACITY, MASK_SIZE, MASK_SIZE), np.uint8)
+    cells = (np.arange(MASK_SIZE) + 0.5) / MASK_SIZE * 2 - 1
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    for place in range(objects):
+        height, width = rng.integers(12, 28, 2)
+        top, left = rng.integers(0, np.subtract(size, (height, width)) + 1)
+        boxes[place] = left, top, left + width, top + height
+        classes[place] = rng.integers(1, len(CLASSES))
+        masks[place] = 255 * (cells[:, None] ** 2 + cells**2 <= 1)
+        inside = ((y - top) / height * 2 - 1) ** 2 + ((x - left) / width * 2 - 1) ** 2 <= 1
+        image[: size[0], : size[1]][inside] += np.eye(3)[classes[place] - 1]
+    return {
+        "image": image,
+        "size": np.array(size, np.int32),
+        "boxes": boxes,
+        "classes": classes,
+        "masks": masks,
+        "dropped": np.int32(0),
+        "index": np.int32(index),
+    }
+
+
+def stack(*examples) -> dict:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def variables_of(model) -> dict:
+    """Drawn in NumPy, so that boxes and logits differ from place to place; see `subsampling`."""
+    variables = random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32))
+
+    def calm(path, leaf):
+        names = {key.key for key in path}
+        return 0.1 * leaf if names & {"deltas", "objectness", "class_logits"} else leaf
+
+    return jax.tree_util.tree_map_with_path(calm, variables)
+
+
+def compiled_loss(task):
+    """(variables, batch, key) → ((loss, aux), gradients of the parameters), in training."""
+
+    @jax.jit
+    def run(variables, batch, key):
+        def loss(params):
+            return task.loss(variables | {"params": params}, batch, key, True)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    return run
