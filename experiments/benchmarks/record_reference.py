@@ -117,11 +117,11 @@ def torchvision_maskrcnn_resnet50_fpn_v2():
         rpn = model.rpn.head(list(pyramid.values()))
         regions = heads.box_head(heads.box_roi_pool(pyramid, given, sizes))
         logits, deltas = heads.box_predictor(regions)
-        regions = heads.mask_roi_pool(pyramid, [given[0][:6]], sizes)
+        regions = heads.mask_roi_pool(pyramid, [given[0][:4]], sizes)
         masks = heads.mask_predictor(heads.mask_head(regions))
     record = {"shapes": shapes, "input": image}
     for level, value in pyramid.items():
-        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::32]
+        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::64]
     for name, levels in zip(("objectness", "deltas"), rpn, strict=True):
         for level, value in enumerate(levels):
             record[f"rpn_{name}_{level}"] = value.permute(0, 2, 3, 1).numpy()[:, ::2, ::2]
