@@ -101,8 +101,9 @@ def _torchvision_deeplabv3():
 def torchvision_maskrcnn_resnet50_fpn_v2():
     """Stage by stage, thinned out; the heads for boxes of many sizes within the image.
 
-    torchvision's compiled operators need its own build of PyTorch; beside another, give it `nms`
-    and `roi_align` in Python before this is run.
+    The image and the boxes are those of `reference_weights`, 192 × 256 pixels and 32 boxes, of
+    which the mask head sees six. torchvision's compiled RoIAlign needs the build of PyTorch that it
+    was made for; beside another one, register its Python version first.
     """
     from torchvision.models import detection
 
@@ -117,11 +118,11 @@ def torchvision_maskrcnn_resnet50_fpn_v2():
         rpn = model.rpn.head(list(pyramid.values()))
         regions = heads.box_head(heads.box_roi_pool(pyramid, given, sizes))
         logits, deltas = heads.box_predictor(regions)
-        regions = heads.mask_roi_pool(pyramid, [given[0][:4]], sizes)
+        regions = heads.mask_roi_pool(pyramid, [given[0][:6]], sizes)
         masks = heads.mask_predictor(heads.mask_head(regions))
-    record = {"shapes": shapes, "input": image}
+    record = {"shapes": shapes}
     for level, value in pyramid.items():
-        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::64]
+        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::32]
     for name, levels in zip(("objectness", "deltas"), rpn, strict=True):
         for level, value in enumerate(levels):
             record[f"rpn_{name}_{level}"] = value.permute(0, 2, 3, 1).numpy()[:, ::2, ::2]

@@ -53,7 +53,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         return tuple(self.info.features["labels"].names)
 
     def dataset_info_from_configs(self, **options) -> tfds.core.DatasetInfo:
-        """Returns what TFDS knows of the data set, with room for the sizes of its images."""
+        """Returns what TFDS knows of the data set, with room for what is noted of images."""
         return super().dataset_info_from_configs(metadata=tfds.core.MetadataDict(), **options)
 
     @staticmethod
@@ -79,9 +79,10 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         listing = self.find_examples(source)
         if listing.problems:
             raise ValueError("\n".join(listing.problems))
-        self.info.metadata["sizes"] = {
-            split: [None] * len(files) for split, files in listing.splits.items()
-        }
+        for note in ("sizes", "objects"):
+            self.info.metadata[note] = {
+                split: [None] * len(files) for split, files in listing.splits.items()
+            }
         return {
             split: [
                 partial(self._generate_examples, split, files, start, stop)
@@ -96,15 +97,27 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         encoded = map_in_threads(self._read_encoded, files[start:stop])
         title, last = f"{self.name} {split}", stop == len(files)
         bar = tqdm(encoded, title, initial=start, total=len(files), leave=last)
-        for index, (size, record) in enumerate(bar, start):
-            self.info.metadata["sizes"][split][index] = size
+        for index, (notes, record) in enumerate(bar, start):
+            for note, value in notes.items():
+                self.info.metadata[note][split][index] = value
             yield index, record
 
-    def _read_encoded(self, files: ExampleFiles) -> tuple[tuple[int, int], dict]:
-        """The height and width of an example's image, and what TFDS is given to store."""
+    def _read_encoded(self, files: ExampleFiles) -> tuple[dict, dict]:
+        """What is noted of an example, and what TFDS is given to store."""
         example = self.read_example(files)
         image = encode_image(example["image"], files.paths.get("image"))
-        return example["image"].shape[:2], self.to_record(example) | {"image": image}
+        notes = {"sizes": example["image"].shape[:2], "objects": count_objects(example)}
+        return notes, self.to_record(example) | {"image": image}
+
+
+def count_objects(example: dict) -> int | None:
+    """Counts the objects that can be learned from, crowds left out; None where none are told."""
+    if "masks" in example:
+        return int(np.count_nonzero(~example["crowd"]))
+    if "instances" in example:
+        count = np.unique(example["instances"][example["instances"] > 0]).size
+        return count - int(np.count_nonzero(example.get("crowd", ())))
+    return None
 
 
 def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:

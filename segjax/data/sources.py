@@ -30,6 +30,8 @@ class Source:
       split_sizes: number of examples of each whole split of the data set.
       sizes: height and width of each image, int32 [n, 2]; None where the data set was prepared
         without noting them.
+      object_counts: objects of each image, crowds left out, int32 [n]; None likewise, and where
+        the data set tells no objects apart.
       category_ids: the id that COCO's results have for the classes 1, 2, ...; None where there is
         none.
     """
@@ -41,6 +43,7 @@ class Source:
     _records: Sequence = field(repr=False)
     _to_example: Callable[[dict], dict] = field(repr=False)
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
+    object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
     category_ids: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -92,7 +95,8 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
         sizes,
         records,
         builder.to_example,
-        sizes=_image_sizes(builder, split),
+        sizes=_noted(builder, split, "sizes"),
+        object_counts=_noted(builder, split, "objects"),
         category_ids=getattr(builder, "category_ids", None),
     )
 
@@ -108,15 +112,15 @@ def prepare_command(name: str, builder: SegmentationBuilder) -> str:
     return f"segjax data prepare {name}{source} --data-dir {builder.data_dir_root}"
 
 
-def _image_sizes(builder: SegmentationBuilder, split: str) -> np.ndarray | None:
-    """The sizes that were noted when a data set was prepared, of the examples of a split."""
-    noted = (builder.info.metadata or {}).get("sizes")
-    if noted is None:
+def _noted(builder: SegmentationBuilder, split: str, note: str) -> np.ndarray | None:
+    """What was noted of the examples of a split when the data set was prepared."""
+    noted = (builder.info.metadata or {}).get(note)
+    if noted is None or any(value is None for values in noted.values() for value in values):
         return None
     of_file = {}
     for name, info in builder.info.splits.items():
         stops = np.cumsum(info.shard_lengths)
-        parts = np.split(np.array(noted[name], np.int32).reshape(-1, 2), stops[:-1])
+        parts = np.split(np.array(noted[name], np.int32), stops[:-1])
         of_file.update(zip(map(str, info.filepaths), parts, strict=True))
     return np.concatenate(
         [

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from segjax.data.voc_classes import VOC_CLASSES
+from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
 
 
@@ -22,13 +23,14 @@ class Pretrained:
       variables: {"params": ..., "batch_stats": ...} for `model.apply`.
       preprocess: (example, None) → example with the float32 "image" that the weights want, RGB
         0..255 in.
-      task: predicts with the model, resizes and pads as its source does; None for a backbone.
+      task: predicts with the model, resizes and pads as its source does; None for a backbone. Its
+        `evaluator()` scores what it predicts for the examples of a data set with its classes.
     """
 
     model: nn.Module
     variables: Any
     preprocess: Callable[[dict, None], dict]
-    task: SemanticTask | None = None
+    task: SemanticTask | InstanceTask | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -39,15 +41,20 @@ class Pretrained:
         """
         return self._segmenter.classes
 
-    def predict(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Segments one photograph; compiles for each size of input anew.
+    def predict(self, image: np.ndarray) -> dict[str, Any]:
+        """Segments one photograph, or finds the objects in it.
+
+        It compiles for each size of input anew; a detector pads photographs to one of two sizes.
 
         Args:
           image: RGB, uint8 [height, width, 3].
 
         Returns:
-          "probabilities" float32 [height, width, classes], and the most probable, "labels" uint8
-          [height, width].
+          Of a semantic model: "probabilities" float32 [height, width, classes], and the most
+          probable, "labels" uint8 [height, width]. Of a detector, by descending score: "boxes"
+          float32 [objects, 4] as x_min, y_min, x_max, y_max in pixels of the photograph, "scores"
+          float32 [objects], "classes" int32 [objects], which number `classes`, and "masks": a list
+          of COCO's run lengths, which `segjax.rle.decode` makes bool [height, width].
 
         Raises:
           ValueError: another shape or type; or it is a backbone.
@@ -70,7 +77,7 @@ class Pretrained:
         return jax.jit(self._segmenter.predict)
 
     @property
-    def _segmenter(self) -> SemanticTask:
+    def _segmenter(self) -> SemanticTask | InstanceTask:
         if self.task is None:
             raise ValueError(
                 f"this is a backbone ({type(self.model).__name__}) without a classifier: put its "

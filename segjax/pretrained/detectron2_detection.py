@@ -4,6 +4,7 @@ Written from its modules' names, version 0.6, and its configurations in configs/
 InstanceSegmentation. The pickles of the zoo hold {"model": {name: array}}.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from segjax.data.augment import Normalize
 from segjax.data.coco_classes import COCO_CLASSES
+from segjax.data.instance_augment import ResizeShortSide
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
@@ -32,6 +34,7 @@ from segjax.pretrained.mapping import (
     within,
 )
 from segjax.pretrained.preprocess import MSRA
+from segjax.tasks.instance import InstanceView
 
 # Of ResNeXt's weights alone (FB's X-101): mean and deviation of ImageNet's colours, RGB.
 FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -41,21 +44,21 @@ BODIES = {
     "R_101": (resnet101, "1x1", MSRA),
     "X_101_32x8d": (resnext101, "3x3", FACEBOOK),
 }
-CLASSES = {
-    80: COCO_CLASSES,
-    8: (
-        *("background", "person", "rider", "car", "truck", "bus", "train", "motorcycle"),
-        "bicycle",
-    ),
-}
-# What a checkpoint may hold besides: the pixels' mean, and the anchors.
-OTHERS = r"^pixel_(mean|std)$|anchor_generator"
+CITYSCAPES = (
+    *("background", "person", "rider", "car", "truck", "bus", "train", "motorcycle"),
+    "bicycle",
+)
+CLASSES = {80: COCO_CLASSES, 8: CITYSCAPES}
+# What a checkpoint may hold besides: the pixels' mean, the anchors, and counters of batches.
+OTHERS = r"^pixel_(mean|std)$|anchor_generator|\.num_batches_tracked$"
 
 
 def convert_mask_rcnn(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Pretrained:
     """Mask R-CNN of the model zoo: R50, R101 or X101, with FPN, C4 or DC5.
+
+    Those of COCO see images at a shorter side of 800 pixels, those of Cityscapes at 1024.
 
     Args:
       classes: their names, background first; those of COCO where there are 80, of Cityscapes where
@@ -78,12 +81,11 @@ def convert_mask_rcnn(
     )
     table = _mask_rcnn_table(model)
     variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
-    task = coco_task(
-        model,
-        classes=object_names(num_classes - 1, classes, CLASSES),
-        preprocess=preprocess,
-        paste_rule="detectron2",
-    )
+    classes = object_names(num_classes - 1, classes, CLASSES)
+    task = coco_task(model, classes=classes, preprocess=preprocess, paste_rule="detectron2")
+    if classes == CITYSCAPES:
+        view = InstanceView(ResizeShortSide((1024,), 2048))
+        task = dataclasses.replace(task, views=(view,), buckets=((1024, 2048),))
     return Pretrained(model, variables, preprocess, task)
 
 

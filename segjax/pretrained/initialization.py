@@ -8,8 +8,9 @@ from typing import Any
 
 import flax.traverse_util
 
-# A classifier, whose shape depends on the classes, is called "logits" in every model.
-_CLASSIFIER = re.compile(r"(^|/)logits\w*/")
+# What has a shape that depends on the classes: every model's "logits", and of a detector's regions
+# the "class_logits" and the "deltas" of a box for each class. (The RPN's depend on the anchors.)
+_CLASSIFIER = re.compile(r"/logits\w*/|/box_predictor/(class_logits|deltas)/")
 _PATHS_SHOWN = 8
 
 
@@ -42,8 +43,8 @@ def initialize(
 
     Trained variables without a "backbone" are those of a backbone, and go to the model's. The
     backbone must fit, array by array; only whole stages may be new, such as DeepLab v3's copies of
-    block 4. Of the heads, those of the same names are taken. Classifiers of another shape stay as
-    drawn: their classes are others.
+    block 4. Of the heads, those of the same names are taken, and must fit as well; whatever the
+    number of classes shapes stays as drawn where its shape is another.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} as `model.init` gives them.
@@ -52,8 +53,8 @@ def initialize(
         {"backbone/stage4_": "box_head/"} for Mask R-CNN's C4 head.
 
     Raises:
-      ValueError: nothing fits; the backbones differ; or a shape does, other than a classifier's.
-        The message lists what.
+      ValueError: nothing fits; the backbones differ, or heads of the same name; or a shape does,
+        other than a classifier's. The message lists what.
     """
     fresh = flax.traverse_util.flatten_dict(variables, sep="/")
     found = flax.traverse_util.flatten_dict(trained, sep="/")
@@ -71,7 +72,8 @@ def initialize(
             f"{_parts(flax.traverse_util.flatten_dict(trained, sep='/'))}"
         )
     unlike = [path for path in shared if fresh[path].shape != found[path].shape]
-    stages = {_stage(path) for path in found}
+    # Of a backbone by stages, of the others as a whole.
+    kept, stages = {_part(path) for path in fresh}, {_stage(path) for path in found}
     problems = {
         "of another shape": [
             f"{path} {list(found[path].shape)}, expected {list(fresh[path].shape)}"
@@ -81,9 +83,13 @@ def initialize(
         "missing": [
             path
             for path in fresh
-            if path not in found and _in_backbone(path) and _stage(path) in stages
+            if path not in found and _stage(path) in stages and not _CLASSIFIER.search(path)
         ],
-        "not in the model": [path for path in found if path not in fresh and _in_backbone(path)],
+        "not in the model": [
+            path
+            for path in found
+            if path not in fresh and _part(path) in kept and not _CLASSIFIER.search(path)
+        ],
     }
     if any(problems.values()):
         lines = [
@@ -92,6 +98,8 @@ def initialize(
             for kind, paths in problems.items()
             if paths
         ]
+        if all(_part(path) != "backbone" for paths in problems.values() for path in paths):
+            lines.append("the backbone fits: leave the heads out (initial.backbone_only)")
         raise ValueError("\n  ".join(["the trained weights do not fit the model:", *lines]))
     taken = [path for path in shared if path not in unlike]
     merged = fresh | {path: found[path] for path in taken}
@@ -103,19 +111,21 @@ def initialize(
     return flax.traverse_util.unflatten_dict(merged, sep="/"), report
 
 
-def _in_backbone(path: str) -> bool:
-    return path.split("/")[1] == "backbone"
+def _part(path: str) -> str:
+    """Of "params/backbone/stage4_block1/...", "backbone"."""
+    return path.split("/")[1]
 
 
 def _stage(path: str) -> str:
-    """Of "params/backbone/stage4_block1/...", "backbone/stage4"."""
-    return "/".join(path.split("/")[1:3]).partition("_")[0]
+    """Of "params/backbone/stage4_block1/...", "backbone/stage4"; of a head the same as `_part`."""
+    part, *inner = path.split("/")[1:3]
+    return f"{part}/{inner[0].partition('_')[0]}" if part == "backbone" else part
 
 
 def _parts(paths) -> str:
     """The parts of a model in which paths are, with how many arrays each."""
     counts: dict[str, int] = {}
     for path in paths:
-        part = path.split("/")[1]
+        part = _part(path)
         counts[part] = counts.get(part, 0) + 1
     return ", ".join(f"{part}: {count}" for part, count in counts.items()) or "none"

@@ -3,6 +3,7 @@
 Written from version 0.28.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 
@@ -35,6 +36,16 @@ from segjax.pretrained.torchvision import COUNTERS, resnet_table
 # torchvision's classes are COCO's ids; those that name nothing are never found.
 CLASSES = ("background", *(COCO_CATEGORIES.get(index, f"unused {index}") for index in range(1, 91)))
 
+# The published weights of v1 have the names of torchvision 0.3, which it renames as it loads them.
+OLD_NAMES = (
+    (r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+    (r"roi_heads\.mask_head\.mask_fcn1\.", "roi_heads.mask_head.0.0."),
+    (r"roi_heads\.mask_head\.mask_fcn2\.", "roi_heads.mask_head.1.0."),
+    (r"roi_heads\.mask_head\.mask_fcn3\.", "roi_heads.mask_head.2.0."),
+    (r"roi_heads\.mask_head\.mask_fcn4\.", "roi_heads.mask_head.3.0."),
+)
+
 
 def convert_maskrcnn(
     state_dict: Mapping[str, np.ndarray],
@@ -45,12 +56,15 @@ def convert_maskrcnn(
 ) -> Pretrained:
     """Mask R-CNN on ResNet-50 with FPN, "v1" of 2017's recipe or "_v2" of 2022's.
 
+    The classes of weights for COCO have the numbers of COCO's categories, 1 … 90.
+
     Args:
       classes: their names, background first; those of COCO where there are 91.
       epsilon: of the backbone's frozen norms. None is right for published weights: 0 for v1's,
         1e-5 for v2's; a v1 that was trained with `weights=None` has 1e-5.
     """
     v2 = name.endswith("_v2")
+    state_dict = {_renamed(key): array for key, array in state_dict.items()}
     if epsilon is None:
         epsilon = 1e-5 if v2 else 0.0
     num_classes = length_of(state_dict, "roi_heads.box_predictor.cls_score.weight", 0, otherwise=91)
@@ -116,6 +130,13 @@ def maskrcnn_table(*, v2: bool) -> Table:
             f"{masks}.mask_fcn_logits.bias", skipped_outputs=1
         ),
     }
+
+
+def _renamed(key: str) -> str:
+    """The present name for an old one; others as they are."""
+    for old, new in OLD_NAMES:
+        key = re.sub(f"^{old}", new, key)
+    return key
 
 
 def _layer(ours: str, theirs: str, *, norm: bool) -> Table:

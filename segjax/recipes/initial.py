@@ -42,7 +42,8 @@ class InitialConfig:
     ) -> dict:
         """Puts the trained variables in the place of those just drawn, and prints which.
 
-        The classifier stays as drawn where the number of classes differs.
+        What the number of classes shapes, in the classifier and in a detector's heads, stays as
+        drawn where that number differs.
 
         Args:
           normalize: how the images will be normalised.
@@ -62,7 +63,7 @@ class InitialConfig:
             source, trained = self.run, _variables_of_run(self.run)
         else:
             return variables
-        if self.backbone_only:
+        if self.backbone_only and "backbone" in trained["params"]:
             trained = {
                 collection: {name: part for name, part in parts.items() if name == "backbone"}
                 for collection, parts in trained.items()

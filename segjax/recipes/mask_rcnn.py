@@ -222,14 +222,15 @@ def mask_rcnn_experiment(
     """
     classes, _ = describe_dataset(dataset)
 
-    def open_split(split):
-        return ObjectSource(open_dataset(dataset, split, data_dir=config.data_dir))
+    def open_split(split, **options):
+        source = open_dataset(dataset, split, data_dir=config.data_dir)
+        return ObjectSource(source, **options)
 
     task = instance_task(config, classes, category_ids=category_ids, nuclei_score=nuclei_score)
     return experiment_on(
         config,
         task,
-        train=partial(open_split, train),
+        train=partial(open_split, train, drop_empty=True),
         evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
     )
 

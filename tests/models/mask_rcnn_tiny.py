@@ -5,6 +5,10 @@ from functools import partial
 import jax
 import numpy as np
 
+from segjax.data.augment import Normalize
+from segjax.data.instance_masks import crop_mask, tight_boxes
+from segjax.data.loader import BATCH_DTYPES
+from segjax.data.pack_objects import PackObjects
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
@@ -16,8 +20,8 @@ from tests.models.subsampling import random_variables
 
 SIDE = 64
 CLASSES = ("background", "red", "green")
-CAPACITY = 3
-MASK_SIZE = 8
+NORMALIZE = Normalize(127.5, 64.0)
+PACK = PackObjects(((SIDE, SIDE),), max_objects=3, normalize=NORMALIZE, mask_size=8)
 FROZEN = partial(BatchNorm, frozen=True)
 PYRAMID_ANCHORS = Anchors(sizes=((8.0,), (16.0,), (24.0,), (32.0,), (48.0,)))
 SINGLE_ANCHORS = Anchors(sizes=((8.0, 16.0, 32.0),))
@@ -55,7 +59,7 @@ def tiny_task(model, **attributes) -> InstanceTask:
             "classes": CLASSES,
             "channels": 3,
             "buckets": ((SIDE, SIDE),),
-            "preprocess": lambda example, rng: example,
+            "preprocess": NORMALIZE,
             "views": (),
             "make_evaluator": dict,
             "proposals": ProposalConfig(pre_nms=20, post_nms=16),
@@ -66,32 +70,34 @@ def tiny_task(model, **attributes) -> InstanceTask:
     )
 
 
-def packed_example(index, *, objects=2, size=(SIDE, SIDE)) -> dict:
-    """Coloured ellipses on noise, in an image of a size within its padding of zeros."""
+def ellipses(index, *, objects=2, size=(SIDE, SIDE)) -> dict:
+    """An instance example: ellipses on noise, in the colours of their classes."""
     rng = np.random.default_rng((index, objects))
-    image = np.zeros((SIDE, SIDE, 3), np.float32)
-    image[: size[0], : size[1]] = rng.normal(0, 0.2, (*size, 3))
-    boxes = np.zeros((CAPACITY, 4), np.float32)
-    classes = np.zeros(CAPACITY, np.int32)
-    masks = np.zeros((CAPACITY, MASK_SIZE, MASK_SIZE), np.uint8)
-    cells = (np.arange(MASK_SIZE) + 0.5) / MASK_SIZE * 2 - 1
+    image = rng.normal(100, 20, (*size, 3))
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
-    for place in range(objects):
-        height, width = rng.integers(12, 28, 2)
+    classes, masks = rng.integers(1, len(CLASSES), objects).astype(np.int32), []
+    for label in classes:
+        height, width = rng.integers(14, 30, 2)
         top, left = rng.integers(0, np.subtract(size, (height, width)) + 1)
-        boxes[place] = left, top, left + width, top + height
-        classes[place] = rng.integers(1, len(CLASSES))
-        masks[place] = 255 * (cells[:, None] ** 2 + cells**2 <= 1)
         inside = ((y - top) / height * 2 - 1) ** 2 + ((x - left) / width * 2 - 1) ** 2 <= 1
-        image[: size[0], : size[1]][inside] += np.eye(3)[classes[place] - 1]
+        image[inside] += 100 * np.eye(3)[label - 1]
+        masks.append(crop_mask(inside))
     return {
-        "image": image,
-        "size": np.array(size, np.int32),
-        "boxes": boxes,
+        "id": f"ellipses_{index}",
+        "image": np.clip(image, 0, 255).astype(np.uint8),
+        "boxes": tight_boxes(masks),
         "classes": classes,
-        "masks": masks,
-        "dropped": np.int32(0),
-        "index": np.int32(index),
+        "masks": tuple(masks),
+        "crowd": np.zeros(objects, bool),
+        "areas": np.array([mask.area for mask in masks], np.float32),
+    }
+
+
+def packed_example(index, **options) -> dict:
+    """What enters a batch; `options` are those of `ellipses`."""
+    packed = PACK(ellipses(index, **options), np.random.default_rng(0))
+    return {name: packed[name] for name in BATCH_DTYPES if name in packed} | {
+        "index": np.int32(index)
     }
 
 

@@ -1,0 +1,53 @@
+"""Mask R-CNN's second version against what torchvision computes with the same weights."""
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import pretrained
+from tests.fixtures.reference_weights import load_record, reference_boxes, reference_image
+
+HEIGHT, WIDTH = 192, 256
+BOXES = reference_boxes(32, height=HEIGHT, width=WIDTH)
+MASKED = 6  # of the boxes
+
+
+@pytest.fixture(scope="module")
+def recorded_and_ours():
+    record, state = load_record("torchvision_maskrcnn_resnet50_fpn_v2")
+    converted = pretrained.convert("torchvision/maskrcnn_resnet50_fpn_v2", state)
+    model = converted.model
+
+    def stages(model, images, boxes):
+        levels = model.pyramid(images)
+        objectness, deltas, _ = model.rpn_outputs(levels, image_size=(HEIGHT, WIDTH))
+        logits, moves = model.box_outputs(levels, boxes)
+        masks = model.mask_logits(levels, boxes[:, :MASKED])
+        return levels, objectness, deltas, logits, moves, masks
+
+    image = converted.preprocess({"image": 255 * reference_image(HEIGHT, WIDTH)}, None)["image"]
+    run = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=stages))
+    return record, jax.device_get(run(converted.variables, image[None], BOXES[None]))
+
+
+def close(ours, theirs):
+    """As close as float32 allows: 1e-4, where the outputs vary by 0.03 or more."""
+    assert np.std(theirs) > 0.03
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_the_pyramid_and_the_rpn_are_torchvisions(recorded_and_ours):
+    record, (levels, objectness, deltas, *_) = recorded_and_ours
+    for number, name in enumerate(("0", "1", "2", "3", "pool")):
+        close(levels[number][..., ::32], record[f"pyramid_{name}"])
+        rows, columns = levels[number].shape[1:3]
+        for values, kind in ((objectness, "objectness"), (deltas, "deltas")):
+            values = values[number].reshape(1, rows, columns, -1)[:, ::2, ::2]
+            close(values, record[f"rpn_{kind}_{number}"])
+
+
+def test_the_heads_outputs_for_given_boxes_are_torchvisions(recorded_and_ours):
+    record, (*_, logits, deltas, masks) = recorded_and_ours
+    close(logits[0], record["box_logits"])
+    close(deltas[0], record["box_deltas"].reshape(len(BOXES), 6, 4)[:, 1:])
+    close(masks[0], record["mask_logits"][..., 1:])
