@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 BIN = $(VENV)/bin
 
 .PHONY: help install quickstart test lint
@@ -22,7 +23,7 @@ quickstart: install
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -190,7 +190,8 @@ def test_predictions_are_those_of_the_task_at_the_size_of_the_images(
         variables = TrainState(**checkpoints.read(3, parallel.replicated)).variables
     values = set()
     for name, image in expected.items():
-        batches = ({"image": np.stack([x["image"]] * 4)} for x in experiment.task.inputs({"image": image}))
+        tiles = experiment.task.inputs({"image": image})
+        batches = ({"image": np.stack([tile["image"]] * 4)} for tile in tiles)
         outputs = (predict(variables, batch)["probabilities"][0] for batch in batches)
         prediction = experiment.task.merge(
             {"image": image}, ({"probabilities": output} for output in outputs)

@@ -120,7 +120,12 @@ def torchvision_maskrcnn_resnet50_fpn_v2():
         logits, deltas = heads.box_predictor(regions)
         regions = heads.mask_roi_pool(pyramid, [given[0][:6]], sizes)
         masks = heads.mask_predictor(heads.mask_head(regions))
-    record = {"shapes": shapes}
+        photo = np.rint(255 * reference_image(501, 640)).astype(np.uint8)
+        mean, std = model.transform.image_mean, model.transform.image_std
+        resize = detection.transform.GeneralizedRCNNTransform(800, 1333, mean, std).eval()
+        resized, _ = resize([torch.from_numpy(photo).permute(2, 0, 1) / 255])
+    record = {"shapes": shapes, "size": np.array(resized.image_sizes[0])}
+    record["resized"] = resized.tensors[0].permute(1, 2, 0).numpy()[::25, ::25]
     for level, value in pyramid.items():
         record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::32]
     for name, levels in zip(("objectness", "deltas"), rpn, strict=True):

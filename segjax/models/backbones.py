@@ -8,12 +8,13 @@ import flax.linen as nn
 from segjax.models.layers import Norm
 from segjax.models.mobilenet_v2 import MobileNetV2
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import resnet34, resnet50, resnet101, resnext101
+from segjax.models.resnet import resnet18, resnet34, resnet50, resnet101, resnext101
 from segjax.models.vgg import VGG16
 from segjax.models.xception import xception41, xception65, xception71
 
 BackboneName = Literal[
     "vgg16",
+    "resnet18",
     "resnet34",
     "resnet50",
     "resnet101",
@@ -58,6 +59,7 @@ def make_backbone(
     if name in xceptions:
         return xceptions[name](width_multiplier=width_multiplier, **shared)
     resnets = {
+        "resnet18": resnet18,
         "resnet34": resnet34,
         "resnet50": resnet50,
         "resnet101": resnet101,

@@ -7,7 +7,7 @@ does between them is `segjax.tasks.instance`.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from segjax.models.roi_heads import (
 )
 from segjax.models.rpn import Anchors, ProposalConfig, RPNHead, propose
 
+Neck = Literal["fpn", "c4", "c5", "dc5"]
+MaskNetwork = Literal["fcn", "mlp"]
 ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 
 
@@ -68,7 +70,7 @@ class MaskRCNN(nn.Module):
 
     num_classes: int
     backbone: BackboneName | nn.Module = "resnet50"
-    neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
+    neck: Neck = "fpn"
     fpn_features: int = 256
     fpn_norm: Norm | None = None
     anchors: Anchors | None = None
@@ -79,7 +81,7 @@ class MaskRCNN(nn.Module):
     head_features: int = 256
     head_norm: Norm | None = None
     class_agnostic_boxes: bool = False
-    mask_network: Literal["fcn", "mlp"] = "fcn"
+    mask_network: MaskNetwork = "fcn"
     mask_convolutions: int = 4
     mask_loss: MaskLoss = "sigmoid"
     class_agnostic_masks: bool = False
@@ -93,8 +95,14 @@ class MaskRCNN(nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        if self.neck not in ("fpn", "c4", "c5", "dc5"):
-            raise ValueError(f"neck is fpn, c4, c5 or dc5; got {self.neck!r}")
+        for name, choices in (
+            ("neck", Neck),
+            ("mask_network", MaskNetwork),
+            ("mask_loss", MaskLoss),
+        ):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise ValueError(f"{name} is one of {get_args(choices)}; got {value!r}")
         if self.mask_loss == "softmax" and self.class_agnostic_masks:
             raise ValueError("a softmax over the classes has no class-agnostic mask")
         if isinstance(self.backbone, str):
@@ -102,6 +110,12 @@ class MaskRCNN(nn.Module):
             if self.neck == "c4":
                 backbone = backbone.clone(num_stages=3)
             self.backbone = backbone
+        stages = 3 if self.neck == "c4" else 4
+        if getattr(self.backbone, "num_stages", None) != stages:
+            raise ValueError(
+                f"the backbone of neck {self.neck!r} is a ResNet with num_stages={stages}; got "
+                f"{self.backbone!r}"
+            )
         if self.anchors is None:
             self.anchors = Anchors() if self.neck == "fpn" else ONE_LEVEL
         super().__post_init__()

@@ -184,6 +184,11 @@ class ResNet(nn.Module):
         return layer(2 * self.width, name="stem3")(x, train)
 
 
+def resnet18(**attributes) -> ResNet:
+    """Returns ResNet-18, of basic blocks: 11,176,512 parameters."""
+    return ResNet(stage_sizes=(2, 2, 2, 2), block="basic", **attributes)
+
+
 def resnet34(**attributes) -> ResNet:
     """Returns ResNet-34, of basic blocks: 21,284,672 parameters."""
     return ResNet(stage_sizes=(3, 4, 6, 3), block="basic", **attributes)

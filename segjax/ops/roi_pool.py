@@ -3,6 +3,7 @@
 Both round a box to whole cells of the features, which shifts what they read by up to half a cell.
 """
 
+import functools
 from typing import Literal
 
 import jax.numpy as jnp
@@ -100,7 +101,12 @@ def roi_warp(
     )
     batch, number, *_, channels = samples.shape
     samples = samples.reshape(batch, number, rows, 2, columns, 2, channels)
-    return samples.max((3, 5)) if aggregation == "max" else samples.mean((3, 5))
+    if aggregation == "average":
+        return samples.mean((3, 5))
+    # Pair by pair: the gradient of `max` divides by the number of samples that equal the maximum.
+    # XLA may compute samples anew for it, rounded in another way: then none does, and it is NaN.
+    four = [samples[:, :, :, i, :, j] for i in range(2) for j in range(2)]
+    return functools.reduce(jnp.maximum, four)
 
 
 def _whole_cells(boxes, spatial_scale):

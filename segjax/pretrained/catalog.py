@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., Pretrained]] = {
     "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
     "torchvision/maskrcnn_resnet50_fpn": torchvision_detection.convert_maskrcnn,
     "torchvision/maskrcnn_resnet50_fpn_v2": torchvision_detection.convert_maskrcnn,
+    "torchvision/resnet18": torchvision.convert_resnet,
     "torchvision/resnet34": torchvision.convert_resnet,
     "torchvision/resnet50": torchvision.convert_resnet,
     "torchvision/resnet101": torchvision.convert_resnet,
@@ -46,6 +47,7 @@ SOURCES: dict[str, Callable[..., Pretrained]] = {
     "detectron2/mask_rcnn_R_101_DC5": detectron2_detection.convert_mask_rcnn,
     "detectron2/resnet50": detectron2.convert_resnet,
     "detectron2/resnet101": detectron2.convert_resnet,
+    "detectron2/resnext101": detectron2.convert_resnet,
     "keras/vgg16": keras.convert_vgg16,
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.models.resnet import ResNet, resnet50, resnet101
+from segjax.models.resnet import ResNet, resnet50, resnet101, resnext101
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.mapping import (
     OIHW,
@@ -21,12 +21,17 @@ from segjax.pretrained.mapping import (
     reading_rgb,
     torch_layer,
 )
-from segjax.pretrained.preprocess import MSRA
+from segjax.pretrained.preprocess import FACEBOOK, MSRA
 
 EPSILON = 1e-5
 BOTTLENECK = ("conv1", "conv2", "conv3", "shortcut")  # the last in a stage's first block only
 
-RESNETS = {"resnet50": resnet50, "resnet101": resnet101}
+# The network, where its stride is, and how its weights want the pixels.
+RESNETS = {
+    "resnet50": (resnet50, "1x1", MSRA),
+    "resnet101": (resnet101, "1x1", MSRA),
+    "resnext101": (resnext101, "3x3", FACEBOOK),
+}
 # Classifiers, what detectron2 says of a file in it, and Caffe2's optimiser.
 OTHERS = r"\.num_batches_tracked$|_momentum$|^(fc1000|pred)_[wb]$|^(stem\.)?fc\.|^linear\."
 
@@ -36,12 +41,13 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
 
     Names are Caffe2's ("res2_0_branch2a_w") or detectron2's ("res2.0.conv1.weight").
     """
-    resnet = RESNETS[name.removeprefix("detectron2/")](stride_in="1x1")
+    make, stride_in, preprocess = RESNETS[name.removeprefix("detectron2/")]
+    resnet = make(stride_in=stride_in)
     is_caffe2 = not any(key.startswith("stem.") for key in state_dict)
     table = caffe2_table(resnet, state_dict) if is_caffe2 else detectron2_table(resnet, prefix="")
     table = reading_rgb(table, "params/stem/convolution/kernel")
     variables = fill(resnet, table, state_dict, name=name, ignored=OTHERS)
-    return Pretrained(resnet, variables, MSRA)
+    return Pretrained(resnet, variables, preprocess)
 
 
 def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:

@@ -4,13 +4,11 @@ Written from its modules' names, version 0.6, and its configurations in configs/
 InstanceSegmentation. The pickles of the zoo hold {"model": {name: array}}.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from segjax.data.augment import Normalize
 from segjax.data.coco_classes import COCO_CLASSES
 from segjax.data.instance_augment import ResizeShortSide
 from segjax.models.mask_rcnn import MaskRCNN
@@ -33,11 +31,8 @@ from segjax.pretrained.mapping import (
     torch_linear,
     within,
 )
-from segjax.pretrained.preprocess import MSRA
-from segjax.tasks.instance import InstanceView
+from segjax.pretrained.preprocess import FACEBOOK, MSRA
 
-# Of ResNeXt's weights alone (FB's X-101): mean and deviation of ImageNet's colours, RGB.
-FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 FROZEN = partial(BatchNorm, epsilon=1e-5, frozen=True)
 BODIES = {
     "R_50": (resnet50, "1x1", MSRA),
@@ -48,6 +43,7 @@ CITYSCAPES = (
     *("background", "person", "rider", "car", "truck", "bus", "train", "motorcycle"),
     "bicycle",
 )
+CITYSCAPES_SIZE = {"resize": ResizeShortSide((1024,), 2048), "buckets": ((1024, 2048),)}
 CLASSES = {80: COCO_CLASSES, 8: CITYSCAPES}
 # What a checkpoint may hold besides: the pixels' mean, the anchors, and counters of batches.
 OTHERS = r"^pixel_(mean|std)$|anchor_generator|\.num_batches_tracked$"
@@ -82,10 +78,8 @@ def convert_mask_rcnn(
     table = _mask_rcnn_table(model)
     variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
     classes = object_names(num_classes - 1, classes, CLASSES)
-    task = coco_task(model, classes=classes, preprocess=preprocess, paste_rule="detectron2")
-    if classes == CITYSCAPES:
-        view = InstanceView(ResizeShortSide((1024,), 2048))
-        task = dataclasses.replace(task, views=(view,), buckets=((1024, 2048),))
+    size = CITYSCAPES_SIZE if classes == CITYSCAPES else {}
+    task = coco_task(model, classes=classes, preprocess=preprocess, paste_rule="detectron2", **size)
     return Pretrained(model, variables, preprocess, task)
 
 

@@ -1,5 +1,6 @@
 """The task of a converted Mask R-CNN: how its source resizes, pads and pastes."""
 
+from collections.abc import Callable
 from functools import partial
 
 from segjax.data.augment import Normalize
@@ -8,26 +9,33 @@ from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.tasks.instance import InstanceTask, InstanceView
 
-# Of images of 800 by at most 1333 pixels, either way: two compilations for all photographs.
+COCO_SIZE = ResizeShortSide((800,), 1333)
+# Of such images, either way: two compilations for all photographs.
 COCO_BUCKETS = ((832, 1344), (1344, 832))
 
 
 def coco_task(
-    model: MaskRCNN, *, classes: tuple[str, ...], preprocess: Normalize, paste_rule: str, **resize
+    model: MaskRCNN,
+    *,
+    classes: tuple[str, ...],
+    preprocess: Normalize,
+    paste_rule: str,
+    resize: Callable[[dict, None], dict] = COCO_SIZE,
+    buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS,
 ) -> InstanceTask:
     """Returns the task for photographs with a shorter side of 800 and a longer of at most 1333.
 
     Args:
       classes: background first.
-      resize: further options of `ResizeShortSide`.
+      resize, buckets: to another size, or in another way.
     """
     return InstanceTask(
         model=model,
         classes=classes,
         channels=3,
-        buckets=COCO_BUCKETS,
+        buckets=buckets,
         preprocess=preprocess,
-        views=(InstanceView(ResizeShortSide((800,), 1333, **resize)),),
+        views=(InstanceView(resize),),
         make_evaluator=partial(CocoEvaluator, classes),
         paste_rule=paste_rule,
     )

@@ -13,6 +13,8 @@ IMAGENET = Normalize(
 )
 # The same mean alone: MSRA's ResNets in detectron2.
 MSRA = Normalize(mean=(123.675, 116.28, 103.53), std=1.0)
+# Facebook's ResNeXt-101 in detectron2: the same mean, and deviations in whole colour values.
+FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 # Simonyan and Zisserman's VGG.
 CAFFE = Normalize(mean=(123.68, 116.779, 103.939), std=1.0)
 # To [−1, 1], TensorFlow's MobileNet and Xception.

@@ -11,7 +11,7 @@ import numpy as np
 from segjax.evaluation.coverings import WholeImage
 from segjax.evaluation.resizing import ShortSide
 from segjax.models.deeplab_v3 import DeepLabV3
-from segjax.models.resnet import ResNet, resnet34, resnet50, resnet101
+from segjax.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 from segjax.models.vgg import VGG16
 from segjax.pretrained.converted import Pretrained, class_names
 from segjax.pretrained.mapping import (
@@ -25,7 +25,12 @@ from segjax.pretrained.mapping import (
 from segjax.pretrained.preprocess import IMAGENET
 from segjax.tasks.semantic import SemanticTask
 
-RESNETS = {"resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
+RESNETS = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+}
 # Counters of batches change nothing where, as in all of these, a norm has a fixed momentum.
 COUNTERS = r"\.num_batches_tracked$"
 

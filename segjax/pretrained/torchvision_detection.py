@@ -5,11 +5,13 @@ Written from version 0.28.
 
 import re
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 
 from segjax.data.coco_classes import COCO_CATEGORIES
+from segjax.data.instance_augment import ResizeShortSide
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
@@ -36,14 +38,25 @@ from segjax.pretrained.torchvision import COUNTERS, resnet_table
 # torchvision's classes are COCO's ids; those that name nothing are never found.
 CLASSES = ("background", *(COCO_CATEGORIES.get(index, f"unused {index}") for index in range(1, 91)))
 
+
+@dataclass(frozen=True)
+class Resize:
+    """Resizes an image as torchvision's detectors do: without rounding the pixels."""
+
+    rule: ResizeShortSide = ResizeShortSide((800,), 1333, rounding="down", antialias=False)
+
+    def __call__(self, example: dict, rng: None) -> dict:
+        return self.rule({"image": example["image"].astype(np.float32)}, rng)
+
+
 # The published weights of v1 have the names of torchvision 0.3, which it renames as it loads them.
 OLD_NAMES = (
     (r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
     (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
-    (r"roi_heads\.mask_head\.mask_fcn1\.", "roi_heads.mask_head.0.0."),
-    (r"roi_heads\.mask_head\.mask_fcn2\.", "roi_heads.mask_head.1.0."),
-    (r"roi_heads\.mask_head\.mask_fcn3\.", "roi_heads.mask_head.2.0."),
-    (r"roi_heads\.mask_head\.mask_fcn4\.", "roi_heads.mask_head.3.0."),
+    *(
+        (rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.", f"roi_heads.mask_head.{i}.0.")
+        for i in range(4)
+    ),
 )
 
 
@@ -68,16 +81,16 @@ def convert_maskrcnn(
     if epsilon is None:
         epsilon = 1e-5 if v2 else 0.0
     num_classes = length_of(state_dict, "roi_heads.box_predictor.cls_score.weight", 0, otherwise=91)
-    norm = partial(BatchNorm, epsilon=1e-5, frozen=True)
+    norm = _frozen(1e-5) if v2 else None
     model = MaskRCNN(
         num_classes - 1,
-        backbone=resnet50(norm=partial(BatchNorm, epsilon=epsilon, frozen=True)),
-        fpn_norm=norm if v2 else None,
+        backbone=resnet50(norm=_frozen(epsilon)),
+        fpn_norm=norm,
         anchors=Anchors(rounded=True, stride="image"),
         rpn_convolutions=2 if v2 else 1,
         box_convolutions=4 if v2 else 0,
         box_fully_connected=1 if v2 else 2,
-        head_norm=norm if v2 else None,
+        head_norm=norm,
         pooling=RegionPooling(aligned=False, level_rule="torchvision"),
         proposals=ProposalConfig(min_size=1e-3),
         detections=DetectionConfig(min_size=1e-2),
@@ -89,8 +102,7 @@ def convert_maskrcnn(
         classes=object_names(num_classes - 1, classes, {90: CLASSES}),
         preprocess=IMAGENET,
         paste_rule="torchvision",
-        rounding="down",
-        antialias=False,
+        resize=Resize(),
     )
     return Pretrained(model, variables, IMAGENET, task)
 
@@ -130,6 +142,11 @@ def maskrcnn_table(*, v2: bool) -> Table:
             f"{masks}.mask_fcn_logits.bias", skipped_outputs=1
         ),
     }
+
+
+@cache  # models with the same norm are equal, and are traced once
+def _frozen(epsilon: float):
+    return partial(BatchNorm, epsilon=epsilon, frozen=True)
 
 
 def _renamed(key: str) -> str:

@@ -14,7 +14,6 @@ from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.pretrained import preprocess
-from segjax.pretrained.detectron2_detection import FACEBOOK
 from segjax.training.parallel import AXIS_NAME
 
 NormName = Literal["frozen", "batch", "group"]
@@ -22,7 +21,7 @@ Pixels = Literal["imagenet", "msra", "facebook", "minus_one_to_one"]
 NORMALIZATIONS = {
     "imagenet": preprocess.IMAGENET,
     "msra": preprocess.MSRA,
-    "facebook": FACEBOOK,
+    "facebook": preprocess.FACEBOOK,
     "minus_one_to_one": preprocess.MINUS_ONE_TO_ONE,
 }
 

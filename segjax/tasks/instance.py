@@ -207,14 +207,15 @@ class InstanceTask:
         return detection.mask_loss(chosen.reshape(logits.shape[:4]), targets, positive, **options)
 
     def _count(self, marked):
-        """How many are marked in a device's batch, on average over the devices; at least 1.
+        """How many are marked in a device's batch, on average over the devices; at least 1 in all.
 
         Loss sums divided by it have the mean over the devices that the whole batch would have.
         """
         count = jnp.sum(marked, dtype=jnp.float32)
-        if self.axis_name is not None:
-            count = jax.lax.pmean(count, self.axis_name)
-        return jnp.maximum(count, 1.0)
+        if self.axis_name is None:
+            return jnp.maximum(count, 1.0)
+        devices = jax.lax.axis_size(self.axis_name)
+        return jnp.maximum(jax.lax.psum(count, self.axis_name), 1.0) / devices
 
     def predict(self, variables, batch):
         found = self.model.apply(variables, batch["image"], batch["size"], train=False)

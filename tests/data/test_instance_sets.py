@@ -247,6 +247,20 @@ def write_cityscapes(folder):
     return ids
 
 
+def write_nuclei(folder):
+    """Six grey and six stained images as maps of ids, each with two nuclei."""
+    rng = np.random.default_rng(2)
+    ids = np.zeros((40, 48), np.uint16)
+    ids[5:17, 5:17], ids[20:34, 30:44] = 1, 2
+    for number in range(12):
+        image = rng.integers(0, 256, (40, 48, 3), np.uint8)
+        image = image[..., :1].repeat(3, axis=2) if number % 2 else image
+        for kind, array in (("images", image), ("labels", ids)):
+            path = folder / kind / f"nuclei_{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
 def test_cityscapes_things_get_their_classes_and_groups_are_crowds(tmp_path):
     ids = write_cityscapes(tmp_path / "source")
     prepare("cityscapes_instances", source=tmp_path / "source", data_dir=tmp_path)

@@ -9,11 +9,12 @@ import jax
 import pytest
 
 from segjax.data.prepare import prepare
+from segjax.tasks import InstanceTask
 from segjax.training.configuration import parse, variant_config
 from segjax.training.experiment import load_module
 from segjax.training.launch import run
 from segjax.training.logging import read_metrics
-from tests.data import official_layouts
+from tests.data import official_layouts, test_instance_sets
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
@@ -26,6 +27,25 @@ SMALL_UNET = ["--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"]
 SMALL_DEEPLAB = [
     *("--network.width-multiplier", "0.05", "--augment.crop", "33", "33"),
     *("--prediction.size", "49", "65", "--prediction.refine", "False"),
+]
+SMALL_MASK_RCNN = [
+    *("--network.backbone", "resnet18", "--network.width-multiplier", "0.05"),
+    *("--network.fpn-features", "4"),
+    *("--network.head-features", "4", "--network.fc-features", "4"),
+    *("--network.proposals.pre-nms", "16", "--network.proposals.post-nms", "8"),
+    *("--network.detections.max-detections", "8", "--network.detections.max-candidates", "16"),
+    *("--proposals.pre-nms", "16", "--proposals.post-nms", "8"),
+    *("--anchor-sampling.size", "16", "--region-sampling.size", "8"),
+    *("--input.max-objects", "6", "--input.mask-size", "14"),
+]
+SIDES = [
+    *("--input.resize.short-sides", "64", "--input.resize.max-size", "96"),
+    *("--input.buckets", "64", "96", "96", "64"),
+]
+WINDOW = ["--input.resize.size", "64", "64", "--input.buckets", "64", "64"]
+WHOLE = [
+    *("--prediction.short-sides", "64", "--prediction.max-size", "96"),
+    *("--prediction.buckets", "64", "96", "96", "64"),
 ]
 VGG = ["--network.backbone", "vgg16", "--network.multi-grid", "None"]  # quick to compile
 SMALL = {
@@ -40,6 +60,13 @@ SMALL = {
     "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
     # This one refines by the CRF.
     "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
+    "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "coco_paper_tables": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "coco_lsj": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
+    "cityscapes": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "dsb2018": [*SMALL_MASK_RCNN, *WINDOW, "--prediction.buckets", "64", "64"],
+    "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
+    "coco_files": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
 }
 
 
@@ -54,6 +81,9 @@ def data_dir(tmp_path_factory):
     official_layouts.write_camvid(folder / "camvid_files")
     official_layouts.write_voc2012(folder / "voc2012_files")
     official_layouts.write_cityscapes(folder / "cityscapes_files")
+    test_instance_sets.write_cityscapes(folder / "cityscapes_instances_files")
+    test_instance_sets.write_coco(folder / "coco_files")
+    test_instance_sets.write_nuclei(folder / "dsb2018_files")
     for name, source in {
         "isbi2012": "isbi2012",
         "cell_tracking/dic_c2dh_hela": "cell_tracking",
@@ -63,9 +93,22 @@ def data_dir(tmp_path_factory):
         "camvid": "camvid_files",
         "voc2012": "voc2012_files",
         "cityscapes": "cityscapes_files",
+        "cityscapes_instances": "cityscapes_instances_files",
+        "coco": "coco_files",
+        "dsb2018": "dsb2018_files",
     }.items():
         prepare(name, data_dir=folder, source=folder / source)
     return folder
+
+
+def paths_of_coco(folder):
+    """The flags for files of one's own."""
+    flags = []
+    for split in ("train", "val"):
+        annotations = folder / "annotations" / f"instances_{split}2017.json"
+        flags += [f"--files.{split}-annotations", str(annotations)]
+        flags += [f"--files.{split}-images", str(folder / f"{split}2017")]
+    return flags
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(EXPERIMENTS)) for f in FILES])
@@ -74,6 +117,8 @@ def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path):
     workdir = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
         small = SMALL.get(file.stem, SMALL_UNET)
+        if file.stem == "coco_files":
+            small = [*small, *paths_of_coco(data_dir / "coco_files")]
         arguments = ["--workdir", str(workdir), "--data-dir", str(data_dir), *SHORT, *small]
         results = run(module.Config, module.build, file, arguments)
     best_metric = module.build(module.Config(workdir=workdir)).best_metric
@@ -120,15 +165,25 @@ def test_a_variant_builds_its_network_and_its_documentation_names_it(file, name,
         == config
     )
     # The same parts with fewer blocks, which take long to trace.
-    fewer = {"resnet101": "resnet50", "xception65": "xception41", "xception71": "xception41"}
+    fewer = {
+        "resnet101": "resnet50",
+        "resnet101_msra": "resnet50_msra",
+        "xception65": "xception41",
+        "xception71": "xception41",
+    }
     backbone = getattr(config.network, "backbone", None)
     if backbone in fewer:
         network = dataclasses.replace(config.network, backbone=fewer[backbone])
         config = dataclasses.replace(config, network=network)
     task = module.build(config).task
-    height, width = config.augment.crop
+    is_detector = isinstance(task, InstanceTask)
+    height, width = (256, 320) if is_detector else config.augment.crop
     image = jax.ShapeDtypeStruct((1, height, width, task.channels), "float32")
     outputs = jax.eval_shape(
         lambda image: task.model.init_with_output(jax.random.key(0), image)[0], image
     )
-    assert outputs["logits"].shape == (1, height, width, len(task.classes))
+    if is_detector:
+        side = 14 if config.network.neck == "c4" else 28
+        assert outputs["masks"].shape == (1, 100, side, side)
+    else:
+        assert outputs["logits"].shape == (1, height, width, len(task.classes))

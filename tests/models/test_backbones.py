@@ -175,6 +175,7 @@ def test_variants_of_resnet_have_the_names_that_their_weights_are_known_by():
     ("name", "parameters", "features", "low_level", "auxiliary"),
     [
         ("vgg16", 14_714_688, 512, 128, 512),
+        ("resnet18", 11_176_512, 512, 64, 256),
         ("resnet34", 21_284_672, 512, 64, 256),
         ("resnet50", 23_508_032, 2048, 256, 1024),
         ("resnet101", 42_500_160, 2048, 256, 1024),
@@ -189,5 +190,5 @@ def test_full_sizes_are_the_published_ones(name, parameters, features, low_level
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no backbone 'resnet18'; there are vgg16, resnet34, "):
-        make_backbone("resnet18")
+    with pytest.raises(ValueError, match=r"no backbone 'resnet19'; there are vgg16, resnet18, "):
+        make_backbone("resnet19")

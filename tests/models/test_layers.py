@@ -12,7 +12,7 @@ from segjax.models.layers import (
     check_multi_grid,
     max_pool,
 )
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, GroupNorm
 from tests.models.subsampling import random_variables, run
 
 
@@ -77,6 +77,19 @@ def test_convolution_norm_is_convolution_then_norm_then_activation():
     np.testing.assert_allclose(run(layer, variables, x)[0], np.maximum(normalized, 0), atol=1e-5)
     linear = layer.clone(activation=None)
     np.testing.assert_allclose(run(linear, variables, x)[0], normalized, atol=1e-5)
+
+
+def test_without_a_norm_the_convolution_has_a_bias():
+    x = images(1, 4, 4, 3)
+    layer = ConvolutionNorm(2, norm=None)
+    variables = random_variables(layer, x)
+    assert set(variables) == {"params"}
+    assert set(variables["params"]) == {"convolution"}
+    params = jax.device_get(variables["params"]["convolution"])
+    expected = slow_convolution(x[0], params["kernel"]) + params["bias"]
+    assert params["bias"].all()
+    assert (expected < 0).any()
+    np.testing.assert_allclose(run(layer, variables, x)[0], np.maximum(expected, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +173,22 @@ def test_a_frozen_batch_norm_does_in_training_what_it_does_in_evaluation():
     np.testing.assert_array_equal(out, run(norm, variables, x))
     for key in ("mean", "var"):
         np.testing.assert_array_equal(after[key], variables["batch_stats"][key])
+
+
+def test_group_norm_normalizes_each_example_over_its_positions_and_a_group_of_channels():
+    x = images(2, 3, 4, 6) * 3 + 1
+    norm = GroupNorm(num_groups=2)
+    variables = random_variables(norm, x)
+    assert set(variables) == {"params"}  # no running statistics
+    affine, found = jax.device_get(variables["params"]), run(norm, variables, x)
+    for example in range(2):
+        for group in (slice(0, 3), slice(3, 6)):
+            part = x[example, :, :, group]
+            statistics = {"mean": part.mean(), "var": part.var()}
+            expected = slow_norm(part, {k: v[group] for k, v in affine.items()}, statistics)
+            np.testing.assert_allclose(found[example, :, :, group], expected, atol=1e-5)
+    in_training = jax.jit(lambda v: norm.apply(v, x, True))(variables)
+    np.testing.assert_allclose(in_training, found, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "first"), [(2, 0), (3, -1)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segjax.models import layers
-from segjax.models.resnet import ResidualBlock, ResNet, resnet50
+from segjax.models.resnet import ResidualBlock, ResNet, resnet50, resnext101
 from segjax.ops.convolution import convolution
 from tests.models.subsampling import random_variables, run
 
@@ -147,6 +147,48 @@ def test_a_bottleneck_is_the_sum_of_three_convolutions_and_the_shortcut(stride_i
         return jax.nn.relu(layer(branch, "conv3") + layer(x, "shortcut", stride=2))
 
     np.testing.assert_allclose(run(block, variables, x), expected(variables, x), atol=1e-5)
+
+
+def test_resnext_101_has_the_published_number_of_parameters():
+    shapes = parameter_paths(resnext101())
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 86_742_336
+    # 32 groups of 8 channels in the first stage, of 64 in the last.
+    assert shapes["stage1_block1/conv2/convolution/kernel"] == (3, 3, 8, 256)
+    assert shapes["stage4_block1/conv2/convolution/kernel"] == (3, 3, 64, 2048)
+    assert shapes["stage4_block1/conv3/convolution/kernel"] == (1, 1, 2048, 2048)
+
+
+def test_groups_of_a_bottleneck_do_not_see_one_another():
+    block = ResidualBlock(2, unit=layers.Unit(1, 1, 1), groups=2, group_width=64)
+    x = np.random.default_rng(0).normal(size=(1, 5, 5, 8)).astype(np.float32)
+    variables = random_variables(block, x)
+    params = variables["params"]
+    assert params["conv2"]["convolution"]["kernel"].shape == (3, 3, 2, 4)
+    # What the second group reads reaches only the second half of what conv3 reads.
+    kernel = params["conv3"]["convolution"]["kernel"].at[:, :, 2:].set(0.0)
+    params["conv3"]["convolution"]["kernel"] = kernel
+    found = run(block, variables, x)
+    kernel = params["conv1"]["convolution"]["kernel"]
+    params["conv1"]["convolution"]["kernel"] = kernel.at[..., 2:].add(1.0)
+    np.testing.assert_array_equal(run(block, variables, x), found)
+    params["conv1"]["convolution"]["kernel"] = kernel.at[..., :2].add(1.0)
+    assert not np.array_equal(run(block, variables, x), found)
+
+
+def test_three_stages_are_the_first_three_of_four():
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    model = TINY.clone(num_stages=3)
+    whole = {path for path in parameter_paths(TINY) if not path.startswith("stage4")}
+    assert set(parameter_paths(model)) == whole
+    found, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    assert "stage4" not in found
+    assert found["features"].shape == found["stage3"].shape == (1, 4, 4, 32)
+
+
+@pytest.mark.parametrize("attributes", [{"num_stages": 2}, {"num_stages": 3, "cascaded_stages": 1}])
+def test_other_numbers_of_stages_are_refused(attributes):
+    with pytest.raises(ValueError, match=r"num_stages is 4, or 3 without cascaded stages; got"):
+        TINY.clone(**attributes)
 
 
 def test_an_unknown_variant_is_refused():

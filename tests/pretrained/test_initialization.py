@@ -1,10 +1,22 @@
 """Trained variables in a fresh model: what is taken, what stays new, what is an error."""
 
+import functools
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
 
+from segjax import pretrained
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.normalization import BatchNorm
+from segjax.models.resnet import ResNet
+from segjax.models.rpn import Anchors
 from segjax.pretrained import initialize
+from segjax.recipes.initial import InitialConfig
 
 
 def variables(seed=0, *, stages=(2, 2), num_classes=3, heads=("aspp",), width=4, backbone=True):
@@ -94,3 +106,110 @@ def test_another_backbone_is_an_error(trained, message):
 def test_weights_of_which_nothing_fits_are_an_error():
     with pytest.raises(ValueError, match=r"nothing .* fits: the model has backbone: 8, .*other: 1"):
         initialize(variables(0), {"params": {"other": {"kernel": np.zeros(3)}}})
+
+
+FROZEN = partial(BatchNorm, frozen=True)
+
+
+def detector(value, **attributes):
+    """The variables of a small Mask R-CNN, all arrays full of a value."""
+    shapes = detector_shapes(**attributes)
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), shapes)
+
+
+@functools.cache
+def detector_shapes(*, num_classes=2, neck="fpn", **attributes):
+    stages = 3 if neck == "c4" else 4
+    backbone = ResNet(stage_sizes=(1, 1, 1, 1), width=4, norm=FROZEN, num_stages=stages)
+    sizes = {"fpn_features": 4, "fc_features": 4, "head_features": 4, "box_resolution": 2}
+    model = MaskRCNN(num_classes, backbone=backbone, neck=neck, norm=FROZEN, **sizes | attributes)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def taken_and_new(merged, *, trained=1.0):
+    """The paths of the arrays with the trained value, and of the others."""
+    flat = flax.traverse_util.flatten_dict(merged, sep="/")
+    taken = {path for path, array in flat.items() if np.all(array == trained)}
+    return taken, flat.keys() - taken
+
+
+CLASS_ARRAYS = {
+    f"params/{layer}/{array}"
+    for layer in (
+        "box_predictor/class_logits",
+        "box_predictor/deltas",
+        "mask_head/logits/convolution",
+    )
+    for array in ("kernel", "bias")
+}
+
+
+def test_of_a_detector_all_is_taken_but_what_the_number_of_classes_shapes():
+    merged, report = initialize(detector(0.0), detector(1.0, num_classes=5))
+    taken, new = taken_and_new(merged)
+    assert new == CLASS_ARRAYS == set(report.new) == set(report.left_out)
+    parts = {"backbone", "fpn", "rpn", "box_head", "mask_head"}
+    assert {path.split("/")[1] for path in taken} == parts
+    assert taken_and_new(initialize(detector(0.0), detector(1.0))[0])[1] == set()
+    # Boxes and masks for all classes alike do not depend on their number.
+    alike = {"class_agnostic_boxes": True, "class_agnostic_masks": True}
+    merged, _ = initialize(detector(0.0, **alike), detector(1.0, num_classes=5, **alike))
+    logits = "params/box_predictor/class_logits"
+    assert taken_and_new(merged)[1] == {f"{logits}/kernel", f"{logits}/bias"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"anchors": Anchors(sizes=((32.0, 48.0),) * 5)},
+            r"4 of another shape: params/rpn/deltas/convolution/bias \[24\], expected \[12\]",
+        ),
+        (
+            {"head_norm": FROZEN},
+            r"4 missing: params/mask_head/convolution1.convolution/bias.*\n"
+            r"  16 not in the model: \w+/mask_head/convolution1/norm/\w+, ",
+        ),
+        (
+            {"box_fully_connected": 1},
+            r"2 missing: params/box_head/fc2/\w+, params/box_head/fc2/\w+",
+        ),
+        ({"fpn_features": 8}, r"\d+ of another shape: params/(box_head|fpn)/"),
+    ],
+)
+def test_other_heads_are_an_error_that_says_how_to_leave_them_out(attributes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        initialize(detector(0.0), detector(1.0, **attributes))
+    last = str(error.value).splitlines()[-1]
+    assert last == "  the backbone fits: leave the heads out (initial.backbone_only)"
+
+
+def test_the_last_stage_of_a_backbone_becomes_c4s_head():
+    fpn = detector(1.0)
+    trunk = {name: parts["backbone"] for name, parts in fpn.items()}
+    fresh = detector(0.0, neck="c4")
+    merged, report = initialize(fresh, trunk, moved={"backbone/stage4_": "box_head/"})
+    taken, new = taken_and_new(merged)
+    assert {path.split("/")[1] for path in taken} == {"backbone", "box_head"}
+    assert {path.split("/")[1] for path in new} == {"rpn", "box_predictor", "mask_head"}
+    assert report.left_out == ()
+    # The heads of C4's weights go where they were.
+    merged, _ = initialize(fresh, detector(1.0, neck="c4"), moved={"backbone/stage4_": "box_head/"})
+    assert taken_and_new(merged)[1] == set()
+    # Of an FPN's heads nothing fits.
+    with pytest.raises(ValueError, match="not in the model: params/box_head/fc1/"):
+        initialize(fresh, fpn, moved={"backbone/stage4_": "box_head/"})
+
+
+def test_the_backbone_alone_is_taken_of_a_backbone_or_of_a_detector(monkeypatch):
+    initial = InitialConfig(name="torchvision/resnet50", weights=Path("w.pth"), backbone_only=True)
+    model = ResNet(stage_sizes=(1, 1, 1, 1))
+    whole = detector(1.0, fpn_features=8)
+    for trained in (whole, {name: parts["backbone"] for name, parts in whole.items()}):
+        found = SimpleNamespace(variables=trained, model=model, preprocess=None)
+        monkeypatch.setattr(pretrained, "load", lambda name, path, found=found: found)
+        merged = initial.initialize(detector(0.0), normalize=None, backbone=model)
+        taken, new = taken_and_new(merged)
+        assert {path.split("/")[1] for path in taken} == {"backbone"}
+        assert not any(path.split("/")[1] == "backbone" for path in new)

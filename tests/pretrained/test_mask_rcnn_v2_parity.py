@@ -27,7 +27,8 @@ def recorded_and_ours():
 
     image = converted.preprocess({"image": 255 * reference_image(HEIGHT, WIDTH)}, None)["image"]
     run = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=stages))
-    return record, jax.device_get(run(converted.variables, image[None], BOXES[None]))
+    outputs = jax.device_get(run(converted.variables, image[None], BOXES[None]))
+    return record, outputs, converted.task
 
 
 def close(ours, theirs):
@@ -37,7 +38,7 @@ def close(ours, theirs):
 
 
 def test_the_pyramid_and_the_rpn_are_torchvisions(recorded_and_ours):
-    record, (levels, objectness, deltas, *_) = recorded_and_ours
+    record, (levels, objectness, deltas, *_), _ = recorded_and_ours
     for number, name in enumerate(("0", "1", "2", "3", "pool")):
         close(levels[number][..., ::32], record[f"pyramid_{name}"])
         rows, columns = levels[number].shape[1:3]
@@ -47,7 +48,18 @@ def test_the_pyramid_and_the_rpn_are_torchvisions(recorded_and_ours):
 
 
 def test_the_heads_outputs_for_given_boxes_are_torchvisions(recorded_and_ours):
-    record, (*_, logits, deltas, masks) = recorded_and_ours
+    record, (*_, logits, deltas, masks), _ = recorded_and_ours
     close(logits[0], record["box_logits"])
     close(deltas[0], record["box_deltas"].reshape(len(BOXES), 6, 4)[:, 1:])
     close(masks[0], record["mask_logits"][..., 1:])
+
+
+def test_photographs_are_resized_and_normalised_as_torchvision_does(recorded_and_ours):
+    record, _, task = recorded_and_ours
+    photo = np.rint(255 * reference_image(501, 640)).astype(np.uint8)
+    [found] = task.inputs({"image": photo})
+    np.testing.assert_array_equal(found["size"], record["size"])
+    height, width = found["size"]
+    expected = record["resized"]
+    np.testing.assert_allclose(found["image"][:height:25, :width:25], expected, rtol=0, atol=2e-4)
+    assert not found["image"][height:].any()

@@ -91,7 +91,8 @@ def predict(task, variables, example):
     """One example by way of its tiles."""
     run = jax.jit(partial(task.predict, variables))
     outputs = (
-        {"probabilities": run({"image": x["image"][None]})["probabilities"][0]} for x in task.inputs(example)
+        {"probabilities": run({"image": x["image"][None]})["probabilities"][0]}
+        for x in task.inputs(example)
     )
     return task.merge(example, outputs)
 

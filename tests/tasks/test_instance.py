@@ -1,0 +1,264 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import rle
+from segjax.data.augment import Normalize
+from segjax.data.instance_augment import ResizeShortSide
+from segjax.tasks.instance import DetectionLoss, InstanceView
+from tests.models.mask_rcnn_tiny import (
+    WEIGHTS,
+    compiled_loss,
+    packed_example,
+    stack,
+    tiny_model,
+    tiny_task,
+    variables_of,
+)
+
+KEY = jax.random.key(0)
+TERMS = {"objectness", "rpn_box", "classes", "box", "mask"}
+EXAMPLES = {
+    "first": packed_example(0, size=(48, 64)),
+    "second": packed_example(1, objects=1),
+    "empty": packed_example(2, objects=0),
+}
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """(names of two examples, key) → (loss, metrics, gradients)."""
+    model = tiny_model()
+    variables, run = variables_of(model), compiled_loss(tiny_task(model))
+
+    def evaluate(*names, key=KEY, **changes):
+        batch = stack(*(EXAMPLES[name] for name in names)) | changes
+        (loss, aux), gradients = jax.device_get(run(variables, batch, key))
+        return loss, aux["metrics"], gradients
+
+    return evaluate
+
+
+def test_the_loss_is_the_weighted_sum_of_five_terms_and_the_metrics_have_their_names(losses):
+    loss, metrics, _ = losses("first", "second")
+    assert set(metrics) == TERMS | {"positive_regions", "dropped_objects"}
+    weighted = sum(getattr(WEIGHTS, name) * metrics[name] for name in TERMS)
+    assert loss == pytest.approx(weighted, rel=1e-6)
+    assert all(metrics[name] > 0 for name in TERMS)
+
+
+def test_terms_of_a_batch_are_those_of_its_images_weighted_by_what_each_has_sampled(losses):
+    """An image twice is a batch of that image alone: sums and counts both double."""
+    _, both, _ = losses("first", "second")
+    (_, first, _), (_, second, _) = losses("first", "first"), losses("second", "second")
+    for name in ("objectness", "rpn_box", "classes", "box", "positive_regions"):
+        # Anchors: a fixed number; regions: all 16 are found in both images.
+        assert both[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-5), name
+    counts = [metrics["positive_regions"] for metrics in (first, second)]
+    assert counts[0] != counts[1]
+    expected = np.average([first["mask"], second["mask"]], weights=counts)
+    assert both["mask"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_draw_for_an_example_follows_its_index_and_the_key_not_its_place(losses):
+    loss, metrics, _ = losses("first", "second")
+    swapped, other_metrics, _ = losses("second", "first")
+    for name in metrics:
+        assert other_metrics[name] == pytest.approx(metrics[name], rel=1e-5), name
+    other_index, _, _ = losses("first", "second", index=np.array([7, 8], np.int32))
+    other_key, _, _ = losses("first", "second", key=jax.random.key(1))
+    assert len({float(np.float16(x)) for x in (loss, other_index, other_key)}) == 3
+    assert swapped == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("names", [("empty", "empty"), ("first", "empty"), ("empty", "second")])
+def test_images_without_objects_have_finite_losses_and_gradients(losses, names):
+    loss, metrics, gradients = losses(*names)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(value) for value in metrics.values())
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+    assert metrics["objectness"] > 0
+    assert metrics["classes"] > 0
+    if set(names) == {"empty"}:
+        for name in ("rpn_box", "box", "mask", "positive_regions"):
+            assert metrics[name] == 0, name
+        assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["mask_head"]))
+        assert any(leaf.any() for leaf in jax.tree.leaves(gradients["box_head"]))
+    else:
+        assert metrics["mask"] > 0
+        assert metrics["positive_regions"] > 0
+
+
+def test_objects_beyond_the_capacity_are_reported(losses):
+    _, metrics, _ = losses("first", "second", dropped=np.array([3, 0], np.int32))
+    assert metrics["dropped_objects"] == 1.5
+    assert losses("first", "second")[1]["dropped_objects"] == 0
+
+
+def test_what_stands_in_places_without_an_object_changes_nothing(losses):
+    batch = stack(EXAMPLES["first"], EXAMPLES["second"])
+    boxes, masks, none = batch["boxes"].copy(), batch["masks"].copy(), batch["classes"] == 0
+    assert none.any()
+    boxes[none], masks[none] = [3, 3, 60, 60], 255
+    loss, _, gradients = losses("first", "second")
+    other, _, other_gradients = losses("first", "second", boxes=boxes, masks=masks)
+    assert other == loss
+    for leaf, expected in zip(
+        jax.tree.leaves(other_gradients), jax.tree.leaves(gradients), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, expected)
+
+
+# A network whose outputs are given, so that the task stands alone.
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Detections that do not depend on the image, in the frame of what it is given."""
+
+    detections = tiny_model().detections
+
+    def apply(self, variables, images, sizes, *, train):
+        del variables, train
+        height, width = (sizes[:, i].astype(jnp.float32) for i in (0, 1))
+        # Of each image: its upper left ninth, and a place that is not valid.
+        box = jnp.stack([0 * width, 0 * height, width / 3, height / 3], axis=-1)
+        left_half = jnp.broadcast_to(jnp.arange(8) < 4, (8, 8)).astype(jnp.float32)
+        batch = images.shape[0]
+        return {
+            "boxes": jnp.stack([box, 0 * box], axis=1),
+            "scores": jnp.tile(jnp.array([[0.9, 0.0]]), (batch, 1)),
+            "classes": jnp.tile(jnp.array([[2, 0]], jnp.int32), (batch, 1)),
+            "masks": jnp.broadcast_to(left_half, (batch, 2, 8, 8)),
+            "valid": jnp.tile(jnp.array([[True, False]]), (batch, 1)),
+        }
+
+
+def view(side, *, flip=False):
+    return InstanceView(ResizeShortSide((side,), 4 * side), flip)
+
+
+def predict(task, image):
+    example = {"id": "a", "image": image}
+    outputs = []
+    for item in task.inputs(example):
+        found = task.predict({}, {name: value[None] for name, value in item.items()})
+        outputs.append({name: np.asarray(value[0]) for name, value in found.items()})
+    return task.merge(example, outputs)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (30, 60, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [30, 60])
+def test_detections_return_to_the_frame_of_the_image(side):
+    task = tiny_task(Given(), views=(view(side),), buckets=((64, 128),))
+    found = predict(task, IMAGE)
+    np.testing.assert_allclose(found["boxes"], [[0, 0, 20, 10]], atol=1e-4)
+    np.testing.assert_array_equal(found["classes"], [2])
+    assert found["scores"] == pytest.approx([0.9])
+    expected = np.zeros((30, 60), bool)
+    expected[:10, :10] = True
+    np.testing.assert_array_equal(rle.decode(found["masks"][0]), expected)
+
+
+def test_a_mirrored_view_is_mirrored_back():
+    task = tiny_task(Given(), views=(view(60, flip=True),), buckets=((64, 128),))
+    found = predict(task, IMAGE)
+    np.testing.assert_allclose(found["boxes"], [[40, 0, 60, 10]], atol=1e-4)
+    expected = np.zeros((30, 60), bool)
+    expected[:10, 50:] = True
+    np.testing.assert_array_equal(rle.decode(found["masks"][0]), expected)
+
+
+def test_detections_of_several_views_are_merged():
+    views = (view(30), view(60), view(30, flip=True))
+    found = predict(tiny_task(Given(), views=views, buckets=((64, 128),)), IMAGE)
+    # Those of the first two views are the same object.
+    np.testing.assert_allclose(found["boxes"], [[0, 0, 20, 10], [40, 0, 60, 10]], atol=1e-4)
+
+
+def test_inputs_are_resized_normalized_mirrored_and_padded_with_zeros():
+    task = tiny_task(
+        Given(),
+        views=(view(30), view(30, flip=True)),
+        buckets=((96, 96), (32, 64), (64, 32)),
+        preprocess=Normalize(100.0, 50.0),
+    )
+    straight, mirrored = task.inputs({"id": "a", "image": IMAGE})
+    for item in (straight, mirrored):
+        assert item["image"].shape == (32, 64, 3)
+        assert item["image"].dtype == np.float32
+        np.testing.assert_array_equal(item["size"], [30, 60])
+        assert not item["image"][30:].any()
+        assert not item["image"][:, 60:].any()
+    expected = (IMAGE.astype(np.float32) - 100) / 50
+    np.testing.assert_allclose(straight["image"][:30, :60], expected, rtol=1e-6)
+    np.testing.assert_allclose(mirrored["image"][:30, :60], expected[:, ::-1], rtol=1e-6)
+
+
+def test_an_image_goes_to_the_smallest_bucket_that_it_fits():
+    buckets = ((96, 96), (64, 128), (128, 64))
+    for size, bucket in {
+        (64, 128): (64, 128),
+        (65, 64): (128, 64),
+        (10, 10): (64, 128),
+        (65, 96): (96, 96),
+        # Into none of them: multiples of 32.
+        (97, 97): (128, 128),
+        (64, 129): (64, 160),
+        (20, 70): (64, 128),
+    }.items():
+        example = {"id": "a", "image": np.zeros((*size, 3), np.uint8)}
+        task = tiny_task(Given(), buckets=buckets, views=(view(min(size)),))
+        (item,) = task.inputs(example)
+        assert item["image"].shape[:2] == bucket, size
+
+
+def test_grey_images_get_the_channels_of_the_network():
+    task = tiny_task(Given(), views=(view(30),), preprocess=Normalize((1.0, 2.0, 3.0), 1.0))
+    (item,) = task.inputs({"id": "a", "image": IMAGE[:, :, :1]})
+    for channel in range(3):
+        found = item["image"][:30, :60, channel]
+        np.testing.assert_array_equal(found, IMAGE[..., 0] - np.float32(channel + 1))
+
+
+def test_an_image_without_detections_has_an_empty_prediction():
+    class Nothing(Given):
+        def apply(self, *arguments, **options):
+            found = super().apply(*arguments, **options)
+            return jax.tree.map(jnp.zeros_like, found)
+
+    views = (view(30), view(30, flip=True))
+    for count in (1, 2):
+        found = predict(tiny_task(Nothing(), views=views[:count]), IMAGE)
+        assert found["boxes"].shape == (0, 4)
+        assert found["masks"] == []
+        assert found["scores"].shape == found["classes"].shape == (0,)
+
+
+def test_the_losses_of_the_rpn_are_divided_by_the_anchors_asked_for_or_found():
+    """By the losses of the RPN's outputs alone, with more places than there are anchors."""
+    model = tiny_model("c4")
+    anchors = np.array([[0, 0, 8, 8], [0, 0, 30, 30], [40, 40, 60, 60]], np.float32)
+    rpn = ([np.zeros((1, 3), np.float32)], [np.zeros((1, 3, 4), np.float32)], [anchors])
+    truth = np.array([[[0, 0, 30, 30]]], np.float32)
+    keys = jax.random.split(KEY, 1)
+
+    @jax.jit
+    def terms(rpn):
+        return {
+            name: tiny_task(model, loss_function=DetectionLoss(rpn_normalizer=name))._rpn_losses(
+                rpn, keys, truth, np.ones((1, 1), np.int32)
+            )
+            for name in ("fixed", "sampled")
+        }
+
+    terms = terms(rpn)
+    # Each anchor at logit 0 has a loss of log 2: one positive, two negatives.
+    assert terms["sampled"]["objectness"] == pytest.approx(np.log(2), rel=1e-5)
+    assert terms["fixed"]["objectness"] == pytest.approx(3 * np.log(2) / 256, rel=1e-5)
