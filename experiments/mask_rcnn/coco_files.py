@@ -56,6 +56,11 @@ class Config(MaskRCNNExperimentConfig):
 
 
 def build(config: Config) -> Experiment:
+    if not config.classes:
+        raise ValueError(
+            "the classes are read from --files.train-annotations, and there is no such file: "
+            f"{config.files.train_annotations}"
+        )
     return coco_files_experiment(config, config.files, config.classes)
 
 

@@ -125,6 +125,7 @@ class ResizeShortSide:
         scale = new[0] / old[0], new[1] / old[1]
         boxes = example["boxes"] * np.tile(scale[::-1], 2)
         return {
+            "portrait": old[0] > old[1],  # also where it becomes a square by rounding
             **example,
             "image": image,
             "boxes": np.clip(boxes, 0, [*new[::-1]] * 2).astype(np.float32),

@@ -15,9 +15,11 @@ from segjax.data.instance_masks import CroppedMask, coverage
 class PackObjects:
     """Normalises and pads the image, and gives the objects a fixed capacity.
 
-    The image goes to the top left of the smallest bucket that it fits into; the padding is 0 after
-    normalisation. Grey images become three equal channels. Crowds are left out. Of more objects
-    than the capacity the largest boxes are kept, in their order.
+    The image goes to the top left of the bucket of its orientation; the padding is 0 after
+    normalisation. An example that was resized is as "portrait" as it was before, so that rounding
+    makes no other group of it (`segjax.data.aspect_ratio`). Grey images become three equal
+    channels. Crowds are left out. Of more objects than the capacity the largest boxes are kept, in
+    their order.
 
     The result has "id", and "image_id" where the example has it, "image" float32 [H, W, 3], "size"
     int32 [2] (height and width without padding), "boxes" float32 [M, 4], "classes" int32 [M] (0 =
@@ -27,7 +29,8 @@ class PackObjects:
     whole image of 800 × 1333 would be 107 MB.
 
     Attributes:
-      buckets: the sizes (height, width) that images may have.
+      buckets: the size (height, width) of all images, or one for those at least as wide as high
+        and one for those that are higher.
       max_objects: the capacity M.
       normalize: how image values become those that the network expects.
       mask_size: cells m a side of a mask; 112 are 4 × 4 for each pixel of Mask R-CNN's 28.
@@ -42,6 +45,11 @@ class PackObjects:
     def __post_init__(self):
         if not self.buckets or min(min(bucket) for bucket in self.buckets) < 1:
             raise ValueError(f"buckets must be sizes (height, width), got {self.buckets}")
+        if len({height > width for height, width in self.buckets}) < len(self.buckets):
+            raise ValueError(
+                "buckets must be one size, or one at least as wide as high and one higher than "
+                f"wide, got {self.buckets}"
+            )
         for name in ("max_objects", "mask_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -67,7 +75,7 @@ class PackObjects:
             masks[place] = box_frame_mask(mask, box, self.mask_size)
         return {
             **{key: example[key] for key in ("id", "image_id") if key in example},
-            "image": self._padded(example["image"]),
+            "image": self._padded(example["image"], example.get("portrait", size[0] > size[1])),
             "size": np.array(size, np.int32),
             "boxes": boxes,
             "classes": classes,
@@ -75,10 +83,10 @@ class PackObjects:
             "dropped": np.int32(found - count),
         }
 
-    def _padded(self, image: np.ndarray) -> np.ndarray:
+    def _padded(self, image: np.ndarray, portrait: bool) -> np.ndarray:
         """The normalised image [h, w, 3] within zeros of the size of a bucket."""
         height, width = image.shape[:2]
-        bucket = smallest_bucket((height, width), self.buckets)
+        bucket = bucket_of((height, width), self.buckets, portrait=portrait)
         image = match_channels(image, 3)
         padded = np.zeros((*bucket, 3), np.float32)
         # Row by row, not pixel by pixel: NumPy is slow where the innermost loop has 3 channels.
@@ -92,17 +100,21 @@ class PackObjects:
         return padded
 
 
-def smallest_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket (height, width) of the fewest pixels that an image of `size` fits into.
+def bucket_of(
+    size: tuple[int, int], buckets: Sequence[tuple[int, int]], *, portrait: bool
+) -> tuple[int, int]:
+    """The bucket (height, width) of an orientation; of a single bucket, that one.
 
     Raises:
-      ValueError: it fits into none.
+      ValueError: an image of `size` does not fit into it.
     """
-    fitting = [bucket for bucket in buckets if size[0] <= bucket[0] and size[1] <= bucket[1]]
-    if not fitting:
-        known = ", ".join(f"{height} × {width}" for height, width in buckets)
-        raise ValueError(f"the image is {size[0]} × {size[1]} and fits into no bucket of {known}")
-    return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
+    bucket = next((b for b in buckets if (b[0] > b[1]) == portrait), buckets[0])
+    if size[0] > bucket[0] or size[1] > bucket[1]:
+        raise ValueError(
+            f"the image is {size[0]} × {size[1]} and does not fit into its bucket of "
+            f"{bucket[0]} × {bucket[1]}"
+        )
+    return bucket
 
 
 def box_frame_mask(mask: CroppedMask, box: np.ndarray, mask_size: int) -> np.ndarray:

@@ -105,17 +105,22 @@ class MaskRCNN(nn.Module):
                 raise ValueError(f"{name} is one of {get_args(choices)}; got {value!r}")
         if self.mask_loss == "softmax" and self.class_agnostic_masks:
             raise ValueError("a softmax over the classes has no class-agnostic mask")
+        stages = 3 if self.neck == "c4" else 4
+        # A module of another kind may have the same maps.
+        found = getattr(self.backbone, "num_stages", stages)
         if isinstance(self.backbone, str):
             backbone = make_backbone(self.backbone, norm=self.norm, dtype=self.dtype)
             if self.neck == "c4":
                 backbone = backbone.clone(num_stages=3)
+            found = getattr(backbone, "num_stages", None)
             self.backbone = backbone
-        stages = 3 if self.neck == "c4" else 4
-        if getattr(self.backbone, "num_stages", None) != stages:
+        if found != stages:
             raise ValueError(
                 f"the backbone of neck {self.neck!r} is a ResNet with num_stages={stages}; got "
                 f"{self.backbone!r}"
             )
+        if self.neck == "c4" and self.backbone.block != "bottleneck":
+            raise ValueError(f"the head of neck 'c4' has bottlenecks; got {self.backbone!r}")
         if self.anchors is None:
             self.anchors = Anchors() if self.neck == "fpn" else ONE_LEVEL
         super().__post_init__()
@@ -128,11 +133,14 @@ class MaskRCNN(nn.Module):
             self.anchors.per_position, convolutions=self.rpn_convolutions, dtype=dtype
         )
         if self.neck == "c4":
+            resnet = self.backbone
             self.box_head = ResidualHead(
-                blocks=self.backbone.stage_sizes[3],
-                width=self.backbone.width,
-                stride_in=self.backbone.stride_in,
-                norm=self.norm,
+                blocks=resnet.stage_sizes[3],
+                width=resnet.width,
+                stride_in=resnet.stride_in,
+                groups=resnet.groups,
+                group_width=resnet.group_width,
+                norm=resnet.norm,
                 dtype=dtype,
             )
         else:

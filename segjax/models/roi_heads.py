@@ -59,12 +59,14 @@ class ResidualHead(nn.Module):
     Attributes:
       blocks: their number; the first has stride 2.
       width: of the ResNet's first stage.
-      stride_in: see `segjax.models.resnet.ResNet`.
+      stride_in, groups, group_width: see `segjax.models.resnet.ResNet`.
     """
 
     blocks: int = 3
     width: int = 64
     stride_in: StrideIn = "3x3"
+    groups: int = 1
+    group_width: int = 64
     norm: Norm = BatchNorm
     dtype: Any = None
 
@@ -76,6 +78,8 @@ class ResidualHead(nn.Module):
                 8 * self.width,
                 unit=Unit(stride=1 if i else 2, rate=1, rate_after=1),
                 stride_in=self.stride_in,
+                groups=self.groups,
+                group_width=self.group_width,
                 norm=self.norm,
                 dtype=self.dtype,
                 name=f"block{i + 1}",

@@ -25,7 +25,7 @@ from segjax.data.instance_masks import (
     resample_mask,
     tight_boxes,
 )
-from segjax.data.pack_objects import PackObjects, box_frame_mask, smallest_bucket
+from segjax.data.pack_objects import PackObjects, box_frame_mask, bucket_of
 
 SIZE = (90, 120)
 NORMALIZE = Normalize((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
@@ -294,7 +294,7 @@ def test_a_box_frame_mask_pasted_back_is_the_mask():
 def test_packed_arrays_hold_what_the_example_holds_and_zeros_elsewhere():
     example = make_example()
     example["crowd"][1] = True
-    pack = PackObjects(((100, 100), (128, 160), (96, 128)), max_objects=6, normalize=NORMALIZE)
+    pack = PackObjects(((96, 128), (128, 96)), max_objects=6, normalize=NORMALIZE)
     packed = pack(frozen(example), np.random.default_rng(0))
     kept = keep_objects(example, ~example["crowd"])
     normalized = NORMALIZE(example, None)["image"]
@@ -336,13 +336,29 @@ def test_a_grey_image_without_objects_is_packed_with_three_equal_channels():
     assert not any(packed[key].any() for key in ("boxes", "classes", "masks", "dropped"))
 
 
-def test_the_smallest_bucket_is_chosen_and_none_is_an_error():
-    buckets = ((1344, 1344), (832, 1344), (1344, 832))
-    assert smallest_bucket((800, 1333), buckets) == (832, 1344)
-    assert smallest_bucket((1333, 800), buckets) == (1344, 832)
-    assert smallest_bucket((900, 1000), buckets) == (1344, 1344)
-    with pytest.raises(ValueError, match="is 800 × 1400 and fits into no bucket of 1344 × 1344, 8"):
-        smallest_bucket((800, 1400), buckets)
+def test_an_image_goes_to_the_bucket_of_its_orientation():
+    buckets = ((832, 1344), (1344, 832))
+    assert bucket_of((800, 1333), buckets, portrait=False) == (832, 1344)
+    assert bucket_of((820, 640), buckets, portrait=True) == (1344, 832)  # it fits into both
+    assert bucket_of((640, 640), buckets, portrait=False) == (832, 1344)
+    assert bucket_of((90, 60), ((96, 96),), portrait=True) == (96, 96)
+    with pytest.raises(ValueError, match="is 800 × 1400 and does not fit into its bucket of 832"):
+        bucket_of((800, 1400), buckets, portrait=False)
+
+
+def test_an_image_that_rounding_makes_square_keeps_its_group():
+    example = make_example()
+    example["image"] = np.zeros((41, 40, 3), np.uint8)
+    example = keep_objects(example, np.zeros(4, bool))
+    resized = ResizeShortSide((10,), 20)(example, None)
+    assert resized["image"].shape[:2] == (10, 10)
+    pack = PackObjects(((16, 24), (24, 16)), max_objects=1, normalize=Normalize(0.0, 1.0))
+    assert pack(resized, None)["image"].shape == (24, 16, 3)
+
+
+def test_two_buckets_of_one_orientation_are_refused():
+    with pytest.raises(ValueError, match=r"one higher than wide, got \(\(8, 16\), \(16, 16\)\)"):
+        PackObjects(((8, 16), (16, 16)), max_objects=1, normalize=Normalize(0.0, 1.0))
 
 
 def test_examples_that_cannot_be_moved_whole_are_refused():

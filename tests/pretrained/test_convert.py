@@ -76,6 +76,7 @@ def test_every_name_has_a_rule_for_each_array_of_its_model(monkeypatch):
             None,
         ),
         ("detectron2/resnet50", {"res5_2_branch2c_bn_s": (2048,), "res_conv1_bn_b": (64,)}, 159),
+        ("detectron2/resnext101", {"res5_2_branch2b_w": (2048, 64, 3, 3)}, 312),
     ],
 )
 def test_names_and_shapes_are_those_of_the_source(monkeypatch, name, known, count):

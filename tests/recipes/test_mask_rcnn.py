@@ -1,0 +1,216 @@
+"""Mask R-CNN's recipes: what training and evaluation are given."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from segjax.data.coco_instances import CocoInstances
+from segjax.data.instance_augment import Enlarge
+from segjax.data.loader import training_batches
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.recipes.mask_rcnn import (
+    FROZEN,
+    CocoFiles,
+    InputConfig,
+    InstancePredictionConfig,
+    MaskRCNNExperimentConfig,
+    ShortSides,
+    coco_files_experiment,
+    instance_task,
+)
+from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
+from segjax.training.experiment import load_module
+from segjax.training.parameters import learning_rate_multipliers
+from tests.data.test_instance_sets import write_coco
+
+SIDES = [(30, 40), (40, 30), (36, 36), (25, 60), (60, 25), (33, 41)]
+CONFIG = MaskRCNNExperimentConfig(
+    workdir=Path("unused"),
+    network=MaskRCNNConfig(backbone="resnet18", width_multiplier=0.05, fpn_features=4),
+    input=InputConfig(
+        resize=ShortSides((32, 40, 48), max_size=96),
+        buckets=((64, 96), (96, 64)),
+        max_objects=3,
+        mask_size=7,
+    ),
+    prediction=InstancePredictionConfig(
+        short_sides=(48,), max_size=96, buckets=((64, 96), (96, 64))
+    ),
+)
+CLASSES = ("thing", "other")
+
+
+def write_files(folder, *, sizes=SIDES, names=CLASSES):
+    """A JSON file in COCO's format, one square in each image, and the files that it names."""
+    from PIL import Image
+
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
+            for i, (h, w) in enumerate(sizes)
+        ],
+        "annotations": [
+            {
+                "id": i + 1,
+                "image_id": i,
+                "category_id": 7,
+                "bbox": [4, 5, 12, 10],
+                "area": 120,
+                "iscrowd": 0,
+                "segmentation": [[4, 5, 16, 5, 16, 15, 4, 15]],
+            }
+            for i in range(len(sizes))
+        ],
+        "categories": [{"id": 7 + 2 * i, "name": name} for i, name in enumerate(names)],
+    }
+    folder.mkdir(exist_ok=True)
+    for i, (height, width) in enumerate(sizes):
+        Image.fromarray(np.full((height, width, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "objects.json").write_text(json.dumps(content))
+    return CocoFiles(folder / "objects.json", folder, folder / "objects.json", folder)
+
+
+def test_images_of_all_sizes_are_traced_once_for_each_bucket(tmp_path):
+    experiment = coco_files_experiment(CONFIG, write_files(tmp_path / "files"), CLASSES)
+    source = experiment.train()
+    batches = training_batches(
+        source,
+        experiment.transforms,
+        batch_size=2,
+        seed=0,
+        groups=experiment.groups(source),
+    )
+    seen = set()
+
+    @jax.jit
+    @chex.assert_max_traces(n=2)
+    def step(batch):
+        return sum(x.sum() for x in jax.tree.leaves(batch) if x.dtype == np.float32)
+
+    for batch in itertools.islice(batches, 12):
+        step(batch)
+        seen.add(batch["image"].shape)
+        assert (batch["classes"][:, 0] == 1).all()
+    batches.close()
+    assert seen == {(2, 64, 96, 3), (2, 96, 64, 3)}
+
+    inputs = [item for example in source for item in experiment.task.inputs(example)]
+    assert {item["image"].shape for item in inputs} == {(64, 96, 3), (96, 64, 3)}
+
+
+def test_one_bucket_needs_no_groups(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, input=dataclasses.replace(CONFIG.input, buckets=((96, 96),))
+    )
+    experiment = coco_files_experiment(config, write_files(tmp_path / "files"), CLASSES)
+    assert experiment.groups is None
+
+
+def test_files_with_other_classes_than_the_run_are_refused(tmp_path):
+    files = write_files(tmp_path / "files", names=("thing", "novelty"))
+    experiment = coco_files_experiment(CONFIG, files, CLASSES)
+    with pytest.raises(
+        ValueError, match=r"objects.json has the categories thing novelty; --classes"
+    ):
+        experiment.train()
+
+
+def test_paths_of_files_go_together():
+    with pytest.raises(ValueError, match=r"train_images, val_annotations, val_images is missing"):
+        CocoFiles(train_annotations=Path("a.json"))
+
+
+def test_the_classes_of_ones_own_files_are_recorded_with_the_run(tmp_path):
+    module = load_module(
+        Path(__file__).resolve().parents[2] / "experiments" / "mask_rcnn" / "coco_files.py"
+    )
+    files = write_files(tmp_path / "files")
+    config = module.Config(workdir=tmp_path, files=files)
+    assert config.classes == CLASSES
+    files.train_annotations.unlink()
+    assert dataclasses.replace(config).classes == CLASSES
+    assert module.build(config).task.classes == ("background", *CLASSES)
+    without = module.Config(workdir=tmp_path)
+    with pytest.raises(ValueError, match=r"--files\.train-annotations"):
+        module.build(without)
+
+
+def test_frozen_stages_are_the_stem_the_first_stage_and_all_norms_of_the_backbone():
+    model = CONFIG.network.model(2)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    factors = learning_rate_multipliers(params, FROZEN)
+    assert set(jax.tree.leaves(factors["backbone"]["stem"])) == {0.0}
+    assert set(jax.tree.leaves(factors["backbone"]["stage1_block1"])) == {0.0}
+    second = factors["backbone"]["stage2_block1"]
+    assert second["conv1"]["convolution"]["kernel"] == 1.0
+    assert set(jax.tree.leaves(second["conv1"]["norm"])) == {0.0}
+    heads = {name: part for name, part in factors.items() if name != "backbone"}
+    assert set(jax.tree.leaves(heads)) == {1.0}
+
+
+def test_views_are_every_size_with_and_without_its_mirror_image():
+    sides = InstancePredictionConfig(short_sides=(400, 500), flip=True)
+    assert [(v.resize.short_sides, v.flip) for v in sides.views] == [
+        ((400,), False),
+        ((400,), True),
+        ((500,), False),
+        ((500,), True),
+    ]
+    scales = InstancePredictionConfig(scales=(1.0, 2.0))
+    assert [view.resize for view in scales.views] == [Enlarge(1.0), Enlarge(2.0)]
+    grey = {"image": np.zeros((5, 7, 1), np.uint8)}
+    assert scales.views[1].resize(grey, None)["image"].shape == (10, 14, 1)
+
+
+def test_a_last_stage_for_c4_is_put_into_its_head(tmp_path):
+    network = dataclasses.replace(
+        CONFIG.network, neck="c4", backbone="resnet50", width_multiplier=0.0625
+    )
+    config = dataclasses.replace(CONFIG, network=network)
+    experiment = coco_files_experiment(config, write_files(tmp_path / "files"), CLASSES)
+    assert experiment.initialize.keywords["moved"] == {"backbone/stage4_": "box_head/"}
+    assert experiment.task.model.backbone.num_stages == 3
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_outputs():
+    network = dataclasses.replace(CONFIG.network, bfloat16=True)
+    model = network.model(2)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+
+    def levels(model, image):
+        maps = model.pyramid(image)
+        return maps, model.rpn_outputs(maps, image_size=(64, 64))[:2]
+
+    maps, outputs = jax.eval_shape(lambda v, x: model.apply(v, x, method=levels), variables, image)
+    assert {str(leaf.dtype) for leaf in maps} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(outputs)} == {"float32"}
+    found = jax.eval_shape(model.apply, variables, image)
+    assert {str(found[name].dtype) for name in ("boxes", "scores", "masks")} == {"float32"}
+
+
+def test_a_task_is_named_after_its_classes_and_coco_gets_its_own_ids():
+    task = instance_task(CONFIG, ("background", *CLASSES), category_ids=(7, 9))
+    assert isinstance(task.model, MaskRCNN)
+    assert task.model.num_classes == 2
+    evaluator = task.evaluator()
+    assert evaluator.ground_truth()["categories"] == [
+        {"id": 7, "name": "thing"},
+        {"id": 9, "name": "other"},
+    ]
+
+
+def test_coco_without_objects_is_left_out_of_training_alone(tmp_path):
+    write_coco(tmp_path)
+    paths = (tmp_path / "annotations" / "instances_train2017.json", tmp_path / "train2017")
+    names = CocoInstances(*paths).class_names[1:]
+    experiment = coco_files_experiment(CONFIG, CocoFiles(*paths, *paths), names)
+    assert (len(experiment.train()), len(experiment.evaluation["val"]())) == (1, 3)
