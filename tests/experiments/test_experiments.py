@@ -62,7 +62,10 @@ SMALL = {
     "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
     "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
     "coco_paper_tables": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
-    "coco_lsj": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
+    "coco_lsj": [
+        *(*SMALL_MASK_RCNN, *WINDOW, *WHOLE, "--network.bfloat16", "False"),
+        *("--network.rpn-convolutions", "1", "--network.box-convolutions", "1"),
+    ],
     "cityscapes": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
     "dsb2018": [*SMALL_MASK_RCNN, *WINDOW, "--prediction.buckets", "64", "64"],
     "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
@@ -121,7 +124,7 @@ def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path):
             small = [*small, *paths_of_coco(data_dir / "coco_files")]
         arguments = ["--workdir", str(workdir), "--data-dir", str(data_dir), *SHORT, *small]
         results = run(module.Config, module.build, file, arguments)
-    best_metric = module.build(module.Config(workdir=workdir)).best_metric
+    best_metric = module.build(parse(module.Config, arguments)).best_metric
     assert all(best_metric in result.metrics for result in results.values())
     assert max(line["step"] for line in read_metrics(workdir / "metrics.jsonl")) == 2
     assert json.loads((workdir / "config.json").read_text())["config"]["seed"] == 3

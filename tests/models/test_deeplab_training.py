@@ -1,5 +1,7 @@
 """Each model of the DeepLab line overfits one small batch, with every parameter at work."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,8 @@ def squares():
 
 def test_no_architecture_lacks_the_test_that_it_overfits():
     tested = {type(model).__name__ for model in MODELS.values()}
-    assert tested | {"UNet"} == set(segjax.models.__all__)  # the U-Net's is with its task
+    # U-Net's and Mask R-CNN's are with their tasks.
+    assert tested | {"UNet", "MaskRCNN"} == set(segjax.models.__all__)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -89,7 +92,8 @@ def test_overfits_one_batch(name):
             total += losses.mean()
         return total, updated.get("batch_stats", {})
 
-    @jax.jit
+    # It runs long enough to repay the optimisations that conftest.py does without.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def train(params, statistics):
         def step(state, _):
             params, statistics, moments = state
