@@ -4,7 +4,7 @@ Paper     He et al., Mask R-CNN, ICCV 2017, in small: ResNet-34 at a quarter of 
           norm, a pyramid of 64 channels, narrower heads, fewer proposals, AdamW.
 Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
 Expected  mask AP50 ≥ 0.85 on held-out images.
-Cost      not yet measured.
+Cost      15 minutes on 2 CPU cores that others used too; mask AP 0.832, AP50 0.990 on test.
 Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rcnn_cells
 """
 
