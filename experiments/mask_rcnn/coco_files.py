@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from segjax.data.coco_index import read_coco_index
 from segjax.recipes.mask_rcnn import (
-    FROZEN,
     CocoFiles,
     MaskRCNNExperimentConfig,
     coco_files_experiment,
@@ -24,7 +23,6 @@ from segjax.recipes.mask_rcnn import (
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +34,6 @@ class Config(MaskRCNNExperimentConfig):
     """Without background; read from the training file where none are given."""
     train: TrainConfig = TrainConfig(
         num_steps=6000, batch_size=2, eval_every=1000, eval_batch_size=1, checkpoint_every=500
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=0.02,
-        reference_batch_size=16,
-        weight_decay=1e-4,
-        decayed=r"(kernel|bias)$",
-        multipliers=FROZEN,
-        schedule="step",
-        warmup_steps=1000,
     )
 
     def __post_init__(self):

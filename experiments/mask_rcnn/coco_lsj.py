@@ -15,16 +15,14 @@ Command   python experiments/mask_rcnn/coco_lsj.py --workdir runs/coco_lsj
 
 from dataclasses import dataclass, replace
 
-from segjax.data.coco_classes import COCO_CATEGORIES
 from segjax.recipes.mask_rcnn import (
     InputConfig,
     Jitter,
     MaskRCNNExperimentConfig,
-    mask_rcnn_experiment,
 )
+from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
-from segjax.training.experiment import Experiment
 from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
@@ -70,16 +68,6 @@ class Config(MaskRCNNExperimentConfig):
     input: InputConfig = InputConfig(resize=Jitter(), buckets=((1024, 1024),))
 
 
-def build(config: Config) -> Experiment:
-    return mask_rcnn_experiment(
-        config,
-        "coco",
-        train="train",
-        evaluation={"val": "val"},
-        category_ids=tuple(COCO_CATEGORIES),
-    )
-
-
 R101 = {"network": replace(NETWORK, backbone="resnet101")}
 VARIANTS = {
     "200-epochs": {"train": train(200)},
@@ -88,6 +76,8 @@ VARIANTS = {
     "r101-200-epochs": R101 | {"train": train(200)},
     "r101-400-epochs": R101 | {"train": train(400)},
 }
+
+build = coco_experiment
 
 if __name__ == "__main__":
     run(Config, build, __file__, variants=VARIANTS)

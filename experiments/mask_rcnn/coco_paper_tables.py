@@ -19,7 +19,6 @@ Command   python experiments/mask_rcnn/coco_paper_tables.py --workdir runs/paper
 
 from dataclasses import dataclass
 
-from segjax.data.coco_classes import COCO_CATEGORIES
 from segjax.models.regions import RegionPooling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
@@ -27,12 +26,11 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     MaskRCNNExperimentConfig,
     ShortSides,
-    mask_rcnn_experiment,
 )
+from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig
-from segjax.training.experiment import Experiment
 from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
@@ -67,16 +65,6 @@ class Config(MaskRCNNExperimentConfig):
     loss: DetectionLoss = DetectionLoss(rpn_beta=1 / 9, box_beta=1.0)
 
 
-def build(config: Config) -> Experiment:
-    return mask_rcnn_experiment(
-        config,
-        "coco",
-        train="train",
-        evaluation={"val": "val"},
-        category_ids=tuple(COCO_CATEGORIES),
-    )
-
-
 def one_map(neck: str, **network) -> dict:
     """C4's or C5's head on a single map."""
     settings = {
@@ -102,6 +90,8 @@ VARIANTS = {
     "mlp": {"network": MaskRCNNConfig(mask_network="mlp")},
     "class-agnostic": one_map("c4", class_agnostic_masks=True),
 }
+
+build = coco_experiment
 
 if __name__ == "__main__":
     run(Config, build, __file__, variants=VARIANTS)

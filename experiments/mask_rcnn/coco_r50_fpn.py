@@ -24,7 +24,6 @@ Command   python experiments/mask_rcnn/coco_r50_fpn.py --workdir runs/coco_r50_f
 
 from dataclasses import dataclass, replace
 
-from segjax.data.coco_classes import COCO_CATEGORIES
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
@@ -32,12 +31,11 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     MaskRCNNExperimentConfig,
     ShortSides,
-    mask_rcnn_experiment,
 )
+from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig
-from segjax.training.experiment import Experiment
 from segjax.training.launch import run
 from segjax.training.schedules import OptimizerConfig
 
@@ -61,16 +59,6 @@ class Config(MaskRCNNExperimentConfig):
     """Mask R-CNN on COCO 2017."""
 
     train: TrainConfig = train()
-
-
-def build(config: Config) -> Experiment:
-    return mask_rcnn_experiment(
-        config,
-        "coco",
-        train="train",
-        evaluation={"val": "val"},
-        category_ids=tuple(COCO_CATEGORIES),
-    )
 
 
 THREE_TIMES = {
@@ -145,6 +133,8 @@ VARIANTS = {
         "input": InputConfig(resize=ShortSides((800,))),
     },
 }
+
+build = coco_experiment
 
 if __name__ == "__main__":
     run(Config, build, __file__, variants=VARIANTS)
