@@ -121,7 +121,16 @@ def losses_on(devices, version, *, num_steps):
 VERSIONS = ("v1", "v2", "v3", "v3+")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+def slow_but(*quick):
+    """The versions, of which only those named are part of the quick tests."""
+    return [
+        version if version in quick else pytest.param(version, marks=pytest.mark.slow)
+        for version in VERSIONS
+    ]
+
+
+# Only v3 and v3+ have norms that the devices share.
+@pytest.mark.parametrize("version", slow_but("v3", "v3+"))
 def test_one_two_and_four_devices_give_the_same_loss_curve(version):
     one, two, four = (losses_on(count, version, num_steps=8) for count in (1, 2, 4))
     assert one[-1] < one[0]
@@ -155,13 +164,7 @@ def run(workdir: Path, version) -> dict:
 
 
 # v3 has all that a resumption could lose: dropout, batch statistics, an auxiliary head.
-OTHERS_ARE_SLOW = [
-    version if version == "v3" else pytest.param(version, marks=pytest.mark.slow)
-    for version in VERSIONS
-]
-
-
-@pytest.mark.parametrize("version", OTHERS_ARE_SLOW)
+@pytest.mark.parametrize("version", slow_but("v3"))
 def test_a_run_cut_short_and_resumed_equals_the_whole_run_bit_for_bit(version, tmp_path):
     whole = run(tmp_path, version)
     shutil.rmtree(tmp_path / "checkpoints" / "4")
