@@ -23,7 +23,8 @@ quickstart: install
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
 test: install lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	@# A crashed process is not replaced: with --dist loadfile pytest-xdist would wait for ever (#1327).
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,6 +18,20 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+MEMORY_MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release_programs():
+    """Lets go of compiled programs in time.
+
+    Each holds a few memory maps. Linux gives a process 65,530 by default, and XLA crashes when it
+    gets no more; all tests in two processes came near.
+    """
+    yield
+    if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > 10_000:
+        jax.clear_caches()
+
 
 @pytest.fixture(scope="session")
 def real_data():
