@@ -39,9 +39,8 @@ class Config(MaskRCNNExperimentConfig):
     def __post_init__(self):
         path = self.files.train_annotations
         if not self.classes and path is not None and path.is_file():
-            categories = read_coco_index(path).categories
-            names = tuple(categories[number] for number in sorted(categories))
-            object.__setattr__(self, "classes", names)
+            names = read_coco_index(path).categories.values()  # by id
+            object.__setattr__(self, "classes", tuple(names))
 
 
 def build(config: Config) -> Experiment:

@@ -14,7 +14,7 @@ from functools import partial
 from segjax.data.instance_sources import ObjectSource
 from segjax.data.prepare import open_generated
 from segjax.models.detections import DetectionConfig
-from segjax.models.regions import AnchorSampling, RegionSampling
+from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
     Crop,
@@ -70,7 +70,6 @@ class Config(MaskRCNNExperimentConfig):
         mask_size=56,
     )
     proposals: ProposalConfig = ProposalConfig(pre_nms=300, post_nms=150)
-    anchor_sampling: AnchorSampling = AnchorSampling()
     region_sampling: RegionSampling = RegionSampling(size=96, positive_fraction=0.33)
     prediction: InstancePredictionConfig = InstancePredictionConfig(
         short_sides=(256,), max_size=256, buckets=((256, 256),)

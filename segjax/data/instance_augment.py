@@ -8,7 +8,7 @@ whole images: a pixel belongs to a mask that covers half of it or more.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from segjax.data.instance_masks import EMPTY, CroppedMask, resample_mask, tight_
 
 OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # the entries with one row an object
 
-_ROUNDINGS = ("nearest", "down")
+Rounding = Literal["nearest", "down"]
 
 
 def resized_size(
@@ -27,7 +27,7 @@ def resized_size(
     short_side: int,
     max_size: int,
     *,
-    rounding: Literal["nearest", "down"] = "nearest",
+    rounding: Rounding = "nearest",
 ) -> tuple[int, int]:
     """Computes the size at which the short side has a length, the long side at most another.
 
@@ -101,7 +101,7 @@ class ResizeShortSide:
     short_sides: tuple[int, ...]
     max_size: int
     _: KW_ONLY
-    rounding: Literal["nearest", "down"] = "nearest"
+    rounding: Rounding = "nearest"
     antialias: bool = True
 
     def __post_init__(self):
@@ -109,8 +109,8 @@ class ResizeShortSide:
             raise ValueError(f"short_sides must be positive lengths, got {self.short_sides}")
         if self.max_size < max(self.short_sides):
             raise ValueError(f"max_size {self.max_size} is less than {max(self.short_sides)}")
-        if self.rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding must be one of {_ROUNDINGS}, got {self.rounding!r}")
+        if self.rounding not in get_args(Rounding):
+            raise ValueError(f"rounding must be one of {get_args(Rounding)}, got {self.rounding!r}")
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         short_side = self.short_sides[0]

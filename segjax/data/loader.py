@@ -201,6 +201,7 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
         for transform in transforms:
             doing = type(transform).__name__
             example = transform(example, rng)
+    # A source and transforms may be the user's own, and raise anything.
     except Exception as error:
         failure = RuntimeError(f"{name}: {doing} failed: {type(error).__name__}: {error}")
         # A cause would be lost on the way from a worker process, and not every error pickles.

@@ -1,4 +1,4 @@
-"""From classified regions to detections: Fast R-CNN, section 3.1."""
+"""From classified regions to detections: Fast R-CNN, section 3; Mask R-CNN, section 3.1."""
 
 from dataclasses import dataclass
 

@@ -61,7 +61,8 @@ class MaskRCNN(nn.Module):
       mask_loss: "sigmoid" for each class, or "softmax" over the classes (table 2b).
       class_agnostic_masks: one mask for all classes (section 4.2; 29.7 instead of 30.3 AP).
       pooling: how regions are read.
-      box_resolution, mask_resolution: of a region's features, a side.
+      box_resolution, mask_resolution: of a region's features, a side; with "c4" both heads have
+        box_resolution.
       box_weights: of the box deltas.
       proposals, detections: the choices in prediction.
       norm: of a backbone that is named; the papers' is frozen.
@@ -246,8 +247,9 @@ class MaskRCNN(nn.Module):
 
         Returns:
           "boxes" [batch, detections, 4] in pixels, "scores" [batch, detections], "classes" [batch,
-          detections] (1 … num_classes), "masks" [batch, detections, 28, 28] probabilities in the
-          frame of the box, and "valid" [batch, detections]; zeros where not valid.
+          detections] (1 … num_classes), "masks" [batch, detections, 28, 28] ("c4": 14, 14),
+          probabilities in the frame of the box, and "valid" [batch, detections]; zeros where not
+          valid.
         """
         batch, *image_size = images.shape[:3]
         if sizes is None:

@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.matching import match, sample
-from segjax.ops.roi_align import multilevel_roi_align, roi_align
+from segjax.ops.matching import NEITHER, POSITIVE, match, sample
+from segjax.ops.roi_align import LevelRule, multilevel_roi_align, roi_align
 from segjax.ops.roi_pool import roi_pool, roi_warp
 
 
@@ -21,7 +21,7 @@ class RegionPooling:
     """Points a side of each bin, of RoIAlign; 0 takes as many as detectron2 does, by the box."""
     aligned: bool = True
     """Whether pixel centres lie at halves; torchvision's models have it False."""
-    level_rule: Literal["detectron2", "torchvision"] = "detectron2"
+    level_rule: LevelRule = "detectron2"
     """Which rounds the level that a box is read from; they differ for sides of exactly 112 · 2ⁿ."""
 
     def __call__(self, levels: Sequence, boxes, *, strides: Sequence[int], output_size: int):
@@ -35,6 +35,9 @@ class RegionPooling:
 
         Returns:
           [batch, regions, output_size, output_size, channels].
+
+        Raises:
+          ValueError: there is no such method, or it does not read several levels.
         """
         if self.method == "align" and len(levels) > 1:
             return multilevel_roi_align(
@@ -102,7 +105,7 @@ class AnchorSampling:
         return {
             "index": index,
             "matched": matched[index],
-            "positive": valid & (labels[index] == 1),
+            "positive": valid & (labels[index] == POSITIVE),
             "valid": valid,
         }
 
@@ -147,11 +150,11 @@ class RegionSampling:
             low=self.positive_iou,
             allow_low_quality=False,
         )
-        labels = jnp.where(available, labels, -1)
+        labels = jnp.where(available, labels, NEITHER)
         index, valid = sample(key, labels, size=self.size, positive_fraction=self.positive_fraction)
         index = repeat_valid(index, valid)
         matched = matched[index]
-        positive = valid & (labels[index] == 1)
+        positive = valid & (labels[index] == POSITIVE)
         return {
             "boxes": jax.lax.stop_gradient(candidates[index]),
             "classes": jnp.where(positive, truth_classes[matched], 0),

@@ -88,7 +88,7 @@ class ResidualHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Class logits and box deltas of each region (Fast R-CNN, section 2.1).
+    """Class logits and box deltas of each region (Fast R-CNN, section 2).
 
     Parameters: "class_logits", "deltas".
 

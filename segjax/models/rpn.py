@@ -57,7 +57,7 @@ class Anchors:
         *,
         strides: Sequence[int],
         image_size: tuple[int, int],
-    ) -> list[np.ndarray]:
+    ) -> list[jax.Array]:
         """Computes the anchors of each level, [height · width · per_position, 4].
 
         Args:

@@ -6,6 +6,7 @@ from functools import partial
 from segjax.data.augment import Normalize
 from segjax.data.instance_augment import ResizeShortSide
 from segjax.evaluation.instance_evaluator import CocoEvaluator
+from segjax.evaluation.paste import PasteRule
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.tasks.instance import InstanceTask, InstanceView
 
@@ -19,7 +20,7 @@ def coco_task(
     *,
     classes: tuple[str, ...],
     preprocess: Normalize,
-    paste_rule: str,
+    paste_rule: PasteRule,
     resize: Callable[[dict, None], dict] = COCO_SIZE,
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS,
 ) -> InstanceTask:
@@ -27,6 +28,7 @@ def coco_task(
 
     Args:
       classes: background first.
+      paste_rule: how masks become pixels; see `segjax.evaluation.paste`.
       resize, buckets: to another size, or in another way.
     """
     return InstanceTask(

@@ -139,10 +139,6 @@ class CocoFiles:
         if missing and len(missing) < len(paths):
             raise ValueError(f"files: the four paths go together; {', '.join(missing)} is missing")
 
-    @property
-    def given(self) -> bool:
-        return self.train_annotations is not None
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNExperimentConfig(ExperimentConfig):

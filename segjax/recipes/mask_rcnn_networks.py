@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from segjax.data.augment import Normalize
 from segjax.models.backbones import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig
-from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.mask_rcnn import MaskNetwork, MaskRCNN, Neck
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionPooling
+from segjax.models.roi_heads import MaskLoss
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.pretrained import preprocess
 from segjax.training.parallel import AXIS_NAME
@@ -36,7 +37,7 @@ class MaskRCNNConfig:
     pixels: Pixels = "msra"
     """How the backbone's weights want the pixels: torchvision's mean and deviation, the mean alone
     (MSRA's ResNets), those of ResNeXt's weights, or a range from −1 to 1."""
-    neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
+    neck: Neck = "fpn"
     fpn_features: int = 256
     norm: NormName = "frozen"
     """Of the backbone: the running statistics of its trained weights, batch norm over all devices,
@@ -55,8 +56,8 @@ class MaskRCNNConfig:
     fc_features: int = 1024
     head_features: int = 256
     class_agnostic_boxes: bool = False
-    mask_network: Literal["fcn", "mlp"] = "fcn"
-    mask_loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    mask_network: MaskNetwork = "fcn"
+    mask_loss: MaskLoss = "sigmoid"
     class_agnostic_masks: bool = False
     pooling: RegionPooling = RegionPooling()
     proposals: ProposalConfig = ProposalConfig()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.evaluation.instance_test_time import merge_views, to_original_frame
-from segjax.evaluation.paste import paste_to_rle
+from segjax.evaluation.paste import PasteRule, paste_to_rle
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
@@ -74,7 +74,7 @@ class InstanceTask:
       anchor_sampling, region_sampling: what the losses look at.
       mask_targets: (masks, boxes of the masks, regions, index of each region's mask, size=side) →
         targets of one image's regions; by default from masks in the frames of their boxes.
-      paste_rule: how masks become pixels: "detectron2" or "torchvision".
+      paste_rule: how masks become pixels; see `segjax.evaluation.paste`.
       mask_threshold: a pixel of at least this probability is the object's.
       axis_name: of the mapped device axis, None on a single device without one.
     """
@@ -91,7 +91,7 @@ class InstanceTask:
     anchor_sampling: AnchorSampling = AnchorSampling()
     region_sampling: RegionSampling = RegionSampling()
     mask_targets: Callable[..., jax.Array] = targets_from_boxes
-    paste_rule: Literal["detectron2", "torchvision"] = "detectron2"
+    paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
     axis_name: str | None = None
 
@@ -146,7 +146,7 @@ class InstanceTask:
     def _rpn_losses(self, rpn, keys, truth, classes):
         objectness, deltas, anchors = rpn
         objectness, deltas = (jnp.concatenate(levels, axis=1) for levels in (objectness, deltas))
-        anchors = jnp.concatenate([jnp.asarray(level) for level in anchors])
+        anchors = jnp.concatenate(anchors)
         drawn = jax.vmap(self.anchor_sampling, in_axes=(0, None, 0, 0))(
             keys, anchors, truth, classes > 0
         )

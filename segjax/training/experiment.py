@@ -38,7 +38,7 @@ class Experiment:
     train: Callable[[], Any]
     transforms: tuple[Callable, ...]
     evaluation: Mapping[str, Callable[[], Any]]
-    groups: Callable[[Any], np.ndarray | None] | None = None
+    groups: Callable[[Any], np.ndarray] | None = None
     best_metric: str = "mean_iou"
     minimize: bool = False
     initialize: Callable[[dict], dict] | None = None

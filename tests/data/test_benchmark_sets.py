@@ -1,23 +1,19 @@
-"""CamVid, VOC 2012, Cityscapes, ADE20K, COCO with VOC's classes, and TFDS's own pets."""
+"""CamVid, VOC 2012, Cityscapes, ADE20K, and COCO with VOC's classes."""
 
-import io
 import json
 from functools import partial
 
 import numpy as np
 import pytest
 import scipy.io
-import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data import prepare as prepare_module
 from segjax.data.catalog import describe_dataset, make_builder
 from segjax.data.check import check
 from segjax.data.coco_masks import draw_segmentation
 from segjax.data.datasets.coco_voc.coco_voc_dataset_builder import CLASS_OF_CATEGORY
 from segjax.data.datasets.voc2012.voc2012_dataset_builder import read_sbd_labels
 from segjax.data.prepare import prepare
-from segjax.data.sources import open_dataset
 from tests.data import official_layouts
 
 WRITERS = {
@@ -345,61 +341,3 @@ def test_real_camvid_has_its_published_splits_and_eleven_classes(real_data, tmp_
         example = builder.read_example(examples[0])
         assert example["image"].shape == (*builder.official_size, 3)
         assert set(np.unique(example["labels"])) <= {*range(11), 255}
-
-
-def png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    buffer.seek(0)
-    return buffer
-
-
-def test_tfdss_own_pets_are_read_without_tensorflow(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 12, 10, 3), np.uint8)
-    trimaps = rng.integers(1, 4, (3, 12, 10), np.uint8)
-
-    def records(self, dl_manager):
-        return {
-            "train": [
-                (
-                    number,
-                    {
-                        "image": png(images[number]),
-                        "label": 3,
-                        "species": 1,
-                        "file_name": f"beagle_{number}.jpg",
-                        "segmentation_mask": png(trimaps[number]),
-                        "head_bbox": tfds.features.BBox(0.0, 0.0, 0.5, 0.5),
-                    },
-                )
-                for number in range(3)
-            ]
-        }
-
-    builder = make_builder("oxford_iiit_pet", data_dir=tmp_path)
-    monkeypatch.setattr(type(builder), "_split_generators", records)
-    builder.download_and_prepare(file_format="array_record")
-    source = open_dataset("oxford_iiit_pet", "train", data_dir=tmp_path)
-    assert source.class_names == ("pet", "background", "outline")
-    for example in source:
-        number = int(example["id"].removeprefix("beagle_"))
-        np.testing.assert_array_equal(example["image"], images[number])
-        np.testing.assert_array_equal(example["labels"], trimaps[number] - 1)
-        assert example["labels"].dtype == np.uint8
-    report = check("oxford_iiit_pet", data_dir=tmp_path)
-    assert report.problems == []
-    assert report.splits["train"].num_examples == 3
-
-
-def test_building_tfdss_own_pets_says_that_it_needs_tensorflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"not installed: pip install 'segjax\[tensorflow\]'"):
-        prepare("oxford_iiit_pet", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="downloaded by TFDS and takes no --source"):
-        check("oxford_iiit_pet", source=tmp_path, data_dir=tmp_path)
-
-
-def test_the_files_of_tfdss_own_pets_are_verified_by_tfdss_checksums(tmp_path):
-    urls = make_builder("oxford_iiit_pet", data_dir=tmp_path).url_infos
-    assert {url.rpartition("/")[2] for url in urls} >= {"images.tar.gz", "annotations.tar.gz"}

@@ -8,7 +8,7 @@ import pytest
 from segjax.data.instance_sources import ObjectSource
 from segjax.data.prepare import open_generated, prepare
 from segjax.data.sources import open_dataset
-from tests.data.test_instance_sets import write_coco
+from tests.data.official_instance_layouts import write_coco
 
 
 @pytest.fixture(scope="module")

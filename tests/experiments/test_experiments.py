@@ -14,7 +14,7 @@ from segjax.training.configuration import parse, variant_config
 from segjax.training.experiment import load_module
 from segjax.training.launch import run
 from segjax.training.logging import read_metrics
-from tests.data import official_layouts, test_instance_sets
+from tests.data import official_instance_layouts, official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
@@ -84,9 +84,9 @@ def data_dir(tmp_path_factory):
     official_layouts.write_camvid(folder / "camvid_files")
     official_layouts.write_voc2012(folder / "voc2012_files")
     official_layouts.write_cityscapes(folder / "cityscapes_files")
-    test_instance_sets.write_cityscapes(folder / "cityscapes_instances_files")
-    test_instance_sets.write_coco(folder / "coco_files")
-    test_instance_sets.write_nuclei(folder / "dsb2018_files")
+    official_instance_layouts.write_cityscapes(folder / "cityscapes_instances_files")
+    official_instance_layouts.write_coco(folder / "coco_files")
+    official_instance_layouts.write_nuclei(folder / "dsb2018_files")
     for name, source in {
         "isbi2012": "isbi2012",
         "cell_tracking/dic_c2dh_hela": "cell_tracking",

@@ -9,6 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax.data.coco_instances import CocoInstances
 from segjax.data.instance_augment import Enlarge
@@ -27,7 +28,7 @@ from segjax.recipes.mask_rcnn import (
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.experiment import load_module
 from segjax.training.parameters import learning_rate_multipliers
-from tests.data.test_instance_sets import write_coco
+from tests.data.official_instance_layouts import write_coco
 
 SIDES = [(30, 40), (40, 30), (36, 36), (25, 60), (60, 25), (33, 41)]
 CONFIG = MaskRCNNExperimentConfig(
@@ -48,8 +49,6 @@ CLASSES = ("thing", "other")
 
 def write_files(folder, *, sizes=SIDES, names=CLASSES):
     """A JSON file in COCO's format, one square in each image, and the files that it names."""
-    from PIL import Image
-
     content = {
         "images": [
             {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
