@@ -250,6 +250,8 @@ def coco_files_experiment(
                 f"{annotations} has the categories {' '.join(source.class_names[1:])}; "
                 f"--classes says {' '.join(classes) or 'none'}"
             )
+        for note in source.notes:
+            print(f"{annotations}: {note}")
         return source
 
     train = partial(open_files, files.train_annotations, files.train_images, drop_empty=True)

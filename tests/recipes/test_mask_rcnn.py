@@ -120,6 +120,17 @@ def test_files_with_other_classes_than_the_run_are_refused(tmp_path):
         experiment.train()
 
 
+def test_annotations_that_are_left_out_are_said(tmp_path, capsys):
+    files = write_files(tmp_path / "files")
+    content = json.loads(files.train_annotations.read_text())
+    content["annotations"][0]["bbox"] = [4, 5, 0, 10]
+    files.train_annotations.write_text(json.dumps(content))
+    coco_files_experiment(CONFIG, files, CLASSES).train()
+    count = len(content["annotations"])
+    expected = f"objects.json: 1 of {count} annotations left out: no width or height"
+    assert expected in capsys.readouterr().out
+
+
 def test_paths_of_files_go_together():
     with pytest.raises(ValueError, match=r"train_images, val_annotations, val_images is missing"):
         CocoFiles(train_annotations=Path("a.json"))
