@@ -13,10 +13,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.layers import UpConvolution
-from segjax.ops.convolution import pointwise_convolution
+from segjax.models.layers import UpConvolution, max_pool
+from segjax.ops.convolution import Padding, linen_convolution
 
-Padding = Literal["VALID", "SAME"]
 Norm = Literal["batch", "group"]
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
@@ -121,7 +120,7 @@ class UNet(nn.Module):
                 x = dropout(x)
             if level < self.depth:
                 skips.append(x)
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x, size=2, stride=2)
         for level in reversed(range(self.depth)):
             x = UpConvolution(self.features * 2**level, dtype=self.dtype)(x)
             x = jnp.concatenate([_center_crop(skips[level], x.shape[1:3]), x], axis=-1)
@@ -131,7 +130,7 @@ class UNet(nn.Module):
             (1, 1),
             kernel_init=he_normal,
             dtype=self.dtype,
-            conv_general_dilated=pointwise_convolution,
+            conv_general_dilated=linen_convolution,
             name="logits",
         )(x)
         return {"logits": logits.astype(jnp.float32)}
@@ -146,6 +145,7 @@ class UNet(nn.Module):
                 kernel_init=he_normal,
                 use_bias=self.norm is None,
                 dtype=self.dtype,
+                conv_general_dilated=linen_convolution,
             )(x)
             if self.norm:
                 x = self._normalization(features, train)(x)

@@ -2,7 +2,7 @@
 
 from segjax.ops.anchors import base_anchors, grid_anchors
 from segjax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes
-from segjax.ops.convolution import convolution, pointwise_convolution, up_convolution
+from segjax.ops.convolution import convolution, linen_convolution, up_convolution
 from segjax.ops.dense_crf import dense_crf
 from segjax.ops.masks import paste_masks, targets_from_boxes, targets_from_images
 from segjax.ops.matching import match, sample
@@ -21,11 +21,11 @@ __all__ = [
     "dense_crf",
     "encode_boxes",
     "grid_anchors",
+    "linen_convolution",
     "match",
     "multilevel_roi_align",
     "nms",
     "paste_masks",
-    "pointwise_convolution",
     "pyramid_levels",
     "resize_bilinear",
     "roi_align",

@@ -2,13 +2,15 @@
 
 import functools
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
 
-from segjax.ops import convolution, pointwise_convolution, up_convolution
+from segjax.ops import convolution, linen_convolution, up_convolution
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -23,23 +25,40 @@ def assert_same_values_and_gradients(ours, theirs, *arguments):
         np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_pointwise_convolution_equals_xla():
-    inputs = jax.random.normal(jax.random.key(0), (2, 5, 3, 4))
-    kernel = jax.random.normal(jax.random.key(1), (1, 1, 4, 6))
-    assert_same_values_and_gradients(
-        lambda x, k: pointwise_convolution(x, k, (1, 1), "SAME"),
-        lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=DIMENSIONS),
-        inputs,
-        kernel,
+@pytest.mark.parametrize(
+    ("size", "padding", "options"),
+    [
+        (1, "SAME", {}),
+        (3, "SAME", {}),
+        (3, "VALID", {}),
+        (2, "SAME", {"kernel_dilation": 2}),
+        (3, "VALID", {"strides": 2}),
+    ],
+)
+def test_in_a_linen_layer_it_is_flaxs_convolution(size, padding, options):
+    inputs = jax.random.normal(jax.random.key(0), (2, 9, 8, 16))
+    options = {"features": 18, "kernel_size": (size, size), "padding": padding, **options}
+    flax, ours = nn.Conv(**options), nn.Conv(**options, conv_general_dilated=linen_convolution)
+    variables = flax.init(jax.random.key(1), inputs)
+    chex.assert_trees_all_equal(variables, ours.init(jax.random.key(1), inputs))
+    np.testing.assert_allclose(
+        ours.apply(variables, inputs), flax.apply(variables, inputs), atol=1e-5
     )
 
 
-def test_pointwise_convolution_refuses_other_kernels_and_strides():
-    inputs, kernel = np.zeros((1, 4, 4, 2), np.float32), np.zeros((3, 3, 2, 2), np.float32)
-    with pytest.raises(ValueError, match=r"kernel \(3, 3\)"):
-        pointwise_convolution(inputs, kernel, (1, 1), "SAME")
-    with pytest.raises(ValueError, match=r"stride \(2, 2\)"):
-        pointwise_convolution(inputs, kernel[:1, :1], (2, 2), "SAME")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strides": (1, 2)}, r"one stride and one rate; got \(1, 2\)"),
+        ({"kernel_dilation": (1, 2)}, r"one rate; got \(1, 1\) and \(1, 2\)"),
+        ({"strides": 2}, r'"SAME" padding at stride 2'),
+        ({"padding": 1}, "padding is one of"),
+    ],
+)
+def test_what_it_does_not_compute_in_a_linen_layer_is_refused(options, message):
+    layer = nn.Conv(4, (3, 3), **options, conv_general_dilated=linen_convolution)
+    with pytest.raises(ValueError, match=message):
+        layer.init(jax.random.key(0), jnp.zeros((1, 9, 9, 4)))
 
 
 def test_up_convolution_equals_xlas_transposed_convolution():
@@ -62,9 +81,9 @@ def test_up_convolution_writes_each_pixel_into_its_own_block():
     np.testing.assert_array_equal(up_convolution(inputs, kernel)[0, :, :, 0], expected)
 
 
-def plain(inputs, kernel, *, stride, rate, groups):
+def plain(inputs, kernel, *, stride, rate, groups, padding="SAME"):
     """XLA's own convolution, padded by rate · (size − 1) / 2, the larger part at the end."""
-    spans = [rate * (side - 1) for side in kernel.shape[:2]]
+    spans = [rate * (side - 1) * (padding == "SAME") for side in kernel.shape[:2]]
     return lax.conv_general_dilated(
         inputs,
         kernel,
@@ -97,15 +116,24 @@ CASES = {
     "depthwise with a stride, dilated": (7, 8, 3, 8, 8, 2, 2, 8),
     "depthwise on one pixel": (1, 1, 3, 8, 8, 1, 2, 8),
     "grouped": (6, 5, 3, 8, 4, 1, 2, 2),
+    "more rows than a block of the kernel gradient has": (40, 60, 3, 16, 18, 1, 1, 1),
+    "the same, dilated": (33, 41, 3, 16, 16, 1, 3, 1),
+    "rows wider than a block": (3, 1100, 2, 16, 16, 1, 1, 1),
+    "without padding": (40, 61, 3, 16, 18, 1, 1, 1, "VALID"),
+    "without padding, dilated": (12, 11, 3, 16, 16, 1, 2, 1, "VALID"),
+    "without padding, few channels": (12, 11, 3, 2, 3, 1, 2, 1, "VALID"),
+    "without padding, with a stride": (12, 11, 3, 16, 16, 2, 1, 1, "VALID"),
+    "without padding, depthwise": (12, 11, 3, 8, 8, 1, 1, 8, "VALID"),
 }
 
 
-def arrays(height, width, size, channels, features, stride, rate, groups):
+def arrays(height, width, size, channels, features, stride, rate, groups, padding="SAME"):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(2, height, width, channels)).astype(np.float32)
     fan_in = size * size * channels // groups
     kernel = rng.normal(size=(size, size, channels // groups, features)) / np.sqrt(fan_in)
-    return inputs, kernel.astype(np.float32), {"stride": stride, "rate": rate, "groups": groups}
+    options = {"stride": stride, "rate": rate, "groups": groups, "padding": padding}
+    return inputs, kernel.astype(np.float32), options
 
 
 def values_and_gradients(form, inputs, kernel, options):
