@@ -1,0 +1,96 @@
+"""Times train steps and predictions of segjax and PyTorch on the same work, in turn.
+
+    python experiments/benchmarks/models.py --output models.json [--torch-python PYTHON]
+
+U-Net (32 features, padded), DeepLab v3 on ResNet-50 at output stride 8 (torchvision's), DeepLab
+v3+ on ResNet-50 (segmentation-models-pytorch's) and Mask R-CNN on ResNet-50 with FPN
+(torchvision's) at the sizes of `CASES`; float32 on CPU, and on a GPU bfloat16 against autocast with
+channels-last, eager and compiled. Weights and pixels are random: time does not depend on them, but
+for the number of objects that Mask R-CNN finds, whose weights both sides share. Where torchvision's
+compiled operators do not load, as beside a CPU build of torch, its Mask R-CNN runs with what stands
+in for them in Python.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from measure import Options, Results, Side, compare, run_once
+
+
+@dataclass(frozen=True)
+class Case:
+    """Work to be timed: a network at a batch size and an image size."""
+
+    network: str
+    batch: int
+    size: tuple[int, int]
+    on_gpu: bool = False
+
+
+CASES = (
+    Case("unet", 2, (128, 128)),
+    Case("unet", 2, (256, 256)),
+    Case("unet", 1, (512, 512)),
+    Case("deeplabv3", 2, (129, 129)),
+    Case("deeplabv3", 2, (257, 257)),
+    Case("deeplabv3plus", 2, (256, 256)),
+    Case("deeplabv3plus", 1, (512, 512)),
+    Case("mask_rcnn", 1, (320, 320)),
+    Case("mask_rcnn", 1, (512, 640)),
+    Case("unet", 8, (512, 512), on_gpu=True),
+    Case("deeplabv3", 8, (513, 513), on_gpu=True),
+    Case("deeplabv3plus", 8, (512, 512), on_gpu=True),
+    Case("mask_rcnn", 4, (800, 1344), on_gpu=True),
+)
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """Options of this comparison."""
+
+    networks: tuple[str, ...] = ("unet", "deeplabv3", "deeplabv3plus", "mask_rcnn")
+    modes: tuple[str, ...] = ("train step", "inference")
+    gpu: bool = False
+    """The sizes for a GPU, in bfloat16, with `torch.compile` beside eager."""
+    objects: int = 8
+    """Of an image, for Mask R-CNN's train step."""
+
+
+def main(options: ModelOptions):
+    results = Results(options)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "detector.safetensors")
+        if "mask_rcnn" in options.networks and "inference" in options.modes:
+            writer = Side("torch", "torch_models:write_detector", options.torch_python)
+            run_once(writer, weights=weights)
+        for case in CASES:
+            if case.network not in options.networks or case.on_gpu != options.gpu:
+                continue
+            for mode in options.modes:
+                kind = "instance" if case.network == "mask_rcnn" else "semantic"
+                function = f"models:{kind}_{mode.replace(' ', '_')}"
+                arguments = {"batch": case.batch, "size": case.size, "bfloat16": options.gpu}
+                if kind == "semantic":
+                    arguments["network"] = case.network
+                elif mode == "train step":
+                    arguments["objects"] = options.objects
+                else:
+                    arguments["weights"] = weights
+                sides = [
+                    Side("segjax", f"segjax_{function}"),
+                    Side("torch", f"torch_{function}", options.torch_python),
+                ]
+                if options.gpu:
+                    compiled = (("compiled", True),)
+                    rival = f"torch_{function}"
+                    sides += [Side("torch compiled", rival, options.torch_python, compiled)]
+                height, width = case.size
+                name = f"{case.network}, {mode}, {case.batch} × {height} × {width}"
+                timings = compare(sides, arguments, rounds=options.rounds, threads=options.threads)
+                results.add(name, timings)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(ModelOptions, description=__doc__))

@@ -1,0 +1,86 @@
+"""segjax's side of the comparison of input pipelines."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from timed_batches import TimedBatches
+
+from segjax.data.aspect_ratio import orientation_groups
+from segjax.data.images import read_image
+from segjax.data.instance_augment import RandomFlip, ResizeShortSide
+from segjax.data.instance_masks import InstancesToObjects
+from segjax.data.label_maps import read_stored_values
+from segjax.data.loader import training_batches
+from segjax.data.pack_objects import PackObjects
+from segjax.data.sources import open_dataset
+
+
+@dataclass(frozen=True)
+class Files:
+    """Photographs with maps of classes or of objects, read by Pillow from a folder laid out as VOC.
+
+    Attributes:
+      folder: with JPEGImages and SegmentationClass or SegmentationObject.
+      objects: give the objects of SegmentationObject; otherwise labels.
+    """
+
+    folder: Path
+    objects: bool
+
+    @cached_property
+    def photographs(self) -> list[Path]:
+        return sorted((self.folder / "JPEGImages").glob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def __getitem__(self, index: int) -> dict:
+        path = self.photographs[index]
+        kind = "SegmentationObject" if self.objects else "SegmentationClass"
+        stored = read_stored_values(self.folder / kind / f"{path.stem}.png")
+        example = {"id": path.stem, "image": read_image(path)}
+        if not self.objects:
+            return {**example, "labels": stored}
+        return InstancesToObjects()({**example, "instances": stored.astype(np.int32)}, None)
+
+
+def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int):
+    """Crops of 513², as `experiments/deeplab/v3_voc2012.py` trains on.
+
+    Args:
+      prepared: read the data set that `segjax data prepare voc2012` made of the files, which OpenCV
+        decodes, as an experiment does; otherwise the files, by Pillow.
+    """
+    from segjax.pretrained.preprocess import IMAGENET
+    from segjax.recipes.deeplab import AugmentConfig, training_transforms
+
+    if prepared:
+        source = open_dataset("voc2012", "train", data_dir=Path(folder) / "prepared")
+    else:
+        source = Files(Path(folder), objects=False)
+    transforms = training_transforms(AugmentConfig(), IMAGENET)
+    return timed(source, transforms, batch, batches, workers)
+
+
+def mask_rcnn(folder: str, batch: int, batches: int, workers: int):
+    """Images of a short side of 800 with boxes and masks, as `segjax.recipes.mask_rcnn` packs."""
+    from segjax.pretrained.preprocess import IMAGENET
+    from segjax.recipes.mask_rcnn import InputConfig
+
+    settings, source = InputConfig(), Files(Path(folder), objects=True)
+    transforms = (
+        ResizeShortSide((800,), 1333),
+        RandomFlip(),
+        PackObjects(settings.buckets, max_objects=settings.max_objects, normalize=IMAGENET),
+    )
+    sizes = [read_image(path).shape[:2] for path in source.photographs]
+    return timed(source, transforms, batch, batches, workers, groups=orientation_groups(sizes))
+
+
+def timed(source, transforms, batch, batches, workers, **options) -> TimedBatches:
+    loader = training_batches(
+        source, transforms, batch_size=batch, seed=0, num_workers=workers, **options
+    )
+    return TimedBatches(loader, count=batches, buffered=5)

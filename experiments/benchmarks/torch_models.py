@@ -1,0 +1,230 @@
+"""PyTorch's side of the comparison of models: the same networks, losses and optimiser.
+
+U-Net is written out; DeepLab v3 and Mask R-CNN are torchvision's, DeepLab v3+ is
+segmentation-models-pytorch's. On a GPU: channels-last, autocast to bfloat16, and `torch.compile`
+where asked for.
+"""
+
+import contextlib
+
+import inputs
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Block(nn.Sequential):
+    def __init__(self, channels, features):
+        super().__init__(
+            nn.Conv2d(channels, features, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(features, features, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """The paper's U-Net with padding, as `segjax.models.UNet(padding="SAME")`."""
+
+    def __init__(self, num_classes, *, channels=1, features=32, depth=4):
+        super().__init__()
+        widths = [features * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(map(Block, [channels, *widths], widths))
+        wide_first = widths[::-1]
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in wide_first[1:]
+        )
+        self.after = nn.ModuleList(Block(2 * width, width) for width in wide_first[1:])
+        self.logits = nn.Conv2d(features, num_classes, 1)
+
+    def forward(self, x):
+        skips = []
+        for block in self.down:
+            x = block(functional.max_pool2d(x, 2) if skips else x)
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.after, strict=True):
+            x = block(torch.cat([skips.pop(), up(x)], dim=1))
+        return {"out": self.logits(x)}
+
+
+class Smp(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return {"out": self.model(x)}
+
+
+def segmenter(network: str):
+    if network == "unet":
+        return UNet(2), 2, 1
+    if network == "deeplabv3":
+        from torchvision.models.segmentation import deeplabv3_resnet50
+
+        options = {"weights": None, "weights_backbone": None, "aux_loss": True}
+        return deeplabv3_resnet50(num_classes=21, **options), 21, 3
+    if network == "deeplabv3plus":
+        import segmentation_models_pytorch as smp
+
+        return Smp(smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=21)), 21, 3
+    raise ValueError(f"no network {network!r}")
+
+
+def prepared(model, *, bfloat16: bool, compiled: bool):
+    """The model on the device, and the context in which it computes."""
+    torch.manual_seed(0)
+    model = model.to(DEVICE)
+    if DEVICE == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    context = torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
+    return (torch.compile(model) if compiled else model), context
+
+
+def on_device(images):
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(DEVICE)
+    return images.to(memory_format=torch.channels_last) if DEVICE == "cuda" else images
+
+
+def finished():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+class TrainStep:
+    """Forward, backward and update with SGD of momentum 0.9; `loss` takes no argument."""
+
+    def __init__(self, parameters, context, loss):
+        parameters = [p for p in parameters if p.requires_grad]
+        self.optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+        self.context, self.loss, self.note = context, loss, ""
+
+    def __call__(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.context:
+            loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        self.note = f"loss {loss.item():.3f}"
+        finished()
+
+
+def semantic_train_step(
+    network: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
+):
+    model, num_classes, channels = segmenter(network)
+    model, context = prepared(model.train(), bfloat16=bfloat16, compiled=compiled)
+    images = on_device(inputs.images(batch, size, channels))
+    labels = torch.from_numpy(inputs.labels(batch, size, num_classes)).long().to(DEVICE)
+
+    def loss():
+        outputs = model(images)
+        losses = {
+            name: functional.cross_entropy(logits, labels, ignore_index=inputs.IGNORE_LABEL)
+            for name, logits in outputs.items()
+        }
+        return losses["out"] + 0.4 * losses.get("aux", 0.0)
+
+    return TrainStep(model.parameters(), context, loss)
+
+
+def semantic_inference(
+    network: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
+):
+    model, _, channels = segmenter(network)
+    if network == "deeplabv3":
+        model.aux_classifier = None
+    model, context = prepared(model.eval(), bfloat16=bfloat16, compiled=compiled)
+    images = on_device(inputs.images(batch, size, channels))
+
+    @torch.inference_mode()
+    def call():
+        with context:
+            return model(images)["out"].argmax(1).to(torch.uint8).cpu().numpy()
+
+    return call
+
+
+def detector():
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    options = {"weights": None, "weights_backbone": None}
+    return maskrcnn_resnet50_fpn(**options, trainable_backbone_layers=5)
+
+
+def write_detector(weights: str):
+    """Writes weights drawn by a seed, with which many boxes score above the threshold of 0.05."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = detector()
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    return lambda: None
+
+
+def instance_train_step(
+    batch: int, size: tuple[int, int], objects: int, bfloat16: bool, compiled: bool = False
+):
+    """The model's stages alone: what its `transform` does to images is not the network's work."""
+    from torchvision.models.detection.image_list import ImageList
+
+    model = detector().train()
+    model, context = prepared(model, bfloat16=bfloat16, compiled=False)
+    if compiled:
+        model.backbone = torch.compile(model.backbone)
+    images = ImageList(on_device(inputs.images(batch, size, 3)), [tuple(size)] * batch)
+    truth = inputs.objects(batch, size, objects, 91)
+    targets = [
+        {
+            "boxes": torch.from_numpy(truth["boxes"][i]).to(DEVICE),
+            "labels": torch.from_numpy(truth["classes"][i]).long().to(DEVICE),
+            "masks": torch.from_numpy(truth["masks"][i]).to(DEVICE),
+        }
+        for i in range(batch)
+    ]
+
+    def loss():
+        features = model.backbone(images.tensors)
+        proposals, rpn_losses = model.rpn(images, features, targets)
+        _, losses = model.roi_heads(features, proposals, images.image_sizes, targets)
+        return sum(rpn_losses.values()) + sum(losses.values())
+
+    return TrainStep(model.parameters(), context, loss)
+
+
+class InstanceInference:
+    """From images to boxes, classes, scores and masks of 28 × 28: without the paste."""
+
+    def __init__(self, weights: str, batch: int, size, bfloat16: bool, compiled: bool):
+        from safetensors.torch import load_file
+        from torchvision.models.detection.image_list import ImageList
+
+        model = detector().eval()
+        model.load_state_dict(load_file(weights))
+        self.model, self.context = prepared(model, bfloat16=bfloat16, compiled=False)
+        if compiled:
+            self.model.backbone = torch.compile(self.model.backbone)
+        self.images = ImageList(on_device(inputs.images(batch, size, 3)), [tuple(size)] * batch)
+        self.note = ""
+
+    @torch.inference_mode()
+    def __call__(self):
+        model, images = self.model, self.images
+        with self.context:
+            features = model.backbone(images.tensors)
+            proposals, _ = model.rpn(images, features)
+            found, _ = model.roi_heads(features, proposals, images.image_sizes)
+        found = [{name: np.asarray(x.cpu()) for name, x in image.items()} for image in found]
+        self.note = f"{sum(len(image['scores']) for image in found)} detections"
+
+
+def instance_inference(
+    weights: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
+):
+    return InstanceInference(weights, batch, size, bfloat16, compiled)
