@@ -64,9 +64,17 @@ def run_lengths(
             f"a window of {rows} × {columns} pixels at ({top}, {left}) reaches out of an image "
             f"of {height} × {width}"
         )
-    pixels = np.ascontiguousarray(mask, bool).view(np.uint8)
-    # OpenCV transposes several times as fast as NumPy, but nothing that is empty.
-    pixels = cv2.transpose(pixels) if pixels.size else pixels.T
+    pixels = np.asarray(mask, bool)
+    if pixels.flags.f_contiguous:
+        pixels = pixels.T.view(np.uint8)
+    else:
+        pixels = np.ascontiguousarray(pixels).view(np.uint8)
+        # Most of most masks lies around the object: finding that takes less than to transpose it.
+        x, y, columns, rows = cv2.boundingRect(pixels)
+        top, left = top + y, left + x
+        pixels = pixels[y : y + rows, x : x + columns]
+        # OpenCV transposes several times as fast as NumPy, but nothing that is empty.
+        pixels = cv2.transpose(pixels) if pixels.size else pixels.T
     if rows < height:  # no run goes on from the foot of a column to the head of the next
         pixels = np.pad(pixels, ((0, 0), (0, 1)))
     stride = pixels.shape[1]

@@ -101,3 +101,14 @@ def test_a_window_beyond_the_image_is_refused():
         rle.encode(np.ones((2, 2), bool), size=(2, 3), top=1)
     with pytest.raises(ValueError, match="expected a mask"):
         rle.encode(np.ones((2, 2, 1), bool))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 3)])
+def test_the_order_of_a_mask_in_memory_changes_nothing(size):
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.9, 1.0):
+        mask = rng.random(size) < share
+        expected = rle.encode(mask)
+        np.testing.assert_array_equal(rle.decode(expected), mask)
+        assert rle.encode(np.asfortranarray(mask)) == expected
+        assert rle.encode(np.repeat(mask, 2, axis=1)[:, ::2]) == expected

@@ -53,7 +53,7 @@ CONVOLUTIONS = {
     "U-Net, level 3": (2, 64, 128, 128, 1, 1),
     "U-Net, level 4": (2, 32, 256, 256, 1, 1),
 }
-SLOW_ROUNDS = 3  # of calls that take seconds
+SLOW_ROUNDS = 3  # of calls that take seconds; the first alone warms up
 
 # What a side's interpreter must be able to run.
 NEEDS = {
@@ -93,7 +93,7 @@ def roi_align(bench: "Bench"):
                 f"RoIAlign, {boxes} boxes, {bins} × {bins}, {mode(gradient)}",
                 [segjax("roi_align"), *torchvision],
                 {"boxes": boxes, "bins": bins, "gradient": gradient, **PYRAMID},
-                rounds=SLOW_ROUNDS,
+                slow=True,
             )
 
 
@@ -120,7 +120,7 @@ def dense_crf(bench: "Bench"):
             f"CRF, {name}",
             [segjax("dense_crf"), *rivals],
             {"scene": path, "config": dataclasses.asdict(config)},
-            rounds=SLOW_ROUNDS,
+            slow=True,
             differs=label_difference,
         )
 
@@ -152,8 +152,7 @@ def convolution(bench: "Bench"):
         arguments = dict(zip(CONVOLUTION_ARGUMENTS, sizes, strict=True))
         for gradient in (False, True):
             case = f"convolution, {name}, {mode(gradient)}"
-            rounds = SLOW_ROUNDS if gradient else None
-            bench.compare(case, sides, {**arguments, "gradient": gradient}, rounds=rounds)
+            bench.compare(case, sides, {**arguments, "gradient": gradient}, slow=gradient)
 
 
 OPERATORS = {
@@ -200,7 +199,7 @@ class Bench:
         for need in needs:
             reason = self._reason(python, need)
             if reason:
-                print(f"{name} is left out: no {need} in {python}: {reason}", flush=True)
+                print(f"{name} is left out, as {python} lacks {need}: {reason}", flush=True)
                 return []
         return [Side(name, function, python, arguments)]
 
@@ -212,7 +211,7 @@ class Bench:
             self._missing[python, need] = "".join(failed)
         return self._missing[python, need]
 
-    def compare(self, name: str, sides, arguments: dict, *, rounds=None, differs=difference):
+    def compare(self, name: str, sides, arguments: dict, *, slow=False, differs=difference):
         paths = [self.folder / f"result{number}.npz" for number in range(len(sides))]
         with_paths = [
             dataclasses.replace(side, arguments=(*side.arguments, ("result", str(path))))
@@ -221,7 +220,8 @@ class Bench:
         timings = compare(
             with_paths,
             arguments,
-            rounds=min(self.options.rounds, rounds or self.options.rounds),
+            rounds=min(self.options.rounds, SLOW_ROUNDS) if slow else self.options.rounds,
+            warm_up=0 if slow else 1,
             threads=self.options.threads,
             running=self._running,
         )
