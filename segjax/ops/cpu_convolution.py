@@ -184,8 +184,8 @@ def _blocked_kernel_gradient(inputs, gradient, taps):
     """
     batch, height, width, _ = gradient.shape
     top, left = taps.rows[0], taps.columns[0]
-    rows = min(height, max(1, BLOCK_POSITIONS // (batch * width)))
-    blocks = -(-height // rows)
+    rows = -(-height // min(height, -(-batch * height * width // BLOCK_POSITIONS)))
+    blocks = -(-height // rows)  # as equal as can be
     missing = blocks * rows - height
     padded, gradient = (
         jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (_pad(inputs, taps), gradient)
