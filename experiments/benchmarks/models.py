@@ -4,11 +4,11 @@
 
 U-Net (32 features, padded), DeepLab v3 on ResNet-50 at output stride 8 (torchvision's), DeepLab
 v3+ on ResNet-50 (segmentation-models-pytorch's) and Mask R-CNN on ResNet-50 with FPN
-(torchvision's) at the sizes of `CASES`; float32 on CPU, and on a GPU bfloat16 against autocast with
-channels-last, eager and compiled. Weights and pixels are random: time does not depend on them, but
-for the number of objects that Mask R-CNN finds, whose weights both sides share. Where torchvision's
-compiled operators do not load, as beside a CPU build of torch, its Mask R-CNN runs with what stands
-in for them in Python.
+(torchvision's) at the sizes of `CASES`; float32 on CPU, against both of torch's layouts in memory,
+and on a GPU bfloat16 against autocast with channels-last, eager and compiled. Weights and pixels
+are random: time does not depend on them, but for the number of objects that Mask R-CNN finds, whose
+weights both sides share. Where torchvision's compiled operators do not load, as beside a CPU build
+of torch, its Mask R-CNN runs with what stands in for them in Python.
 """
 
 import tempfile
@@ -78,14 +78,18 @@ def main(options: ModelOptions):
                     arguments["objects"] = options.objects
                 else:
                     arguments["weights"] = weights
+                torch = f"torch_{function}"
+                layout = (("channels_last", True),)
+                first = layout if options.gpu else ()
                 sides = [
                     Side("segjax", f"segjax_{function}"),
-                    Side("torch", f"torch_{function}", options.torch_python),
+                    Side("torch", torch, options.torch_python, first),
                 ]
                 if options.gpu:
-                    compiled = (("compiled", True),)
-                    rival = f"torch_{function}"
-                    sides += [Side("torch compiled", rival, options.torch_python, compiled)]
+                    compiled = (*layout, ("compiled", True))
+                    sides.append(Side("torch compiled", torch, options.torch_python, compiled))
+                else:
+                    sides.append(Side("torch channels-last", torch, options.torch_python, layout))
                 height, width = case.size
                 name = f"{case.network}, {mode}, {case.batch} × {height} × {width}"
                 timings = compare(sides, arguments, rounds=options.rounds, threads=options.threads)

@@ -1,7 +1,7 @@
 """PyTorch's side of the comparison of models: the same networks, losses and optimiser.
 
 U-Net is written out; DeepLab v3 and Mask R-CNN are torchvision's, DeepLab v3+ is
-segmentation-models-pytorch's. On a GPU: channels-last, autocast to bfloat16, and `torch.compile`
+segmentation-models-pytorch's. Channels-last in memory, autocast to bfloat16 and `torch.compile`
 where asked for.
 """
 
@@ -75,19 +75,21 @@ def segmenter(network: str):
     raise ValueError(f"no network {network!r}")
 
 
-def prepared(model, *, bfloat16: bool, compiled: bool):
+def prepared(model, *, bfloat16: bool, compiled: bool, channels_last: bool):
     """The model on the device, and the context in which it computes."""
     torch.manual_seed(0)
-    model = model.to(DEVICE)
-    if DEVICE == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    model = model.to(DEVICE, memory_format=layout(channels_last))
     context = torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
     return (torch.compile(model) if compiled else model), context
 
 
-def on_device(images):
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(DEVICE)
-    return images.to(memory_format=torch.channels_last) if DEVICE == "cuda" else images
+def on_device(images, *, channels_last: bool):
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    return images.to(DEVICE, memory_format=layout(channels_last))
+
+
+def layout(channels_last: bool):
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def finished():
@@ -114,11 +116,17 @@ class TrainStep:
 
 
 def semantic_train_step(
-    network: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
+    network: str,
+    batch: int,
+    size: tuple[int, int],
+    bfloat16: bool,
+    compiled: bool = False,
+    channels_last: bool = False,
 ):
     model, num_classes, channels = segmenter(network)
-    model, context = prepared(model.train(), bfloat16=bfloat16, compiled=compiled)
-    images = on_device(inputs.images(batch, size, channels))
+    options = {"bfloat16": bfloat16, "compiled": compiled, "channels_last": channels_last}
+    model, context = prepared(model.train(), **options)
+    images = on_device(inputs.images(batch, size, channels), channels_last=channels_last)
     labels = torch.from_numpy(inputs.labels(batch, size, num_classes)).long().to(DEVICE)
 
     def loss():
@@ -133,13 +141,19 @@ def semantic_train_step(
 
 
 def semantic_inference(
-    network: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
+    network: str,
+    batch: int,
+    size: tuple[int, int],
+    bfloat16: bool,
+    compiled: bool = False,
+    channels_last: bool = False,
 ):
     model, _, channels = segmenter(network)
     if network == "deeplabv3":
         model.aux_classifier = None
-    model, context = prepared(model.eval(), bfloat16=bfloat16, compiled=compiled)
-    images = on_device(inputs.images(batch, size, channels))
+    options = {"bfloat16": bfloat16, "compiled": compiled, "channels_last": channels_last}
+    model, context = prepared(model.eval(), **options)
+    images = on_device(inputs.images(batch, size, channels), channels_last=channels_last)
 
     @torch.inference_mode()
     def call():
@@ -169,16 +183,23 @@ def write_detector(weights: str):
 
 
 def instance_train_step(
-    batch: int, size: tuple[int, int], objects: int, bfloat16: bool, compiled: bool = False
+    batch: int,
+    size: tuple[int, int],
+    objects: int,
+    bfloat16: bool,
+    compiled: bool = False,
+    channels_last: bool = False,
 ):
     """The model's stages alone: what its `transform` does to images is not the network's work."""
     from torchvision.models.detection.image_list import ImageList
 
     model = detector().train()
-    model, context = prepared(model, bfloat16=bfloat16, compiled=False)
+    options = {"bfloat16": bfloat16, "compiled": False, "channels_last": channels_last}
+    model, context = prepared(model, **options)
     if compiled:
         model.backbone = torch.compile(model.backbone)
-    images = ImageList(on_device(inputs.images(batch, size, 3)), [tuple(size)] * batch)
+    images = on_device(inputs.images(batch, size, 3), channels_last=channels_last)
+    images = ImageList(images, [tuple(size)] * batch)
     truth = inputs.objects(batch, size, objects, 91)
     targets = [
         {
@@ -201,16 +222,20 @@ def instance_train_step(
 class InstanceInference:
     """From images to boxes, classes, scores and masks of 28 × 28: without the paste."""
 
-    def __init__(self, weights: str, batch: int, size, bfloat16: bool, compiled: bool):
+    def __init__(
+        self, weights: str, batch: int, size, bfloat16: bool, compiled=False, channels_last=False
+    ):
         from safetensors.torch import load_file
         from torchvision.models.detection.image_list import ImageList
 
         model = detector().eval()
         model.load_state_dict(load_file(weights))
-        self.model, self.context = prepared(model, bfloat16=bfloat16, compiled=False)
+        options = {"bfloat16": bfloat16, "compiled": False, "channels_last": channels_last}
+        self.model, self.context = prepared(model, **options)
         if compiled:
             self.model.backbone = torch.compile(self.model.backbone)
-        self.images = ImageList(on_device(inputs.images(batch, size, 3)), [tuple(size)] * batch)
+        images = on_device(inputs.images(batch, size, 3), channels_last=channels_last)
+        self.images = ImageList(images, [tuple(size)] * batch)
         self.note = ""
 
     @torch.inference_mode()
@@ -224,7 +249,5 @@ class InstanceInference:
         self.note = f"{sum(len(image['scores']) for image in found)} detections"
 
 
-def instance_inference(
-    weights: str, batch: int, size: tuple[int, int], bfloat16: bool, compiled: bool = False
-):
-    return InstanceInference(weights, batch, size, bfloat16, compiled)
+def instance_inference(**arguments):
+    return InstanceInference(**arguments)
