@@ -21,7 +21,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 MEMORY_MAPS = Path("/proc/self/maps")
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _release_programs():
     """Lets go of compiled programs in time.
 
