@@ -36,7 +36,7 @@ CASES = (
     Case("deeplabv3", 2, (129, 129)),
     Case("deeplabv3", 2, (257, 257)),
     Case("deeplabv3plus", 2, (256, 256)),
-    Case("deeplabv3plus", 1, (512, 512)),
+    Case("deeplabv3plus", 2, (384, 384)),
     Case("mask_rcnn", 1, (320, 320)),
     Case("mask_rcnn", 1, (512, 640)),
     Case("unet", 8, (512, 512), on_gpu=True),
