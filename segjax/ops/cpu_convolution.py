@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops import winograd
+
 # Of input and gradient that a step of the kernel gradient reads: what stays in a core's cache.
 BLOCK_POSITIONS = 2048
 
@@ -87,8 +89,12 @@ def forward(inputs, kernel, taps):
     """Computes the convolution in the form that is fastest on CPU."""
     if taps.groups > 1:
         return _sum_of_shifts(inputs, kernel, taps)
-    form = _sum_of_products if _mostly_outside(inputs, taps) else plain
-    return form(inputs, kernel, taps)
+    if _mostly_outside(inputs, taps):
+        return _sum_of_products(inputs, kernel, taps)
+    window = _window(inputs, kernel, taps)
+    return (
+        plain(inputs, kernel, taps) if window is None else winograd.convolve(inputs, kernel, window)
+    )
 
 
 def gradients(inputs, kernel, gradient, taps):
@@ -98,12 +104,34 @@ def gradients(inputs, kernel, gradient, taps):
         mirrored = taps._replace(rows=rows, columns=columns)
         input_gradient = _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
         kernel_gradient = _products_kernel_gradient(inputs, gradient, taps)
+    elif (window := _window(inputs, kernel, taps)) is not None:
+        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+        input_gradient = winograd.convolve(gradient, mirrored, _mirrored(window, inputs))
+        kernel_gradient = winograd.kernel_gradient(inputs, gradient, window)
     else:
         pull_back = jax.vjp(lambda x: forward(x, kernel, taps), inputs)[1]
         (input_gradient,) = pull_back(gradient)
         form = _shifts_kernel_gradient if taps.groups > 1 else _blocked_kernel_gradient
         kernel_gradient = form(inputs, gradient, taps)
     return input_gradient, kernel_gradient.astype(kernel.dtype)
+
+
+def _window(inputs, kernel, taps):
+    """That of `winograd`, or None where this form cannot be had or is not the fastest."""
+    if taps.stride != 1 or taps.groups != 1 or inputs.dtype not in (jnp.float32, jnp.float64):
+        return None
+    height, width = inputs.shape[1:3]
+    if not taps.padded:
+        height, width = height - taps.rows[-1], width - taps.columns[-1]
+    (top, _), (left, _) = taps.padding
+    window = winograd.Window((height, width), (top, left), taps.rate)
+    return window if winograd.pays(inputs.shape[0], kernel.shape, window) else None
+
+
+def _mirrored(window, inputs):
+    """The window of the input's gradient, in that of the output."""
+    top, left = (2 * window.rate - before for before in window.before)
+    return window._replace(sizes=inputs.shape[1:3], before=(top, left))
 
 
 def _windows(sizes, taps):

@@ -119,6 +119,11 @@ CASES = {
     "more rows than a block of the kernel gradient has": (40, 60, 3, 16, 18, 1, 1, 1),
     "the same, dilated": (33, 41, 3, 16, 16, 1, 3, 1),
     "rows wider than a block": (3, 1100, 2, 16, 16, 1, 1, 1),
+    "tiles": (20, 17, 3, 128, 130, 1, 1, 1),
+    "tiles, dilated": (18, 24, 3, 128, 128, 1, 3, 1),
+    "tiles, dilated, beyond the map": (31, 26, 3, 130, 128, 1, 2, 1),
+    "tiles without padding": (19, 18, 3, 128, 128, 1, 1, 1, "VALID"),
+    "tiles without padding, dilated": (23, 24, 3, 128, 128, 1, 2, 1, "VALID"),
     "without padding": (40, 61, 3, 16, 18, 1, 1, 1, "VALID"),
     "without padding, dilated": (12, 11, 3, 16, 16, 1, 2, 1, "VALID"),
     "without padding, few channels": (12, 11, 3, 2, 3, 1, 2, 1, "VALID"),
@@ -160,7 +165,28 @@ def test_every_form_equals_xlas_convolution_with_its_gradients(case):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise, dilated"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("tiles")])
+def test_tiles_are_products_of_matrices_alone(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    form = functools.partial(convolution, **options)
+    run = jax.jit(lambda x, k: jax.vjp(form, x, k)[1](form(x, k)))
+    program = run.lower(inputs, kernel).compile().as_text()
+    assert "convolution(" not in program
+    assert "dot(" in program
+
+
+def test_an_impulse_through_tiles_is_the_mirrored_kernel():
+    inputs, kernel, _ = arrays(*CASES["tiles"])
+    inputs[:] = 0
+    inputs[1, 7, 4, 2] = 1
+    expected = np.zeros((*inputs.shape[:3], kernel.shape[3]))
+    expected[1, 6:9, 3:6] = kernel[::-1, ::-1, 2]
+    np.testing.assert_allclose(convolution(inputs, kernel), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", ["taps mostly outside", "many channels", "depthwise, dilated", "tiles"]
+)
 def test_under_vmap_each_image_is_convolved_as_alone(case):
     inputs, kernel, options = arrays(*CASES[case])
     kernels = np.stack([kernel, 2 * kernel])
@@ -173,7 +199,7 @@ def test_under_vmap_each_image_is_convolved_as_alone(case):
         np.testing.assert_allclose(found[place], alone(inputs[place], kernels[place]), atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
+@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise", "tiles"])
 def test_bfloat16_stays_bfloat16_and_is_summed_in_float32(case):
     inputs, kernel, options = arrays(*CASES[case])
     low = [jnp.asarray(array, jnp.bfloat16) for array in (inputs, kernel)]
@@ -190,7 +216,9 @@ def test_inputs_and_kernel_of_different_dtypes_are_refused():
         convolution(inputs, jnp.asarray(kernel, jnp.bfloat16), **options)
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels, dilated", "depthwise"])
+@pytest.mark.parametrize(
+    "case", ["taps mostly outside", "many channels, dilated", "depthwise", "tiles"]
+)
 def test_the_hessian_equals_that_of_xlas_convolution(case):
     inputs, kernel, options = arrays(*CASES[case])
     direction = np.random.default_rng(2).normal(size=kernel.shape).astype(np.float32)
