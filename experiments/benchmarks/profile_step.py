@@ -48,7 +48,7 @@ def main(options: ProfileOptions):
             "train step": segjax_models.semantic_train_step,
             "inference": segjax_models.semantic_inference,
         }[options.mode]
-        call = function(options.network, **arguments)
+        call = function(network=options.network, **arguments)
     elif options.mode == "train step":
         call = segjax_models.instance_train_step(objects=8, **arguments)
     else:

@@ -10,11 +10,14 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from flax.errors import ModifyScopeVariableError
 
 from segjax.models.backbones import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
+from segjax.models.groups import over_groups
 from segjax.models.layers import Norm
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
@@ -32,6 +35,9 @@ from segjax.models.rpn import Anchors, ProposalConfig, RPNHead, propose
 Neck = Literal["fpn", "c4", "c5", "dc5"]
 MaskNetwork = Literal["fcn", "mlp"]
 ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
+# Regions of an image whose masks are computed together. Of 128 places for positive ones an image
+# often fills 8 to 40: larger groups are mostly empty, smaller ones are little work for a device.
+MASK_GROUP = 16
 
 
 class MaskRCNN(nn.Module):
@@ -227,6 +233,43 @@ class MaskRCNN(nn.Module):
         logits = self.mask_head(x, train)
         return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
 
+    def over_masks(self, function, levels, regions, active, train: bool = False):
+        """Computes `function(mask logits, regions)`, a group of regions at a time.
+
+        Groups without an active region are skipped, and the logits of all regions never exist at
+        once; see `segjax.models.groups.over_groups`. Only in training, with norms that take their
+        statistics over the regions, all are computed together.
+
+        Args:
+          function: pure, ([batch, n, height, width, outputs], regions [batch, n, ...]) → [batch, n,
+            ...].
+          regions: dict of [batch, regions, ...], with "boxes".
+          active: [batch, regions], the active ones of an image first.
+
+        Returns:
+          [batch, regions, ...]; zeros where a group is skipped.
+        """
+        # Initialisation makes the parameters, which the pure function below takes as they are.
+        if self.is_initializing() or self._masks_update_statistics(levels, regions["boxes"], train):
+            return function(self.mask_logits(levels, regions["boxes"], train), regions)
+        model, variables = self.unbind()
+
+        def of_group(regions):
+            logits = model.apply(variables, levels, regions["boxes"], train, method="mask_logits")
+            return function(logits, regions)
+
+        return over_groups(of_group, regions, active, size=MASK_GROUP)
+
+    def _masks_update_statistics(self, levels, boxes, train) -> bool:
+        """Whether `mask_logits` writes to "batch_stats", as norms do that look across regions."""
+        model, variables = self.unbind()
+        run = partial(model.apply, train=train, method="mask_logits")
+        try:
+            jax.eval_shape(run, variables, levels, boxes)  # which has nothing to write to
+        except ModifyScopeVariableError:
+            return True
+        return False
+
     def _region_features(self, levels, boxes, resolution):
         """The features of each box, [batch · regions, resolution, resolution, channels]."""
         # The last level of a pyramid is for large anchors only.
@@ -267,8 +310,11 @@ class MaskRCNN(nn.Module):
             self.detections,
             weights=self.box_weights,
         )
-        masks = self.mask_logits(levels, found["boxes"], train)
-        flat = masks.reshape(-1, *masks.shape[2:])
-        chosen = mask_probabilities(flat, found["classes"].reshape(-1), loss=self.mask_loss)
-        chosen = chosen.reshape(masks.shape[:4])
-        return found | {"masks": jnp.where(found["valid"][..., None, None], chosen, 0.0)}
+
+        def masks_of(logits, found):
+            flat = logits.reshape(-1, *logits.shape[2:])
+            masks = mask_probabilities(flat, found["classes"].reshape(-1), loss=self.mask_loss)
+            masks = masks.reshape(logits.shape[:4])
+            return jnp.where(found["valid"][..., None, None], masks, 0.0)
+
+        return found | {"masks": self.over_masks(masks_of, levels, found, found["valid"], train)}

@@ -105,8 +105,8 @@ def gradients(inputs, kernel, gradient, taps):
         input_gradient = _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
         kernel_gradient = _products_kernel_gradient(inputs, gradient, taps)
     elif (window := _window(inputs, kernel, taps)) is not None:
-        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-        input_gradient = winograd.convolve(gradient, mirrored, _mirrored(window, inputs))
+        sizes = inputs.shape[1:3]
+        input_gradient = winograd.input_gradient(gradient, kernel, window, sizes)
         kernel_gradient = winograd.kernel_gradient(inputs, gradient, window)
     else:
         pull_back = jax.vjp(lambda x: forward(x, kernel, taps), inputs)[1]
@@ -126,12 +126,6 @@ def _window(inputs, kernel, taps):
     (top, _), (left, _) = taps.padding
     window = winograd.Window((height, width), (top, left), taps.rate)
     return window if winograd.pays(inputs.shape[0], kernel.shape, window) else None
-
-
-def _mirrored(window, inputs):
-    """The window of the input's gradient, in that of the output."""
-    top, left = (2 * window.rate - before for before in window.before)
-    return window._replace(sizes=inputs.shape[1:3], before=(top, left))
 
 
 def _windows(sizes, taps):

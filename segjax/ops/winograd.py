@@ -58,14 +58,27 @@ def pays(batch: int, kernel_shape: tuple[int, ...], window: Window) -> bool:
 
 def convolve(inputs, kernel, window: Window):
     """Computes the convolution of [batch, height, width, in] with [3, 3, in, out]."""
+    return _convolve(inputs, _transformed_kernel(kernel), window)
+
+
+def input_gradient(gradient, kernel, window: Window, sizes: tuple[int, int]):
+    """Computes the gradient of an input of these sizes: a convolution with the mirrored kernel."""
+    # What is mirrored before G has rows 0 and 3 exchanged after it. It is transposed last: loops
+    # over all 16 sums with a transposed kernel take longer than the products.
+    matrices = _transformed_kernel(kernel)
+    mirrored = [[matrices[i][j].T for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
+    before = tuple(2 * window.rate - zeros for zeros in window.before)
+    return _convolve(gradient, mirrored, Window(sizes, before, window.rate))
+
+
+def _convolve(inputs, matrices, window):
     points = _transformed_inputs(_blocks(inputs, window))
-    kernels = _transformed_kernel(kernel)
     products = [
-        [x @ matrix for x, matrix in zip(*rows, strict=True)]
-        for rows in zip(points, kernels, strict=True)
+        [x @ matrix for x, matrix in zip(*row, strict=True)]
+        for row in zip(points, matrices, strict=True)
     ]
     (rows, columns), rate = window.tiles, window.rate
-    shape = inputs.shape[0], rows, rate, columns, rate, kernel.shape[3]
+    shape = inputs.shape[0], rows, rate, columns, rate, matrices[0][0].shape[1]
     sums = [_outputs([product.reshape(shape) for product in row]) for row in products]
     phases = [_outputs([row[column] for row in sums]) for column in range(2)]
     outputs = jnp.stack(

@@ -191,20 +191,29 @@ class InstanceTask:
 
     def _mask_loss(self, model, levels, regions, batch, train):
         boxes = jax.vmap(repeat_valid)(regions["boxes"], regions["positive"])
-        logits = model.mask_logits(levels, boxes, train)
-        targets = jax.vmap(partial(self.mask_targets, size=logits.shape[2]))(
-            batch["masks"], batch["boxes"], regions["boxes"], regions["matched"]
-        )
-        positive, classes = regions["positive"], regions["classes"]
-        options = {"normalizer": self._count(positive)}
-        if model.mask_loss == "softmax":
-            return detection.softmax_mask_loss(logits, targets, classes, positive, **options)
-        flat = logits.reshape(-1, *logits.shape[2:])
-        if logits.shape[-1] == 1:
-            chosen = flat[..., 0]
-        else:
-            chosen = select_class(flat, jnp.maximum(classes, 1).reshape(-1) - 1)
-        return detection.mask_loss(chosen.reshape(logits.shape[:4]), targets, positive, **options)
+        normalizer = self._count(regions["positive"])
+
+        def losses(logits, regions):
+            """Of each region for itself: [batch, n]."""
+            positive, classes = regions["positive"], regions["classes"]
+            targets = jax.vmap(partial(self.mask_targets, size=logits.shape[2]))(
+                batch["masks"], batch["boxes"], regions["boxes"], regions["matched"]
+            )
+            if model.mask_loss == "softmax":
+                of_region = partial(detection.softmax_mask_loss, normalizer=normalizer)
+                return jax.vmap(jax.vmap(of_region))(logits, targets, classes, positive)
+            flat = logits.reshape(-1, *logits.shape[2:])
+            if logits.shape[-1] == 1:
+                chosen = flat[..., 0]
+            else:
+                chosen = select_class(flat, jnp.maximum(classes, 1).reshape(-1) - 1)
+            of_region = partial(detection.mask_loss, normalizer=normalizer)
+            return jax.vmap(jax.vmap(of_region))(
+                chosen.reshape(logits.shape[:4]), targets, positive
+            )
+
+        regions = regions | {"boxes": boxes}
+        return jnp.sum(model.over_masks(losses, levels, regions, regions["positive"], train))
 
     def _count(self, marked):
         """How many are marked in a device's batch, on average over the devices; at least 1 in all.

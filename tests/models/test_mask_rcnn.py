@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models import mask_rcnn
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.resnet import ResNet
+from segjax.models.roi_heads import mask_probabilities
 from segjax.models.rpn import Anchors, ProposalConfig
 from tests.models.mask_rcnn_tiny import (
     CLASSES,
@@ -99,6 +101,31 @@ def test_detections_are_sorted_of_known_classes_and_zero_where_not_valid(network
     assert masks.std(axis=(1, 2)).min() > 0
     for name, value in found.items():
         assert not value[1].any(), name
+
+
+def test_masks_are_computed_for_the_groups_with_a_detection_alone(network, monkeypatch):
+    run, batch = network
+    all_found = run(batch["image"], batch["size"])
+    threshold = float(all_found["scores"][0, 1:3].mean())
+    few = all_found["scores"] > threshold
+    assert list(few[0]) == [True, True, False, False, False]
+    computed = []
+
+    def counted(logits, *arguments, **options):
+        jax.debug.callback(lambda _: computed.append(logits.shape), logits)
+        return mask_probabilities(logits, *arguments, **options)
+
+    monkeypatch.setattr(mask_rcnn, "MASK_GROUP", 1)
+    monkeypatch.setattr(mask_rcnn, "mask_probabilities", counted)
+    model = tiny_model(
+        detections=DetectionConfig(max_detections=5, score_threshold=threshold),
+    )
+    found = jax.device_get(jax.jit(model.apply)(variables_of(model), batch["image"], batch["size"]))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found["valid"], few)
+    expected = np.where(few[..., None, None], all_found["masks"], 0)
+    np.testing.assert_allclose(found["masks"], expected, rtol=0, atol=2e-5)
+    assert computed == [(2, 8, 8, 2)] * few.sum(axis=1).max()
 
 
 BATCH_NORM = partial(BatchNorm, momentum=0.5)

@@ -1,5 +1,7 @@
 import dataclasses
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,11 @@ import pytest
 from segjax import rle
 from segjax.data.augment import Normalize
 from segjax.data.instance_augment import ResizeShortSide
+from segjax.models import mask_rcnn
+from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.tasks.instance import DetectionLoss, InstanceView
 from tests.models.mask_rcnn_tiny import (
+    SIDE,
     WEIGHTS,
     compiled_loss,
     packed_example,
@@ -111,6 +116,64 @@ def test_what_stands_in_places_without_an_object_changes_nothing(losses):
         jax.tree.leaves(other_gradients), jax.tree.leaves(gradients), strict=True
     ):
         np.testing.assert_array_equal(leaf, expected)
+
+
+BATCH_NORM = partial(BatchNorm, momentum=0.5)
+# Those with batch norm in the mask branch are computed all at once.
+MASK_BRANCHES = {
+    "fpn": lambda: tiny_model(),
+    "fpn, group norm": lambda: tiny_model(head_norm=partial(GroupNorm, num_groups=2)),
+    "fpn, batch norm": lambda: tiny_model(head_norm=BATCH_NORM),
+    "c4, softmax": lambda: tiny_model("c4", mask_loss="softmax"),
+    "c4, batch norm": lambda: tiny_model("c4", norm=BATCH_NORM),
+    "dc5, class-agnostic, MLP": lambda: tiny_model(
+        "dc5", class_agnostic_masks=True, mask_network="mlp"
+    ),
+}
+
+
+@pytest.mark.parametrize("branch", MASK_BRANCHES)
+def test_the_mask_loss_in_groups_is_that_of_all_regions_at_once(branch, monkeypatch):
+    """Of seven places three and one are positive: of four groups of two, two are computed."""
+    model, rng = MASK_BRANCHES[branch](), np.random.default_rng(0)
+    variables = variables_of(model)
+    images = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.float32)
+    shapes = jax.eval_shape(partial(model.apply, method="pyramid"), variables, images)
+    levels = [rng.normal(size=x.shape).astype(np.float32) for x in shapes]
+    corners, sides = rng.uniform(0, 40, (2, 7, 2)), rng.uniform(8, 24, (2, 7, 2))
+    positive = np.arange(7) < np.array([[3], [1]])
+    regions = {
+        "boxes": np.concatenate([corners, corners + sides], axis=2).astype(np.float32),
+        "classes": np.where(positive, rng.integers(1, 3, (2, 7)), 0).astype(np.int32),
+        "matched": np.zeros((2, 7), np.int32),
+        "positive": positive,
+    }
+    batch, task = stack(EXAMPLES["first"], EXAMPLES["second"]), tiny_task(model)
+
+    def run():
+        def loss(params, levels):
+            def of_masks(model):
+                return task._mask_loss(model, levels, regions, batch, True)
+
+            return model.apply(
+                variables | {"params": params}, method=of_masks, mutable=["batch_stats"]
+            )
+
+        found = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables["params"], levels)
+        return jax.device_get(found)
+
+    monkeypatch.setattr(mask_rcnn, "MASK_GROUP", 2)
+    (found, stats), gradients = run()
+
+    def all_at_once(model, function, levels, regions, active, train):
+        del active
+        return function(model.mask_logits(levels, regions["boxes"], train), regions)
+
+    monkeypatch.setattr(mask_rcnn.MaskRCNN, "over_masks", all_at_once)
+    (expected, other_stats), other_gradients = run()
+    assert found == pytest.approx(expected, rel=1e-6)
+    chex.assert_trees_all_close(gradients, other_gradients, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(stats, other_stats, rtol=1e-6)
 
 
 # A network whose outputs are given, so that the task stands alone.
