@@ -19,7 +19,7 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float
 # Row a of Bᵀ takes SIGN[a] · input SECOND[a] + input FIRST[a] of a tile's four.
 FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
-MIN_CHANNELS = 128  # of input and output: with fewer, the transforms take longer than they save
+MIN_CHANNELS = 256  # of input and output: with fewer, the transforms take what the products save
 MIN_POSITIONS = 512  # of all images: with fewer, that of the kernel does
 
 
