@@ -108,6 +108,9 @@ def gradients(inputs, kernel, gradient, taps):
         sizes = inputs.shape[1:3]
         input_gradient = winograd.input_gradient(gradient, kernel, window, sizes)
         kernel_gradient = winograd.kernel_gradient(inputs, gradient, window)
+    elif taps.groups == 1 and _kernel_outweighs(gradient, kernel):
+        input_gradient = _columns_input_gradient(inputs, kernel, gradient, taps)
+        kernel_gradient = _columns_kernel_gradient(inputs, gradient, taps)
     else:
         pull_back = jax.vjp(lambda x: forward(x, kernel, taps), inputs)[1]
         (input_gradient,) = pull_back(gradient)
@@ -195,6 +198,56 @@ def _shifts_kernel_gradient(inputs, gradient, taps):
 
     sums = jnp.zeros((number, batch, 1, width, channels), dtype)
     return lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3)).reshape(shape)
+
+
+def _kernel_outweighs(gradient, kernel):
+    """Whether the map is so small that copies of the kernel would take the longest."""
+    positions = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
+    return min(kernel.shape[2:]) >= winograd.MIN_CHANNELS and positions < winograd.MIN_POSITIONS
+
+
+def _columns_kernel_gradient(inputs, gradient, taps):
+    """The kernel's gradient at stride 1, in the kernel's own layout: all taps in one product."""
+    height, width = gradient.shape[1:3]
+    padded, top, left = _pad(inputs, taps), taps.rows[0], taps.columns[0]
+    columns = jnp.concatenate(
+        [
+            padded[:, y - top : y - top + height, x - left : x - left + width]
+            for y, x in itertools.product(taps.rows, taps.columns)
+        ],
+        axis=-1,
+    )
+    product = dot(_positions(columns).T, _positions(gradient), _sum_dtype(inputs))
+    shape = len(taps.rows), len(taps.columns), inputs.shape[3], gradient.shape[3]
+    return product.reshape(shape)
+
+
+def _columns_input_gradient(inputs, kernel, gradient, taps):
+    """The input's gradient at stride 1: products with all taps, whose shifts are then added.
+
+    XLA's convolution would transpose the kernel first, for longer than the products take.
+    """
+    (height, width), sizes = gradient.shape[1:3], inputs.shape[1:3]
+    rows, columns, channels, features = kernel.shape
+    products = lax.dot_general(
+        _positions(gradient),
+        kernel.reshape(-1, features),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=_sum_dtype(inputs),
+    ).reshape(-1, height, width, rows, columns, channels)
+    around = [
+        (offsets[-1], size - of_output - offsets[0], 0)
+        for offsets, size, of_output in zip(
+            (taps.rows, taps.columns), sizes, (height, width), strict=True
+        )
+    ]
+    zero = jnp.zeros((), products.dtype)
+    products = lax.pad(products, zero, [(0, 0, 0), *around, *[(0, 0, 0)] * 3])
+    total = 0
+    for (i, row), (j, column) in itertools.product(enumerate(taps.rows), enumerate(taps.columns)):
+        y, x = taps.rows[-1] - row, taps.columns[-1] - column
+        total += products[:, y : y + sizes[0], x : x + sizes[1], i, j]
+    return total.astype(inputs.dtype)
 
 
 def _blocked_kernel_gradient(inputs, gradient, taps):
