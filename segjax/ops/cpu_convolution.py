@@ -91,44 +91,57 @@ def forward(inputs, kernel, taps):
         return _sum_of_shifts(inputs, kernel, taps)
     if _mostly_outside(inputs, taps):
         return _sum_of_products(inputs, kernel, taps)
-    window = _window(inputs, kernel, taps)
-    return (
-        plain(inputs, kernel, taps) if window is None else winograd.convolve(inputs, kernel, window)
-    )
+    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS):
+        return winograd.convolve(inputs, kernel, window)
+    return plain(inputs, kernel, taps)
 
 
 def gradients(inputs, kernel, gradient, taps):
     """Computes the gradients of inputs and kernel from that of the output, as `forward` does."""
-    if taps.groups == 1 and _mostly_outside(inputs, taps):
-        rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
-        mirrored = taps._replace(rows=rows, columns=columns)
-        input_gradient = _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
-        kernel_gradient = _products_kernel_gradient(inputs, gradient, taps)
-    elif (window := _window(inputs, kernel, taps)) is not None:
-        sizes = inputs.shape[1:3]
-        input_gradient = winograd.input_gradient(gradient, kernel, window, sizes)
-        kernel_gradient = winograd.kernel_gradient(inputs, gradient, window)
-    elif taps.groups == 1 and _kernel_outweighs(gradient, kernel):
-        input_gradient = _columns_input_gradient(inputs, kernel, gradient, taps)
-        kernel_gradient = _columns_kernel_gradient(inputs, gradient, taps)
-    else:
-        pull_back = jax.vjp(lambda x: forward(x, kernel, taps), inputs)[1]
-        (input_gradient,) = pull_back(gradient)
-        form = _shifts_kernel_gradient if taps.groups > 1 else _blocked_kernel_gradient
-        kernel_gradient = form(inputs, gradient, taps)
+    input_gradient = _input_gradient(inputs, kernel, gradient, taps)
+    kernel_gradient = _kernel_gradient(inputs, kernel, gradient, taps)
     return input_gradient, kernel_gradient.astype(kernel.dtype)
 
 
-def _window(inputs, kernel, taps):
+def _input_gradient(inputs, kernel, gradient, taps):
+    if taps.groups > 1:
+        pull_back = jax.vjp(lambda x: _sum_of_shifts(x, kernel, taps), inputs)[1]
+        return pull_back(gradient)[0]
+    if _mostly_outside(inputs, taps):
+        rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
+        mirrored = taps._replace(rows=rows, columns=columns)
+        return _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
+    if _kernel_outweighs(gradient, kernel):
+        return _columns_input_gradient(inputs, kernel, gradient, taps)
+    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS):
+        return winograd.input_gradient(gradient, kernel, window, inputs.shape[1:3])
+    pull_back = jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1]
+    return pull_back(gradient)[0]
+
+
+def _kernel_gradient(inputs, kernel, gradient, taps):
+    if taps.groups > 1:
+        return _shifts_kernel_gradient(inputs, gradient, taps)
+    if _mostly_outside(inputs, taps):
+        return _products_kernel_gradient(inputs, gradient, taps)
+    if _kernel_outweighs(gradient, kernel):
+        return _columns_kernel_gradient(inputs, gradient, taps)
+    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS_OF_KERNEL_GRADIENT):
+        return winograd.kernel_gradient(inputs, gradient, window)
+    return _blocked_kernel_gradient(inputs, gradient, taps)
+
+
+def _window(inputs, kernel, taps, min_channels):
     """That of `winograd`, or None where this form cannot be had or is not the fastest."""
-    if taps.stride != 1 or taps.groups != 1 or inputs.dtype not in (jnp.float32, jnp.float64):
+    if inputs.dtype not in (jnp.float32, jnp.float64):
         return None
     height, width = inputs.shape[1:3]
     if not taps.padded:
         height, width = height - taps.rows[-1], width - taps.columns[-1]
     (top, _), (left, _) = taps.padding
     window = winograd.Window((height, width), (top, left), taps.rate)
-    return window if winograd.pays(inputs.shape[0], kernel.shape, window) else None
+    pays = winograd.pays(inputs.shape[0], kernel.shape, window, min_channels)
+    return window if pays else None
 
 
 def _windows(sizes, taps):

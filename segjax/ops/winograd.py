@@ -19,7 +19,10 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float
 # Row a of Bᵀ takes SIGN[a] · input SECOND[a] + input FIRST[a] of a tile's four.
 FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
-MIN_CHANNELS = 256  # of input and output: with fewer, the transforms take what the products save
+# Of input and output: with fewer, the transforms take what the products save, and this form longer
+# to compile; the kernel's gradient, a loop, is compiled fast.
+MIN_CHANNELS = 256
+MIN_CHANNELS_OF_KERNEL_GRADIENT = 128
 MIN_POSITIONS = 512  # of all images: with fewer, that of the kernel does
 
 
@@ -43,14 +46,14 @@ class Window(NamedTuple):
         return rows, columns
 
 
-def pays(batch: int, kernel_shape: tuple[int, ...], window: Window) -> bool:
+def pays(batch: int, kernel_shape: tuple[int, ...], window: Window, min_channels: int) -> bool:
     """Whether this form is the faster one on CPU, from measurements on two cores."""
     (height, width), (rows, columns) = window.sizes, window.tiles
     # Of the direct form's, with what tiles compute beyond the map.
     share_of_products = 16 * rows * columns * window.rate**2 / (9 * height * width)
     return (
         kernel_shape[:2] == (3, 3)
-        and min(kernel_shape[2:]) >= MIN_CHANNELS
+        and min(kernel_shape[2:]) >= min_channels
         and batch * height * width >= MIN_POSITIONS
         and share_of_products < 0.6
     )
