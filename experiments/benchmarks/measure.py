@@ -262,4 +262,6 @@ def _commit() -> str:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--short") else "")
+    # The results of the commands before are no change to what is measured.
+    changes = git("status", "--short", "--", ".", ":!experiments/benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
