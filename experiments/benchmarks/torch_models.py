@@ -83,7 +83,7 @@ def prepared(model, *, bfloat16: bool, compiled: bool, channels_last: bool):
     return (torch.compile(model) if compiled else model), context
 
 
-def on_device(images, *, channels_last: bool):
+def on_device(images, *, channels_last: bool = False):
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     return images.to(DEVICE, memory_format=layout(channels_last))
 
