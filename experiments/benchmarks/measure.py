@@ -221,7 +221,7 @@ def line_of(case: dict) -> str:
     parts = []
     for side, timing in case["sides"].items():
         low, high = (1000 * seconds for seconds in timing["quartiles"])
-        parts.append(f"{side} {1000 * timing['median']:.4g} ms ({low:.4g}–{high:.4g})")
+        parts.append(f"{side} {1000 * timing['median']:.5g} ms ({low:.5g}–{high:.5g})")
     parts += [f"ratio to {side} {ratio:.2f}" for side, ratio in case["ratios"].items()]
     parts += [case["agreement"]] if case.get("agreement") else []
     return f"{case['name']}: " + ", ".join(parts)

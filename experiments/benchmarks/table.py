@@ -45,7 +45,7 @@ def row(case: dict, sides: tuple[str, ...]) -> str:
     cells = [case["name"]]
     for side in sides:
         low, high = (1000 * seconds for seconds in case["sides"][side]["quartiles"])
-        cells.append(f"{1000 * case['sides'][side]['median']:.4g} ({low:.4g}–{high:.4g})")
+        cells.append(f"{1000 * case['sides'][side]['median']:.5g} ({low:.5g}–{high:.5g})")
     cells += [f"{case['ratios'][side]:.2f}" for side in sides[1:]]
     return f"| {' | '.join([*cells, format(case['load'], '.1f')])} |"
 
