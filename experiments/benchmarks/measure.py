@@ -18,6 +18,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+# Seconds before a call. The threads of OpenMP, torch's, wait in a loop for some time after their
+# work, up to 0.2 s by Intel's: they would take a core from the side whose turn is next.
+PAUSE = 0.3
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def compare(
         seconds = [[] for _ in workers]
         for _ in range(rounds):
             for worker, spent in zip(workers, seconds, strict=True):
+                time.sleep(PAUSE)
                 spent.append(worker.ask({})["seconds"])
         last = [worker.ask({"finish": True}) for worker in workers]
     finally:
