@@ -1,7 +1,8 @@
 """The forms of a convolution that are fastest on CPU, and what all forms share.
 
-XLA's own forward pass is fast there (YNNPACK); its kernel gradient, its depthwise convolution and
-its handling of taps that meet only padding are not. experiments/benchmarks has the measurements.
+XLA's own forward pass is fast there (YNNPACK), but Winograd's form of many channels is faster. Its
+kernel gradient, its depthwise convolution and its handling of taps that meet only padding are slow.
+experiments/benchmarks has the measurements.
 """
 
 import itertools
@@ -91,7 +92,7 @@ def forward(inputs, kernel, taps):
         return _sum_of_shifts(inputs, kernel, taps)
     if _mostly_outside(inputs, taps):
         return _sum_of_products(inputs, kernel, taps)
-    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS):
+    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
         return winograd.convolve(inputs, kernel, window)
     return plain(inputs, kernel, taps)
 
@@ -113,7 +114,7 @@ def _input_gradient(inputs, kernel, gradient, taps):
         return _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
     if _kernel_outweighs(gradient, kernel):
         return _columns_input_gradient(inputs, kernel, gradient, taps)
-    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS):
+    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
         return winograd.input_gradient(gradient, kernel, window, inputs.shape[1:3])
     pull_back = jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1]
     return pull_back(gradient)[0]
@@ -126,13 +127,13 @@ def _kernel_gradient(inputs, kernel, gradient, taps):
         return _products_kernel_gradient(inputs, gradient, taps)
     if _kernel_outweighs(gradient, kernel):
         return _columns_kernel_gradient(inputs, gradient, taps)
-    if window := _window(inputs, kernel, taps, winograd.MIN_CHANNELS_OF_KERNEL_GRADIENT):
+    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS_OF_KERNEL_GRADIENT):
         return winograd.kernel_gradient(inputs, gradient, window)
     return _blocked_kernel_gradient(inputs, gradient, taps)
 
 
-def _window(inputs, kernel, taps, min_channels):
-    """That of `winograd`, or None where this form cannot be had or is not the fastest."""
+def _winograd_window(inputs, kernel, taps, min_channels):
+    """The outputs as `winograd` describes them; None where its form is not the fastest."""
     if inputs.dtype not in (jnp.float32, jnp.float64):
         return None
     height, width = inputs.shape[1:3]

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Aᵀ of the paper's equation 2, transposed, and its G. Bᵀ stands in `_transformed_inputs`.
+# A and G of the paper's F(2, 3).
 A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]], np.float32)
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-# Row a of Bᵀ takes SIGN[a] · input SECOND[a] + input FIRST[a] of a tile's four.
+# Its Bᵀ, of which each row has two entries: input FIRST[a] + SIGN[a] · input SECOND[a].
 FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
 # Of input and output: with fewer, the transforms take what the products save, and this form longer
 # to compile; the kernel's gradient, a loop, is compiled fast.
 MIN_CHANNELS = 256
 MIN_CHANNELS_OF_KERNEL_GRADIENT = 128
-MIN_POSITIONS = 512  # of all images: with fewer, that of the kernel does
+MIN_POSITIONS = 512  # of all images: with fewer, the kernel's own transform takes that
 
 
 class Window(NamedTuple):
@@ -95,7 +95,7 @@ def _convolve(inputs, matrices, window):
 def kernel_gradient(inputs, gradient, window: Window):
     """Computes the kernel's gradient from that of the output, [batch, *window.sizes, out].
 
-    One of the 16 points at a time: it is read and transformed while it is in the cache, and what
+    All three transforms are those of `convolve`, transposed where its gradient has them so. One of the 16 points at a time: it is read and transformed while it is in the cache, and what
     all share is compiled once.
     """
     blocks = _blocks(inputs, window)
