@@ -95,7 +95,7 @@ def _convolve(inputs, matrices, window):
 def kernel_gradient(inputs, gradient, window: Window):
     """Computes the kernel's gradient from that of the output, [batch, *window.sizes, out].
 
-    All three transforms are those of `convolve`, transposed where its gradient has them so. One of the 16 points at a time: it is read and transformed while it is in the cache, and what
+    One of the 16 points at a time: it is read and transformed while it is in the cache, and what
     all share is compiled once.
     """
     blocks = _blocks(inputs, window)
