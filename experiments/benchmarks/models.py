@@ -62,7 +62,7 @@ def main(options: ModelOptions):
     results = Results(options)
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "detector.safetensors")
-        if "mask_rcnn" in options.networks and "inference" in options.modes:
+        if "mask_rcnn" in options.networks:
             writer = Side("torch", "torch_models:write_detector", options.torch_python)
             run_once(writer, weights=weights)
         for case in CASES:
@@ -74,10 +74,10 @@ def main(options: ModelOptions):
                 arguments = {"batch": case.batch, "size": case.size, "bfloat16": options.gpu}
                 if kind == "semantic":
                     arguments["network"] = case.network
-                elif mode == "train step":
-                    arguments["objects"] = options.objects
                 else:
                     arguments["weights"] = weights
+                    if mode == "train step":
+                        arguments["objects"] = options.objects
                 torch = f"torch_{function}"
                 layout = (("channels_last", True),)
                 first = layout if options.gpu else ()

@@ -15,8 +15,10 @@ from segjax.evaluation.coverings import WholeImage
 from segjax.models import DeepLabV3, DeepLabV3Plus, MaskRCNN, UNet
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
+from segjax.recipes.mask_rcnn import FROZEN
 from segjax.tasks import InstanceTask, SemanticTask
 from segjax.training.parallel import AXIS_NAME, DataParallel
+from segjax.training.schedules import OptimizerConfig, frozen_parameters
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
@@ -99,8 +101,22 @@ def detector(bfloat16: bool) -> MaskRCNN:
     )
 
 
-def instance_train_step(**arguments):
-    return train_step(*instance_problem(**arguments))
+def instance_train_step(weights: str | None = None, **arguments):
+    """From weights that `torch_models.write_detector` left, or from segjax's own initial ones."""
+    return train_step(
+        *instance_problem(**arguments),
+        frozen=frozen_backbone,
+        variables=weights and detector_variables(weights),
+    )
+
+
+def frozen_backbone(params):
+    """The paper's: the stem, the first stage and all norms."""
+    return frozen_parameters(OptimizerConfig(multipliers=FROZEN), params)
+
+
+def detector_variables(weights: str):
+    return pretrained.load("torchvision/maskrcnn_resnet50_fpn", weights, epsilon=1e-5).variables
 
 
 def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: bool):
@@ -138,14 +154,11 @@ def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: 
 
 def instance_inference(weights: str, batch: int, size: tuple[int, int], bfloat16: bool):
     """Weights as `torch_models.write_detector` left them, so that both find the same objects."""
-    variables = pretrained.load(
-        "torchvision/maskrcnn_resnet50_fpn", weights, epsilon=1e-5
-    ).variables
     model = detector(bfloat16)
     images = jnp.asarray(inputs.images(batch, size, 3))
     sizes = jnp.tile(jnp.array(size, jnp.int32), (batch, 1))
     predict = jax.jit(partial(model.apply, train=False))
-    variables = jax.device_put(variables)
+    variables = jax.device_put(detector_variables(weights))
     return Reported(lambda: jax.device_get(predict(variables, images, sizes)), detections)
 
 
@@ -153,14 +166,19 @@ def detections(found) -> str:
     return f"{int(found['valid'].sum())} detections"
 
 
-def train_step(task, data: dict):
-    """The step as `segjax.training.loop` runs it, on one device."""
+def train_step(task, data: dict, *, frozen=None, variables=None):
+    """The step as `segjax.training.loop` runs it, on one device.
+
+    `frozen` is `make_train_step`'s; `variables` stand in for the task's initial ones.
+    """
     optimizer = optax.sgd(SCHEDULE, momentum=0.9)
     parallel = DataParallel(devices=(jax.devices()[0],))
     state = create_state(task, optimizer, seed=0, batch=data, ema=False)
+    if variables is not None:
+        state = state.replace(**variables)
     state = parallel.replicate(state)
     step = parallel.train_step(
-        make_train_step(task, optimizer, SCHEDULE, seed=0, axis_name=AXIS_NAME)
+        make_train_step(task, optimizer, SCHEDULE, seed=0, axis_name=AXIS_NAME, frozen=frozen)
     )
     ((_, batch),) = parallel.prefetch([data])
 

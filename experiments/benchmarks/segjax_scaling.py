@@ -22,8 +22,11 @@ def train_step(kind: str, devices: int, **arguments):
     optimizer = optax.sgd(segjax_models.SCHEDULE, momentum=0.9)
     state = create_state(task, optimizer, seed=0, batch=data, ema=False)
     state = parallel.replicate(state)
+    schedule, frozen = segjax_models.SCHEDULE, None
+    if kind == "instance":
+        frozen = segjax_models.frozen_backbone
     step = parallel.train_step(
-        make_train_step(task, optimizer, segjax_models.SCHEDULE, seed=0, axis_name=AXIS_NAME)
+        make_train_step(task, optimizer, schedule, seed=0, axis_name=AXIS_NAME, frozen=frozen)
     )
     ((_, batch),) = parallel.prefetch([data])
     del data

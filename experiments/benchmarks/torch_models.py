@@ -164,21 +164,34 @@ def semantic_inference(
 
 
 def detector():
-    from torchvision.models.detection import maskrcnn_resnet50_fpn
+    """`maskrcnn_resnet50_fpn` as it is trained from ImageNet's weights, with weights of a seed.
 
-    options = {"weights": None, "weights_backbone": None}
-    return maskrcnn_resnet50_fpn(**options, trainable_backbone_layers=5)
+    That is with frozen norms, stem and first stage; asked for without weights, it has neither. The
+    weights make typical work: maps that do not grow with each block whose norm does nothing,
+    proposals near their anchors, so that some are positive, many boxes that score above 0.05.
+    """
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops import FrozenBatchNorm2d
+
+    torch.manual_seed(0)
+    options = {"norm_layer": FrozenBatchNorm2d, "trainable_layers": 3}
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, **options)
+    model = MaskRCNN(backbone, num_classes=91)
+    with torch.no_grad():
+        for name, module in backbone.body.named_modules():
+            if name.endswith(("bn3", "downsample.1")):
+                module.weight.mul_(0.5)
+        model.rpn.head.bbox_pred.weight.mul_(0.1)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
+    return model
 
 
 def write_detector(weights: str):
-    """Writes weights drawn by a seed, with which many boxes score above the threshold of 0.05."""
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    model = detector()
-    with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    tensors = {name: tensor.contiguous() for name, tensor in detector().state_dict().items()}
+    save_file(tensors, weights)
     return lambda: None
 
 
@@ -189,8 +202,12 @@ def instance_train_step(
     bfloat16: bool,
     compiled: bool = False,
     channels_last: bool = False,
+    weights: str | None = None,
 ):
-    """The model's stages alone: what its `transform` does to images is not the network's work."""
+    """The model's stages alone: what its `transform` does to images is not the network's work.
+
+    `weights` are for the other side, which has these with them.
+    """
     from torchvision.models.detection.image_list import ImageList
 
     model = detector().train()
@@ -220,16 +237,17 @@ def instance_train_step(
 
 
 class InstanceInference:
-    """From images to boxes, classes, scores and masks of 28 × 28: without the paste."""
+    """From images to boxes, classes, scores and masks of 28 × 28: without the paste.
+
+    `weights` as in `instance_train_step`.
+    """
 
     def __init__(
         self, weights: str, batch: int, size, bfloat16: bool, compiled=False, channels_last=False
     ):
-        from safetensors.torch import load_file
         from torchvision.models.detection.image_list import ImageList
 
         model = detector().eval()
-        model.load_state_dict(load_file(weights))
         options = {"bfloat16": bfloat16, "compiled": False, "channels_last": channels_last}
         self.model, self.context = prepared(model, **options)
         if compiled:

@@ -1,5 +1,10 @@
-"""Regions a group at a time: what nobody looks at is not computed, with shapes that are fixed."""
+"""Regions a group at a time: what nobody looks at is not computed, with shapes that are fixed.
 
+Groups that have no active region in any image are skipped. So that this saves anything, active
+regions come first in each image.
+"""
+
+import functools
 import math
 from collections.abc import Callable
 
@@ -7,16 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Constants and rearranged arrays: a group's gradient makes them again. Stored for every group, with
-# the kernels that they are copies of, they would double the memory of Mask R-CNN's masks.
-MOVES = (lax.broadcast_in_dim_p, lax.reshape_p, lax.slice_p, lax.squeeze_p, lax.transpose_p)
-
 
 def over_groups(function: Callable, regions, active, *, size: int):
     """Computes `function(regions)` of a few regions of each image at a time.
-
-    Groups that have no active region in any image are skipped. So that this saves anything, active
-    regions come first in each image.
 
     Args:
       function: pure, and without collectives, since devices skip different groups: a tree of
@@ -30,15 +28,7 @@ def over_groups(function: Callable, regions, active, *, size: int):
       groups that are skipped.
     """
     batch, count = active.shape
-    groups = max(math.ceil(count / size), 1)
-    size = math.ceil(count / groups)  # 100 regions are 7 × 15 rather than 7 × 16
-
-    def split(x):
-        padding = [(0, 0), (0, groups * size - count)] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(x, padding).reshape(batch, groups, size, *x.shape[2:]).swapaxes(0, 1)
-
-    def join(x):
-        return x.swapaxes(0, 1).reshape(batch, groups * size, *x.shape[3:])[:, :count]
+    groups = _split((regions, active), size)
 
     def zeros(group):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, group))
@@ -47,10 +37,73 @@ def over_groups(function: Callable, regions, active, *, size: int):
         group, active = operands
         return lax.cond(jnp.any(active), function, zeros, group)
 
-    saving = jax.checkpoint(of_group, prevent_cse=False, policy=_is_stored)
-    return jax.tree.map(join, lax.map(saving, jax.tree.map(split, (regions, active))))
+    def join(x):
+        return x.swapaxes(0, 1).reshape(batch, -1, *x.shape[3:])[:, :count]
+
+    return jax.tree.map(join, lax.map(of_group, groups))
 
 
-def _is_stored(primitive, *_, **__) -> bool:
-    """Whether a group's gradient finds the result of a primitive, or computes it again."""
-    return primitive not in MOVES
+def sum_over_groups(function: Callable, operands, regions, active, *, size: int):
+    """Computes the sum of `function(operands, regions)` of a few regions of each image at a time.
+
+    A sum's terms have the same cotangent: their gradients are added up as soon as each is computed,
+    and no more than one group is kept for the backward pass.
+
+    Args:
+      function: as of `over_groups`, but to a float32 scalar, a sum over regions.
+      operands: a tree of float arrays; the gradient is of these alone, and of first order.
+      regions, active, size: as of `over_groups`.
+    """
+    groups, active = _split((regions, active), size)
+    return _sum(function, operands, groups, jnp.any(active, axis=(1, 2)))
+
+
+def _split(tree, size):
+    """[batch, regions, ...] → [groups, batch, n, ...], with zeros behind the regions."""
+    batch, count = jax.tree.leaves(tree)[0].shape[:2]
+    groups = max(math.ceil(count / size), 1)
+    size = math.ceil(count / groups)  # 100 regions are 7 × 15 rather than 7 × 16
+
+    def split(x):
+        padding = [(0, 0), (0, groups * size - count)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, groups, size, *x.shape[2:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, tree)
+
+
+def _add_up(of_group, groups, active, zeros):
+    """The sum of the trees `of_group(group)` over the groups up to the last active one."""
+    number = jnp.max(jnp.where(active, jnp.arange(1, active.size + 1), 0))
+
+    def add(index, sums):
+        group = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), groups)
+        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, of_group(group))
+
+    return lax.fori_loop(0, number, add, zeros)
+
+
+def _sum_dtype(x):
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(function, operands, groups, active):
+    return _add_up(functools.partial(function, operands), groups, active, jnp.zeros(()))
+
+
+def _forward(function, operands, groups, active):
+    of_group = functools.partial(jax.value_and_grad(function), operands)
+    # Of a lower precision, the sum of many groups would lose what each adds.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _sum_dtype(x)), operands)
+    total, gradient = _add_up(of_group, groups, active, (jnp.zeros(()), zeros))
+    gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), gradient, operands)
+    return total, gradient
+
+
+def _backward(function, gradient, cotangent):
+    del function
+    gradient = jax.tree.map(lambda x: x * cotangent.astype(x.dtype), gradient)
+    return gradient, None, None
+
+
+_sum.defvjp(_forward, _backward)

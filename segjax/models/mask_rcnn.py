@@ -17,7 +17,7 @@ from flax.errors import ModifyScopeVariableError
 from segjax.models.backbones import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
-from segjax.models.groups import over_groups
+from segjax.models.groups import over_groups, sum_over_groups
 from segjax.models.layers import Norm
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
@@ -249,23 +249,52 @@ class MaskRCNN(nn.Module):
         Returns:
           [batch, regions, ...]; zeros where a group is skipped.
         """
-        # Initialisation makes the parameters, which the pure function below takes as they are.
-        if self.is_initializing() or self._masks_update_statistics(levels, regions["boxes"], train):
+        if self._masks_write_variables(levels, regions["boxes"], train):
             return function(self.mask_logits(levels, regions["boxes"], train), regions)
-        model, variables = self.unbind()
+        logits_of, variables = self._mask_branch(train)
 
         def of_group(regions):
-            logits = model.apply(variables, levels, regions["boxes"], train, method="mask_logits")
-            return function(logits, regions)
+            return function(logits_of(variables, levels, regions["boxes"]), regions)
 
         return over_groups(of_group, regions, active, size=MASK_GROUP)
 
-    def _masks_update_statistics(self, levels, boxes, train) -> bool:
-        """Whether `mask_logits` writes to "batch_stats", as norms do that look across regions."""
+    def sum_over_masks(self, function, levels, regions, active, train: bool):
+        """Computes the sum of `function(mask logits, regions)` over groups, as losses need it.
+
+        As `over_masks`, with less memory; see `segjax.models.groups.sum_over_groups`.
+
+        Args:
+          function: as of `over_masks`, but to a scalar, and with a gradient of the logits alone.
+        """
+        if self._masks_write_variables(levels, regions["boxes"], train):
+            return function(self.mask_logits(levels, regions["boxes"], train), regions)
+        logits_of, variables = self._mask_branch(train)
+
+        def of_group(operands, regions):
+            return function(logits_of(*operands, regions["boxes"]), regions)
+
+        operands = variables, levels
+        return sum_over_groups(of_group, operands, regions, active, size=MASK_GROUP)
+
+    def _mask_branch(self, train):
+        """`mask_logits` as a function of (variables, levels, boxes), and the variables it reads."""
         model, variables = self.unbind()
-        run = partial(model.apply, train=train, method="mask_logits")
+        heads = ("box_head", "mask_head") if self.neck == "c4" else ("mask_head",)
+        variables = {
+            collection: {name: tree[name] for name in heads if name in tree}
+            for collection, tree in variables.items()
+        }
+        return partial(model.apply, train=train, method="mask_logits"), variables
+
+    def _masks_write_variables(self, levels, boxes, train) -> bool:
+        """Whether `mask_logits` makes parameters or writes to "batch_stats".
+
+        The latter is what norms do that look across regions.
+        """
+        if self.is_initializing():
+            return True
         try:
-            jax.eval_shape(run, variables, levels, boxes)  # which has nothing to write to
+            jax.eval_shape(*self._mask_branch(train), levels, boxes)  # which has nowhere to write
         except ModifyScopeVariableError:
             return True
         return False

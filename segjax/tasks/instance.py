@@ -193,27 +193,25 @@ class InstanceTask:
         boxes = jax.vmap(repeat_valid)(regions["boxes"], regions["positive"])
         normalizer = self._count(regions["positive"])
 
-        def losses(logits, regions):
-            """Of each region for itself: [batch, n]."""
+        def loss(logits, regions):
             positive, classes = regions["positive"], regions["classes"]
             targets = jax.vmap(partial(self.mask_targets, size=logits.shape[2]))(
                 batch["masks"], batch["boxes"], regions["boxes"], regions["matched"]
             )
             if model.mask_loss == "softmax":
-                of_region = partial(detection.softmax_mask_loss, normalizer=normalizer)
-                return jax.vmap(jax.vmap(of_region))(logits, targets, classes, positive)
+                return detection.softmax_mask_loss(
+                    logits, targets, classes, positive, normalizer=normalizer
+                )
             flat = logits.reshape(-1, *logits.shape[2:])
             if logits.shape[-1] == 1:
                 chosen = flat[..., 0]
             else:
                 chosen = select_class(flat, jnp.maximum(classes, 1).reshape(-1) - 1)
-            of_region = partial(detection.mask_loss, normalizer=normalizer)
-            return jax.vmap(jax.vmap(of_region))(
-                chosen.reshape(logits.shape[:4]), targets, positive
-            )
+            chosen = chosen.reshape(logits.shape[:4])
+            return detection.mask_loss(chosen, targets, positive, normalizer=normalizer)
 
         regions = regions | {"boxes": boxes}
-        return jnp.sum(model.over_masks(losses, levels, regions, regions["positive"], train))
+        return model.sum_over_masks(loss, levels, regions, regions["positive"], train)
 
     def _count(self, marked):
         """How many are marked in a device's batch, on average over the devices; at least 1 in all.

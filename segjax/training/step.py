@@ -38,7 +38,9 @@ def make_train_step(
     """
 
     def over_devices(tree):
-        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+        # XLA would copy every gradient for a mean over one.
+        alone = axis_name is None or jax.lax.axis_size(axis_name) == 1
+        return tree if alone else jax.lax.pmean(tree, axis_name)
 
     def loss_and_gradients(state, batch_stats, batch, key):
         def loss(params):

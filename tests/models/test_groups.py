@@ -1,9 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.groups import over_groups
+from segjax.models.groups import over_groups, sum_over_groups
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(3, 4)).astype(np.float32)
@@ -74,6 +75,33 @@ def test_values_and_gradients_are_those_of_all_at_once_in_groups_with_an_active_
         np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("counts", "places", "size"),
+    [((5, 2), 7, 2), ((8, 3), 8, 4), ((3,), 3, 16), ((1, 0, 1), 1, 2), ((0, 0), 5, 2), ((0,), 0, 2)],
+)
+def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(counts, places, size):
+    regions, _ = regions_of(len(counts), places)
+    regions |= {"active": first(counts, places)}
+
+    def function(operands, regions):
+        weights, offset = operands
+        hidden = layer(weights)(regions)["hidden"] + offset.astype(jnp.float32)
+        return jnp.sum(jnp.where(regions["active"][..., None], hidden, 0.0))
+
+    def grouped(operands):
+        return 3 * sum_over_groups(function, operands, regions, regions["active"], size=size)
+
+    operands = WEIGHTS, jnp.array(0.5, jnp.bfloat16)
+    found = jax.jit(jax.value_and_grad(grouped))(operands)
+    expected = jax.jit(jax.value_and_grad(lambda x: 3 * function(x, regions)))(operands)
+    assert jax.jit(grouped)(operands) == pytest.approx(found[0], rel=1e-6)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found[1], expected[1])
+    for value, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(
+            value.astype(jnp.float32), other.astype(jnp.float32), rtol=1e-5, atol=1e-5
+        )
+
+
 def test_what_is_not_a_number_in_a_group_that_is_skipped_reaches_neither_value_nor_gradient():
     values = np.array([[4.0, 1.0, -1.0, -4.0, np.nan]], np.float32)
 
@@ -84,6 +112,15 @@ def test_what_is_not_a_number_in_a_group_that_is_skipped_reaches_neither_value_n
 
     # Groups of two: the roots 2 and 1, then two groups without an active value.
     assert jax.value_and_grad(total)(1.0) == (3.0, 1.5)
+
+    @jax.jit
+    def total_of_sums(scale):
+        def of_group(scale, values):
+            return jnp.sum(jnp.where(values > 0, jnp.sqrt(scale * values), 0.0))
+
+        return sum_over_groups(of_group, scale, values, values > 0, size=2)
+
+    assert jax.value_and_grad(total_of_sums)(1.0) == (3.0, 1.5)
 
 
 def test_only_groups_with_an_active_region_of_any_image_are_computed():
@@ -98,15 +135,24 @@ def test_only_groups_with_an_active_region_of_any_image_are_computed():
     def run(active):
         return over_groups(function, regions, active, size=3)
 
+    def term(operands, regions):
+        return jnp.sum(operands * function(regions))
+
+    @jax.jit
+    def run_sum(active):
+        one = jnp.ones(())
+        return jax.value_and_grad(sum_over_groups, 1)(term, one, regions, active, size=3)
+
     for counts, groups in (((12, 12), 4), ((4, 1), 2), ((0, 3), 1), ((0, 0), 0)):
-        computed.clear()
-        jax.block_until_ready(run(first(counts, 12)))
-        jax.effects_barrier()
         expected = [
             [list(range(3 * group + 12 * image, 3 * group + 12 * image + 3)) for image in (0, 1)]
             for group in range(groups)
         ]
-        assert sorted(computed) == expected
+        for of_groups in (run, run_sum):
+            computed.clear()
+            jax.block_until_ready(of_groups(first(counts, 12)))
+            jax.effects_barrier()
+            assert sorted(computed) == expected
 
 
 def test_the_function_is_compiled_once_however_many_groups_there_are():

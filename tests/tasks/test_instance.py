@@ -169,7 +169,7 @@ def test_the_mask_loss_in_groups_is_that_of_all_regions_at_once(branch, monkeypa
         del active
         return function(model.mask_logits(levels, regions["boxes"], train), regions)
 
-    monkeypatch.setattr(mask_rcnn.MaskRCNN, "over_masks", all_at_once)
+    monkeypatch.setattr(mask_rcnn.MaskRCNN, "sum_over_masks", all_at_once)
     (expected, other_stats), other_gradients = run()
     assert found == pytest.approx(expected, rel=1e-6)
     chex.assert_trees_all_close(gradients, other_gradients, rtol=1e-5, atol=1e-6)
