@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import winograd
+from segjax.ops import direct_convolution, winograd
 
 # Of input and gradient that a step of the kernel gradient reads: what stays in a core's cache.
 BLOCK_POSITIONS = 2048
@@ -94,7 +94,7 @@ def forward(inputs, kernel, taps):
         return _sum_of_products(inputs, kernel, taps)
     if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
         return winograd.convolve(inputs, kernel, window)
-    return plain(inputs, kernel, taps)
+    return direct_convolution.convolve(inputs, kernel, taps.padding, taps.rate)
 
 
 def gradients(inputs, kernel, gradient, taps):
@@ -116,8 +116,19 @@ def _input_gradient(inputs, kernel, gradient, taps):
         return _columns_input_gradient(inputs, kernel, gradient, taps)
     if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
         return winograd.input_gradient(gradient, kernel, window, inputs.shape[1:3])
-    pull_back = jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1]
-    return pull_back(gradient)[0]
+    return _direct_input_gradient(inputs, kernel, gradient, taps)
+
+
+def _direct_input_gradient(inputs, kernel, gradient, taps):
+    """The convolution of the output's gradient with the mirrored kernel."""
+    padding = []
+    for axis, (before, _) in enumerate(taps.padding):
+        span = taps.rate * (kernel.shape[axis] - 1)
+        first = span - before
+        behind = inputs.shape[axis + 1] - gradient.shape[axis + 1] + span - first
+        padding.append((first, behind))
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    return direct_convolution.convolve(gradient, mirrored, padding, taps.rate)
 
 
 def _kernel_gradient(inputs, kernel, gradient, taps):

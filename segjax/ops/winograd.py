@@ -23,7 +23,7 @@ FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 # to compile; the kernel's gradient, a loop, is compiled fast.
 MIN_CHANNELS = 256
 MIN_CHANNELS_OF_KERNEL_GRADIENT = 128
-MIN_POSITIONS = 512  # of all images: with fewer, the kernel's own transform takes that
+MIN_POSITIONS = 300  # of all images: with fewer, the kernel's own transform takes that
 
 
 class Window(NamedTuple):

@@ -1,6 +1,7 @@
 """The fast forms against XLA's own convolutions, values and gradients."""
 
 import functools
+import re
 
 import chex
 import flax.linen as nn
@@ -129,6 +130,10 @@ CASES = {
     "tiles for the kernel's gradient alone": (19, 20, 3, 128, 130, 1, 1, 1),
     "tiles without padding": (19, 18, 3, 256, 256, 1, 1, 1, "VALID"),
     "tiles without padding, dilated": (23, 24, 3, 256, 256, 1, 2, 1, "VALID"),
+    "narrow": (40, 64, 3, 16, 64, 1, 1, 1),
+    "narrow, dilated": (47, 61, 3, 16, 66, 1, 2, 1),
+    "narrow, dilated, without padding": (50, 62, 3, 64, 60, 1, 3, 1, "VALID"),
+    "narrow, even kernel": (33, 64, 2, 64, 64, 1, 1, 1),
     "without padding": (40, 61, 3, 16, 18, 1, 1, 1, "VALID"),
     "without padding, dilated": (12, 11, 3, 16, 16, 1, 2, 1, "VALID"),
     "without padding, few channels": (12, 11, 3, 2, 3, 1, 2, 1, "VALID"),
@@ -176,10 +181,35 @@ def test_every_form_equals_xlas_convolution_with_its_gradients(case):
 def test_tiles_are_products_of_matrices_alone(case):
     inputs, kernel, options = arrays(*CASES[case])
     form = functools.partial(convolution, **options)
-    run = jax.jit(lambda x, k: jax.vjp(form, x, k)[1](form(x, k)))
-    program = run.lower(inputs, kernel).compile().as_text()
-    assert "convolution(" not in program
+    program = compiled(lambda x, k: jax.vjp(form, x, k)[1](form(x, k)), inputs, kernel)
+    assert not shapes_of_convolutions(program)
     assert "dot(" in program
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("narrow")])
+def test_strips_of_a_narrow_map_are_convolved_side_by_side(case):
+    """By a row of 8,192 values or more for each of two threads, which share a row's values."""
+    inputs, kernel, options = arrays(*CASES[case])
+    program = compiled(functools.partial(convolution, **options), inputs, kernel)
+    ((_, height, width, features),) = shapes_of_convolutions(program)
+    assert height < inputs.shape[1]
+    assert width * features >= 2 * 8192
+
+
+@pytest.mark.parametrize("case", ["without padding", "narrow, dilated, without padding"])
+def test_no_convolution_is_entirely_without_padding(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    program = compiled(functools.partial(convolution, **options), inputs, kernel)
+    assert len(shapes_of_convolutions(program)) == program.count(" pad=") == 1
+
+
+def compiled(function, *arguments) -> str:
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def shapes_of_convolutions(program: str) -> list[tuple[int, ...]]:
+    found = re.findall(r"f32\[([\d,]+)\]\S* convolution\(", program)
+    return [tuple(map(int, shape.split(","))) for shape in found]
 
 
 def test_an_impulse_through_tiles_is_the_mirrored_kernel():
