@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LevelRule = Literal["detectron2", "torchvision"]
+BINS_IN_CACHE = 1568  # of 256 channels, 1.6 MB
 
 
 def roi_align(
@@ -261,15 +262,30 @@ _pool.defvjp(_pool_forward, _pool_backward)
 
 
 def _scattered_gradient(grid, gradient, start, length, levels):
-    dtype = _sum_dtype(gradient)
-    wide = gradient.astype(dtype)
+    """Adds each tap's share of a few boxes' gradients to the cells, while they are in the cache."""
+    dtype, number = _sum_dtype(gradient), gradient.shape[1]
+    chunk = max(BINS_IN_CACHE // (grid.batch * grid.bins[0] * grid.bins[1]), 1)
+    chunks = max(-(-number // chunk), 1)
+    chunk = -(-number // chunks)  # as equal as can be
+    arrays = [
+        jnp.pad(x, [(0, 0), (0, chunks * chunk - number)] + [(0, 0)] * (x.ndim - 2))
+        for x in (gradient, start, length, levels)
+    ]
 
-    def add_tap(total, positions, weights):
-        return total.at[positions].add(wide * weights[..., None].astype(dtype))
+    def add_chunk(index, total):
+        gradient, *geometry = (
+            lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1) for x in arrays
+        )
+        wide = gradient.astype(dtype)
 
-    number = grid.batch * sum(height * width for height, width in grid.sizes)
-    zeros = jnp.zeros((number, gradient.shape[-1]), dtype)
-    total = _over_samples(grid, start, length, levels, add_tap, zeros)
+        def add_tap(total, positions, weights):
+            return total.at[positions].add(wide * weights[..., None].astype(dtype))
+
+        return _over_samples(grid, *geometry, add_tap, total)
+
+    cells = grid.batch * sum(height * width for height, width in grid.sizes)
+    zeros = jnp.zeros((cells, gradient.shape[-1]), dtype)
+    total = lax.fori_loop(0, chunks, add_chunk, zeros)
     return total.reshape(grid.batch, -1, gradient.shape[-1]).astype(gradient.dtype)
 
 

@@ -144,6 +144,7 @@ def test_the_gradient_is_the_transpose_in_the_form_of_every_platform(
 ):
     module = importlib.import_module("segjax.ops.roi_align")  # the package has its function
     monkeypatch.setattr(module, "_scattered_gradient", getattr(module, form))  # the CPU's
+    monkeypatch.setattr(module, "BINS_IN_CACHE", 240)  # three chunks of 24 boxes
 
     def pool(pyramid):
         return align_levels.__wrapped__(pyramid, RANDOM_BOXES, sampling_ratio, rule)
