@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.dtypes import sum_dtype
+
 
 def over_groups(function: Callable, regions, active, *, size: int):
     """Computes `function(regions)` of a few regions of each image at a time.
@@ -82,10 +84,6 @@ def _add_up(of_group, groups, active, zeros):
     return lax.fori_loop(0, number, add, zeros)
 
 
-def _sum_dtype(x):
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(function, operands, groups, active):
     return _add_up(functools.partial(function, operands), groups, active, jnp.zeros(()))
@@ -94,7 +92,7 @@ def _sum(function, operands, groups, active):
 def _forward(function, operands, groups, active):
     of_group = functools.partial(jax.value_and_grad(function), operands)
     # Of a lower precision, the sum of many groups would lose what each adds.
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _sum_dtype(x)), operands)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, sum_dtype(x)), operands)
     total, gradient = _add_up(of_group, groups, active, (jnp.zeros(()), zeros))
     gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), gradient, operands)
     return total, gradient

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops import cpu_convolution
-from segjax.ops.cpu_convolution import Taps, dot, outputs_inside, plain
+from segjax.ops.taps import Taps, dot, outputs_inside, plain
 
 Padding = Literal["SAME", "VALID"]
 MIN_CHANNELS = 16  # of input and output, for the CPU's own form of the kernel gradient

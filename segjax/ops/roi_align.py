@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.dtypes import sum_dtype
+
 LevelRule = Literal["detectron2", "torchvision"]
 BINS_IN_CACHE = 1568  # of 256 channels, 1.6 MB
 
@@ -167,10 +169,6 @@ def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     return _pool(grid, cells, start, length, levels)
 
 
-def _sum_dtype(x):
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-
-
 def _sample_counts(length, bins, cells, sampling_ratio):
     """Samples per bin, int32 [...]."""
     if sampling_ratio:
@@ -241,7 +239,7 @@ def _pool(grid, cells, start, length, levels):
         return total + read * weights[..., None].astype(total.dtype)
 
     shape = *start.shape[:2], *grid.bins, cells.shape[-1]
-    total = jnp.zeros(shape, _sum_dtype(cells))
+    total = jnp.zeros(shape, sum_dtype(cells))
     return _over_samples(grid, start, length, levels, add_tap, total).astype(cells.dtype)
 
 
@@ -263,7 +261,7 @@ _pool.defvjp(_pool_forward, _pool_backward)
 
 def _scattered_gradient(grid, gradient, start, length, levels):
     """Adds each tap's share of a few boxes' gradients to the cells, while they are in the cache."""
-    dtype, number = _sum_dtype(gradient), gradient.shape[1]
+    dtype, number = sum_dtype(gradient), gradient.shape[1]
     chunk = max(BINS_IN_CACHE // (grid.batch * grid.bins[0] * grid.bins[1]), 1)
     chunks = max(-(-number // chunk), 1)
     chunk = -(-number // chunks)  # as equal as can be
@@ -291,7 +289,7 @@ def _scattered_gradient(grid, gradient, start, length, levels):
 
 def _gradient_of_products(grid, gradient, start, length, levels):
     """Sums rowsᵀ · gradient · columns over the boxes, at JAX's default precision of products."""
-    dtype = _sum_dtype(gradient)
+    dtype = sum_dtype(gradient)
     chunk = min(64, gradient.shape[1]) or 1  # boxes; with 64, 200 MB for an image of COCO's size
 
     def in_chunks(x):

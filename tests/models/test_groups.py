@@ -77,7 +77,14 @@ def test_values_and_gradients_are_those_of_all_at_once_in_groups_with_an_active_
 
 @pytest.mark.parametrize(
     ("counts", "places", "size"),
-    [((5, 2), 7, 2), ((8, 3), 8, 4), ((3,), 3, 16), ((1, 0, 1), 1, 2), ((0, 0), 5, 2), ((0,), 0, 2)],
+    [
+        ((5, 2), 7, 2),
+        ((8, 3), 8, 4),
+        ((3,), 3, 16),
+        ((1, 0, 1), 1, 2),
+        ((0, 0), 5, 2),
+        ((0,), 0, 2),
+    ],
 )
 def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(counts, places, size):
     regions, _ = regions_of(len(counts), places)
