@@ -1,8 +1,8 @@
 """The forms of a convolution that are fastest on CPU.
 
-XLA's own forward pass is fast there in some shapes (`segjax.ops.direct_convolution`), but Winograd's
-form of many channels is faster. Its kernel gradient, its depthwise convolution and its handling of
-taps that meet only padding are slow. experiments/benchmarks has the measurements.
+XLA's own forward pass is fast there in some shapes (`segjax.ops.direct_convolution`), but
+Winograd's form of many channels is faster. Its kernel gradient, its depthwise convolution and its
+handling of taps that meet only padding are slow. experiments/benchmarks has the measurements.
 """
 
 import itertools
