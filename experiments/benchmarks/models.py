@@ -7,9 +7,9 @@ v3+ on ResNet-50 (segmentation-models-pytorch's) and Mask R-CNN on ResNet-50 wit
 (torchvision's, with stem, first stage and norms frozen, as it is trained) at the sizes of `CASES`;
 float32 on CPU, against both of torch's layouts in memory, and on a GPU bfloat16 against autocast
 with channels-last, eager and compiled. Weights and pixels are random: time does not depend on them,
-but for the regions and objects that Mask R-CNN finds, whose weights both sides share; their losses
-in the JSON are the same. Where torchvision's compiled operators do not load, as beside a CPU build
-of torch, its Mask R-CNN runs with what stands in for them in Python.
+but for the regions and objects that Mask R-CNN finds, whose weights both sides share: their losses
+in the JSON differ by the regions that each draws. Where torchvision's compiled operators do not
+load, as beside a CPU build of torch, its Mask R-CNN runs with what stands in for them in Python.
 """
 
 import tempfile
