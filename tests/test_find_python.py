@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.quick
 ROOT = Path(__file__).resolve().parents[1]
 MAKE_VENV = ".ci/make-venv"
 FIND = [".ci/find-python", "14", "13", "12", "11"]

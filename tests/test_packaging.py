@@ -20,6 +20,7 @@ from packaging.version import Version
 
 import segjax
 
+pytestmark = pytest.mark.quick
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
