@@ -11,6 +11,7 @@ pytestmark = pytest.mark.quick
 ROOT = Path(__file__).resolve().parents[1]
 MAKE_VENV = ".ci/make-venv"
 FIND = [".ci/find-python", "14", "13", "12", "11"]
+TOOLS = ("bash", "dirname", "make", "mkdir", "rm", "sh", "sort", "touch")
 # A Python of another version: it runs `-c CODE`, "makes" an environment and notes what pip is told.
 SCRIPT = """#!/bin/sh
 exec {python} -I -S -c '
@@ -37,7 +38,7 @@ class Machine:
     def __init__(self, folder):
         self.home, self.path = folder / "home", folder / "bin"
         self.path.mkdir()
-        for name in ("bash", "dirname", "make", "mkdir", "rm", "sh", "sort", "touch"):
+        for name in TOOLS:
             (self.path / name).symlink_to(shutil.which(name))
 
     def add(self, name, minor, *, venv=True):
@@ -63,6 +64,9 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
+    missing = [name for name in TOOLS if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     return Machine(tmp_path)
 
 
