@@ -7,8 +7,8 @@ jax of their own, do not import Flax and Optax. (grain itself imports jax.)
 import importlib
 
 _ROOMS = (
-    *("data", "evaluation", "losses", "models", "ops"),
-    *("pretrained", "recipes", "tasks", "training"),
+    *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
+    *("pictures", "pretrained", "recipes", "tasks", "training"),
 )
 
 __all__ = [*_ROOMS]

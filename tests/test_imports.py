@@ -14,34 +14,30 @@ MAY_KNOW = {
     "ops": [],
     "losses": [],
     "models": ["ops"],
-    "colors": [],
-    "canvas": [],
-    "rle": [],
-    "visualize": ["canvas", "colors"],
-    "visualize_instances": ["canvas", "colors", "rle", "visualize"],
-    "evaluation": ["rle"],
-    "data": ["canvas", "rle", "visualize"],  # the contact sheet
-    "tasks": ["models", "losses", "ops", "evaluation", "visualize", "visualize_instances"],
+    "coco": [],
+    "pictures": ["coco"],
+    "inference": ["coco"],
+    "evaluation": ["coco", "inference"],
+    "data": ["coco", "pictures"],  # the contact sheet
+    "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["training.logging"],  # the format of metrics.jsonl
-    "training": ["data", "visualize", "report"],  # of tasks the protocol alone
+    "training": ["data", "pictures", "report"],  # of tasks the protocol alone
     "pretrained": [
-        *("models", "tasks", "evaluation", "data.augment", "data.instance_augment"),
-        *("data.coco_classes", "data.voc_classes"),
+        *("models", "tasks", "evaluation", "inference", "coco.classes"),
+        *("data.augmentation", "data.voc_classes"),
     ],
     "recipes": [
-        *("data", "evaluation", "losses", "models", "ops", "pretrained", "tasks", "training"),
+        *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
+        *("pretrained", "tasks", "training"),
     ],
     "commands": [
-        *("data", "evaluation", "ops", "pretrained", "recipes", "report", "tasks", "training"),
-        *("rle", "visualize", "visualize_instances"),
+        *("coco", "data", "evaluation", "inference", "ops", "pictures", "pretrained"),
+        *("recipes", "report", "tasks", "training"),
     ],
     "cli": ["commands"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
-WITHOUT_JAX = (
-    *("canvas", "colors", "data", "evaluation", "report", "rle"),
-    *("visualize", "visualize_instances"),
-)
+WITHOUT_JAX = ("coco", "data", "evaluation", "inference", "pictures", "report")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -111,12 +107,13 @@ def found_after(*names):
         importlib.import_module(f"segjax.{name}")
     return {"jax", "tensorflow", "torch"} & set(sys.modules)
 
-assert found_after("evaluation.metrics", "evaluation.tiling", "visualize", "cli") == set()
-assert found_after("evaluation.coverings", "data.photometric", "data.weight_map") == set()
-assert found_after("evaluation.instance_evaluator", "visualize_instances") == set()
-assert found_after("data.sources", "data.prepare", "data.pack_objects") == set()
+assert found_after("evaluation.metrics", "inference.tiling", "pictures.overlays", "cli") == set()
+assert found_after("inference.coverings", "data.augmentation.photometric") == set()
+assert found_after("data.augmentation.weight_map", "data.loading.pack_objects") == set()
+assert found_after("evaluation.instance_evaluator", "pictures.instances") == set()
+assert found_after("data.sources.semantic", "data.prepare") == set()
 # tensorboardX imports a PyTorch if there is one, whoever uses it.
-found = found_after("data.loader", "tasks", "training.loop", "recipes.unet", "pretrained")
+found = found_after("data.loading.loader", "tasks", "training.loop", "recipes.unet", "pretrained")
 assert found - {"torch"} == {"jax"}
 """
     done = subprocess.run(

@@ -10,8 +10,8 @@ import optax
 
 from segjax import pretrained
 from segjax.data.instance_masks import crop_mask
-from segjax.data.pack_objects import box_frame_mask
-from segjax.evaluation.coverings import WholeImage
+from segjax.data.loading.pack_objects import box_frame_mask
+from segjax.inference.coverings import WholeImage
 from segjax.models import DeepLabV3, DeepLabV3Plus, MaskRCNN, UNet
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig

@@ -9,8 +9,9 @@ import numpy as np
 from jax import lax
 from outputs import Operator
 
-from segjax import ops, rle
-from segjax.evaluation.paste import paste, paste_to_rle
+from segjax import ops
+from segjax.coco import run_lengths as rle
+from segjax.inference.paste import paste, paste_to_rle
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.ops.roi_align import multilevel_roi_align
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from timed_batches import TimedBatches
 
-from segjax.data.aspect_ratio import orientation_groups
+from segjax.data.augmentation.instance import RandomFlip, ResizeShortSide
 from segjax.data.images import read_image
-from segjax.data.instance_augment import RandomFlip, ResizeShortSide
 from segjax.data.instance_masks import InstancesToObjects
 from segjax.data.label_maps import read_stored_values
-from segjax.data.loader import training_batches
-from segjax.data.pack_objects import PackObjects
-from segjax.data.sources import open_dataset
+from segjax.data.loading.aspect_ratio import orientation_groups
+from segjax.data.loading.loader import training_batches
+from segjax.data.loading.pack_objects import PackObjects
+from segjax.data.sources.semantic import open_dataset
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
 
 from dataclasses import dataclass
 
-from segjax.data.coco_index import read_coco_index
+from segjax.coco.index import read_coco_index
 from segjax.recipes.mask_rcnn import (
     CocoFiles,
     MaskRCNNExperimentConfig,

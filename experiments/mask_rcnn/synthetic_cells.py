@@ -11,8 +11,8 @@ Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rc
 from dataclasses import dataclass
 from functools import partial
 
-from segjax.data.instance_sources import ObjectSource
 from segjax.data.prepare import open_generated
+from segjax.data.sources.instance import ObjectSource
 from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig

@@ -15,7 +15,7 @@ Command   python experiments/unet/isbi2012.py --workdir runs/isbi2012
 from dataclasses import dataclass
 from functools import partial
 
-from segjax.data.sources import open_dataset
+from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.metrics import EmErrors
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (

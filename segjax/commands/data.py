@@ -59,7 +59,7 @@ def check_command(
     if contact_sheet is None:
         contact_sheet = data_dir / "contact_sheets" / f"{name.replace('/', '_')}.png"
     with user_errors():
-        from segjax.data.check import check
+        from segjax.data.checks.check import check
 
         report = check(name, data_dir=data_dir, source=source, contact_sheet=contact_sheet)
     print(report.text())
@@ -75,8 +75,8 @@ def list_command(*, data_dir: Folder = Path("data")) -> None:
     Args:
       data_dir: Folder of the prepared data sets.
     """
-    from segjax.data.catalog import dataset_names, make_builder
-    from segjax.data.sources import is_prepared
+    from segjax.data.sources.catalog import dataset_names, make_builder
+    from segjax.data.sources.semantic import is_prepared
 
     names = dataset_names()
     width = max(map(len, names))

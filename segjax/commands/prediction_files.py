@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax import rle
+from segjax.coco import run_lengths as rle
 from segjax.data.images import write_labels
-from segjax.visualize import overlay, overlay_instances, with_legend, write_png
-from segjax.visualize_instances import draw_detections
+from segjax.pictures.instances import draw_detections
+from segjax.pictures.overlays import overlay, overlay_instances, with_legend, write_png
 
 SHOWN_SCORE = 0.5  # of the detections in pictures, the least
 
@@ -79,7 +79,8 @@ class DetectionFiles:
 
         Args:
           example: "id", "original" [height, width, channels], "path" and perhaps "page".
-          prediction: "boxes", "scores" descending, "classes" and "masks"; see `segjax.rle`.
+          prediction: "boxes", "scores" descending, "classes" and "masks" as
+            `segjax.coco.run_lengths`.
         """
         boxes, masks = np.asarray(prediction["boxes"], np.float64), prediction["masks"]
         scores, classes = (np.asarray(prediction[name]) for name in ("scores", "classes"))

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from segjax.data.ordered_map import map_in_threads
-from segjax.data.source_files import ExampleFiles, SourceListing
+from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.sources.files import ExampleFiles, SourceListing
 
 SHARD_BYTES = 128 << 20  # TFDS holds the encoded examples of one shard in memory
 WEB_FORMATS = {".png", ".jpg", ".jpeg"}  # what TFDS's image features hold
@@ -63,7 +63,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        """Turns a record as TFDS reads it into an example of a `Source`."""
         example = {"id": record["id"].decode(), "image": record["image"]}
         for key in ("labels", "second_observer"):
             if key in record:

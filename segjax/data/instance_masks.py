@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.coco_masks import draw_segmentation
+from segjax.coco.masks import draw_segmentation
 
 _DENSE_IDS = 1 << 18  # up to here SciPy's table of all ids up to the highest is cheap
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segjax.data.source_files import describe_values
+from segjax.data.sources.files import describe_values
 
 IGNORED = 255
 

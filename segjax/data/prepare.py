@@ -12,9 +12,9 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from segjax.data.catalog import make_builder
-from segjax.data.check import check_source
-from segjax.data.sources import Source, is_prepared, open_dataset
+from segjax.data.checks.check import check_source
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.semantic import Source, is_prepared, open_dataset
 
 PROBLEMS_SHOWN = 20
 
@@ -30,7 +30,7 @@ def prepare(
     left is removed by the next. Of several calls at a time one builds and the others wait.
 
     Args:
-      name: a data set of `segjax.data.catalog.dataset_names()`.
+      name: a data set of `segjax.data.sources.catalog.dataset_names()`.
       data_dir: the folder of prepared data sets.
       source: the user's folder in the official layout; none for a data set that is generated,
         or that TFDS downloads.

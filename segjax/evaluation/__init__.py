@@ -1,4 +1,4 @@
-"""Scores of predictions, and prediction over images of any size: NumPy, SciPy and OpenCV only."""
+"""Scores of predictions: NumPy, SciPy and OpenCV only."""
 
 from segjax.evaluation.boundary import boundary_iou
 from segjax.evaluation.cell_tracking import cell_tracking_seg

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from faster_coco_eval import mask as coco_masks
 
-from segjax import rle
+from segjax.coco import run_lengths as rle
 from segjax.evaluation.coco import IouType, evaluate_coco
 
 _NAMES = {"bbox": "box", "segm": "mask"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segjax import rle
+from segjax.coco import run_lengths as rle
 from segjax.evaluation.confusion_matrix import contingency_table
 
 _THRESHOLDS = np.arange(10, 20)  # of the IoU, in twentieths: 0.5, 0.55, ... 0.95, exactly
@@ -43,7 +43,7 @@ def instance_map(masks: Sequence[dict], scores: np.ndarray, size: Sequence[int])
     """Parts overlapping masks: a pixel belongs to the mask with the highest score.
 
     Args:
-      masks: run lengths; see `segjax.rle`.
+      masks: run lengths; see `segjax.coco.run_lengths`.
       scores: [n]; of equal ones the earlier mask owns the pixel.
       size: height and width of the image.
 

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution
 from segjax.ops.resize import resize_bilinear
 

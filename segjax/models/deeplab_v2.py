@@ -19,7 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import Convolution, Norm
 from segjax.models.normalization import BatchNorm

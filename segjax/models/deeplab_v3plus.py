@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
-from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.deeplab_v3 import AuxiliaryHead
 from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution

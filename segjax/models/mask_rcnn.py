@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import ModifyScopeVariableError
 
-from segjax.models.backbones import BackboneName, make_backbone
+from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups, sum_over_groups

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones import BackboneName, backbone_of
+from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution, ConvolutionNorm, Norm
 from segjax.models.normalization import BatchNorm
 

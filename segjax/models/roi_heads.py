@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.backbones.resnet import ResidualBlock, StrideIn
 from segjax.models.fpn import xavier
 from segjax.models.layers import ConvolutionNorm, Norm, Unit, UpConvolution
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import ResidualBlock, StrideIn
 
 normal = nn.initializers.normal
 
@@ -54,12 +54,12 @@ class BoxHead(nn.Module):
 class ResidualHead(nn.Module):
     """ResNet's last stage on each region, Mask R-CNN's C4 head: He et al., 2016, "res5".
 
-    Parameters: "block1" … "block3"; see `segjax.models.resnet.ResidualBlock`.
+    Parameters: "block1" … "block3"; see `segjax.models.backbones.resnet.ResidualBlock`.
 
     Attributes:
       blocks: their number; the first has stride 2.
       width: of the ResNet's first stage.
-      stride_in, groups, group_width: see `segjax.models.resnet.ResNet`.
+      stride_in, groups, group_width: see `segjax.models.backbones.resnet.ResNet`.
     """
 
     blocks: int = 3

@@ -54,7 +54,7 @@ class Pretrained:
           probable, "labels" uint8 [height, width]. Of a detector, by descending score: "boxes"
           float32 [objects, 4] as x_min, y_min, x_max, y_max in pixels of the photograph, "scores"
           float32 [objects], "classes" int32 [objects], which number `classes`, and "masks": a list
-          of COCO's run lengths, which `segjax.rle.decode` makes bool [height, width].
+          of COCO's run lengths, which `segjax.coco.run_lengths.decode` makes bool [height, width].
 
         Raises:
           ValueError: another shape or type; or it is a backbone.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.models.resnet import ResNet, resnet50, resnet101, resnext101
+from segjax.models.backbones.resnet import ResNet, resnet50, resnet101, resnext101
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.mapping import (
     OIHW,

@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from segjax.data.coco_classes import COCO_CLASSES
-from segjax.data.instance_augment import ResizeShortSide
+from segjax.coco.classes import COCO_CLASSES
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.models.backbones.resnet import resnet50, resnet101, resnext101
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
-from segjax.models.resnet import resnet50, resnet101, resnext101
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.detectron2 import detectron2_table, residual_table

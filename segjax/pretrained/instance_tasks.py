@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-from segjax.data.augment import Normalize
-from segjax.data.instance_augment import ResizeShortSide
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.data.augmentation.semantic import Normalize
 from segjax.evaluation.instance_evaluator import CocoEvaluator
-from segjax.evaluation.paste import PasteRule
+from segjax.inference.paste import PasteRule
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.tasks.instance import InstanceTask, InstanceView
 
@@ -28,7 +28,7 @@ def coco_task(
 
     Args:
       classes: background first.
-      paste_rule: how masks become pixels; see `segjax.evaluation.paste`.
+      paste_rule: how masks become pixels; see `segjax.inference.paste`.
       resize, buckets: to another size, or in another way.
     """
     return InstanceTask(

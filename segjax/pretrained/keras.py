@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.models.vgg import VGG16
+from segjax.models.backbones.vgg import VGG16
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.mapping import Source, Table, fill, reading_rgb
 from segjax.pretrained.preprocess import CAFFE

@@ -4,7 +4,7 @@ Caffe's and MSRA's networks were trained on BGR. Their first kernels are turned 
 converted (`mapping.Source.reverse_inputs`), so that every model here reads RGB.
 """
 
-from segjax.data.augment import Normalize
+from segjax.data.augmentation.semantic import Normalize
 
 # Mean and standard deviation of ImageNet's colours, which torchvision states in 0..1.
 IMAGENET = Normalize(

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.evaluation.coverings import WholeImage
+from segjax.inference.coverings import WholeImage
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.resnet import ResNet
 from segjax.models.resnet_unet import ResNetUNet
 from segjax.pretrained.converted import Pretrained, class_names
 from segjax.pretrained.mapping import (

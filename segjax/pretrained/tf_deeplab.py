@@ -13,13 +13,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.evaluation.coverings import WholeImage
-from segjax.evaluation.resizing import LongSide
+from segjax.inference.coverings import WholeImage
+from segjax.inference.resizing import LongSide
+from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.xception import Xception, xception65
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.mobilenet_v2 import MobileNetV2
 from segjax.models.normalization import BatchNorm
-from segjax.models.xception import Xception, xception65
 from segjax.pretrained.converted import Pretrained, class_names
 from segjax.pretrained.mapping import Constant, Source, Table, fill, length_of, within
 from segjax.pretrained.preprocess import MINUS_ONE_TO_ONE

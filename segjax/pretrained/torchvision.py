@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.evaluation.coverings import WholeImage
-from segjax.evaluation.resizing import ShortSide
+from segjax.inference.coverings import WholeImage
+from segjax.inference.resizing import ShortSide
+from segjax.models.backbones.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v3 import DeepLabV3
-from segjax.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
-from segjax.models.vgg import VGG16
 from segjax.pretrained.converted import Pretrained, class_names
 from segjax.pretrained.mapping import (
     Table,

@@ -10,13 +10,13 @@ from functools import cache, partial
 
 import numpy as np
 
-from segjax.data.coco_classes import COCO_CATEGORIES
-from segjax.data.instance_augment import ResizeShortSide
+from segjax.coco.classes import COCO_CATEGORIES
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.models.backbones.resnet import resnet50
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
-from segjax.models.resnet import resnet50
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.instance_tasks import coco_task, object_names

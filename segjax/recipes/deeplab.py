@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from segjax.data.augment import Normalize, Warp
-from segjax.data.catalog import describe_dataset
-from segjax.data.photometric import PhotometricDistortion
-from segjax.data.sources import open_dataset
-from segjax.evaluation.coverings import SlidingWindow, WholeImage
+from segjax.data.augmentation.photometric import PhotometricDistortion
+from segjax.data.augmentation.semantic import Normalize, Warp
+from segjax.data.sources.catalog import describe_dataset
+from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.metrics import BoundaryIou, TrimapIou
-from segjax.evaluation.test_time_augmentation import View, scales_and_flips
+from segjax.inference.coverings import SlidingWindow, WholeImage
+from segjax.inference.views import View, scales_and_flips
 from segjax.losses.semantic import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.recipes.deeplab_networks import NetworkConfig

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from segjax.data.augment import Normalize
-from segjax.models.backbones import BackboneName, make_backbone
+from segjax.data.augmentation.semantic import Normalize
+from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3

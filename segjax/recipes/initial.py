@@ -8,7 +8,7 @@ from types import MappingProxyType
 import flax.linen as nn
 
 from segjax import pretrained
-from segjax.models.backbones import make_backbone
+from segjax.models.backbones.registry import make_backbone
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.state import TrainState
 

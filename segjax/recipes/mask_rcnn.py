@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data.aspect_ratio import orientation_groups
-from segjax.data.catalog import describe_dataset
-from segjax.data.coco_instances import CocoInstances
-from segjax.data.instance_augment import (
+from segjax.data.augmentation.instance import (
     Enlarge,
     LargeScaleJitter,
     RandomCrop,
     RandomFlip,
     ResizeShortSide,
 )
-from segjax.data.instance_sources import ObjectSource
-from segjax.data.pack_objects import PackObjects
-from segjax.data.sources import open_dataset
+from segjax.data.loading.aspect_ratio import orientation_groups
+from segjax.data.loading.pack_objects import PackObjects
+from segjax.data.sources.catalog import describe_dataset
+from segjax.data.sources.coco_files import CocoInstances
+from segjax.data.sources.instance import ObjectSource
+from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
 from segjax.models.regions import AnchorSampling, RegionSampling

@@ -1,6 +1,6 @@
 """Mask R-CNN's protocol on COCO 2017."""
 
-from segjax.data.coco_classes import COCO_CATEGORIES
+from segjax.coco.classes import COCO_CATEGORIES
 from segjax.recipes.mask_rcnn import MaskRCNNExperimentConfig, mask_rcnn_experiment
 from segjax.training.experiment import Experiment
 

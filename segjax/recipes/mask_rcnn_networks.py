@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from segjax.data.augment import Normalize
-from segjax.models.backbones import BackboneName, make_backbone
+from segjax.data.augmentation.semantic import Normalize
+from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskNetwork, MaskRCNN, Neck
 from segjax.models.normalization import BatchNorm, GroupNorm

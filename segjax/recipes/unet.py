@@ -10,18 +10,18 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.augment import CropTruth, Standardize, Warp
-from segjax.data.catalog import describe_dataset
+from segjax.data.augmentation.photometric import GreyValues
+from segjax.data.augmentation.semantic import CropTruth, Standardize, Warp
+from segjax.data.augmentation.weight_map import AddWeightMap
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
-from segjax.data.photometric import GreyValues
-from segjax.data.weight_map import AddWeightMap
+from segjax.data.sources.catalog import describe_dataset
 from segjax.evaluation.metrics import NegativeLogLikelihood
-from segjax.evaluation.test_time_augmentation import (
+from segjax.inference.tiling import Tiling
+from segjax.inference.views import (
     View,
     rotations_and_flips,
     seven_rotated_versions,
 )
-from segjax.evaluation.tiling import Tiling
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.unet import Norm, Padding, UNet, input_size_for, output_size
 from segjax.tasks.semantic import SemanticTask

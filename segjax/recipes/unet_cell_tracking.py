@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from segjax.data.sources import open_dataset
+from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.metrics import CellTracking
 from segjax.losses.semantic import SemanticLoss
 from segjax.recipes.unet import (

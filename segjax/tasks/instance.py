@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.evaluation.instance_test_time import merge_views, to_original_frame
-from segjax.evaluation.paste import PasteRule, paste_to_rle
+from segjax.inference.instance_views import merge_views, to_original_frame
+from segjax.inference.paste import PasteRule, paste_to_rle
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
@@ -18,7 +18,7 @@ from segjax.models.roi_heads import select_class
 from segjax.models.rpn import RPN_BOX_WEIGHTS, ProposalConfig, propose
 from segjax.ops.boxes import encode_boxes
 from segjax.ops.masks import targets_from_boxes
-from segjax.visualize_instances import instance_panel
+from segjax.pictures.instances import instance_panel
 
 SIDE_MULTIPLE = 32  # of an image that fits no bucket
 
@@ -47,7 +47,7 @@ class InstanceView:
 
     Attributes:
       resize: (example, None) → example with the "image" resized: a transform such as
-        `segjax.data.instance_augment.ResizeShortSide` with a single length.
+        `segjax.data.augmentation.instance.ResizeShortSide` with a single length.
       flip: exchange left and right.
     """
 
@@ -74,7 +74,7 @@ class InstanceTask:
       anchor_sampling, region_sampling: what the losses look at.
       mask_targets: (masks, boxes of the masks, regions, index of each region's mask, size=side) →
         targets of one image's regions; by default from masks in the frames of their boxes.
-      paste_rule: how masks become pixels; see `segjax.evaluation.paste`.
+      paste_rule: how masks become pixels; see `segjax.inference.paste`.
       mask_threshold: a pixel of at least this probability is the object's.
       axis_name: of the mapped device axis, None on a single device without one.
     """

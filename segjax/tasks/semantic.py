@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import visualize
-from segjax.evaluation.coverings import Covering
 from segjax.evaluation.evaluator import SummingEvaluator
 from segjax.evaluation.metrics import Confusion, Unrefined
-from segjax.evaluation.test_time_augmentation import (
+from segjax.inference.coverings import Covering
+from segjax.inference.views import (
     View,
     augment,
     augmented_size,
@@ -22,6 +21,7 @@ from segjax.evaluation.test_time_augmentation import (
 )
 from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
+from segjax.pictures import overlays as visualize
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class SemanticTask:
       model: a Linen module, images [batch, height, width, channels] to {"logits": ...}.
       classes: their names, background first where there is one.
       channels: of the images, 1 or 3.
-      covering: how the network covers an image of any size; see `segjax.evaluation.coverings`.
+      covering: how the network covers an image of any size; see `segjax.inference.coverings`.
       preprocess: (example, None) → example with a float32 "image": a transform of
-        `segjax.data.augment` that draws nothing, such as `Standardize`.
+        `segjax.data.augmentation.semantic` that draws nothing, such as `Standardize`.
       loss_function: of the network's outputs and the batch.
       metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
       evaluation_model: applied to the same variables in prediction, where it differs from `model`:

@@ -20,9 +20,10 @@ _orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given dir
 class Checkpoints:
     """The checkpoints of one run directory.
 
-    A checkpoint holds the whole `TrainState` and the place in the stream of examples, which is
-    all there is of the data iterator: `segjax.data.loader` reads from any place, with any number
-    of workers, processes and devices. A save killed half-way leaves the earlier ones as they were.
+    A checkpoint holds the whole `TrainState` and the place in the stream of examples. That place is
+    the whole state of the data iterator: `segjax.data.loading.loader` reads from any place, with
+    any number of workers, processes and devices. A save killed half-way leaves the earlier
+    checkpoints as they were.
 
     Args:
       directory: absolute path, shared by all processes.

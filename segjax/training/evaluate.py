@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from segjax.data.loader import evaluation_examples
+from segjax.data.loading.loader import evaluation_examples
+from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
-from segjax.visualize import write_png
 
 # Pictures that each process makes of its best and of its worst examples.
 BEST_AND_WORST = 3

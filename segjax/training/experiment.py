@@ -23,7 +23,8 @@ class Experiment:
     Attributes:
       task: see `segjax.tasks`.
       train: opens the source of training examples.
-      transforms: from an example to what a batch is made of; see `segjax.data.augment`.
+      transforms: from an example to what a batch is made of; see
+        `segjax.data.augmentation.semantic`.
       evaluation: opens the source of each split, by the split's name. Unless the configuration
         says otherwise, the first is scored along the way, the others at the end of the run only.
       groups: the group of each example of a source of training examples; all examples of a batch

@@ -10,7 +10,7 @@ from collections import deque
 import jax
 
 from segjax.data.images import read_image
-from segjax.data.loader import training_batches
+from segjax.data.loading.loader import training_batches
 from segjax.report import write_report
 from segjax.training import configuration
 from segjax.training.checkpoint import Checkpoints

@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from segjax import rle
-from segjax.data.coco_classes import COCO_CATEGORIES
+from segjax.coco import run_lengths as rle
+from segjax.coco.classes import COCO_CATEGORIES
 
 SIZES = {7: (40, 60), 30: (60, 40), 200: (40, 40)}  # of COCO's images, by their ids
 

@@ -8,12 +8,12 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from segjax.data.catalog import describe_dataset, make_builder
-from segjax.data.check import check
-from segjax.data.coco_masks import draw_segmentation
+from segjax.coco.masks import draw_segmentation
+from segjax.data.checks.check import check
 from segjax.data.datasets.coco_voc.coco_voc_dataset_builder import CLASS_OF_CATEGORY
 from segjax.data.datasets.voc2012.voc2012_dataset_builder import read_sbd_labels
 from segjax.data.prepare import prepare
+from segjax.data.sources.catalog import describe_dataset, make_builder
 from tests.data import official_layouts
 
 WRITERS = {

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data.catalog import dataset_names, make_builder
 from segjax.data.datasets.cell_tracking.cell_tracking_dataset_builder import (
     Builder as CellTrackingBuilder,
 )
@@ -17,9 +16,10 @@ from segjax.data.datasets.cell_tracking.cell_tracking_dataset_builder import (
 )
 from segjax.data.datasets.synthetic_cells import synthetic_cells_dataset_builder
 from segjax.data.prepare import prepare
-from segjax.data.source_files import mask_of
-from segjax.data.sources import open_dataset
-from segjax.data.synthetic import synthetic_cells
+from segjax.data.sources.catalog import dataset_names, make_builder
+from segjax.data.sources.files import mask_of
+from segjax.data.sources.semantic import open_dataset
+from segjax.data.sources.synthetic import synthetic_cells
 from tests.data import official_layouts
 
 LAYOUTS = {
@@ -239,7 +239,7 @@ def test_building_and_reading_import_neither_tensorflow_nor_jax(tmp_path):
     script = f"""
 import sys
 from segjax.data.prepare import prepare
-from segjax.data.sources import open_dataset
+from segjax.data.sources.semantic import open_dataset
 prepare("drive", source={str(tmp_path / "source")!r}, data_dir={str(tmp_path)!r})
 source = open_dataset("drive", "test", data_dir={str(tmp_path)!r})
 print(source[0]["image"].shape, sorted({{"tensorflow", "jax", "torch"}} & sys.modules.keys()))

@@ -7,23 +7,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.aspect_ratio import orientation_groups
-from segjax.data.augment import Normalize
-from segjax.data.catalog import make_builder
-from segjax.data.check import check
-from segjax.data.coco_classes import COCO_CATEGORIES, COCO_CLASSES
-from segjax.data.coco_instances import CocoInstances
-from segjax.data.contact_sheet import draw_tile
+from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
+from segjax.data.augmentation.instance import RandomFlip, ResizeShortSide
+from segjax.data.augmentation.semantic import Normalize
+from segjax.data.checks.check import check
+from segjax.data.checks.labels import find_notes, find_problems
 from segjax.data.datasets.cityscapes_instances import cityscapes_instances_dataset_builder
 from segjax.data.datasets.dsb2018.dsb2018_dataset_builder import choose_test
-from segjax.data.instance_augment import RandomFlip, ResizeShortSide
 from segjax.data.instance_masks import CroppedMask, InstancesToObjects, paste_mask
-from segjax.data.label_checks import find_notes, find_problems
-from segjax.data.loader import training_batches
-from segjax.data.pack_objects import PackObjects
+from segjax.data.loading.aspect_ratio import orientation_groups
+from segjax.data.loading.loader import training_batches
+from segjax.data.loading.pack_objects import PackObjects
 from segjax.data.prepare import prepare
-from segjax.data.source_files import ExampleFiles
-from segjax.data.sources import open_dataset
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.coco_files import CocoInstances
+from segjax.data.sources.files import ExampleFiles
+from segjax.data.sources.semantic import open_dataset
+from segjax.pictures.contact_sheet import draw_tile
 from tests.data.official_instance_layouts import SIZES, write_cityscapes, write_coco
 
 

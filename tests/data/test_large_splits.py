@@ -12,12 +12,12 @@ from PIL import ExifTags, Image
 from tensorflow_datasets.core import shuffle
 
 from segjax.data import builder as builder_module
-from segjax.data import ordered_map
 from segjax.data.builder import encode_image, image_feature, shard_bounds
-from segjax.data.catalog import make_builder
+from segjax.data.loading import ordered_map
 from segjax.data.prepare import prepare
-from segjax.data.source_files import ExampleFiles
-from segjax.data.sources import open_dataset
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.files import ExampleFiles
+from segjax.data.sources.semantic import open_dataset
 from tests.data import official_layouts
 
 

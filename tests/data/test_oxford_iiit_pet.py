@@ -8,10 +8,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax.data import prepare as prepare_module
-from segjax.data.catalog import make_builder
-from segjax.data.check import check
+from segjax.data.checks.check import check
 from segjax.data.prepare import prepare
-from segjax.data.sources import open_dataset
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.semantic import open_dataset
 
 
 def png(array):

@@ -11,7 +11,7 @@ from PIL import Image
 from segjax.data import prepare as prepare_module
 from segjax.data.datasets.synthetic_cells import synthetic_cells_dataset_builder
 from segjax.data.prepare import prepare
-from segjax.data.sources import open_dataset
+from segjax.data.sources.semantic import open_dataset
 from tests.data import official_layouts
 
 pytestmark = pytest.mark.quick

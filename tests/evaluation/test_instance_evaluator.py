@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segjax import rle
+from segjax.coco import run_lengths as rle
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segjax import rle
+from segjax.coco import run_lengths as rle
 from segjax.evaluation.nuclei import example_mean_precision, instance_map, mean_precision
 
 

@@ -5,15 +5,15 @@ from functools import partial
 import jax
 import numpy as np
 
-from segjax.data.augment import Normalize
+from segjax.data.augmentation.semantic import Normalize
 from segjax.data.instance_masks import crop_mask, tight_boxes
-from segjax.data.loader import BATCH_DTYPES
-from segjax.data.pack_objects import PackObjects
+from segjax.data.loading.loader import BATCH_DTYPES
+from segjax.data.loading.pack_objects import PackObjects
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionSampling
-from segjax.models.resnet import ResNet
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.tasks.instance import DetectionLoss, InstanceTask
 from tests.models.subsampling import random_variables

@@ -10,13 +10,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import segjax.models
+from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.resnet import ResNet
 from segjax.models.resnet_unet import ResNetUNet
-from segjax.models.vgg import VGG16
 from tests.models.subsampling import random_variables
 
 RESNET = ResNet(stage_sizes=(1, 1, 1, 1), width=8, block="basic")

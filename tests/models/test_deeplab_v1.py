@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v1 import DeepLabV1
-from segjax.models.resnet import ResNet
-from segjax.models.vgg import VGG16
 from tests.models.subsampling import (
     Subsampling,
     num_parameters,

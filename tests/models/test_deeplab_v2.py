@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v2 import DeepLabV2
-from segjax.models.resnet import ResNet
-from segjax.models.vgg import VGG16
 from segjax.ops.resize import resize_bilinear
 from tests.models.subsampling import (
     Subsampling,

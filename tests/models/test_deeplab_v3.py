@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from segjax.models.aspp import ASPP
+from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.resnet import ResNet, resnet50
 from segjax.models.deeplab_v3 import AuxiliaryHead, DeepLabV3
-from segjax.models.mobilenet_v2 import MobileNetV2
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import ResNet, resnet50
 from tests.models.subsampling import (
     Subsampling,
     num_parameters,

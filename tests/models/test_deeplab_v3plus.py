@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.xception import Xception
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import Decoder, DeepLabV3Plus
 from segjax.models.layers import ConvolutionNorm
-from segjax.models.resnet import ResNet
-from segjax.models.xception import Xception
 from tests.models.subsampling import (
     Subsampling,
     random_variables,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from segjax.models import mask_rcnn
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionPooling
-from segjax.models.resnet import ResNet
 from segjax.models.roi_heads import mask_probabilities
 from segjax.models.rpn import Anchors, ProposalConfig
 from tests.models.mask_rcnn_tiny import (

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.mobilenet_v2 import MobileNetV2
-from segjax.models.resnet import ResNet
+from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.resnet_unet import DecoderBlock, ResNetUNet
 from tests.models.subsampling import num_parameters, random_variables, run, shapes
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.normalization import GroupNorm
-from segjax.models.resnet import ResNet
 from segjax.models.roi_heads import (
     BoxHead,
     BoxPredictor,

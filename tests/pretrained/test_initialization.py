@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import ResNet
 from segjax.models.rpn import Anchors
 from segjax.pretrained import initialize
 from segjax.recipes.initial import InitialConfig

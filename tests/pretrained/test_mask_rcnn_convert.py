@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
-from segjax.data.coco_classes import COCO_CLASSES
+from segjax.coco.classes import COCO_CLASSES
 from segjax.pretrained.instance_tasks import object_names
 from tests.fixtures.reference_weights import FOLDER, reference_state
 from tests.pretrained.source_shapes import detectron2_mask_rcnn_shapes, source_shapes, zeros

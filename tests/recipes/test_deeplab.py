@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
-from segjax.evaluation.coverings import SlidingWindow, WholeImage
-from segjax.evaluation.test_time_augmentation import View
-from segjax.models.resnet import resnet50
+from segjax.inference.coverings import SlidingWindow, WholeImage
+from segjax.inference.views import View
+from segjax.models.backbones.resnet import resnet50
 from segjax.pretrained import preprocess
 from segjax.recipes.deeplab import (
     AugmentConfig,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.coco_instances import CocoInstances
-from segjax.data.instance_augment import Enlarge
-from segjax.data.loader import training_batches
+from segjax.data.augmentation.instance import Enlarge
+from segjax.data.loading.loader import training_batches
+from segjax.data.sources.coco_files import CocoInstances
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.recipes.mask_rcnn import (
     FROZEN,

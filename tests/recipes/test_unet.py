@@ -11,7 +11,7 @@ import pytest
 
 from segjax.data.instances import separate_touching
 from segjax.evaluation.metrics import NegativeLogLikelihood, RocAuc
-from segjax.evaluation.test_time_augmentation import View
+from segjax.inference.views import View
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
     AugmentConfig,

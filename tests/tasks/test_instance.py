@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import rle
-from segjax.data.augment import Normalize
-from segjax.data.instance_augment import ResizeShortSide
+from segjax.coco import run_lengths as rle
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.data.augmentation.semantic import Normalize
 from segjax.models import mask_rcnn
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.tasks.instance import DetectionLoss, InstanceView

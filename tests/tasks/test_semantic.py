@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from segjax.data.augment import Standardize
+from segjax.data.augmentation.semantic import Standardize
 from segjax.data.instances import label_components
 from segjax.evaluation.metrics import NegativeLogLikelihood
-from segjax.evaluation.test_time_augmentation import rotations_and_flips
-from segjax.evaluation.tiling import Tiling
+from segjax.inference.tiling import Tiling
+from segjax.inference.views import rotations_and_flips
 from segjax.losses import SemanticLoss
 from segjax.models import UNet
 from segjax.models.unet import input_size_for

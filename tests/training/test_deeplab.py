@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.data.augment import Normalize
-from segjax.data.loader import training_batches
-from segjax.evaluation.coverings import WholeImage
+from segjax.data.augmentation.semantic import Normalize
+from segjax.data.loading.loader import training_batches
+from segjax.inference.coverings import WholeImage
 from segjax.losses import SemanticLoss
 from segjax.models import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
+from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.normalization import BatchNorm
-from segjax.models.resnet import ResNet
-from segjax.models.vgg import VGG16
 from segjax.tasks import SemanticTask
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig, TrainConfig

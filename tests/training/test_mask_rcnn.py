@@ -11,8 +11,8 @@ import chex
 import jax
 import numpy as np
 
-from segjax.data.instance_augment import ResizeShortSide
-from segjax.data.loader import training_batches
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.data.loading.loader import training_batches
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.tasks.instance import DetectionLoss, InstanceView

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from segjax.data.loader import training_batches
+from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
 from segjax.training.parallel import AXIS_NAME, DataParallel
 from segjax.training.schedules import (

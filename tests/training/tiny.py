@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
-from segjax.data.augment import Standardize, Warp
+from segjax.data.augmentation.semantic import Standardize, Warp
 from segjax.evaluation.metrics import NegativeLogLikelihood
-from segjax.evaluation.tiling import Tiling
+from segjax.inference.tiling import Tiling
 from segjax.losses import SemanticLoss
 from segjax.models import UNet
 from segjax.tasks import SemanticTask

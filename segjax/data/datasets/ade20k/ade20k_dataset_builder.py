@@ -9,7 +9,7 @@ from segjax.data.builder import SegmentationBuilder, image_feature, label_featur
 from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import IGNORED, read_label_map
-from segjax.data.source_files import ExampleFiles, SourceListing, note_sizes, pair_files
+from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
 
 CLASS_IDS = {0: IGNORED} | {value: value - 1 for value in range(1, len(CLASS_NAMES) + 1)}
 PUBLISHED = {"training": 20210, "validation": 2000}

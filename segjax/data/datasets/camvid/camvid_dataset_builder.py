@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
 from segjax.data.label_maps import IGNORED, read_label_map
-from segjax.data.source_files import ExampleFiles, SourceListing, note_sizes, pair_files
+from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
 
 CLASS_NAMES = (
     "sky",

@@ -15,7 +15,7 @@ from segjax.data.builder import (
     label_feature,
 )
 from segjax.data.images import read_image
-from segjax.data.source_files import ExampleFiles, SourceListing, read_instances
+from segjax.data.sources.files import ExampleFiles, SourceListing, read_instances
 
 SEQUENCES = ("01", "02")
 TRUTHS = {"gold": "GT", "silver": "ST"}

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
 from segjax.data.label_maps import IGNORED, read_label_map
-from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
 
 # The evaluated classes in the order of their train ids, with the official ids that the files hold.
 # The other ids of 0 to 33 are not evaluated (cityscapesScripts, helpers/labels.py).

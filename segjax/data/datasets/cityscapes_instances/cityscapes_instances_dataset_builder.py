@@ -9,7 +9,7 @@ from segjax.data.builder import SegmentationBuilder, image_feature, instance_fea
 from segjax.data.datasets.cityscapes import cityscapes_dataset_builder as cityscapes
 from segjax.data.images import read_image
 from segjax.data.label_maps import IGNORED
-from segjax.data.source_files import ExampleFiles, SourceListing, describe_values, read_instances
+from segjax.data.sources.files import ExampleFiles, SourceListing, describe_values, read_instances
 
 THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 FIRST_INSTANCE = 1000  # 1000 × class id + number; below, an id is the class of a group
@@ -58,7 +58,7 @@ class Builder(SegmentationBuilder):
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        """Turns a record as TFDS reads it into an example of a `Source`."""
         example = SegmentationBuilder.to_example(record)
         return {**example, "crowd": groups_of(example["instances"])}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
+from segjax.coco.index import CocoIndex, read_coco_index
+from segjax.coco.run_lengths import decode, encode
 from segjax.data.builder import SegmentationBuilder, image_feature
-from segjax.data.coco_classes import COCO_CATEGORIES, COCO_CLASSES
-from segjax.data.coco_index import CocoIndex, read_coco_index
-from segjax.data.coco_instances import read_coco_example
 from segjax.data.instance_masks import crop_mask
-from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
-from segjax.rle import decode, encode
+from segjax.data.sources.coco_files import read_coco_example
+from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
 
 PUBLISHED = {"train": 118287, "val": 5000}
 
@@ -79,7 +79,7 @@ class Builder(SegmentationBuilder):
 
     @staticmethod
     def to_example(record: dict) -> dict:
-        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        """Turns a record as TFDS reads it into an example of a `Source`."""
         size = record["image"].shape[:2]
         counts = record["masks"].decode().split()
         return {

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.coco.masks import draw_segmentation
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
-from segjax.data.coco_masks import draw_segmentation
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import IGNORED
-from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
 from segjax.data.voc_classes import VOC_CLASSES
 
 # COCO's category of each class of VOC, in VOC's order; 0 is no category of COCO.

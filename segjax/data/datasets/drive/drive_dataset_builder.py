@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
-from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, read_mask
+from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, read_mask
 
 
 class Builder(SegmentationBuilder):

@@ -13,8 +13,8 @@ from segjax.data.builder import (
     label_feature,
 )
 from segjax.data.images import match_channels, read_image
-from segjax.data.ordered_map import map_in_threads
-from segjax.data.source_files import (
+from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.sources.files import (
     ExampleFiles,
     SourceListing,
     note_sizes,

@@ -14,7 +14,7 @@ from segjax.data.builder import (
     label_feature,
 )
 from segjax.data.images import read_images
-from segjax.data.source_files import ExampleFiles, SourceListing, mask_of
+from segjax.data.sources.files import ExampleFiles, SourceListing, mask_of
 
 NUM_SLICES = 30
 

@@ -19,7 +19,7 @@ class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example as `segjax.data.sources` gives it."""
+        """Turns a record as TFDS reads it into an example of a `Source`."""
         return {
             "id": record["file_name"].decode().removesuffix(".jpg"),
             "image": record["image"],

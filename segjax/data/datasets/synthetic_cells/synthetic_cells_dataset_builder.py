@@ -1,4 +1,4 @@
-"""Pictures of touching cells, drawn by `segjax.data.synthetic`; nothing to download."""
+"""Pictures of touching cells, drawn by `segjax.data.sources.synthetic`; nothing to download."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,8 +9,8 @@ from segjax.data.builder import (
     instance_feature,
     label_feature,
 )
-from segjax.data.source_files import ExampleFiles, SourceListing
-from segjax.data.synthetic import synthetic_cells
+from segjax.data.sources.files import ExampleFiles, SourceListing
+from segjax.data.sources.synthetic import synthetic_cells
 
 SPLITS = {"train": 64, "validation": 16, "test": 16}
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import IGNORED, read_label_map
-from segjax.data.source_files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
 from segjax.data.voc_classes import VOC_CLASSES
 
 CLASS_IDS = {value: value for value in (*range(len(VOC_CLASSES)), IGNORED)}

@@ -1,0 +1,1 @@
+"""The COCO format: index, classes, masks as run lengths. NumPy only."""

@@ -1,0 +1,290 @@
+"""Transforms of an example with objects: image, boxes and masks together.
+
+A transform is a frozen dataclass, `transform(example, rng) -> example`, as in
+`segjax.data.augmentation.semantic`. It never writes into its input and takes all its randomness
+from `rng`. It changes the "boxes" and "masks" of the objects; "classes", "crowd" and "areas" (those
+annotated, in pixels of the original image) go where their objects go. Masks are resampled within
+their windows, never as whole images: a pixel belongs to a mask that covers half of it or more.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from segjax.data.augmentation.semantic import OUTSIDE
+from segjax.data.instance_masks import EMPTY, CroppedMask, resample_mask, tight_boxes
+
+OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # the entries with one row an object
+
+Rounding = Literal["nearest", "down"]
+
+
+def resized_size(
+    size: tuple[int, int],
+    short_side: int,
+    max_size: int,
+    *,
+    rounding: Rounding = "nearest",
+) -> tuple[int, int]:
+    """Computes the size at which the short side has a length, the long side at most another.
+
+    Args:
+      size: height and width of the image.
+      short_side: length of the shorter side, unless the longer one would exceed `max_size`.
+      max_size: the longest that the longer side may become.
+      rounding: "nearest" as detectron2 does (ResizeShortestEdge); "down" as torchvision does
+        (GeneralizedRCNNTransform).
+
+    Returns:
+      Height and width, at least 1 each.
+    """
+    shorter, longer = min(size), max(size)
+    if rounding == "down":
+        scale = min(short_side / shorter, max_size / longer)
+        return tuple(max(1, int(scale * side)) for side in size)
+    scaled = [short_side * side / shorter for side in size]
+    if max(scaled) > max_size:
+        reduction = max_size / max(scaled)
+        scaled = [reduction * side for side in scaled]
+    return tuple(max(1, int(side + 0.5)) for side in scaled)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+    """Resizes an image [H, W, C] to `size` (height, width) bilinearly, its type kept.
+
+    The corners of the picture stay its corners (half-pixel centres). With `antialias` all pixels
+    count where a side shrinks, as in detectron2 (Pillow's filter); without, as in torchvision, the
+    nearest two a side alone.
+    """
+    size = tuple(size)
+    if image.shape[:2] == size:
+        return image
+    if not antialias or all(new >= old for new, old in zip(size, image.shape, strict=False)):
+        resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    elif image.dtype == np.uint8 and image.shape[2] == 3:
+        resized = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    else:
+        planes = [
+            Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+            for plane in np.moveaxis(image, 2, 0).astype(np.float32)
+        ]
+        resized = np.stack(planes, axis=2)
+        resized = np.rint(resized).astype(image.dtype) if image.dtype.kind == "u" else resized
+    return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
+
+
+def keep_objects(example: dict, kept: np.ndarray) -> dict:
+    """Keeps the objects that `kept` selects, bool [n] or indices, in that order."""
+    places = np.arange(len(example["masks"]))[kept]
+    objects = {key: example[key][places] for key in OBJECTS if key != "masks"}
+    return {**example, **objects, "masks": tuple(example["masks"][place] for place in places)}
+
+
+@dataclass(frozen=True)
+class ResizeShortSide:
+    """Resizes the image so that its short side has one of several lengths, drawn evenly.
+
+    A single length is the rule of evaluation: nothing is drawn, and an image may come alone,
+    without objects. Boxes are scaled as they are annotated. An object whose mask becomes empty is
+    kept: it still has a box.
+
+    Attributes:
+      short_sides: lengths in pixels.
+      max_size: the longest that the long side may become; the short side is then shorter.
+      rounding: of the new size, see `resized_size`.
+      antialias: see `resize_image`.
+    """
+
+    short_sides: tuple[int, ...]
+    max_size: int
+    _: KW_ONLY
+    rounding: Rounding = "nearest"
+    antialias: bool = True
+
+    def __post_init__(self):
+        if not self.short_sides or min(self.short_sides) < 1:
+            raise ValueError(f"short_sides must be positive lengths, got {self.short_sides}")
+        if self.max_size < max(self.short_sides):
+            raise ValueError(f"max_size {self.max_size} is less than {max(self.short_sides)}")
+        if self.rounding not in get_args(Rounding):
+            raise ValueError(f"rounding must be one of {get_args(Rounding)}, got {self.rounding!r}")
+
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
+        short_side = self.short_sides[0]
+        if len(self.short_sides) > 1:
+            short_side = self.short_sides[rng.integers(len(self.short_sides))]
+        old = example["image"].shape[:2]
+        new = resized_size(old, short_side, self.max_size, rounding=self.rounding)
+        image = resize_image(example["image"], new, antialias=self.antialias)
+        if example.keys() == {"image"}:
+            return {"image": image}
+        check_objects(example)
+        scale = new[0] / old[0], new[1] / old[1]
+        boxes = example["boxes"] * np.tile(scale[::-1], 2)
+        return {
+            "portrait": old[0] > old[1],  # also where it becomes a square by rounding
+            **example,
+            "image": image,
+            "boxes": np.clip(boxes, 0, [*new[::-1]] * 2).astype(np.float32),
+            "masks": tuple(
+                resample_mask(mask, scale=scale, corner=(0, 0), size=new)
+                for mask in example["masks"]
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """Resizes an image that comes alone, without objects, by a factor: a rule of evaluation."""
+
+    scale: float
+
+    def __post_init__(self):
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
+        old = example["image"].shape[:2]
+        new = tuple(max(round(self.scale * side), 1) for side in old)
+        return {"image": resize_image(example["image"], new)}
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirrors left and right, up and down, or both, each in half of the cases."""
+
+    _: KW_ONLY
+    horizontal: bool = True
+    vertical: bool = False
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        check_objects(example)
+        vertical, horizontal = rng.random(2) < (0.5 * self.vertical, 0.5 * self.horizontal)
+        if not (vertical or horizontal):
+            return example
+        image, boxes, masks = example["image"], example["boxes"].copy(), example["masks"]
+        height, width = image.shape[:2]
+        code = -1 if vertical and horizontal else int(horizontal)  # of OpenCV
+        if horizontal:
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        if vertical:
+            boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
+        turned = np.s_[:: -1 if vertical else 1, :: -1 if horizontal else 1]
+        mirrored = []
+        for mask in masks:
+            left, top, right, bottom = mask.box
+            top, left = height - bottom if vertical else top, width - right if horizontal else left
+            pixels = np.ascontiguousarray(mask.pixels[turned])
+            mirrored.append(CroppedMask(top, left, pixels) if pixels.size else EMPTY)
+        return {
+            **example,
+            "image": cv2.flip(image, code).reshape(image.shape),
+            "boxes": boxes,
+            "masks": tuple(mirrored),
+        }
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter:
+    """Resizes the image to a random part or multiple of a size, then crops or fills to that size.
+
+    Large-scale jittering of Ghiasi et al., "Simple Copy-Paste" (2021), as in detectron2's
+    ResizeScale and FixedSizeCrop: the image, its proportions kept, is fitted into `size` times a
+    scale; a window at a random place is cut where it is larger than `size`, and the rest is filled
+    below and at the right where it is smaller. Boxes are those of the masks in the window; objects
+    of which nothing is left are dropped. The place is drawn for rows and columns apart, where
+    detectron2 draws one number for both.
+
+    Attributes:
+      size: height and width of the result.
+      scale: range of the scale, uniform.
+      fill: value outside of the image; 128 in detectron2.
+    """
+
+    size: tuple[int, int]
+    _: KW_ONLY
+    scale: tuple[float, float] = (0.1, 2.0)
+    fill: float = 128.0
+
+    def __post_init__(self):
+        _check_size_and_scale(self.size, self.scale)
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        check_objects(example)
+        old, scale = np.array(example["image"].shape[:2]), rng.uniform(*self.scale)
+        new = np.rint(old * np.min(scale * np.array(self.size) / old)).astype(int)
+        return _resize_and_crop(example, new, self.size, rng, min_area=1, fill=self.fill)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Scales the image at random and cuts a window of a fixed size at a random place.
+
+    Boxes are those of the masks in the window. Where the image is smaller than the window it lies
+    at the top left and the rest is filled.
+
+    Attributes:
+      size: height and width of the window.
+      scale: range of the magnification, uniform.
+      min_area: objects of which fewer pixels are left are dropped.
+      fill: value outside of the image.
+    """
+
+    size: tuple[int, int]
+    _: KW_ONLY
+    scale: tuple[float, float] = (1.0, 1.0)
+    min_area: int = 1
+    fill: float = 0.0
+
+    def __post_init__(self):
+        _check_size_and_scale(self.size, self.scale)
+        if self.min_area < 1:
+            raise ValueError(f"min_area must be at least 1 pixel, got {self.min_area}")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        check_objects(example)
+        new = np.rint(rng.uniform(*self.scale) * np.array(example["image"].shape[:2])).astype(int)
+        return _resize_and_crop(
+            example, new, self.size, rng, min_area=self.min_area, fill=self.fill
+        )
+
+
+def check_objects(example: dict) -> None:
+    """Raises ValueError for an example without objects, or with maps that would not follow."""
+    missing = [key for key in OBJECTS if key not in example]
+    maps = [key for key in OUTSIDE if key in example]
+    if missing or maps:
+        raise ValueError(
+            f"expected an example with {', '.join(OBJECTS)} and no {', '.join(OUTSIDE)}; missing: "
+            f"{missing}, there: {maps}. InstancesToObjects makes one of a map of instances"
+        )
+
+
+def _resize_and_crop(example, new, size, rng, *, min_area, fill) -> dict:
+    """Resizes to `new` (height, width) and cuts or fills to `size`; boxes are those of masks."""
+    image = example["image"]
+    new = tuple(np.maximum(new, 1).tolist())
+    corner = rng.integers(0, np.maximum(np.subtract(new, size), 0), endpoint=True)
+    scale = new[0] / image.shape[0], new[1] / image.shape[1]
+    window = tuple(np.minimum(np.subtract(new, corner), size).tolist())
+    masks = tuple(
+        resample_mask(mask, scale=scale, corner=tuple(corner.tolist()), size=window)
+        for mask in example["masks"]
+    )
+    cut = resize_image(image, new)[corner[0] :, corner[1] :][: window[0], : window[1]]
+    if window != tuple(size):
+        filled = np.full((*size, image.shape[2]), fill, image.dtype)
+        filled[: window[0], : window[1]] = cut
+        cut = filled
+    moved = {**example, "image": cut, "masks": masks, "boxes": tight_boxes(masks)}
+    return keep_objects(moved, np.array([mask.area >= min_area for mask in masks], bool))
+
+
+def _check_size_and_scale(size, scale) -> None:
+    if min(size) < 1:
+        raise ValueError(f"size must be positive, got {size}")
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale must be (lowest, highest) and positive, got {scale}")

@@ -1,0 +1,296 @@
+"""Transforms of an example: `transform(example, rng) -> example`, image and truth together.
+
+A transform is a frozen dataclass. It returns a new dict and never writes into the arrays it is
+given; all its randomness comes from `rng`. The image is interpolated, everything else ("labels",
+"second_observer", "instances", "weights", "field_of_view") takes the nearest pixel, so that ids
+stay ids.
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from segjax.data.augmentation.elastic import elastic_displacement
+
+# What stands where there is no picture: no label, no cell, no weight, outside the field of view.
+OUTSIDE = {"labels": 255, "second_observer": 255, "instances": 0, "weights": 0, "field_of_view": 0}
+MAX_SIDE = 32766  # cv2.remap counts pixels in 16 bits
+_REDRAWS = 10  # of a window with too much of one class
+
+Move = Callable[[np.ndarray, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Cuts a window of a fixed size at a random place, moved, turned, scaled, mirrored and bent.
+
+    All of it is one sampling map, so that each array is resampled once. With every option off the
+    result is a plain crop, bit for bit.
+
+    Displacements and shifts are in pixels. The elastic deformation is that of U-Net (2015, section
+    3.1), in pixels of the output: `elastic_sigma=10` on the paper's 3 × 3 grid over the window.
+
+    Attributes:
+      size: height and width of the result. Where the picture is smaller, it lies at a random place
+        within the window (in TensorFlow DeepLab and torchvision at its top left) and the border is
+        filled in.
+      shift: largest displacement of the window beyond its random place, down and to the right.
+        Pictures of the size of the window move by it alone.
+      rotation: largest angle in degrees, either way, about the centre of the window.
+      scale: range of the magnification, uniform; above 1 things get larger.
+      scale_step: draw the magnification from this far apart, (0.5, 2.0) by 0.25 in DeepLab; None
+        draws from the whole range.
+      flip_horizontal: mirror left and right in half of the cases.
+      flip_vertical: mirror up and down in half of the cases.
+      elastic_sigma: standard deviation of the displacements at the nodes of the grid; 0 = off.
+      elastic_grid: nodes of the grid a side.
+      interpolation: of the image.
+      border: outside the picture, its mirror image (the edge pixel not doubled) or a constant:
+        `fill` in the image, 255 in labels, 0 in all others.
+      fill: of a constant border, in the units the image has at this point; a tuple for channels.
+      cat_max_ratio: draw the place again, up to ten times, while the window has a single class or
+        one with this part of its labelled pixels or more; 0.75 in mmsegmentation, None = off.
+    """
+
+    size: tuple[int, int]
+    _: KW_ONLY
+    shift: float = 0.0
+    rotation: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_step: float | None = None
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    elastic_sigma: float = 0.0
+    elastic_grid: int = 3
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    border: Literal["mirror", "constant"] = "mirror"
+    fill: float | tuple[float, ...] = 0.0
+    cat_max_ratio: float | None = None
+
+    def __post_init__(self):
+        if not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise ValueError(f"size must be within 1..{MAX_SIDE} pixels a side, got {self.size}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be (lowest, highest) and positive, got {self.scale}")
+        if self.scale_step is not None:
+            extent = self.scale[1] - self.scale[0]
+            if self.scale_step <= 0 or abs(extent - self._steps * self.scale_step) > 1e-6:
+                raise ValueError(
+                    f"scale_step must divide the range {self.scale}, got {self.scale_step}"
+                )
+        if self.cat_max_ratio is not None and not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio must be in (0, 1] or None, got {self.cat_max_ratio}")
+        for name in ("shift", "rotation", "elastic_sigma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.elastic_grid < 3:
+            raise ValueError(f"elastic_grid must be at least 3, got {self.elastic_grid}")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation must be {_one_of(_INTERPOLATIONS)}, got {self.interpolation!r}"
+            )
+        if self.border not in _BORDERS:
+            raise ValueError(f"border must be {_one_of(_BORDERS)}, got {self.border!r}")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        height, width = example["image"].shape[:2]
+        if max(height, width) > MAX_SIDE:
+            raise ValueError(f"the image is {height} × {width}; Warp takes {MAX_SIDE} a side")
+        labels = None if self.cat_max_ratio is None else example["labels"]
+        rows, columns = self.sampling_map((height, width), rng, labels=labels)
+        return _move_all(example, lambda array, key: self._sample(array, key, rows, columns))
+
+    def sampling_map(
+        self,
+        image_size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        labels: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws where in a picture of `image_size` (height, width) each pixel of the result lies.
+
+        `labels` are those of the picture, for `cat_max_ratio` to look at.
+
+        Returns:
+          Rows and columns in the picture, float32 [height, width] each; (0, 0) is the centre of
+          the first pixel.
+        """
+        size = np.array(self.size)
+        scale = self._draw_scale(rng)
+        room = np.round(image_size - size / scale).astype(int)
+        lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
+        corner = rng.integers(lowest, highest, endpoint=True)
+        shift = rng.uniform(-self.shift, self.shift, 2)
+        angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
+        flips = rng.random(2) < (0.5 * self.flip_vertical, 0.5 * self.flip_horizontal)
+
+        rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        matrix = (rotation * np.where(flips, -1, 1) / scale).astype(np.float32)
+        centre = (corner + shift + (size / scale - 1) / 2).astype(np.float32)
+        down = np.arange(self.size[0], dtype=np.float32)[:, None] - (self.size[0] - 1) / 2
+        right = np.arange(self.size[1], dtype=np.float32)[None, :] - (self.size[1] - 1) / 2
+        if self.elastic_sigma:
+            displacement = elastic_displacement(
+                self.size, rng, sigma=self.elastic_sigma, grid=self.elastic_grid
+            )
+            down, right = down + displacement[0], right + displacement[1]
+        rows, columns = (matrix[i, 0] * down + centre[i] + matrix[i, 1] * right for i in (0, 1))
+        if labels is not None:
+            for _ in range(_REDRAWS):
+                if self._is_varied(self._sample(labels, "labels", rows, columns)):
+                    break
+                before, corner = corner, rng.integers(lowest, highest, endpoint=True)
+                moved = (corner - before).astype(np.float32)
+                rows, columns = rows + moved[0], columns + moved[1]
+        return rows, columns
+
+    def _draw_scale(self, rng):
+        if self.scale_step is None:
+            return rng.uniform(*self.scale)
+        return self.scale[0] + self.scale_step * rng.integers(self._steps, endpoint=True)
+
+    @property
+    def _steps(self) -> int:
+        return round((self.scale[1] - self.scale[0]) / self.scale_step)
+
+    def _sample(self, array, key, rows, columns):
+        if key == "image":
+            flags = _INTERPOLATIONS[self.interpolation]
+            outside = self.fill if isinstance(self.fill, tuple) else (self.fill,) * 4
+        else:
+            flags, outside = cv2.INTER_NEAREST, OUTSIDE[key]
+        return cv2.remap(
+            array, columns, rows, flags, borderMode=_BORDERS[self.border], borderValue=outside
+        )
+
+    def _is_varied(self, labels):
+        counts = np.bincount(labels.ravel(), minlength=256)[:255]
+        return counts.max() < self.cat_max_ratio * counts.sum()
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Computes (image − mean) / std as float32; one number, or one for each channel."""
+
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+
+    def __post_init__(self):
+        if not np.all(np.asarray(self.std) > 0):
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        image = example["image"].astype(np.float32)
+        # Row by row, not pixel by pixel: NumPy is slow where the innermost loop has 3 channels.
+        rows = image.reshape(len(image), -1)
+        rows -= np.broadcast_to(np.float32(self.mean), image.shape[1:]).ravel()
+        rows /= np.broadcast_to(np.float32(self.std), image.shape[1:]).ravel()
+        return {**example, "image": image}
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """Gives each image mean 0 and standard deviation 1 over all its pixels and channels, float32.
+
+    A flat image becomes 0.
+    """
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        image = example["image"].astype(np.float32)
+        image -= image.mean(dtype=np.float64).astype(np.float32)
+        std = image.std(dtype=np.float64).astype(np.float32)
+        return {**example, "image": image / std if std > 0 else image}
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """Cuts the middle `size` (height, width); of an odd rest, the larger part is cut at the end."""
+
+    size: tuple[int, int]
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        top, left = _margins(example, self.size, -1, "CenterCrop")
+        window = np.s_[top : top + self.size[0], left : left + self.size[1]]
+        return _move_all(example, lambda array, key: array[window])
+
+
+@dataclass(frozen=True)
+class CropTruth:
+    """Cuts the middle `size` (height, width) of the truth and leaves the image whole.
+
+    For networks whose output is smaller than their input. It is a last step: image and truth do
+    not lie over each other any more. Of the truth, what is not in `keep` is left out.
+    """
+
+    size: tuple[int, int]
+    keep: tuple[str, ...] = ("labels", "weights")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        truth = {key: value for key, value in example.items() if key not in OUTSIDE}
+        truth |= {key: example[key] for key in self.keep if key in example}
+        return {**CenterCrop(self.size)(truth, rng), "image": example["image"]}
+
+
+@dataclass(frozen=True)
+class MirrorPad:
+    """Extends the image to `size` (height, width) by its mirror image, evenly on all sides.
+
+    The truth is not extended: labels are 255 there (all others 0), so that each true pixel is
+    scored once. Of an odd number of rows or columns, the larger part goes to the end.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        height, width = example["image"].shape[:2]
+        top, left = _margins(example, self.size, +1, "MirrorPad")
+        margins = (top, self.size[0] - height - top, left, self.size[1] - width - left)
+
+        def move(array, key):
+            if key == "image":
+                return cv2.copyMakeBorder(array, *margins, cv2.BORDER_REFLECT_101)
+            return cv2.copyMakeBorder(array, *margins, cv2.BORDER_CONSTANT, value=OUTSIDE[key])
+
+        return _move_all(example, move)
+
+
+_INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+_BORDERS = {"mirror": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}
+
+
+def _one_of(names) -> str:
+    return " or ".join(repr(name) for name in names)
+
+
+def _margins(example, size, sign, name) -> tuple[int, int]:
+    """Half of the rows and of the columns by which the image is larger (sign −1) or smaller."""
+    missing = [
+        sign * (new - old) for new, old in zip(size, example["image"].shape[:2], strict=True)
+    ]
+    if min(missing) < 0:
+        limit = "smaller" if sign < 0 else "larger"
+        height, width = example["image"].shape[:2]
+        raise ValueError(f"the image is {height} × {width}, {limit} than {name}{size}")
+    return missing[0] // 2, missing[1] // 2
+
+
+def _move_all(example: dict, move: Move) -> dict:
+    """Applies `move(array, key)` to each array that lies over the image, and to the image."""
+    moved = {}
+    for key, value in example.items():
+        if not isinstance(value, np.ndarray):
+            moved[key] = value
+            continue
+        if key != "image" and key not in OUTSIDE:
+            raise ValueError(f"don't know how {key!r} moves with the image; known: {list(OUTSIDE)}")
+        if value.shape[:2] != example["image"].shape[:2]:
+            raise ValueError(
+                f"{key!r} is {value.shape[:2]} but the image {example['image'].shape[:2]}"
+            )
+        pixels = value.view(np.uint8) if value.dtype == bool else value  # OpenCV has no bool
+        result = move(pixels, key).view(value.dtype)
+        moved[key] = result.reshape(result.shape[:2] + value.shape[2:])  # nor a single channel
+    return moved

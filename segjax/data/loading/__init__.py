@@ -1,0 +1,1 @@
+"""From a source to batches: order, workers, padding, reading ahead."""

@@ -1,0 +1,134 @@
+"""The last transform of an example with objects: arrays of the few shapes that a batch may have."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from segjax.data.augmentation.instance import check_objects, keep_objects
+from segjax.data.augmentation.semantic import Normalize
+from segjax.data.images import match_channels
+from segjax.data.instance_masks import CroppedMask, coverage
+
+
+@dataclass(frozen=True)
+class PackObjects:
+    """Normalises and pads the image, and gives the objects a fixed capacity.
+
+    The image goes to the top left of the bucket of its orientation; the padding is 0 after
+    normalisation. An example that was resized is as "portrait" as it was before, so that rounding
+    makes no other group of it (`segjax.data.loading.aspect_ratio`). Grey images become three equal
+    channels. Crowds are left out. Of more objects than the capacity the largest boxes are kept, in
+    their order.
+
+    The result has "id", and "image_id" where the example has it, "image" float32 [H, W, 3], "size"
+    int32 [2] (height and width without padding), "boxes" float32 [M, 4], "classes" int32 [M] (0 =
+    no object), "masks" uint8 [M, m, m] and "dropped" int32 (objects beyond the capacity). A mask is
+    in the frame of its box: the value at (i, j) is the part of the (i, j)-th of m × m equal cells
+    of the box that the mask covers, times 255. 100 masks of 112 × 112 are 1.3 MB, where masks of a
+    whole image of 800 × 1333 would be 107 MB.
+
+    Attributes:
+      buckets: the size (height, width) of all images, or one for those at least as wide as high
+        and one for those that are higher.
+      max_objects: the capacity M.
+      normalize: how image values become those that the network expects.
+      mask_size: cells m a side of a mask; 112 are 4 × 4 for each pixel of Mask R-CNN's 28.
+    """
+
+    buckets: tuple[tuple[int, int], ...]
+    _: KW_ONLY
+    max_objects: int
+    normalize: Normalize
+    mask_size: int = 112
+
+    def __post_init__(self):
+        if not self.buckets or min(min(bucket) for bucket in self.buckets) < 1:
+            raise ValueError(f"buckets must be sizes (height, width), got {self.buckets}")
+        if len({height > width for height, width in self.buckets}) < len(self.buckets):
+            raise ValueError(
+                "buckets must be one size, or one at least as wide as high and one higher than "
+                f"wide, got {self.buckets}"
+            )
+        for name in ("max_objects", "mask_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        check_objects(example)
+        size = example["image"].shape[:2]
+        objects = keep_objects(example, ~example["crowd"])
+        found = len(objects["masks"])
+        extent = objects["boxes"][:, 2:] - objects["boxes"][:, :2]
+        if not (extent > 0).all():
+            flat = objects["boxes"][~(extent > 0).all(axis=1)][0]
+            raise ValueError(f"the box {flat.tolist()} has no width or no height")
+        if found > self.max_objects:
+            largest = np.argsort(-extent.prod(axis=1), kind="stable")[: self.max_objects]
+            objects = keep_objects(objects, np.sort(largest))
+        count = len(objects["masks"])
+        boxes = np.zeros((self.max_objects, 4), np.float32)
+        classes = np.zeros(self.max_objects, np.int32)
+        masks = np.zeros((self.max_objects, self.mask_size, self.mask_size), np.uint8)
+        boxes[:count], classes[:count] = objects["boxes"], objects["classes"]
+        for place, (mask, box) in enumerate(zip(objects["masks"], objects["boxes"], strict=True)):
+            masks[place] = box_frame_mask(mask, box, self.mask_size)
+        return {
+            **{key: example[key] for key in ("id", "image_id") if key in example},
+            "image": self._padded(example["image"], example.get("portrait", size[0] > size[1])),
+            "size": np.array(size, np.int32),
+            "boxes": boxes,
+            "classes": classes,
+            "masks": masks,
+            "dropped": np.int32(found - count),
+        }
+
+    def _padded(self, image: np.ndarray, portrait: bool) -> np.ndarray:
+        """The normalised image [h, w, 3] within zeros of the size of a bucket."""
+        height, width = image.shape[:2]
+        bucket = bucket_of((height, width), self.buckets, portrait=portrait)
+        image = match_channels(image, 3)
+        padded = np.zeros((*bucket, 3), np.float32)
+        # Row by row, not pixel by pixel: NumPy is slow where the innermost loop has 3 channels.
+        rows = padded.reshape(bucket[0], -1)[:height, : 3 * width]
+        mean, std = (
+            np.tile(np.broadcast_to(np.float32(value), 3), width)
+            for value in (self.normalize.mean, self.normalize.std)
+        )
+        np.subtract(image.reshape(height, -1), mean, out=rows)
+        rows /= std
+        return padded
+
+
+def bucket_of(
+    size: tuple[int, int], buckets: Sequence[tuple[int, int]], *, portrait: bool
+) -> tuple[int, int]:
+    """The bucket (height, width) of an orientation; of a single bucket, that one.
+
+    Raises:
+      ValueError: an image of `size` does not fit into it.
+    """
+    bucket = next((b for b in buckets if (b[0] > b[1]) == portrait), buckets[0])
+    if size[0] > bucket[0] or size[1] > bucket[1]:
+        raise ValueError(
+            f"the image is {size[0]} × {size[1]} and does not fit into its bucket of "
+            f"{bucket[0]} × {bucket[1]}"
+        )
+    return bucket
+
+
+def box_frame_mask(mask: CroppedMask, box: np.ndarray, mask_size: int) -> np.ndarray:
+    """Resamples a mask to the frame of a box: what part of each cell it covers, 0 to 255.
+
+    Args:
+      mask: in the image.
+      box: [x_min, y_min, x_max, y_max], of positive extent.
+      mask_size: cells a side.
+
+    Returns:
+      uint8 [mask_size, mask_size].
+    """
+    left, top, right, bottom = np.asarray(box, np.float64)
+    rows = np.linspace(top, bottom, mask_size + 1) - mask.top
+    columns = np.linspace(left, right, mask_size + 1) - mask.left
+    return np.rint(255 * coverage(mask.pixels, rows, columns)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Sources: objects with a length and examples by index."""

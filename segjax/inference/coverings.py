@@ -1,0 +1,200 @@
+"""How a network covers an image of any size: the whole of it in one pass, or windows of one size.
+
+Three strategies have the methods of `Covering`: `WholeImage` (DeepLab), `SlidingWindow`
+(mmsegmentation) and `segjax.inference.tiling.Tiling` (U-Net). How windows are batched is left to
+the caller. Windows of many images in one stream::
+
+    windows = (
+        covering.extract(image, position)
+        for image in images
+        for position in covering.positions(image.shape)
+    )
+    outputs = predict(windows)  # an iterator over probabilities, window by window
+    for image in images:
+        count = len(covering.positions(image.shape))
+        probabilities = covering.stitch(itertools.islice(outputs, count), image.shape)
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+
+from segjax.inference.stitching import checked_outputs, image_size, weighted_mean
+
+
+class Covering(Protocol):
+    """How one network covers an image. All sizes are (height, width) in pixels."""
+
+    def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the image [height, width, ...] the outputs begin, (row, column), row by row.
+
+        Raises ValueError for an image without pixels.
+        """
+
+    def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
+        """The network's input for the output that begins at `position`: [h, w, ...] of any dtype.
+
+        Only the part that the window sees is read, so that `image` may be a memory map.
+        """
+
+    def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
+        """The prediction for an image from those for its windows, averaged where they overlap.
+
+        Args:
+          outputs: one array [*kept_size, ...] for each of `positions`, in that order: an array
+            [windows, ...] or an iterator, of which one window is held at a time. Give
+            probabilities rather than logits unless the mean of logits is what you want.
+          image_shape: [height, width, ...] of the image.
+
+        Returns:
+          [height, width, ...], float32 (float64 for float64 outputs).
+
+        Raises:
+          ValueError: too few or too many outputs, or one of the wrong size.
+          TypeError: integer outputs, which would be class ids: these have no mean.
+        """
+
+    def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """What is kept of the network's output for an input of this size: its centre."""
+
+    def scaled(self, scale: float) -> Self:
+        """The covering of the image enlarged by `scale`, as testing at several scales needs it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """One pass over the whole image, padded with zeros at the bottom and on the right.
+
+    Zero is the mean of normalised images. This is DeepLab's protocol: all of VOC is padded to
+    513 × 513, Cityscapes to 1025 × 2049 (TensorFlow DeepLab, `eval_crop_size`), so that one shape
+    is compiled and the corners of all strided maps lie on corner pixels, as 16·k + 1 has them.
+
+    Attributes:
+      size: what images are padded to.
+      multiple: an image that is larger along an axis is padded there to the next length that
+        differs from `size` by a multiple of this, the coarsest output stride of the network.
+    """
+
+    size: tuple[int, int] = (513, 513)
+    multiple: int = 16
+
+    def __post_init__(self):
+        _check_positive(self, "size", *self.size)
+        _check_positive(self, "multiple", self.multiple)
+
+    def input_size(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """The size to which an image [height, width, ...] is padded."""
+        height, width = (
+            size + max(math.ceil((length - size) / self.multiple), 0) * self.multiple
+            for length, size in zip(image_size(image_shape), self.size, strict=True)
+        )
+        return height, width
+
+    def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        image_size(image_shape)
+        return [(0, 0)]
+
+    def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
+        return _padded_window(image, position, self.input_size(image.shape))
+
+    def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
+        height, width = image_size(image_shape)
+        size = self.input_size(image_shape)
+        (output,) = checked_outputs(outputs, count=1, size=size, covering=self)
+        # Not a mean of one: that would hold a second and a third copy of the largest array.
+        return np.asarray(output[:height, :width], np.result_type(output.dtype, np.float32))
+
+    def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        return input_size
+
+    def scaled(self, scale: float) -> "WholeImage":
+        """The same for enlarged images: 513 at scale 0.75 is 385, again one more than 16·k."""
+
+        def enlarged(length: int) -> int:
+            rest = length % self.multiple
+            return math.ceil((length - rest) * scale / self.multiple - 1e-9) * self.multiple + rest
+
+        height, width = (enlarged(length) for length in self.size)
+        return dataclasses.replace(self, size=(height, width))
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidingWindow:
+    """Windows of one size at multiples of the stride, the last ones moved back inside the image.
+
+    mmsegmentation's slide mode, with two differences: it averages logits where windows overlap,
+    and what is stitched here are probabilities; and to an image that is smaller than a window it
+    gives a smaller window, where this pads with zeros (the mean of normalised images) at the
+    bottom and on the right, so that one shape is compiled.
+
+    Attributes:
+      size: of a window.
+      stride: rows and columns from a window to the next, at most its size.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+
+    def __post_init__(self):
+        _check_positive(self, "size", *self.size)
+        _check_positive(self, "stride", *self.stride)
+        if any(step > length for step, length in zip(self.stride, self.size, strict=True)):
+            raise ValueError(
+                f"the stride {self.stride} would leave gaps between windows of {self.size}"
+            )
+
+    def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        return list(itertools.product(*self._starts(image_shape)))
+
+    def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
+        return _padded_window(image, position, self.size)
+
+    def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
+        count = len(self.positions(image_shape))
+        return weighted_mean(
+            checked_outputs(outputs, count=count, size=self.size, covering=self),
+            image_size(image_shape),
+            starts=self._starts(image_shape),
+            weights=[np.ones(length) for length in self.size],
+        )
+
+    def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        return input_size
+
+    def scaled(self, scale: float) -> "SlidingWindow":
+        """The covering itself: the network goes on seeing windows of the size it was trained on."""
+        return self
+
+    def _starts(self, image_shape: Sequence[int]) -> list[list[int]]:
+        """The rows, and the columns, at which windows begin."""
+        return [
+            [min(start, room) for start in range(0, room + stride, stride)]
+            for room, stride in (
+                (max(length - window, 0), stride)
+                for length, window, stride in zip(
+                    image_size(image_shape), self.size, self.stride, strict=True
+                )
+            )
+        ]
+
+
+def _padded_window(
+    image: np.ndarray, position: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Cuts [*size, ...] from the image at `position`, with zeros where the image has ended."""
+    top, left = position
+    visible = image[top : top + size[0], left : left + size[1]]
+    window = np.zeros((*size, *image.shape[2:]), image.dtype)
+    window[: visible.shape[0], : visible.shape[1]] = visible
+    return window
+
+
+def _check_positive(covering, name: str, *values: int):
+    if min(values) < 1:
+        raise ValueError(
+            f"{type(covering).__name__}: {name} must be at least 1, found {getattr(covering, name)}"
+        )

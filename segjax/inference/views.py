@@ -1,0 +1,165 @@
+"""Averaging a network's predictions over scaled, flipped and rotated versions of an image.
+
+Augment the image by each view, predict, and average what comes back::
+
+    views = scales_and_flips()
+    predictions = (predict(augment(image, view)) for view in views)  # probabilities
+    probabilities = average_probabilities(predictions, views, image.shape[:2])
+
+One prediction is held at a time, beside the sum.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from segjax.inference.resizing import enlarged_size, resize_image
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way to look at an image: enlarged, then flipped, then turned.
+
+    Attributes:
+      flip: left and right are exchanged, before the turn.
+      quarter_turns: counter-clockwise turns by 90 degrees, 0 to 3, after it.
+      scale: the image is enlarged by this.
+    """
+
+    flip: bool = False
+    quarter_turns: int = 0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.quarter_turns not in range(4):
+            raise ValueError(f"quarter_turns must be 0, 1, 2 or 3, found {self.quarter_turns}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, found {self.scale}")
+
+
+def scales_and_flips(
+    scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), *, flip: bool = True
+) -> tuple[View, ...]:
+    """Each scale, as it is and, with `flip`, flipped: DeepLab's multi-scale test.
+
+    The default scales are those of DeepLabv3 on VOC 2012 (Chen et al., 2017, section 4.2).
+    """
+    flips = (False, True) if flip else (False,)
+    return tuple(View(flip=f, scale=scale) for scale, f in itertools.product(scales, flips))
+
+
+def rotations_and_flips() -> tuple[View, ...]:
+    """The eight elements of the dihedral group of the square, the identity first.
+
+    Being a group, they make the averaged prediction turn and flip exactly with the image.
+    """
+    return tuple(
+        View(flip, quarter_turns)
+        for flip, quarter_turns in itertools.product((False, True), range(4))
+    )
+
+
+def seven_rotated_versions() -> tuple[View, ...]:
+    """The seven elements of `rotations_and_flips` other than the identity.
+
+    The U-Net paper's ISBI 2012 result is "averaged over 7 rotated versions of the input data"
+    (section 4, table 1) and does not say by which angles, nor whether the input as it stands is
+    one of them. This is our reading: without interpolation, the plane has seven versions of an
+    image beside the image itself. Rotations by seven multiples of 45 degrees would fit the words
+    too, and need interpolation. Prefer all eight where the paper's number is not the point.
+    """
+    return rotations_and_flips()[1:]
+
+
+def augment(image: np.ndarray, view: View, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The image [height, width, ...] as `view` shows it.
+
+    `size` (height, width) is what scale 1 stands for, by default the image's own, so that an image
+    that the network wants in another size is interpolated once. Without a change of size the
+    result is a NumPy view: no copy, no interpolation. Height and width are exchanged by one and
+    three quarter turns.
+    """
+    image = resize_image(image, enlarged_size(size or image.shape, view.scale))
+    return np.rot90(image[:, ::-1] if view.flip else image, view.quarter_turns)
+
+
+def augmented_size(size: Sequence[int], view: View) -> tuple[int, int]:
+    """Height and width of what `augment` returns for an image of `size` [height, width, ...]."""
+    height, width = enlarged_size(size, view.scale)
+    return (width, height) if view.quarter_turns % 2 else (height, width)
+
+
+def restore(prediction: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """The inverse of `augment`: the prediction [height, width, ...] in the image's own frame.
+
+    It is resized to `size` (height, width), that of the image, turned and flipped back.
+
+    Raises:
+      ValueError: the prediction does not have the proportions of the image.
+    """
+    height, width = size[::-1] if view.quarter_turns % 2 else size
+    # Two roundings, to the network's size and to the view's, move a side by this much at most.
+    slack = (view.scale + 1) / 2 * (height + width)
+    if abs(prediction.shape[0] * width - prediction.shape[1] * height) > slack:
+        raise ValueError(
+            f"the prediction {prediction.shape} from {view} does not have the proportions of an "
+            f"image of {size[0]} × {size[1]} pixels"
+        )
+    upright = np.rot90(resize_image(prediction, (height, width)), -view.quarter_turns)
+    return upright[:, ::-1] if view.flip else upright
+
+
+def average_probabilities(
+    predictions: Iterable[np.ndarray], views: Sequence[View], size: tuple[int, int]
+) -> np.ndarray:
+    """The mean over views of probabilities, each in the frame of its view.
+
+    The mean is of probabilities, as DeepLab's over scaled and flipped inputs, and not of logits as
+    in several re-implementations: one over-confident view cannot outvote the others.
+
+    Args:
+      predictions: [height, width, ...] for each view, in order; an iterator is read one by one.
+      views: at least one.
+      size: height and width of the image.
+
+    Returns:
+      [*size, ...] in the frame of the image, float32 (float64 for float64 predictions).
+
+    Raises:
+      ValueError: no view, a number of predictions other than that of views, predictions of
+        other proportions than the image or of different shapes, or values outside [0, 1], which
+        cannot be probabilities.
+    """
+    if not views:
+        raise ValueError("expected at least one view to average over, found none")
+    total = None
+    for view, prediction in itertools.zip_longest(views, predictions):
+        if view is None or prediction is None:
+            raise ValueError(
+                f"expected one prediction for each of {len(views)} views, "
+                f"found {'fewer' if prediction is None else 'more'}"
+            )
+        prediction = np.asarray(prediction)
+        low, high = prediction.min(), prediction.max()
+        # Half-precision rounding may leave [0, 1] a little; NaN fails the comparison as well.
+        if not (low >= -0.01 and high <= 1.01):
+            raise ValueError(
+                f"expected probabilities in [0, 1], found values from {low} to {high}: "
+                f"apply softmax or sigmoid before averaging"
+            )
+        prediction = prediction.astype(np.result_type(prediction.dtype, np.float32), copy=False)
+        prediction = restore(prediction, view, size)
+        if total is None:  # of a single view, nothing is copied
+            total = prediction.copy() if len(views) > 1 else prediction
+            continue
+        if prediction.shape != total.shape:
+            raise ValueError(
+                f"expected predictions for one image; found one of shape {prediction.shape} "
+                f"from {view} beside {total.shape}"
+            )
+        total += prediction
+    if len(views) > 1:
+        total /= len(views)
+    return total

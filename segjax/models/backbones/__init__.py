@@ -1,0 +1,1 @@
+"""Backbones: one file each, and the registry of their names."""

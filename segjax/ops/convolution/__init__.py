@@ -1,0 +1,10 @@
+"""Convolutions in forms that XLA runs fast, exact to float rounding."""
+
+from segjax.ops.convolution.forms import (
+    Padding,
+    convolution,
+    linen_convolution,
+    up_convolution,
+)
+
+__all__ = ["Padding", "convolution", "linen_convolution", "up_convolution"]

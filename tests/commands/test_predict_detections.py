@@ -1,0 +1,149 @@
+"""`segjax predict` with a detector: files, pictures, and what it says."""
+
+import dataclasses
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from segjax import pretrained
+from segjax.cli import main
+from segjax.coco import run_lengths as rle
+from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.data.instance_masks import CroppedMask
+from segjax.models.detections import DetectionConfig
+from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.instance_tasks import coco_task
+from segjax.pretrained.preprocess import IMAGENET
+from segjax.tasks.instance import InstanceView
+from tests.models.mask_rcnn_tiny import CLASSES, tiny_model, variables_of
+
+NAME = "torchvision/maskrcnn_resnet50_fpn"
+
+
+@pytest.fixture(autouse=True)
+def same_flags(monkeypatch):
+    """Commands set XLA's flags for their process, which here is that of all tests."""
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """A small network of random weights that sees images of 64 pixels."""
+    model = tiny_model()
+    task = coco_task(model, classes=CLASSES, preprocess=IMAGENET, paste_rule="torchvision")
+    view = InstanceView(ResizeShortSide((48,), 64))
+    task = dataclasses.replace(task, views=(view,), buckets=((64, 64),))
+    return Pretrained(model, variables_of(model), IMAGENET, task)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of a colour and a grey photograph, and what the network should see of them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    blobs = cv2.resize(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8), (120, 90))
+    cv2.imwrite(str(folder / "colour.png"), blobs[..., ::-1])
+    cv2.imwrite(str(folder / "grey.png"), blobs[..., 1])
+    return folder, {"colour": blobs, "grey": blobs[..., 1:2].repeat(3, axis=2)}
+
+
+def predict(monkeypatch, found, photos, output, *options):
+    """Runs the command with what the conversion of a file would give."""
+    monkeypatch.setattr(pretrained, "load", lambda name, path: found)
+    arguments = ["predict", NAME, photos, "--weights", "weights.npz", "--output", output, *options]
+    main([str(argument) for argument in arguments])
+    return json.loads((output / "detections.json").read_text())
+
+
+def test_objects_are_those_that_the_converted_model_finds(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, images = photos
+    content = predict(monkeypatch, detector, folder, tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert f"predicting with {NAME} from weights.npz" in shown
+    assert "converted to RGB for it: 1 of 2 files" in shown
+    assert [category["name"] for category in content["categories"]] == list(CLASSES[1:])
+    assert [image["file_name"] for image in content["images"]] == [
+        str(folder / "colour.png"),
+        str(folder / "grey.png"),
+    ]
+    total = 0
+    for image, name in zip(content["images"], images, strict=True):
+        objects = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+        expected = detector.predict(images[name])
+        assert len(objects) == len(expected["scores"]) > 0
+        total += len(objects)
+        for place, entry in enumerate(objects):
+            x_min, y_min, x_max, y_max = expected["boxes"][place]
+            box = [x_min, y_min, x_max - x_min, y_max - y_min]
+            np.testing.assert_allclose(entry["bbox"], box, atol=1e-3)
+            np.testing.assert_allclose(entry["score"], expected["scores"][place], atol=1e-5)
+            assert entry["category_id"] == expected["classes"][place]
+            mask = rle.decode(entry["segmentation"])
+            assert mask.shape == (90, 120)
+            assert entry["area"] == mask.sum()
+            theirs = rle.decode(expected["masks"][place])
+            assert (mask != theirs).mean() < 1e-3
+        picture = cv2.imread(str(tmp_path / "out" / "overlays" / f"{name}.png"))
+        assert picture.shape[0] % 90 == picture.shape[1] % 120 == 0
+    assert f"{total} objects with scores" in shown
+
+
+def test_a_converted_detector_scores_what_it_finds(detector, photos):
+    """Against its own detections, and against the same with boxes further right."""
+    image = photos[1]["colour"]
+    found = detector.predict(image)
+    masks = [rle.decode(mask) for mask in found["masks"]]
+    example = {
+        "id": "colour",
+        "image": image,
+        "boxes": found["boxes"],
+        "classes": found["classes"],
+        "masks": tuple(CroppedMask(0, 0, mask) for mask in masks),
+        "crowd": np.zeros(len(masks), bool),
+        "areas": np.array([mask.sum() for mask in masks], np.float32),
+    }
+    scores = []
+    for shift in (0, 60):
+        evaluator = detector.task.evaluator()
+        moved = example | {"boxes": example["boxes"] + np.float32([shift, 0, shift, 0])}
+        evaluator.update(moved, found)
+        scores.append(evaluator.result()["box_AP"])
+    assert scores[0] == pytest.approx(1)
+    assert scores[1] < 0.5
+
+
+def test_a_photograph_without_objects_is_shown_as_it_is(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, images = photos
+    model = detector.model.clone(detections=DetectionConfig(score_threshold=1.0, max_detections=5))
+    task = dataclasses.replace(detector.task, model=model)
+    blind = dataclasses.replace(detector, model=model, task=task)
+    content = predict(monkeypatch, blind, folder / "colour.png", tmp_path / "out")
+    assert content["annotations"] == []
+    assert [image["id"] for image in content["images"]] == [1]
+    assert "0 objects with scores" in capsys.readouterr().out
+    picture = cv2.imread(str(tmp_path / "out" / "overlays" / "colour.png"))[..., ::-1]
+    factor = picture.shape[0] // 90
+    np.testing.assert_array_equal(picture[::factor, ::factor], images["colour"])
+
+
+def test_predictions_that_are_there_are_not_replaced_unasked(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, _ = photos
+    (tmp_path / "detections.json").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        predict(monkeypatch, detector, folder, tmp_path)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "detections.json is there already" in message
+    assert "--overwrite" in message
+    assert (tmp_path / "detections.json").read_text() == "mine"
+    assert not (tmp_path / "overlays").exists()

@@ -1,0 +1,297 @@
+"""Any JSON file in COCO's format is read image by image, as pycocotools reads the whole."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.coco import run_lengths as rle
+from segjax.data.instance_masks import paste_mask
+from segjax.data.loading.loader import training_batches
+from segjax.data.sources.coco_files import CocoInstances
+
+SIZE = (20, 30)
+BOX = [2, 3, 10, 5]
+POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
+
+
+def annotation(number, image=5, category=7, **more):
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": BOX,
+        "area": 50.5,
+        "iscrowd": 0,
+        "segmentation": POLYGON,
+        **more,
+    }
+
+
+def drawn():
+    """The mask of `POLYGON`."""
+    mask = np.zeros(SIZE, bool)
+    mask[3:8, 2:12] = True
+    return mask
+
+
+def write(folder, *annotations, **parts):
+    """Writes three images, by ids 5, 9 and 70, and a file that describes them."""
+    (folder / "images").mkdir()
+    content = {
+        "info": {"description": 'nested {["]}: è, \u4e2d', "list": [1, {"annotations": []}]},
+        "annotations": list(annotations),
+        "images": [
+            {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for number, name in ((70, "c.png"), (5, "ü é.png"), (9, "b.png"))
+        ],
+        "categories": [{"id": 90, "name": "straße"}, {"id": 7, "name": "cell"}],
+        **parts,
+    }
+    for image in content["images"]:
+        pixels = np.full(SIZE, image["id"], np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / image["file_name"])
+    path = folder / "objects.json"
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    return path, folder / "images"
+
+
+def test_examples_are_in_the_order_of_image_ids_and_classes_in_that_of_categories(tmp_path):
+    annotations = [annotation(1, category=90), annotation(2, image=70), annotation(3, iscrowd=1)]
+    source = CocoInstances(*write(tmp_path, *annotations))
+    assert source.class_names == ("background", "cell", "straße")
+    assert source.category_ids == (7, 90)
+    assert source.image_ids.tolist() == [5, 9, 70]
+    assert source.ids == ("ü é", "b", "c")
+    np.testing.assert_array_equal(source.sizes, [SIZE] * 3)
+    examples = list(source)
+    assert [example["image_id"] for example in examples] == [5, 9, 70]
+    assert [example["classes"].tolist() for example in examples] == [[2, 1], [], [1]]
+    assert [example["crowd"].tolist() for example in examples] == [[False, True], [], [False]]
+    first = examples[0]
+    np.testing.assert_array_equal(first["image"], np.full((*SIZE, 3), 5, np.uint8))
+    np.testing.assert_array_equal(first["boxes"], [[2, 3, 12, 8]] * 2)
+    np.testing.assert_array_equal(first["areas"], np.float32([50.5, 50.5]))
+    np.testing.assert_array_equal(paste_mask(first["masks"][0], SIZE), drawn())
+    assert examples[1]["boxes"].shape == (0, 4)
+    for example in examples:
+        assert {key: example[key].dtype for key in ("boxes", "classes", "crowd", "areas")} == {
+            "boxes": np.float32,
+            "classes": np.int32,
+            "crowd": bool,
+            "areas": np.float32,
+        }
+
+
+def test_every_form_of_a_mask_is_read(tmp_path):
+    mask = drawn()
+    compressed = rle.encode(mask)
+    forms = [
+        POLYGON,
+        [[2, 3, 7, 3, 7, 8, 2, 8], [7, 3, 12, 3, 12, 8, 7, 8], [1, 1, 2, 2]],
+        compressed,
+        {**compressed, "counts": rle.run_lengths(mask).tolist()},
+    ]
+    annotations = [annotation(i, segmentation=form) for i, form in enumerate(forms)]
+    example = CocoInstances(*write(tmp_path, *annotations))[0]
+    assert len(example["masks"]) == 4
+    for found in example["masks"]:
+        np.testing.assert_array_equal(paste_mask(found, SIZE), mask)
+        assert found.box == (2, 3, 12, 8)
+
+
+def test_boxes_are_clipped_and_what_has_no_extent_or_no_mask_is_left_out_and_counted(tmp_path):
+    boxes = [[-5, -5, 10, 10], [25, 10, 10, 20], [3, 3, 0, 5], [3, 3, 5, -1], [30, 3, 5, 5]]
+    annotations = [annotation(i, bbox=box) for i, box in enumerate(boxes)]
+    annotations += [annotation(7, segmentation=s) for s in ([], [[1, 2, 3, 4]], None)]
+    source = CocoInstances(*write(tmp_path, *annotations))
+    np.testing.assert_array_equal(source[0]["boxes"], [[0, 0, 5, 5], [25, 10, 30, 20]])
+    assert source.notes == (
+        "3 of 8 annotations left out: no width or height within the image",
+        "3 of 8 annotations left out: no segmentation",
+    )
+
+
+def test_dropping_empty_images_drops_those_with_crowds_or_flat_boxes_alone(tmp_path):
+    annotations = [
+        annotation(1, image=9, iscrowd=1),
+        annotation(2, image=5, bbox=[1, 1, 0, 0]),
+        annotation(3, image=70),
+        annotation(4, image=70, iscrowd=1),
+    ]
+    path, images = write(tmp_path, *annotations)
+    assert len(CocoInstances(path, images)) == 3
+    source = CocoInstances(path, images, drop_empty=True)
+    assert (source.image_ids.tolist(), source.ids) == ([70], ("c",))
+    np.testing.assert_array_equal(source[0]["crowd"], [False, True])
+    (tmp_path / "images" / "b.png").unlink()  # not one of those kept
+    assert len(CocoInstances(path, images, drop_empty=True)) == 1
+
+
+def test_areas_and_crowds_may_be_missing(tmp_path):
+    short = annotation(1)
+    del short["area"], short["iscrowd"]
+    example = CocoInstances(*write(tmp_path, short))[0]
+    np.testing.assert_array_equal(example["areas"], [50])
+    np.testing.assert_array_equal(example["crowd"], [False])
+
+
+def test_files_of_the_same_name_in_two_folders_are_told_apart_by_the_ids_of_images(tmp_path):
+    for folder in ("images", "images/x", "images/y"):
+        (tmp_path / folder).mkdir()
+    images = [
+        {"id": number, "file_name": name, "height": 4, "width": 4}
+        for number, name in ((3, "x/a.png"), (2, "y/a.png"))
+    ]
+    for image in images:
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / image["file_name"])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    assert CocoInstances(path, tmp_path / "images").ids == ("2", "3")
+
+
+def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
+    source = CocoInstances(*write(tmp_path, annotation(1)))
+    assert len(list(source)) == 3
+    with pytest.raises(IndexError, match="example 3 of 3"):
+        source[3]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"categories": None}, "missing: categories"),
+        ({"annotations": {}}, "missing: annotations"),
+        ({"categories": [{"id": "a", "name": "x"}]}, "categories need an integer id"),
+        ({"categories": [{"id": 7, "name": "x"}] * 2}, "two categories have the same id"),
+        ({"categories": [{"id": 8, "name": "x"}]}, "1 annotations are of no category .*_id 7"),
+        ({"annotations": [annotation(1, image=6)]}, "1 annotations are of no image .* image_id 6"),
+        ({"annotations": [annotation(1, image="5")]}, "annotation 1: expected image_id"),
+        ({"annotations": [annotation(41, bbox=[1, 2, 3])]}, "annotation 41: expected image_id"),
+        ({"annotations": [annotation(1, bbox=[1, 2, 3, None])]}, "annotation 1: expected"),
+        ({"annotations": ["x"]}, "annotation 'x': expected image_id"),
+        ({"annotations": [annotation(1, segmentation=[])]}, "no annotation is usable. 1 of 1"),
+    ],
+)
+def test_a_file_in_another_format_is_refused_by_name(tmp_path, parts, message):
+    path, images = write(tmp_path, annotation(1), **parts)
+    with pytest.raises(ValueError, match=rf"objects\.json: .*{message}"):
+        CocoInstances(path, images)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"id": 5}, "two images have the id 5"),
+        ({"width": 0}, "image 1 has height 20, width 0"),
+        ({"height": None}, "image .*expected integers id, height and width"),
+    ],
+)
+def test_a_wrong_image_is_named(tmp_path, image, message):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    template = {"id": 1, "file_name": "b.png", "height": SIZE[0], "width": SIZE[1]}
+    content["images"].append({**template, **image})
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"objects\.json: {message}"):
+        CocoInstances(path, images)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": [', '{"annotations": [{}', "{"])
+def test_what_is_not_json_or_cut_short_is_refused_by_name(tmp_path, text):
+    path, images = write(tmp_path)
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"objects\.json: (not JSON, or cut short|annotation None)"
+    ):
+        CocoInstances(path, images)
+
+
+def test_every_truncation_of_a_file_is_refused(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = path.read_bytes()
+    for length in range(len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"objects\.json"):
+            CocoInstances(path, images)
+
+
+def test_missing_files_are_named_at_once(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    (images / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
+        CocoInstances(path, images)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        CocoInstances(path, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such file"):
+        CocoInstances(tmp_path / "no.json", images)
+
+
+def test_an_image_of_another_size_and_a_mask_of_another_size_are_named(tmp_path):
+    other = rle.encode(np.ones((3, 3), bool))
+    path, images = write(tmp_path, annotation(1, image=5), annotation(44, 9, segmentation=other))
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "ü é.png")
+    source = CocoInstances(path, images)
+    with pytest.raises(ValueError, match=r"ü é\.png: size \(3, 3\), but .*objects\.json says"):
+        source[0]
+    with pytest.raises(ValueError, match=r"objects\.json: annotation 44 of image 9: expected run"):
+        source[1]
+
+
+def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    source = CocoInstances(path, images)
+    path.write_bytes(path.read_bytes().replace(b'"annotations"', b'"annotations" '))
+    with pytest.raises(ValueError, match=r"objects\.json: changed since it was opened"):
+        source[0]
+
+
+def test_real_annotations_are_those_of_pycocotools(real_data):
+    folder = real_data / "coco_mini"
+    path = folder / "annotations" / "instances_val2017.json"
+    coco_api = pytest.importorskip("pycocotools.coco")
+    reference = coco_api.COCO()
+    reference.dataset = json.loads(path.read_text())
+    reference.createIndex()
+    source = CocoInstances(path, folder / "val2017")
+    assert source.notes == ()
+    assert source.image_ids.tolist() == sorted(reference.getImgIds())
+    assert source.category_ids == tuple(sorted(reference.getCatIds()))
+    crowds = 0
+    for number in range(len(source)):
+        example = source[number]
+        expected = reference.loadAnns(reference.getAnnIds([example["image_id"]]))
+        assert len(expected) == len(example["masks"])
+        for place, other in enumerate(expected):
+            found = example["masks"][place]
+            size = example["image"].shape[:2]
+            encoded = rle.encode(found.pixels, size=size, top=found.top, left=found.left)
+            assert encoded["counts"] == reference.annToRLE(other)["counts"].decode()
+            x, y, width, height = other["bbox"]
+            box = [x, y, x + width, y + height]
+            np.testing.assert_allclose(example["boxes"][place], box, atol=1e-3)
+            assert example["areas"][place] == np.float32(other["area"])
+            assert source.category_ids[example["classes"][place] - 1] == other["category_id"]
+            assert example["crowd"][place] == other["iscrowd"]
+            crowds += other["iscrowd"]
+    assert crowds
+
+
+def test_a_source_pickles_small_and_reads_the_same_in_a_worker(tmp_path):
+    source = CocoInstances(*write(tmp_path, *(annotation(i) for i in range(50))))
+    source[0]
+    assert len(pickle.dumps(source)) < 5000
+    options = {"batch_size": 1, "seed": 0, "num_threads": 1}
+    for workers in (0, 1):
+        batches = training_batches(source, (_first_box,), num_workers=workers, **options)
+        boxes = [next(batches)["boxes"] for _ in range(3)]
+        batches.close()
+        np.testing.assert_array_equal(np.sort(np.sum(boxes, axis=(1, 2, 3))), [0, 0, 50 * 25])
+
+
+def _first_box(example, rng):
+    padded = np.zeros((50, 4), np.float32)
+    padded[: len(example["boxes"])] = example["boxes"]
+    return {"id": example["id"], "boxes": padded}

@@ -1,0 +1,54 @@
+"""Sources of examples with objects, over prepared data sets."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from segjax.data.prepare import open_generated, prepare
+from segjax.data.sources.instance import ObjectSource
+from segjax.data.sources.semantic import open_dataset
+from tests.data.official_instance_layouts import write_coco
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Of three images one has objects besides a crowd."""
+    folder, data_dir = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("data")
+    write_coco(folder)
+    prepare("coco", source=folder, data_dir=data_dir)
+    return open_dataset("coco", "train", data_dir=data_dir)
+
+
+def test_images_without_objects_are_left_out_if_asked(coco):
+    every, some = ObjectSource(coco), ObjectSource(coco, drop_empty=True)
+    assert coco.object_counts.tolist() == [0, 2, 0]
+    assert (len(every), len(some)) == (3, 1)
+    assert some[0]["id"] == every[1]["id"]
+    np.testing.assert_array_equal(every.sizes, coco.sizes)
+    np.testing.assert_array_equal(some.sizes, coco.sizes[1:2])
+    with pytest.raises(IndexError, match="example 1 of 1 in coco"):
+        some[1]
+
+
+def test_a_set_prepared_before_objects_were_counted_says_so(coco):
+    old = dataclasses.replace(coco, object_counts=None)
+    assert len(ObjectSource(old)) == 3
+    with pytest.raises(ValueError, match="coco was prepared before objects were counted"):
+        ObjectSource(old, drop_empty=True)
+
+
+def test_objects_are_made_of_a_map_of_instances(tmp_path):
+    source = open_generated("synthetic_cells", "test[:6]", data_dir=tmp_path)
+    info = tmp_path / "synthetic_cells" / "1.0.0" / "dataset_info.json"
+    made = info.stat().st_mtime_ns
+    assert len(open_generated("synthetic_cells", "test", data_dir=tmp_path)) == 16
+    assert info.stat().st_mtime_ns == made
+    objects = ObjectSource(source, drop_empty=True)
+    assert len(objects) == len(source)
+    for index in (0, 5):
+        example, found = source[index], objects[index]
+        ids = np.unique(example["instances"][example["instances"] > 0])
+        assert len(found["masks"]) == source.object_counts[index] == len(ids)
+        assert found["classes"].tolist() == [1] * len(ids)
+        assert sum(mask.area for mask in found["masks"]) == (example["instances"] > 0).sum()
