@@ -79,7 +79,8 @@ def load_run(
       changes: other values of settings, by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
-      FileNotFoundError: `run` is no run directory, or its experiment file has gone.
+      FileNotFoundError: `run` is no run directory, or neither its experiment file nor the copy that
+        it keeps is there.
       ValueError: its configuration does not fit the experiment file any more.
     """
     run = Path(run)
