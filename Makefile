@@ -10,7 +10,6 @@ BIN = $(VENV)/bin
 CONSTRAINTS = import sys; print("constraints.txt" if sys.version_info >= (3, 12) else "constraints-py311.txt")
 # A crashed process is not replaced: with --dist loadfile pytest-xdist would wait for ever (#1327).
 PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0
-QUICK = TODO
 
 .PHONY: help venv install quickstart test test-quick lint
 
@@ -34,7 +33,7 @@ test: install lint
 	$(PYTEST)
 
 test-quick: install
-	$(PYTEST) $(QUICK)
+	$(PYTEST) -m quick
 
 lint: install
 	$(BIN)/ruff check .

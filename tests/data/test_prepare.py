@@ -14,6 +14,8 @@ from segjax.data.prepare import prepare
 from segjax.data.sources.semantic import open_dataset
 from tests.data import official_layouts
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory):

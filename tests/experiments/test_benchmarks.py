@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import table
-from experiments.benchmarks.measure import Options, Results, Side, Timing, compare
+from experiments.benchmarks import measure, table
+from experiments.benchmarks.measure import Options, Results, Side, Timing, compare, environment
 
 SIDES = """
 import os
@@ -82,6 +82,16 @@ def test_a_call_may_count_its_own_seconds_and_the_record_holds_the_ratio(sides, 
     lines = capsys.readouterr().out.splitlines()
     assert "|  | a | b | a / b | load |" in lines
     assert lines[-2].startswith("| work | 250 (250–250) | 500 (500–500) | 0.50 |")
+
+
+def test_without_git_the_record_says_that_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment([sys.executable])["commit"] == "unknown"
+
+
+def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "__file__", str(tmp_path / "measure.py"))
+    assert environment([sys.executable])["commit"] == "unknown"
 
 
 def test_median_and_quartiles_are_those_of_the_rounds():

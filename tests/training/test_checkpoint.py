@@ -9,6 +9,7 @@ import pytest
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.state import TrainState
 
+pytestmark = pytest.mark.quick
 NAN = float("nan")
 
 

@@ -50,6 +50,7 @@ def whole_run(tmp_path_factory):
     return workdir, results
 
 
+@pytest.mark.quick
 def test_a_run_leaves_all_that_the_design_promises(whole_run):
     workdir, results = whole_run
     names = {path.name for path in workdir.iterdir()}
@@ -76,6 +77,7 @@ def test_a_run_leaves_all_that_the_design_promises(whole_run):
     ]
 
 
+@pytest.mark.quick
 def test_a_run_cut_short_and_resumed_equals_the_whole_run(whole_run, tmp_path):
     workdir, _ = whole_run
     # Take the run back to its checkpoint of step 4, as a kill after it would have left it.
