@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -26,7 +26,7 @@ def evaluate_coco(
     iou_type: IouType,
     *,
     max_detections: Sequence[int] = (1, 10, 100),
-) -> dict:
+) -> dict[str, Any]:
     """Computes COCO's scores of detections: the mean over classes and over IoU 0.5, 0.55, ... 0.95.
 
     A detection takes the free true object of its class with which its IoU is largest, the highest

@@ -4,6 +4,8 @@ Counts are summed over all images before any ratio is taken: the PASCAL VOC prot
 et al., 2010), and not the mean of each image's own IoU.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -38,7 +40,7 @@ def confusion_counts(
     return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
-def scores(matrix: np.ndarray) -> dict:
+def scores(matrix: np.ndarray) -> dict[str, Any]:
     """Computes all scores of a confusion matrix [num_classes, num_classes] (rows are true classes).
 
     A class that occurs in neither labels nor predictions has no score: it is NaN, left out of
@@ -113,7 +115,7 @@ class ConfusionMatrix:
             raise ValueError(f"cannot merge a confusion matrix of {theirs} into one of {mine}")
         self.counts += other.counts
 
-    def result(self) -> dict:
+    def result(self) -> dict[str, Any]:
         """Computes the scores of everything counted so far; see `scores`."""
         return scores(self.counts)
 

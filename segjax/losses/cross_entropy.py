@@ -7,7 +7,7 @@ import optax
 IGNORE_LABEL = 255
 
 
-def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL):
+def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> jax.Array:
     """Computes the cross-entropy of each pixel, zero where the label is ignored.
 
     Args:
@@ -42,7 +42,9 @@ def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL, axis_name: st
     return jnp.broadcast_to(count, labels.shape[:1])
 
 
-def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label=IGNORE_LABEL):
+def cross_entropy(
+    logits, labels, *, weights=None, normalizer=None, ignore_label: int = IGNORE_LABEL
+) -> jax.Array:
     """Computes E = Σ w(x)·ce(x) / (number of valid pixels).
 
     Equation 1 of the U-Net paper is the sum alone; the mean makes learning rates independent of
@@ -70,7 +72,7 @@ def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label
 
 def hard_pixel_cross_entropy(
     logits, labels, *, share: float, weights=None, ignore_label: int = IGNORE_LABEL
-):
+) -> jax.Array:
     """Computes the mean cross-entropy of the `share` of each image's pixels where it is largest.
 
     Hard-pixel mining as detectron2's DeepLab has it, with 0.2: the share is of all pixels, ignored

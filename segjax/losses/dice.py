@@ -17,7 +17,7 @@ def dice_loss(
     smooth: float = 1e-5,
     ignore_label: int = IGNORE_LABEL,
     axis_name: str | None = None,
-):
+) -> jax.Array:
     """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
 
     A class that is neither labelled nor predicted scores Dice 1; one that is predicted but not

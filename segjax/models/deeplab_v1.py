@@ -23,6 +23,7 @@ from jax import lax
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution
+from segjax.models.network import Network
 from segjax.ops.resize import resize_bilinear
 
 
@@ -49,7 +50,7 @@ def upsampled(coarse_logits, size: tuple[int, int], *, align_corners: bool) -> d
     return {"logits": logits, "coarse_logits": coarse_logits}
 
 
-class DeepLabV1(nn.Module):
+class DeepLabV1(Network):
     """fc6 → fc7 → classifier on VGG-16's features; see the module for the paper's variants.
 
     Parameters: "backbone", "fc6", "fc7", "logits", each with biases, and with multi-scale features

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import Convolution, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
 
@@ -59,7 +60,7 @@ class Branch(nn.Module):
         return classifier(self.num_classes, dtype=self.dtype)(x)
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(Network):
     """ASPP on an atrous backbone, at one or several scales; see the module for the paper's rows.
 
     Parameters: "backbone" and "branch1" …, in the order of `atrous_rates`.

@@ -25,6 +25,7 @@ from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 
@@ -49,7 +50,7 @@ class AuxiliaryHead(nn.Module):
         return classifier(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(Network):
     """ASPP and classifier on an atrous backbone; see the module for the paper's variants.
 
     Parameters: "backbone", "aspp", "logits", and where asked for "head" and "auxiliary_head".

@@ -29,6 +29,7 @@ from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.deeplab_v3 import AuxiliaryHead
 from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
 
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
         return x
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Network):
     """DeepLab v3's encoder, a decoder and a classifier; see the module for the paper's variants.
 
     Parameters: "backbone", "aspp", "decoder", "logits", and where asked for "head" and

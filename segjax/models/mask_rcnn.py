@@ -19,6 +19,7 @@ from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups, sum_over_groups
 from segjax.models.layers import Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import (
@@ -40,7 +41,7 @@ ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 MASK_GROUP = 16
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Network):
     """Mask R-CNN on a ResNet: 44 million parameters with ResNet-50 and FPN for COCO.
 
     Parameters: "backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head"; with "c4" the

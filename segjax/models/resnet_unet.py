@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution, ConvolutionNorm, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 SKIPS = ("stage3", "stage2", "stage1", "stem")  # from the deepest to stride 2
@@ -46,7 +47,7 @@ class DecoderBlock(nn.Module):
         return x
 
 
-class ResNetUNet(nn.Module):
+class ResNetUNet(Network):
     """U-Net's decoder on a ResNet; any size of image.
 
     Parameters: "backbone", "decoder_block1" (the deepest) … "decoder_block5", "logits" (3×3).

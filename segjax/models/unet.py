@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.layers import UpConvolution, max_pool
+from segjax.models.network import Network
 from segjax.ops.convolution import Padding, linen_convolution
 
 Norm = Literal["batch", "group"]
@@ -73,7 +74,7 @@ def _output_size_or_none(size, depth, padding):
     return size if size > 0 else None
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """The U-Net of the paper, and by its arguments the padded and normalised ones that followed.
 
     Attributes:

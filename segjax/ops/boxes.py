@@ -6,13 +6,14 @@ box is empty.
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 # Detectron's limit on dw and dh: a box grows no further than from 16 pixels to 1000.
 LOG_SCALE_LIMIT = math.log(1000 / 16)
 
 
-def box_area(boxes):
+def box_area(boxes) -> jax.Array:
     """Computes the area of each box, 0 for an empty one.
 
     Args:
@@ -24,7 +25,7 @@ def box_area(boxes):
     return _area(*jnp.moveaxis(boxes, -1, 0))
 
 
-def box_iou(a, b):
+def box_iou(a, b) -> jax.Array:
     """Computes the intersection over union of each box of `a` with each box of `b`.
 
     Args:
@@ -60,7 +61,7 @@ def _area(x_min, y_min, x_max, y_max):
     return jnp.maximum(x_max - x_min, 0) * jnp.maximum(y_max - y_min, 0)
 
 
-def encode_boxes(boxes, anchors, weights):
+def encode_boxes(boxes, anchors, weights) -> jax.Array:
     """Computes the deltas that turn anchors into boxes: (dx, dy, dw, dh), times the weights.
 
     Girshick et al., Rich Feature Hierarchies (CVPR 2014), appendix C: dx = (x − x_anchor) /
@@ -90,7 +91,7 @@ def encode_boxes(boxes, anchors, weights):
     return jnp.stack(deltas, axis=-1)
 
 
-def decode_boxes(deltas, anchors, weights):
+def decode_boxes(deltas, anchors, weights) -> jax.Array:
     """Computes the boxes that deltas make of anchors: the inverse of `encode_boxes`.
 
     In float32 whatever float the deltas are: bfloat16 coordinates would be 4 pixels apart at 1000.
@@ -113,7 +114,7 @@ def decode_boxes(deltas, anchors, weights):
     return jnp.stack((x - half_width, y - half_height, x + half_width, y + half_height), axis=-1)
 
 
-def clip_boxes(boxes, size):
+def clip_boxes(boxes, size) -> jax.Array:
     """Moves what lies outside the image onto its border; a box wholly outside becomes empty.
 
     Args:

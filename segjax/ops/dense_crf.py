@@ -80,7 +80,7 @@ def dense_crf(
     normalization: Normalization = "symmetric",
     valid=None,
     capacity: int | None = None,
-):
+) -> jax.Array:
     """Computes the marginals of the fully connected CRF whose unary potentials are `logits`.
 
     May be jitted, mapped with `vmap` over images of one size, and differentiated in `logits` (the

@@ -24,7 +24,9 @@ class _Boxes(NamedTuple):
         return _Boxes(*(lax.dynamic_slice_in_dim(x, start, size, 1) for x in self))
 
 
-def nms(boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None):
+def nms(
+    boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None
+) -> tuple[jax.Array, jax.Array]:
     """Selects boxes by descending score, leaving out those that overlap a selected one too much.
 
     A box is left out if its IoU with a selected box of its group is above the threshold. Of equal

@@ -28,7 +28,7 @@ def roi_align(
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-):
+) -> jax.Array:
     """Computes each box's features: the averages of bilinear samples in a grid of bins.
 
     A sample up to one cell outside of the map reads the nearest cell, one beyond that is 0.
@@ -66,7 +66,7 @@ def multilevel_roi_align(
     sampling_ratio: int,
     aligned: bool,
     level_rule: LevelRule,
-):
+) -> jax.Array:
     """Computes each box's features by `roi_align`, from the level of a pyramid that fits its size.
 
     Args:

@@ -4,12 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
 import jax
 
 from segjax.training import configuration
+from segjax.training.experiment_files import with_siblings
+
+# Holds the experiment file, which may lie outside of any checkout, be edited or go.
+KEPT_EXPERIMENT = "experiment"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,12 +25,15 @@ class ChangedConfiguration(ValueError):
 
 
 def open_run(config, experiment_file: Path) -> bool:
-    """Writes `config.json` and `environment.json`, or checks that they fit this configuration.
+    """Writes what the run is, or checks that the directory holds a run of this configuration.
+
+    What it is: `config.json`, `environment.json`, and `experiment/` with the experiment file and
+    the files of its folder that it imports.
 
     Args:
       config: an `ExperimentConfig`.
-      experiment_file: the file that defines the experiment, recorded so that the command line
-        can rebuild it.
+      experiment_file: the file that defines the experiment; its path is recorded, so that the
+        command line can rebuild the experiment.
 
     Returns:
       Whether the directory held this run already.
@@ -64,6 +72,8 @@ def open_run(config, experiment_file: Path) -> bool:
         },
     )
     _write_environment(config.workdir / "environment.json")
+    if experiment_file.is_file():
+        _keep(with_siblings(experiment_file), config.workdir / KEPT_EXPERIMENT)
     return resumed
 
 
@@ -139,6 +149,14 @@ def _commit():
         return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _keep(files, folder):
+    """Copies the files, unless the run is resumed from its own copy."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        if file.parent != folder.resolve():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _write_json(path, values):
