@@ -46,6 +46,11 @@ class Source:
     object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
     category_ids: tuple[int, ...] | None = field(default=None, repr=False)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self[0]["image"].shape[2]
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -79,6 +84,17 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
         raise FileNotFoundError(
             f"{name} is not prepared in {data_dir}. Run: {prepare_command(name, builder)}"
         )
+    return open_builder(builder, split)
+
+
+def open_builder(builder: SegmentationBuilder, split: str) -> Source:
+    """Opens a split of what a builder of segjax has prepared, or of what TFDS's mocks make of it.
+
+    Raises:
+      ValueError: no such split; the message lists those there are.
+    """
+    config = builder.builder_config
+    name = f"{builder.name}/{config.name}" if config else builder.name
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     try:
         records = builder.as_data_source(split)
