@@ -46,11 +46,6 @@ class Source:
     object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
     category_ids: tuple[int, ...] | None = field(default=None, repr=False)
 
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return self[0]["image"].shape[2]
-
     def __len__(self) -> int:
         return len(self._records)
 

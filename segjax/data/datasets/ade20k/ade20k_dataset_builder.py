@@ -22,7 +22,7 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     homepage = "http://sceneparsing.csail.mit.edu"
-    license = "Images: non-commercial research and education; annotations: BSD 3-clause"
+    license = "Images for non-commercial research and education; annotations BSD 3-clause"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked ADEChallengeData2016.zip, with images and annotations: "
         "http://sceneparsing.csail.mit.edu"

@@ -46,7 +46,7 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     homepage = "https://www.cityscapes-dataset.com"
-    license = "The Cityscapes licence: non-commercial research and teaching, no redistribution"
+    license = "The Cityscapes licence; non-commercial research and teaching, no redistribution"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with leftImg8bit and gtFine, of leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip: https://www.cityscapes-dataset.com/downloads"

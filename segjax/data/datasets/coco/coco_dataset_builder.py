@@ -24,7 +24,7 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     homepage = "https://cocodataset.org"
-    license = "Annotations: CC BY 4.0; images: Flickr's terms of use"
+    license = "Annotations CC BY 4.0; the images are Flickr's, subject to its terms of use"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with train2017, val2017 and annotations/instances_{train,val}2017.json: "
         "https://cocodataset.org/#download"

@@ -26,7 +26,7 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     homepage = "https://imagej.net/events/isbi-2012-segmentation-challenge"
-    license = "Research use, citing both papers"
+    license = "The data may be used for research if the two papers in `CITATIONS.bib` are cited"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "A folder with train-volume.tif, train-labels.tif and test-volume.tif of the ISBI 2012 "
         "challenge: https://imagej.net/events/isbi-2012-segmentation-challenge"

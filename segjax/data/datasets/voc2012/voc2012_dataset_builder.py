@@ -23,7 +23,7 @@ class Builder(SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     homepage = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
-    license = "Images: Flickr's terms of use; research only"
+    license = "The images are Flickr's, subject to its terms of use; research only"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder that holds VOCdevkit/VOC2012 and, for the split train_aug, benchmark_RELEASE "
         "(SBD): http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
