@@ -1,6 +1,8 @@
 """TFDS's own test of a builder, for each of ours; it needs TensorFlow and dill."""
 
 import importlib
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax.data.sources.catalog import dataset_names
+from segjax.data.sources.semantic import open_dataset
 from tests.data import official_instance_layouts, official_layouts
 
 with warnings.catch_warnings():
@@ -104,6 +107,19 @@ def case_of(name):
 
     Case.__name__ = Case.__qualname__ = f"Test_{name}"
     return Case
+
+
+def test_the_command_tfds_build_makes_what_segjax_opens(tmp_path):
+    for needed in ("apache_beam", "mlcroissant"):
+        pytest.importorskip(needed, reason=f"TFDS's command imports {needed}")
+    official_layouts.write_camvid(tmp_path / "source")
+    folder = Path(importlib.import_module("segjax.data.datasets.camvid").__file__).parent
+    command = (
+        f"-m tensorflow_datasets.scripts.cli.main build {folder} "
+        f"--manual_dir {tmp_path / 'source'} --data_dir {tmp_path} --file_format array_record"
+    )
+    subprocess.run([sys.executable, *command.split()], check=True)
+    assert len(open_dataset("camvid", "train", data_dir=tmp_path)) == 4
 
 
 def test_every_data_set_is_tested():
