@@ -37,12 +37,16 @@ def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: st
     Raises:
       ValueError: there are other values.
     """
-    wrong = np.setdiff1d(stored, list(class_ids))
+    # Counting is three times as fast as sorting, but fails on negative numbers.
+    small = stored.dtype == np.uint8
+    found = np.flatnonzero(np.bincount(stored.ravel())) if small else np.unique(stored)
+    wrong = np.setdiff1d(found, list(class_ids))
     if wrong.size:
         raise ValueError(f"{origin}: {describe_values(wrong)}; expected {_runs(class_ids)}")
-    table = np.zeros(max(class_ids) + 1, np.uint8)
-    table[list(class_ids)] = list(class_ids.values())
-    return table[stored]
+    low = min(0, *class_ids)
+    table = np.zeros(max(class_ids) - low + 1, np.uint8)
+    table[np.array(list(class_ids)) - low] = list(class_ids.values())
+    return table[stored.astype(np.int64) - low if low else stored]
 
 
 def read_stored_values(path: Path) -> np.ndarray:

@@ -43,7 +43,7 @@ class FeatureSource:
         origin = f"{self.name} {self.split}: {self._labels!r} of example {index}"
         if stored.shape != image.shape[:2]:
             raise ValueError(f"{origin}: size {stored.shape}, but the image has {image.shape[:2]}")
-        labels = to_class_ids(stored.astype(np.int64), self.class_ids, origin=origin)
+        labels = to_class_ids(stored, self.class_ids, origin=origin)
         return {"id": f"{index:06d}", "image": image, "labels": labels}
 
 
@@ -81,7 +81,7 @@ def from_tfds(
         raise ValueError(f"{name}: {image!r} holds no images [H, W, C] of 8 or 16 bits")
     shape = features[labels].shape
     is_map = len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
-    if not is_map or np.dtype(features[labels].np_dtype).kind not in "iub":
+    if not is_map or np.dtype(features[labels].np_dtype).kind not in "iu":
         raise ValueError(f"{name}: {labels!r} holds no integers [H, W] or [H, W, 1]")
     names = class_names or getattr(features[labels], "names", None)
     if not names:

@@ -69,7 +69,7 @@ def test_the_files_are_enough_where_the_builders_code_is_not_there(builder):
 
 def test_what_names_no_image_and_labels_is_refused_by_name(builder):
     for named, message in {
-        ("image", "names"): "no feature 'image'; it has names, photo, segmentation_mask, species",
+        ("image", "names"): "no feature 'image'; it has photo, segmentation_mask, names, species",
         ("photo", "species"): r"'species' holds no integers \[H, W\]",
         ("photo", "photo"): r"'photo' holds no integers \[H, W\]",
         ("species", "names"): r"'species' holds no images \[H, W, C\]",
