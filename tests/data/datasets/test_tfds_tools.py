@@ -1,5 +1,6 @@
 """TFDS's own tools on our builders, without TensorFlow."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,14 @@ def test_tfdss_own_call_builds_what_segjax_opens(built):
     example = open_dataset("camvid", "val", data_dir=built)[0]
     assert (example["id"], example["image"].shape) == ("val_00", (*official_layouts.SIZE, 3))
     assert (built / "camvid" / "1.0.0" / "LICENSE").read_text() == "CC BY-NC 4.0"
+
+
+def test_data_in_tfdss_default_format_are_refused_with_the_remedy(built, tmp_path):
+    shutil.copytree(built / "camvid", tmp_path / "camvid")
+    path = tmp_path / "camvid" / "1.0.0" / "dataset_info.json"
+    path.write_text(path.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match=r"camvid is prepared as tfrecord, .* with --overwrite"):
+        open_dataset("camvid", "train", data_dir=tmp_path)
 
 
 def test_tfds_finds_what_is_prepared_by_its_name_and_folder(built):
