@@ -20,6 +20,7 @@ from segjax.recipes.unet import (
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.loop import train
+from segjax.training.schedules import OptimizerConfig
 from tests.data import plain_builder
 
 CLASSES = ("square", "rest")
@@ -98,9 +99,12 @@ def test_a_builder_that_is_not_prepared_says_how_to(tmp_path):
 @dataclasses.dataclass(frozen=True)
 class Config(ExperimentConfig):
     train: TrainConfig = TrainConfig(
-        num_steps=20, batch_size=4, eval_every=20, checkpoint_every=20, log_every=1
+        num_steps=60, batch_size=4, eval_every=60, checkpoint_every=60, log_every=10
     )
-    unet: UNetConfig = UNetConfig(features=4, depth=1, padding="SAME", norm="batch", tile=32)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.3, reference_batch_size=4)
+    unet: UNetConfig = UNetConfig(
+        features=4, depth=1, padding="SAME", norm="batch", dropout_rate=0.0, tile=32
+    )
 
 
 def build(config, builder):
