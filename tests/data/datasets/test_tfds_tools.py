@@ -126,14 +126,17 @@ def test_tfds_finds_what_is_prepared_by_its_name_and_folder(built):
 
 
 def test_a_subclass_registers_a_builder_under_a_name_of_its_own(tmp_path):
-    (tmp_path / "registered.py").write_text(
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "registered.py").write_text(
         "from segjax.data.datasets.coco.coco_dataset_builder import Builder\n"
         "class SegjaxCoco(Builder, skip_registration=False): pass\n"
     )
     code = """
 import sys
 sys.path.insert(0, "")
-import tensorflow_datasets as tfds, registered
+import tensorflow_datasets as tfds
+from mine import registered
 builder = tfds.builder("segjax_coco", data_dir="unused")
 print(type(builder) is registered.SegjaxCoco, builder.info.homepage)
 """
