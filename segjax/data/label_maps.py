@@ -23,14 +23,30 @@ def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
     Raises:
       ValueError: naming the file, if it is unreadable, in colour, or holds other values.
     """
-    stored = read_stored_values(path)
-    found = np.flatnonzero(np.bincount(stored.ravel()))
+    return to_class_ids(read_stored_values(path), class_ids, origin=str(path))
+
+
+def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: str) -> np.ndarray:
+    """Turns stored values into class ids, uint8 [H, W].
+
+    Args:
+      stored: integers [H, W].
+      class_ids: the class id of each stored value that may occur; 255 = ignored.
+      origin: where the values are stored, for the error.
+
+    Raises:
+      ValueError: there are other values.
+    """
+    # Counting is three times as fast as sorting, but fails on negative numbers.
+    small = stored.dtype == np.uint8
+    found = np.flatnonzero(np.bincount(stored.ravel())) if small else np.unique(stored)
     wrong = np.setdiff1d(found, list(class_ids))
     if wrong.size:
-        raise ValueError(f"{path}: {describe_values(wrong)}; expected {_runs(class_ids)}")
-    table = np.zeros(256, np.uint8)
-    table[list(class_ids)] = list(class_ids.values())
-    return table[stored]
+        raise ValueError(f"{origin}: {describe_values(wrong)}; expected {_runs(class_ids)}")
+    low = min(0, *class_ids)
+    table = np.zeros(max(class_ids) - low + 1, np.uint8)
+    table[np.array(list(class_ids)) - low] = list(class_ids.values())
+    return table[stored.astype(np.int64) - low if low else stored]
 
 
 def read_stored_values(path: Path) -> np.ndarray:
