@@ -18,6 +18,7 @@ import pytest
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
 from tests.processes import kill, started
+from tests.readme import readme_code
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
@@ -171,6 +172,24 @@ def test_two_processes_write_one_log_and_one_set_of_checkpoints(two_processes):
     assert steps == [1, 2, 3, 4, 5, 6]
     assert len([*(two / "tensorboard").iterdir()]) == 1
     assert two.with_suffix(".log").read_text().count("report    ") == 1
+
+
+@pytest.mark.parametrize("run", [0, 1], ids=["one process", "two processes"])
+def test_plain_orbax_reads_a_run_of_several_devices_on_one_as_the_readme_says(
+    two_processes, run, tmp_path
+):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "v3").symlink_to(two_processes[run])
+    save = "import numpy\nnumpy.savez('found', *map(numpy.asarray, jax.tree.leaves(state)))\n"
+    code = f"import os\nos.chdir({str(tmp_path)!r})\n{readme_code('Checkpoints')}{save}"
+    log = tmp_path / "log"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    with started(command, output=log, environment=environment) as process:
+        assert process.wait(timeout=120) == 0, log.read_text()[-4000:]
+    found = [*np.load(tmp_path / "found.npz").values()]
+    expected, _ = final_arrays(two_processes[run])
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_run_of_one_process_goes_on_in_two(two_processes, tmp_path):
