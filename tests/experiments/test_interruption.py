@@ -174,12 +174,12 @@ def test_two_processes_write_one_log_and_one_set_of_checkpoints(two_processes):
     assert two.with_suffix(".log").read_text().count("report    ") == 1
 
 
-@pytest.mark.parametrize("run", [0, 1], ids=["one process", "two processes"])
+@pytest.mark.parametrize("which", [0, 1], ids=["one process", "two processes"])
 def test_plain_orbax_reads_a_run_of_several_devices_on_one_as_the_readme_says(
-    two_processes, run, tmp_path
+    two_processes, which, tmp_path
 ):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "v3").symlink_to(two_processes[run])
+    (tmp_path / "runs" / "v3").symlink_to(two_processes[which])
     save = "import numpy\nnumpy.savez('found', *map(numpy.asarray, jax.tree.leaves(state)))\n"
     code = f"import os\nos.chdir({str(tmp_path)!r})\n{readme_code('Checkpoints')}{save}"
     log = tmp_path / "log"
@@ -188,7 +188,7 @@ def test_plain_orbax_reads_a_run_of_several_devices_on_one_as_the_readme_says(
     with started(command, output=log, environment=environment) as process:
         assert process.wait(timeout=120) == 0, log.read_text()[-4000:]
     found = [*np.load(tmp_path / "found.npz").values()]
-    expected, _ = final_arrays(two_processes[run])
+    expected, _ = final_arrays(two_processes[which])
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

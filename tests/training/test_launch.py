@@ -59,5 +59,16 @@ def test_one_address_of_this_machine_is_enough(no_start, monkeypatch):
     assert no_start == [("127.0.0.1:1", 2, 0)]
 
 
-def test_the_name_of_this_machine_leads_to_it():
+def test_a_name_of_this_machine_passes(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     check_own_address()
+
+
+def test_without_the_cpu_backend_the_host_name_does_not_matter(monkeypatch):
+    leads_to(monkeypatch)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        check_own_address()
+    finally:
+        jax.config.update("jax_platforms", before)
