@@ -120,8 +120,10 @@ def trimap_counts(
     check_trimaps(widths, border)
     counted = counted_pixels(labels, num_classes=num_classes, ignore_label=ignore_label)
     # Where one class is all that a neighbourhood has, its highest and lowest label agree.
-    highest = np.where(counted, labels, 0).astype(np.uint16)
-    lowest = np.where(counted, labels, np.iinfo(np.uint16).max).astype(np.uint16)
+    # 16 bits, so that the highest class of 8-bit labels is still below what ignored pixels get.
+    classes = labels.astype(np.uint16)
+    highest = np.where(counted, classes, np.uint16(0))
+    lowest = np.where(counted, classes, np.iinfo(np.uint16).max)
     counts = np.zeros((len(widths), num_classes, num_classes), np.int64)
     for place, width in enumerate(widths):
         square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)

@@ -99,12 +99,12 @@ def read_config(run: Path) -> dict:
 
 def environment() -> dict:
     """Returns the versions, the commit and the devices of this process."""
-    devices = jax.devices()
+    devices, versions = jax.devices(), _versions()
     return {
-        "python": platform.python_version(),
+        "python": versions.pop("python"),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions,
         "commit": _commit(),
         "backend": devices[0].platform,
         "device_kind": devices[0].device_kind,
@@ -113,15 +113,36 @@ def environment() -> dict:
     }
 
 
+def changed_versions(run: Path) -> list[str]:
+    """Lists what has another version than in the last part of a run, as "jax 0.10.2 -> 0.12.0".
+
+    Call it before `open_run`, which records the new versions. A run may go on with other versions,
+    but then it no longer equals an uninterrupted run bit for bit.
+    """
+    before = _read_environment(Path(run) / "environment.json")
+    if before is None:
+        return []
+    old, new = {"python": before["python"], **before["versions"]}, _versions()
+    return [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+
+
 def _write_environment(path):
     """Writes this process's environment; those of the run's earlier parts stay, under "earlier"."""
-    now, earlier = environment(), []
-    if path.exists():
-        before = json.loads(path.read_text())
+    now, earlier, before = environment(), [], _read_environment(path)
+    if before is not None:
         earlier = before.pop("earlier", [])
         if before != now:
             earlier.append(before)
     _write_json(path, now | {"earlier": earlier})
+
+
+def _read_environment(path):
+    """The environment of the run's last part; None if the run is new."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _versions():
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package):

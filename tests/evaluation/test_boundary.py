@@ -128,6 +128,21 @@ def test_trimaps_agree_with_a_search_around_each_pixel(border):
     assert counts[-1].sum() == (labels != 255).sum()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
+def test_counts_are_those_of_the_classes_whatever_integers_hold_them(dtype):
+    labels = 120 * blobs(0).astype(np.int64)  # 0, 120 and 240, the last beyond int8
+    predictions = np.roll(labels, 1, axis=1)
+    labels[3:9, 8:13] = 255
+    given = labels.astype(dtype), predictions.astype(dtype)
+    for border in ("void", "classes"):
+        options = {"num_classes": 241, "widths": (1, 3), "border": border}
+        expected = trimap_counts(labels, predictions, **options)
+        assert expected.any()
+        np.testing.assert_array_equal(trimap_counts(*given, **options), expected)
+    expected = boundary_counts(labels, predictions, num_classes=241)
+    np.testing.assert_array_equal(boundary_counts(*given, num_classes=241), expected)
+
+
 def test_trimap_of_a_void_line_by_hand():
     labels = np.zeros((6, 9), np.uint8)
     labels[:, 4], labels[:, 5:] = 255, 1

@@ -52,10 +52,12 @@ def test_sides_run_by_turns_each_in_its_own_process(sides, tmp_path):
 
 def test_processes_may_be_kept_for_the_next_case(sides, tmp_path):
     running, arguments = {}, {"path": str(tmp_path / "calls")}
-    first = compare(sides("appending"), arguments, rounds=1, running=running)
-    second = compare(sides("appending"), arguments, rounds=1, running=running)
-    for worker in running.values():
-        worker.close()
+    try:
+        first = compare(sides("appending"), arguments, rounds=1, running=running)
+        second = compare(sides("appending"), arguments, rounds=1, running=running)
+    finally:
+        for worker in running.values():
+            worker.close()
     assert {n: t.note for n, t in first.items()} == {n: t.note for n, t in second.items()}
 
 

@@ -99,6 +99,20 @@ def test_a_finished_run_is_left_as_it_is(whole_run, capsys):
     assert "resuming" in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_with_other_versions_says_which(whole_run, tmp_path, capsys):
+    shutil.copytree(whole_run[0], tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["jax"] = "0.1.2"
+    path.write_text(json.dumps(environment))
+    for said in (True, False):
+        run(tmp_path / "run", norm="batch", dropout_rate=0.5)
+        line = f"versions changed since the last part of this run: jax 0.1.2 -> {jax.__version__};"
+        assert (line in capsys.readouterr().out) == said
+    versions = [part["versions"]["jax"] for part in json.loads(path.read_text())["earlier"]]
+    assert "0.1.2" in versions
+
+
 def test_evaluation_does_not_depend_on_the_number_of_devices(whole_run, tmp_path):
     workdir, results = whole_run
     shutil.copytree(workdir, tmp_path / "other")
