@@ -17,6 +17,7 @@ The released networks differ from the text in two points. All have max pooling o
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -84,7 +85,7 @@ class DeepLabV1(Network):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -93,6 +94,8 @@ class DeepLabV1(Network):
         Raises:
           ValueError: multi-scale features are asked of a backbone that has no "pool1" … "pool4".
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, dtype=self.dtype)
         maps = backbone(images, output_stride=self.output_stride, train=train)
         x = maps["features"]

@@ -16,6 +16,7 @@ scales, fused by the maximum. The paper's rows by arguments, VGG-16's all with
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -101,7 +102,7 @@ class DeepLabV2(Network):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -110,6 +111,8 @@ class DeepLabV2(Network):
           "auxiliary_logits": with several scales, a tuple of the coarse logits of each, in their
             order, which the released network supervises too.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         branches = [
             Branch(

@@ -18,6 +18,7 @@ image-level branch (section 3.3), multi-grid rates in the last stage (section 3.
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -94,13 +95,15 @@ class DeepLabV3(Network):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
           "coarse_logits": the same before upsampling, at the output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(
             images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train

@@ -21,6 +21,7 @@ What it changes against v3: a decoder that joins ASPP's features with a map of s
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -117,7 +118,7 @@ class DeepLabV3Plus(Network):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -125,6 +126,8 @@ class DeepLabV3Plus(Network):
             output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(
             images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train

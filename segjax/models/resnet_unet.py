@@ -6,6 +6,7 @@ upsampling, on the five maps of a ResNet that was trained on ImageNet.
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -76,14 +77,16 @@ class ResNetUNet(Network):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
 
         Raises:
-          ValueError: the backbone has not the maps of a ResNet.
+          ValueError: the backbone lacks the maps of a ResNet.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(images, train=train)
         if missing := [name for name in SKIPS if name not in maps]:

@@ -6,6 +6,7 @@ box is empty.
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +23,7 @@ def box_area(boxes) -> jax.Array:
     Returns:
       [...] in square pixels.
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
     return _area(*jnp.moveaxis(boxes, -1, 0))
 
 
@@ -35,6 +37,8 @@ def box_iou(a, b) -> jax.Array:
     Returns:
       [N, M]; 0, never NaN, where a box is empty.
     """
+    chex.assert_shape(a, (None, 4), custom_message="a")
+    chex.assert_shape(b, (None, 4), custom_message="b")
     a, b = a.T[:, :, None], b.T[:, None]
     return coordinate_iou(a, b)
 
@@ -69,14 +73,16 @@ def encode_boxes(boxes, anchors, weights) -> jax.Array:
 
     Args:
       boxes: [..., 4].
-      anchors: [..., 4]; the leading axes broadcast. A side that is not above zero, of a box or an
-        anchor, counts as one pixel: what stands in an array's invalid places gives finite numbers.
-      weights: of dx, dy, dw and dh, which bring the deltas to unit variance; (10, 10, 5, 5) in the
-        box head.
+      anchors: [..., 4]; the leading axes broadcast. A side of a box or an anchor that is not above
+        zero counts as one pixel, so that the deltas of invalid entries are finite.
+      weights: of dx, dy, dw and dh. They bring the deltas to unit variance; the box head's are
+        (10, 10, 5, 5).
 
     Returns:
       [..., 4] float32.
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
+    _check_coding(boxes, anchors, weights)
     x, y, width, height = _centres_and_sizes(boxes)
     anchor_x, anchor_y, anchor_width, anchor_height = _centres_and_sizes(anchors)
     width, height, anchor_width, anchor_height = (
@@ -94,8 +100,8 @@ def encode_boxes(boxes, anchors, weights) -> jax.Array:
 def decode_boxes(deltas, anchors, weights) -> jax.Array:
     """Computes the boxes that deltas make of anchors: the inverse of `encode_boxes`.
 
-    In float32 whatever float the deltas are: bfloat16 coordinates would be 4 pixels apart at 1000.
-    dw and dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
+    Computes in float32 for any dtype: bfloat16 coordinates would be 4 pixels apart at 1000. dw and
+    dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
 
     Args:
       deltas: [..., 4].
@@ -105,6 +111,8 @@ def decode_boxes(deltas, anchors, weights) -> jax.Array:
     Returns:
       [..., 4] float32, not clipped to the image.
     """
+    chex.assert_shape(deltas, (..., 4), custom_message="deltas")
+    _check_coding(deltas, anchors, weights)
     x, y, width, height = _centres_and_sizes(anchors)
     dx, dy, dw, dh = jnp.moveaxis(deltas.astype(jnp.float32), -1, 0)
     x = dx / weights[0] * width + x
@@ -115,7 +123,7 @@ def decode_boxes(deltas, anchors, weights) -> jax.Array:
 
 
 def clip_boxes(boxes, size) -> jax.Array:
-    """Moves what lies outside the image onto its border; a box wholly outside becomes empty.
+    """Clips boxes to the image; a box wholly outside becomes empty.
 
     Args:
       boxes: [..., 4].
@@ -124,11 +132,21 @@ def clip_boxes(boxes, size) -> jax.Array:
     Returns:
       [..., 4].
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
+    chex.assert_equal(len(size), 2, custom_message="size")
     height, width = (jnp.asarray(side).astype(boxes.dtype) for side in (size[0], size[1]))
     x_min, y_min, x_max, y_max = jnp.moveaxis(boxes, -1, 0)
     x_min, x_max = (jnp.clip(x, 0, width) for x in (x_min, x_max))
     y_min, y_max = (jnp.clip(y, 0, height) for y in (y_min, y_max))
     return jnp.stack((x_min, y_min, x_max, y_max), axis=-1)
+
+
+def _check_coding(like, anchors, weights):
+    """Asserts that anchors broadcast with `like` [..., 4], and that there are four weights."""
+    shared = like.shape[-min(like.ndim, anchors.ndim) : -1]
+    leading = [None if size == 1 else {1, size} for size in shared]
+    chex.assert_shape(anchors, (..., *leading, 4), custom_message="anchors")
+    chex.assert_equal(len(weights), 4, custom_message="weights")
 
 
 def _centres_and_sizes(boxes):
