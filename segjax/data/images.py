@@ -49,7 +49,7 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads the one image of a file, uint8 or uint16 [height, width, channels], grey or RGB.
+    """Reads the one image of a file, uint8 or uint16 [height, width, 1 (grey) or 3 (RGB)].
 
     - 16-bit files keep their 16 bits. Grey of 1, 2 or 4 bits is stretched to 0–255.
     - Alpha is dropped, and colours stay as stored.

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import logit
 
 # `roc_counts` ties all scores beyond these log-odds (1e-14 from 0 and from 1). Near 1, float32
-# ends at 16.6.
+# reaches only 16.6.
 _LARGEST_LOGIT = 32.0
 
 

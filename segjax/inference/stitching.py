@@ -47,8 +47,8 @@ def mean_of_windows(
 ) -> np.ndarray:
     """Averages overlapping outputs to one image [height, width, ...], float32 (or float64).
 
-    The windows stand on a grid, so the number of windows over a pixel is a product of rows and
-    columns. Each output is weighed by its inverse, and the mean is one pass of additions.
+    The windows stand on a grid, so the number of windows over a pixel is the number of grid rows
+    times the number of grid columns there. Outputs are weighted by its inverse and added up.
 
     Args:
       outputs: [*window, ...] for each position of the grid, row by row.

@@ -86,7 +86,7 @@ def augment(image: np.ndarray, view: View, *, size: tuple[int, int] | None = Non
 
 
 def augmented_size(size: Sequence[int], view: View) -> tuple[int, int]:
-    """Height and width of what `augment` returns for an image of `size` (height, width)."""
+    """Height and width of what `augment` returns for an image of `size` [height, width, ...]."""
     height, width = enlarged_size(size, view.scale)
     return (width, height) if view.quarter_turns % 2 else (height, width)
 

@@ -1,4 +1,4 @@
-"""Stable colours for classes, instances and kinds of error that colour-blind readers can tell."""
+"""Colours for classes, instances and errors: stable, and distinct for colour-blind readers."""
 
 import functools
 

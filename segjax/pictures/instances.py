@@ -17,7 +17,7 @@ from segjax.pictures.overlays import to_rgb
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CROWD_COLOR = np.array((150, 150, 150), np.uint8)
 _UNIT = 800  # outlines are one pixel wide for each 800 pixels of the longer side
-_READABLE_SIDE = 512  # pixels; pictures with a shorter longer side are enlarged
+_READABLE_SIDE = 512  # pixels; a picture whose longer side is shorter is enlarged
 _MANY = 30  # with more objects, a label may cover at most half of its box
 _MATCHING_SIDE = 128  # pixels; masks are reduced to this to match predictions with the truth
 
@@ -217,7 +217,7 @@ def _text_size(text, unit) -> tuple[int, int, int]:
 
 
 def _find_place(text, box, shape, unit, taken) -> tuple[int, int, int, int] | None:
-    """Finds room at the box for a label's plate (left, top, right, bottom), off other plates."""
+    """Finds a place for a label's plate (left, top, right, bottom) at the box, off other plates."""
     width, height, below = _text_size(text, unit)
     width, height = width + 4 * unit, height + below + 2 * unit
     x_min, y_min, x_max, y_max = np.round(box).astype(int).tolist()
@@ -250,7 +250,7 @@ def _write(picture, text, place, color, unit) -> None:
 
 
 def _matched_colors(masks, true_masks, true_colors, crowd) -> np.ndarray:
-    """Gives masks the colours of the true objects they cover best, each once; others new ones."""
+    """Gives each mask the colour of the true object it covers best, if free, else a new one."""
     colors = _new_colors(len(masks), after=len(true_masks))
     true_places = np.flatnonzero(~crowd)
     if not masks or not true_places.size:

@@ -272,7 +272,7 @@ def panel(
 
 
 def _matched(predicted: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Gives predictions the ids of the true instances they overlap most, each once; others new ids.
+    """Gives a prediction the id of the true instance it overlaps most, if free, else a new id.
 
     So a found cell has one colour in both pictures. If a cell is split, its largest piece has it.
     """

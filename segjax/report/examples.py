@@ -102,7 +102,7 @@ def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
 def _most_different(
     runs: Sequence[Run], pictured: Sequence[Sequence[_Example]], split: str
 ) -> list[_Group]:
-    """Returns the common examples of all runs, the largest differences of scores first."""
+    """Returns the examples that all runs have, largest differences of scores first."""
     by_id = [{each.id: each for each in found if each.score is not None} for found in pictured]
     common = [key for key in by_id[0] if all(key in found for found in by_id)]
     spread = {

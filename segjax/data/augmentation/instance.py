@@ -154,7 +154,7 @@ class Enlarge:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirrors left and right, up and down, or both, each in half of the cases where enabled."""
+    """Mirrors left and right (`horizontal`) and up and down (`vertical`), each half of the time."""
 
     _: KW_ONLY
     horizontal: bool = True
@@ -167,7 +167,7 @@ class RandomFlip:
             return example
         image, boxes, masks = example["image"], example["boxes"].copy(), example["masks"]
         height, width = image.shape[:2]
-        code = -1 if vertical and horizontal else int(horizontal)  # of OpenCV
+        code = -1 if vertical and horizontal else int(horizontal)  # OpenCV's flip code
         if horizontal:
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         if vertical:

@@ -28,7 +28,7 @@ def weight_map(
     Args:
       labels: [H, W] class ids, 0 = background, 255 = ignored.
       instances: [H, W] cell ids, 0 = none. Pixels with label 0 belong to no cell, so that gaps
-        between touching cells need be cut in the labels only.
+        between touching cells need to be cut in the labels only.
       w0: weight of a gap of no width; the paper's value.
       sigma: pixels; the paper's value is about 5.
       class_weights: w_c of each class id, by default `balanced_class_weights` of these labels. On
@@ -115,7 +115,7 @@ def separation_term(instances: np.ndarray, *, w0: float = 10.0, sigma: float = 5
         )
         elsewhere = (instances[window] != number).view(np.uint8)
         distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        # Squares are whole numbers; OpenCV's last bit depends on memory alignment.
+        # Squared distances are whole numbers; OpenCV's last bit depends on memory alignment.
         squared = np.rint(np.square(distance, out=distance), out=distance)
         further = np.maximum(nearest[window], squared)
         np.minimum(second[window], further, out=second[window])
