@@ -1,4 +1,4 @@
-"""Label maps of official layouts: files whose stored values are class ids, or table entries."""
+"""Reads label maps of official layouts, whose stored values stand for class ids."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,16 +12,16 @@ IGNORED = 255
 
 
 def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
-    """Reads a label map and turns its stored values into class ids, uint8 [H, W].
+    """Reads a label map and converts its stored values to class ids, uint8 [H, W].
 
-    Of a palette image the stored indices count, never the colours.
+    In a palette image, the stored indices count, never the colours.
 
     Args:
       path: a grey or palette PNG of 8 bits.
       class_ids: the class id of each stored value that may occur; 255 = ignored.
 
     Raises:
-      ValueError: naming the file, if it is unreadable, in colour, or holds other values.
+      ValueError: the file is unreadable, in colour, or holds other values; the message names it.
     """
     return to_class_ids(read_stored_values(path), class_ids, origin=str(path))
 
@@ -50,10 +50,10 @@ def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: st
 
 
 def read_stored_values(path: Path) -> np.ndarray:
-    """Reads the values that a grey or palette image of 8 bits stores, uint8 [H, W].
+    """Reads the stored values of a grey or palette image of 8 bits, uint8 [H, W].
 
     Raises:
-      ValueError: naming the file, if it is unreadable or has other pixels.
+      ValueError: the file is unreadable or has other pixels; the message names it.
     """
     try:
         with Image.open(path) as image:
@@ -71,7 +71,7 @@ def read_stored_values(path: Path) -> np.ndarray:
 
 
 def _runs(values: Iterable[int]) -> str:
-    """Names a set of values by its runs, such as "0 to 11, 255"."""
+    """Writes a set of values as ranges, such as "0 to 11, 255"."""
     runs: list[list[int]] = []
     for value in sorted(values):
         if runs and value == runs[-1][-1] + 1:

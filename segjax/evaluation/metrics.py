@@ -2,11 +2,12 @@
 
 Each metric is a frozen dataclass with three methods:
 
-- `counts(example, prediction)`: a dict of int64 or float64 arrays of fixed shape, to be summed
-  over examples, and over processes;
-- `result(counts)`: the values of a sum, a dict of float, int or (nested) list; NaN is undefined;
-- `example_score(counts)`: of the counts of one example, a number that is higher for a better
-  prediction, to find the best and the worst; NaN is undefined.
+- `counts(example, prediction)` returns a dict of int64 or float64 arrays of fixed shape, which are
+  summed over examples and processes;
+- `result(counts)` computes the metric's values from a sum: a dict of float, int or (nested) list,
+  NaN if undefined;
+- `example_score(counts)` computes a number from the counts of one example, higher for a better
+  prediction and NaN if undefined, to find the best and the worst examples.
 
 An example is a dict with "labels" uint8 [height, width] and, for some metrics, "instances" int32
 or "field_of_view" bool of that shape. A prediction is a dict with "probabilities" float32
@@ -70,7 +71,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Unrefined:
-    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: of the labels before a refinement."""
+    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: scores of labels before refinement."""
 
     num_classes: int
     ignore_label: int = 255
@@ -122,13 +123,13 @@ class BoundaryIou:
 
 @dataclass(frozen=True)
 class TrimapIou:
-    """Mean IoU and pixel accuracy of the pixels within each width of a border of the truth.
+    """Mean IoU and pixel accuracy in bands of several widths around the borders of the truth.
 
-    Results are `trimap_mean_iou_4` and `trimap_pixel_accuracy_4` for 4 pixels on each side: the
-    DeepLab papers plot the one, Kohli et al. and Krähenbühl and Koltun 1 − the other. Counts are
-    summed over images; classes that do not occur in a band are left out of its mean. See
-    `boundary.trimap_counts`, there also for `border`. The score of an example is the mean IoU of
-    the first band.
+    Results are named by width: `trimap_mean_iou_4` and `trimap_pixel_accuracy_4` for 4 pixels on
+    each side. The DeepLab papers plot the first. Kohli et al., and Krähenbühl and Koltun, plot one
+    minus the second. Counts are summed over images. Classes that do not occur in a band are left
+    out of its mean. For `border` see `boundary.trimap_counts`. The score of an example is the mean
+    IoU of the first band.
     """
 
     num_classes: int
@@ -164,10 +165,10 @@ class TrimapIou:
 
 @dataclass(frozen=True)
 class NegativeLogLikelihood:
-    """`negative_log_likelihood`, the mean −log probability of the true class over counted pixels.
+    """`negative_log_likelihood`: the mean −log probability of the true class over counted pixels.
 
-    It is the cross-entropy without pixel weights. A probability of 0 counts as the smallest
-    normal float32 (−log = 87.3), so that one pixel does not make the mean infinite.
+    It is the cross-entropy without pixel weights. A probability of 0 counts as the smallest normal
+    float32 (−log = 87.3), so that one pixel cannot make the mean infinite.
     """
 
     ignore_label: int = 255
@@ -199,8 +200,8 @@ class NegativeLogLikelihood:
 class RocAuc:
     """`roc_auc` and `average_precision` of one class against the rest, over all counted pixels.
 
-    Pixels are counted where they are not ignored and, in an example that has a "field_of_view",
-    inside it. From histograms of the probability; see `roc.roc_counts`.
+    Pixels count if they are not ignored and lie in the example's "field_of_view", if it has one.
+    Both are computed from histograms of the probability; see `roc.roc_counts`.
     """
 
     positive_class: int = 1
