@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
-from segjax.models.deeplab_v1 import classifier, upsampled
+from segjax.models.heads import classifier, upsampled
 from segjax.models.layers import Convolution, Norm
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
