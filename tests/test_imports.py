@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "segjax"
 # What each room may import of the package besides itself: rooms, or single modules of them.
 MAY_KNOW = {
     "ops": [],
-    "losses": [],
+    "losses": ["ops"],
     "models": ["ops"],
     "coco": [],
     "pictures": ["coco"],
@@ -20,7 +20,7 @@ MAY_KNOW = {
     "data": ["coco", "pictures"],  # the contact sheet
     "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["training.logging"],  # the format of metrics.jsonl
-    "training": ["data", "pictures", "report"],  # of tasks the protocol alone
+    "training": ["data", "ops.devices", "pictures", "report"],  # of tasks the protocol alone
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.voc_classes"),

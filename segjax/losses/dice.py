@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.ops.devices import sum_over_devices
 
 
 def dice_loss(
@@ -16,7 +17,6 @@ def dice_loss(
     background: bool = False,
     smooth: float = 1e-5,
     ignore_label: int = IGNORE_LABEL,
-    axis_name: str | None = None,
 ):
     """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
 
@@ -30,7 +30,6 @@ def dice_loss(
         takes them over the whole batch on all devices, which steadies small structures that many
         images lack (nnU-Net's batch Dice). A step of several micro-batches takes it of each.
       background: whether class 0 counts.
-      axis_name: of the mapped device axis, for "batch".
 
     Returns:
       A float32 scalar.
@@ -48,6 +47,5 @@ def dice_loss(
     )
     if over == "batch":
         intersection, total = intersection.sum(axis=0), total.sum(axis=0)
-        if axis_name is not None:
-            intersection, total = jax.lax.psum((intersection, total), axis_name)
+        intersection, total = sum_over_devices((intersection, total))
     return 1.0 - jnp.mean((2.0 * intersection + smooth) / (total + smooth))

@@ -32,7 +32,7 @@ class SemanticLoss:
         if not 0 < self.hard_pixels <= 1:
             raise ValueError(f"hard_pixels={self.hard_pixels}; expected a share in (0, 1]")
 
-    def __call__(self, outputs, batch, *, axis_name: str | None = None):
+    def __call__(self, outputs, batch):
         """Computes the loss of a batch on one device.
 
         Args:
@@ -41,18 +41,17 @@ class SemanticLoss:
             width, for which the labels are subsampled.
           batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
             act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
-          axis_name: of the mapped device axis, if any.
 
         Returns:
           The weighted sum, and a dict of its terms before weighting.
         """
         main = outputs["logits" if self.supervise == "full" else "coarse_logits"]
-        terms = self._terms(main, batch, axis_name)
+        terms = self._terms(main, batch)
         loss = self._weighted(terms)
         auxiliary = outputs.get("auxiliary_logits", ())
         if self.auxiliary and auxiliary:
             terms["auxiliary"] = sum(
-                self._weighted(self._terms(logits, batch, axis_name)) for logits in auxiliary
+                self._weighted(self._terms(logits, batch)) for logits in auxiliary
             )
             loss = loss + self.auxiliary * terms["auxiliary"]
         return loss, terms
@@ -60,7 +59,7 @@ class SemanticLoss:
     def _weighted(self, terms):
         return sum(getattr(self, name) * value for name, value in terms.items())
 
-    def _terms(self, logits, batch, axis_name):
+    def _terms(self, logits, batch):
         batch = _subsample(batch, logits.shape[1:3])
         terms = {}
         if self.cross_entropy and self.hard_pixels < 1:
@@ -80,7 +79,6 @@ class SemanticLoss:
                 batch["labels"],
                 over=self.dice_over,
                 background=self.dice_background,
-                axis_name=axis_name,
             )
         return terms
 

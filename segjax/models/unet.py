@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.layers import UpConvolution, max_pool
+from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.ops.convolution import Padding, linen_convolution
 
 Norm = Literal["batch", "group"]
@@ -87,8 +88,6 @@ class UNet(nn.Module):
       dropout_rate: of the dropout at the end of the contracting path (section 3.1), which the
         authors' released network has after the last two levels, before the skip is taken.
       dtype: of the computation, such as `jnp.bfloat16`; parameters stay float32.
-      axis_name: of the devices over which batch norm takes its statistics in training.
-      batch_norm_momentum: share of the running statistics that a step keeps.
     """
 
     num_classes: int
@@ -98,8 +97,6 @@ class UNet(nn.Module):
     norm: Norm | None = None
     dropout_rate: float = 0.5
     dtype: Any = None
-    axis_name: str | None = None
-    batch_norm_momentum: float = 0.9
 
     @nn.compact
     def __call__(self, images, train: bool = False):
@@ -148,20 +145,15 @@ class UNet(nn.Module):
                 conv_general_dilated=linen_convolution,
             )(x)
             if self.norm:
-                x = self._normalization(features, train)(x)
+                x = self._normalization(features)(x, train)
             x = nn.relu(x)
         return x
 
-    def _normalization(self, features, train):
+    def _normalization(self, features):
         if self.norm == "batch":
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=self.batch_norm_momentum,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-            )
+            return BatchNorm(dtype=self.dtype)
         if self.norm == "group":
-            return nn.GroupNorm(num_groups=math.gcd(32, features), dtype=self.dtype)
+            return GroupNorm(math.gcd(32, features), epsilon=1e-6, dtype=self.dtype)
         raise ValueError(f"norm={self.norm!r}; expected None, 'batch' or 'group'")
 
 

@@ -23,7 +23,6 @@ from segjax.recipes.initial import InitialConfig
 from segjax.tasks.semantic import SemanticTask
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
-from segjax.training.parallel import AXIS_NAME
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,6 @@ def deeplab_task(config: DeepLabConfig, dataset: str) -> SemanticTask:
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
         # Street scenes have none: their class 0 is the sky or the road.
         background=0 if classes[0] == "background" else None,
-        axis_name=AXIS_NAME,
     )
 
 

@@ -14,7 +14,6 @@ from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.normalization import BatchNorm
 from segjax.pretrained import preprocess
-from segjax.training.parallel import AXIS_NAME
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class BatchNormConfig:
             momentum=self.momentum,
             epsilon=self.epsilon,
             frozen=self.frozen,
-            axis_name=AXIS_NAME,
         )
 
 

@@ -34,7 +34,6 @@ from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import DetectionLoss, InstanceTask, InstanceView
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
-from segjax.training.parallel import AXIS_NAME
 from segjax.training.schedules import OptimizerConfig
 
 # Of OptimizerConfig.multipliers: the stem, the first stage and all norms of the backbone stay.
@@ -198,7 +197,6 @@ def instance_task(
         anchor_sampling=config.anchor_sampling,
         region_sampling=config.region_sampling,
         mask_threshold=prediction.mask_threshold,
-        axis_name=AXIS_NAME,
     )
 
 

@@ -15,7 +15,6 @@ from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import MaskLoss
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.pretrained import preprocess
-from segjax.training.parallel import AXIS_NAME
 
 NormName = Literal["frozen", "batch", "group"]
 Pixels = Literal["imagenet", "msra", "facebook", "minus_one_to_one"]
@@ -110,4 +109,4 @@ class MaskRCNNConfig:
     def _norm(self, name: NormName):
         if name == "group":
             return partial(GroupNorm, num_groups=self.norm_groups)
-        return partial(BatchNorm, epsilon=1e-5, frozen=name == "frozen", axis_name=AXIS_NAME)
+        return partial(BatchNorm, epsilon=1e-5, frozen=name == "frozen")

@@ -25,7 +25,6 @@ from segjax.inference.views import (
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.unet import Norm, Padding, UNet, input_size_for, output_size
 from segjax.tasks.semantic import SemanticTask
-from segjax.training.parallel import AXIS_NAME
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class UNetConfig:
             norm=self.norm,
             dropout_rate=self.dropout_rate,
             dtype=jnp.bfloat16 if self.bfloat16 else None,
-            axis_name=AXIS_NAME,
         )
 
     @property
@@ -216,5 +214,4 @@ def segmentation_task(
         metrics=(NegativeLogLikelihood(), *metrics),
         views=prediction.views,
         decode=decode,
-        axis_name=AXIS_NAME,
     )

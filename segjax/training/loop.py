@@ -18,7 +18,7 @@ from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, wr
 from segjax.training.experiment import Experiment
 from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
-from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
+from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.run_directory import open_run
 from segjax.training.schedules import (
@@ -94,7 +94,6 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
             optimizer,
             schedule,
             seed=config.seed,
-            axis_name=AXIS_NAME,
             micro_batches=settings.micro_batches,
             ema_decay=settings.ema_decay,
             frozen=functools.partial(frozen_parameters, config.optimizer),

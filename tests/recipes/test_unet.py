@@ -23,7 +23,6 @@ from segjax.recipes.unet import (
     training_transforms,
 )
 from segjax.training.experiment import load_module
-from segjax.training.parallel import AXIS_NAME
 
 EXPERIMENTS = [
     Path(__file__).parents[2] / "experiments" / name
@@ -232,7 +231,7 @@ def test_the_network_is_that_of_the_configuration():
     model = unet.model(5)
     assert (model.num_classes, model.features, model.depth) == (5, 3, 2)
     assert (model.padding, model.norm, model.dropout_rate) == ("SAME", "group", 0.5)
-    assert (model.dtype, model.axis_name) == (jnp.bfloat16, AXIS_NAME)
+    assert model.dtype == jnp.bfloat16
     assert UNetConfig().model(2).dtype is None
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
-from segjax.training.parallel import AXIS_NAME, DataParallel
+from segjax.ops.devices import AXIS_NAME
+from segjax.training.parallel import DataParallel
 from segjax.training.schedules import (
     OptimizerConfig,
     frozen_parameters,
@@ -39,7 +40,6 @@ def run_steps(config, *, devices, num_steps, micro_batches=1, ema_decay=None):
             optimizer,
             schedule,
             seed=config.seed,
-            axis_name=AXIS_NAME,
             micro_batches=micro_batches,
             ema_decay=ema_decay,
             frozen=functools.partial(frozen_parameters, config.optimizer),
@@ -99,9 +99,7 @@ def test_devices_draw_different_dropout_masks():
         "labels": np.stack([example["labels"]] * 2).astype(np.int32),
     }
     state = create_state(task, optimizer, seed=0, batch=batch, ema=False)
-    step = make_train_step(
-        task, optimizer, optax.constant_schedule(0.0), seed=0, axis_name=AXIS_NAME
-    )
+    step = make_train_step(task, optimizer, optax.constant_schedule(0.0), seed=0)
     mapped = jax.pmap(
         step, axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2]
     )
