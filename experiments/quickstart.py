@@ -28,7 +28,7 @@ from segjax.recipes.unet import (
 from segjax.training.configuration import ExperimentConfig, TrainConfig, parse
 from segjax.training.experiment import Experiment
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 DATASET = "synthetic_cells"
 

@@ -30,7 +30,7 @@ from segjax.recipes.deeplab_networks import DeepLabV1Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def four_by_four(atrous_rate: int) -> DeepLabV1Config:

@@ -38,7 +38,7 @@ from segjax.recipes.deeplab_networks import DeepLabV2Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 MULTI_SCALE = (0.5, 0.75, 1.0)
 LARGE_FOV = (12,)

@@ -29,7 +29,7 @@ from segjax.recipes.deeplab_cityscapes import (
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def optimizer(learning_rate: float = 0.007) -> OptimizerConfig:

@@ -28,7 +28,7 @@ from segjax.recipes.deeplab_cityscapes import (
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3PlusConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 XCEPTION_65 = DeepLabV3PlusConfig()
 XCEPTION_71 = DeepLabV3PlusConfig(backbone="xception71", image_pooling=False)

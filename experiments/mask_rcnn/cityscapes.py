@@ -25,7 +25,7 @@ from segjax.recipes.mask_rcnn import (
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 BUCKETS = ((1024, 2048),)
 

@@ -24,7 +24,7 @@ from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 NETWORK = MaskRCNNConfig(
     backbone="resnet50",

@@ -37,7 +37,7 @@ from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def train(num_steps: int = 90_000) -> TrainConfig:

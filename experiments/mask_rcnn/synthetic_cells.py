@@ -28,7 +28,7 @@ from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 DATASET = "synthetic_cells"
 CLASSES = ("background", "cell")

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax.data.loading.loader import evaluation_examples
+from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
@@ -140,7 +141,6 @@ def write_evaluation(
     metrics = dict(evaluation.metrics)
     matrix = metrics.pop("confusion_matrix", None)
     path = Path(workdir) / "evaluation" / f"{evaluation.split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = {
         "split": evaluation.split,
         "step": evaluation.step,
@@ -150,9 +150,7 @@ def write_evaluation(
         "classes": list(classes),
         "examples": evaluation.examples,
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(json_ready(values), indent=2) + "\n")
-    return partial.replace(path)
+    return write_json(path, json_ready(values))
 
 
 def read_evaluations(workdir: Path) -> dict[str, Evaluation]:

@@ -18,14 +18,14 @@ from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, wr
 from segjax.training.experiment import Experiment
 from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
-from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
-from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import open_run
-from segjax.training.schedules import (
+from segjax.training.optimizer import (
     frozen_parameters,
     learning_rate_schedule,
     make_optimizer,
 )
+from segjax.training.parallel import AXIS_NAME, DataParallel, is_main_process, wait_for_all
+from segjax.training.progress import Progress, Throughput
+from segjax.training.run_directory import open_run
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 

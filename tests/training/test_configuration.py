@@ -22,7 +22,7 @@ from segjax.training.configuration import (
     to_dict,
 )
 from segjax.training.experiment import load_module
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 from tests.training import tiny
 
 EXPERIMENTS = sorted(

@@ -13,13 +13,13 @@ import pytest
 
 from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
-from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import (
+from segjax.training.optimizer import (
     OptimizerConfig,
     frozen_parameters,
     learning_rate_schedule,
     make_optimizer,
 )
+from segjax.training.parallel import AXIS_NAME, DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 from tests.training import tiny

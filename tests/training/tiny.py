@@ -14,8 +14,8 @@ from segjax.tasks import SemanticTask
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.launch import run
+from segjax.training.optimizer import OptimizerConfig
 from segjax.training.parallel import AXIS_NAME
-from segjax.training.schedules import OptimizerConfig
 
 SIDE = 16
 
