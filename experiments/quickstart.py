@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from segjax.commands.launch import run
 from segjax.data.prepare import open_generated
 from segjax.evaluation.metrics import CellTracking
 from segjax.losses import SemanticLoss
@@ -27,8 +28,7 @@ from segjax.recipes.unet import (
 )
 from segjax.training.configuration import ExperimentConfig, TrainConfig, parse
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 DATASET = "synthetic_cells"
 

@@ -20,6 +20,7 @@ Command   python experiments/deeplab/camvid.py --workdir runs/camvid
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.recipes.deeplab import (
     AugmentConfig,
@@ -35,8 +36,7 @@ from segjax.recipes.deeplab_networks import (
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,14 +31,14 @@ Command   python experiments/deeplab/v2_voc2012.py --workdir runs/v2
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig
 from segjax.recipes.deeplab import AugmentConfig, PredictionConfig
 from segjax.recipes.deeplab_networks import DeepLabV2Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 MULTI_SCALE = (0.5, 0.75, 1.0)
 LARGE_FOV = (12,)

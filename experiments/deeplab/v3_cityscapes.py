@@ -20,6 +20,7 @@ Command   python experiments/deeplab/v3_cityscapes.py --workdir runs/v3_cityscap
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.recipes.deeplab_cityscapes import (
     DETECTRON2_AUGMENT,
@@ -28,8 +29,7 @@ from segjax.recipes.deeplab_cityscapes import (
     detectron2_optimizer,
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

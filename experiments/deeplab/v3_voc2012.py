@@ -30,13 +30,13 @@ Command   python experiments/deeplab/v3_voc2012.py --workdir runs/v3
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.recipes.deeplab import AugmentConfig
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def optimizer(learning_rate: float = 0.007) -> OptimizerConfig:

@@ -19,6 +19,7 @@ Command   python experiments/deeplab/v3plus_cityscapes.py --workdir runs/v3plus_
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.recipes.deeplab_cityscapes import (
     DETECTRON2_AUGMENT,
@@ -27,8 +28,7 @@ from segjax.recipes.deeplab_cityscapes import (
     detectron2_optimizer,
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3PlusConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 XCEPTION_65 = DeepLabV3PlusConfig()
 XCEPTION_71 = DeepLabV3PlusConfig(backbone="xception71", image_pooling=False)

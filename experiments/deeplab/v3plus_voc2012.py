@@ -28,11 +28,11 @@ Command   python experiments/deeplab/v3plus_voc2012.py --workdir runs/v3plus
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3PlusConfig
 from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 WITHOUT_DEPTHWISE = r"(?<!depthwise)/kernel$"
 

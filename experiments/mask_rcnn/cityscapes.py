@@ -14,6 +14,7 @@ Command   python experiments/mask_rcnn/cityscapes.py --workdir runs/cityscapes_i
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
     FROZEN,
     InputConfig,
@@ -24,8 +25,7 @@ from segjax.recipes.mask_rcnn import (
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 BUCKETS = ((1024, 2048),)
 

@@ -15,6 +15,7 @@ Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
 from dataclasses import dataclass
 
 from segjax.coco.index import read_coco_index
+from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
     CocoFiles,
     MaskRCNNExperimentConfig,
@@ -22,7 +23,6 @@ from segjax.recipes.mask_rcnn import (
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True, kw_only=True)

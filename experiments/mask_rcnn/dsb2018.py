@@ -14,6 +14,7 @@ Command   python experiments/mask_rcnn/dsb2018.py --workdir runs/dsb2018
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
@@ -27,8 +28,7 @@ from segjax.recipes.mask_rcnn import (
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rc
 from dataclasses import dataclass
 from functools import partial
 
+from segjax.commands.launch import run
 from segjax.data.prepare import open_generated
 from segjax.data.sources.instance import ObjectSource
 from segjax.models.detections import DetectionConfig
@@ -27,8 +28,7 @@ from segjax.recipes.mask_rcnn import (
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 DATASET = "synthetic_cells"
 CLASSES = ("background", "cell")

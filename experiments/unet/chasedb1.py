@@ -11,10 +11,10 @@ Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.recipes.unet import UNetConfig
 from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True)

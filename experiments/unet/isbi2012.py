@@ -15,6 +15,7 @@ Command   python experiments/unet/isbi2012.py --workdir runs/isbi2012
 from dataclasses import dataclass
 from functools import partial
 
+from segjax.commands.launch import run
 from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.metrics import EmErrors
 from segjax.losses import SemanticLoss
@@ -28,8 +29,7 @@ from segjax.recipes.unet import (
 )
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 DATASET = "isbi2012"
 

@@ -13,11 +13,11 @@ Command   python experiments/unet/u373.py --workdir runs/u373
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.recipes.unet import UNetConfig, WeightMapConfig
 from segjax.recipes.unet_cell_tracking import CellTrackingConfig, cell_tracking_experiment
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True)

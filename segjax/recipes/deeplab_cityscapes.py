@@ -10,7 +10,7 @@ from segjax.recipes.deeplab import (
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def detectron2_optimizer() -> OptimizerConfig:

@@ -17,7 +17,7 @@ from segjax.recipes.unet import (
 )
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)

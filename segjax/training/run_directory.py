@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from segjax.files.atomic import write_json
 from segjax.training import configuration
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
@@ -55,7 +56,7 @@ def open_run(config, experiment_file: Path) -> bool:
                 + "\nTake another --workdir, or pass --accept-changes True to go on from its last "
                 "checkpoint with the new values."
             )
-    _write_json(
+    write_json(
         path,
         {
             "experiment": str(experiment_file),
@@ -111,7 +112,7 @@ def _write_environment(path):
         earlier = before.pop("earlier", [])
         if before != now:
             earlier.append(before)
-    _write_json(path, now | {"earlier": earlier})
+    write_json(path, now | {"earlier": earlier})
 
 
 def _version(package):
@@ -139,9 +140,3 @@ def _commit():
         return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _write_json(path, values):
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)

@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from segjax.commands.launch import run
 from segjax.data.prepare import prepare
 from segjax.tasks import InstanceTask
 from segjax.training.configuration import parse, variant_config
 from segjax.training.experiment import load_module
-from segjax.training.launch import run
 from segjax.training.logging import read_metrics
 from tests.data import official_instance_layouts, official_layouts
 

@@ -27,7 +27,7 @@ from segjax.recipes.mask_rcnn import (
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.experiment import load_module
-from segjax.training.parameters import learning_rate_multipliers
+from segjax.training.optimizer import learning_rate_multipliers
 from tests.data.official_instance_layouts import write_coco
 
 SIDES = [(30, 40), (40, 30), (36, 36), (25, 60), (60, 25), (33, 41)]
