@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
-from segjax.recipes.deeplab_cityscapes import (
+from segjax.recipes.deeplab import (
     DETECTRON2_AUGMENT,
     CityscapesConfig,
     cityscapes_experiment,
@@ -48,7 +48,7 @@ class Config(CityscapesConfig):
 VARIANTS = {
     "detectron2": {
         "network": DeepLabV3Config(
-            image_pooling_window=(32, 64),
+            image_pooling=(32, 64),
             align_corners=False,
             batch_norm=BatchNormConfig(momentum=0.9),
         ),

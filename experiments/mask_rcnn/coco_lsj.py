@@ -20,8 +20,8 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     Jitter,
     MaskRCNNExperimentConfig,
+    coco_experiment,
 )
-from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.optimizer import OptimizerConfig

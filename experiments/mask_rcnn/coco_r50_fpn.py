@@ -32,8 +32,8 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     MaskRCNNExperimentConfig,
     ShortSides,
+    coco_experiment,
 )
-from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig

@@ -21,7 +21,7 @@ from segjax.training.experiment import Experiment
 class Config(VesselConfig):
     """A padded U-Net on CHASE_DB1; its images are larger than DRIVE's, and so are its tiles."""
 
-    unet: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
+    network: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
 
 
 def build(config: Config) -> Experiment:

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.models.layers import Convolution, ConvolutionNorm, Norm, SeparableConvolution
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import Convolution, ConvolutionNorm, SeparableConvolution
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 ImagePooling = bool | tuple[int, int]

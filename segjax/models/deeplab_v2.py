@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.heads import classifier, upsampled
-from segjax.models.layers import Convolution, Norm
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import Convolution
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 

@@ -23,8 +23,8 @@ import flax.linen as nn
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.heads import AuxiliaryHead, classifier, upsampled
-from segjax.models.layers import ConvolutionNorm, Norm
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import ConvolutionNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 
 class DeepLabV3(nn.Module):

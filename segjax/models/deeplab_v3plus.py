@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.heads import AuxiliaryHead, classifier, upsampled
-from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import ConvolutionNorm, SeparableConvolution
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 

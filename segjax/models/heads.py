@@ -5,8 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.layers import Convolution, ConvolutionNorm, Norm
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import Convolution, ConvolutionNorm
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 

@@ -5,7 +5,7 @@ backbone by name, and takes over all other fields with their types, defaults and
 
     @configures(DeepLabV3, without=("aspp",))
     @dataclass(frozen=True, kw_only=True)
-    class DeepLabV3Config(BackboneConfig):
+    class DeepLabV3Config(NetworkConfig):
         backbone: BackboneName = "resnet101"
 """
 
@@ -13,14 +13,57 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docstring_parser
 import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.data.augmentation.semantic import Normalize
+from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.models.normalization import BatchNorm, Norm
+from segjax.pretrained.preprocess import NORMALIZATIONS, Pixels
 
 # What every configuration leaves out: `parent` and `name` are Linen's, the class count comes from
 # the data, and norms and dtypes are modules and types, which have settings of their own.
 NEVER = ("parent", "name", "num_classes", "norm", "dtype")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What networks with a backbone have in common.
+
+    A subclass has `model(num_classes) -> nn.Module`, whose `backbone` is a module. An experiment
+    with a network of its own needs no more than such a class.
+    """
+
+    pixels: Pixels = "imagenet"
+    """How the backbone's weights expect pixels: torchvision's mean and deviation, the mean alone
+    (MSRA's ResNets, Caffe's VGG), or TensorFlow's range from −1 to 1."""
+    width_multiplier: float = 1.0
+    """Factor of the backbone's channels."""
+    bfloat16: bool = False
+    """Compute in bfloat16; parameters, boxes and losses stay float32."""
+
+    if TYPE_CHECKING:  # for the fields that `configures` adds
+
+        def __init__(self, **settings: Any): ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def normalize(self) -> Normalize:
+        return NORMALIZATIONS[self.pixels]
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.bfloat16 if self.bfloat16 else None
+
+    def backbone_module(self, name: BackboneName, norm: Norm = BatchNorm) -> nn.Module:
+        """Makes the backbone of this name with the configured width and dtype."""
+        return make_backbone(
+            name, norm=norm, dtype=self.dtype, width_multiplier=self.width_multiplier
+        )
 
 
 def configures(module: type[nn.Module], *, without: tuple[str, ...] = ()) -> Callable:

@@ -23,7 +23,7 @@ SHORT = [
     *("--train.eval-every", "1", "--train.checkpoint-every", "1", "--train.num-workers", "0"),
     *("--seed", "3"),
 ]
-SMALL_UNET = ["--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"]
+SMALL_UNET = ["--network.features", "2", "--network.depth", "1", "--network.tile", "64"]
 SMALL_DEEPLAB = [
     *("--network.width-multiplier", "0.05", "--augment.crop", "33", "33"),
     *("--prediction.size", "49", "65", "--prediction.refine", "False"),

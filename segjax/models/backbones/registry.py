@@ -14,8 +14,7 @@ from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.resnet import resnet18, resnet34, resnet50, resnet101, resnext101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.backbones.xception import xception41, xception65, xception71
-from segjax.models.layers import Norm
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 BackboneName = Literal[
     "vgg16",
