@@ -17,8 +17,8 @@ from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.recipes.mask_rcnn import FROZEN
 from segjax.tasks import InstanceTask, SemanticTask
-from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import OptimizerConfig, frozen_parameters
+from segjax.training.optimizer import OptimizerConfig, frozen_parameters
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
@@ -71,7 +71,6 @@ def semantic_problem(network: str, batch: int, size: tuple[int, int], bfloat16: 
         channels=channels,
         covering=WholeImage(),
         preprocess=None,
-        axis_name=AXIS_NAME,
     )
     data = {
         "image": inputs.images(batch, size, channels),
@@ -130,7 +129,6 @@ def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: 
         views=(),
         make_evaluator=None,
         proposals=ProposalConfig(pre_nms=2000, post_nms=2000, min_size=1e-3),
-        axis_name=AXIS_NAME,
     )
     truth = inputs.objects(batch, size, objects, 91)
     masks = [
@@ -177,9 +175,7 @@ def train_step(task, data: dict, *, frozen=None, variables=None):
     if variables is not None:
         state = state.replace(**variables)
     state = parallel.replicate(state)
-    step = parallel.train_step(
-        make_train_step(task, optimizer, SCHEDULE, seed=0, axis_name=AXIS_NAME, frozen=frozen)
-    )
+    step = parallel.train_step(make_train_step(task, optimizer, SCHEDULE, seed=0, frozen=frozen))
     ((_, batch),) = parallel.prefetch([data])
 
     def call():

@@ -5,7 +5,7 @@ import optax
 import segjax_models
 from process_memory import WithMemory, resident_bytes
 
-from segjax.training.parallel import AXIS_NAME, DataParallel
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
@@ -25,9 +25,7 @@ def train_step(kind: str, devices: int, **arguments):
     schedule, frozen = segjax_models.SCHEDULE, None
     if kind == "instance":
         frozen = segjax_models.frozen_backbone
-    step = parallel.train_step(
-        make_train_step(task, optimizer, schedule, seed=0, axis_name=AXIS_NAME, frozen=frozen)
-    )
+    step = parallel.train_step(make_train_step(task, optimizer, schedule, seed=0, frozen=frozen))
     ((_, batch),) = parallel.prefetch([data])
     del data
     step = step.lower(state, batch).compile()

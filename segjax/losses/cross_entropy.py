@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax.ops.devices import mean_over_devices
+
 IGNORE_LABEL = 255
 
 
@@ -31,12 +33,11 @@ def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> 
     return jnp.where(valid, losses, 0.0)
 
 
-def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL, axis_name: str | None = None):
+def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL):
     """Counts the valid pixels of an image, on average over the batch on all devices.
 
     Args:
       labels: [batch, height, width] integers.
-      axis_name: of the mapped device axis, if any.
 
     Returns:
       [batch] float32, the same number for each image: the `normalizer` of `cross_entropy`.
@@ -44,9 +45,7 @@ def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL, axis_name: st
     chex.assert_rank(labels, 3, custom_message="labels")
     chex.assert_type(labels, int, custom_message="labels")
     count = jnp.mean(jnp.sum(labels != ignore_label, axis=(1, 2)).astype(jnp.float32))
-    if axis_name is not None:
-        count = jax.lax.pmean(count, axis_name)
-    return jnp.broadcast_to(count, labels.shape[:1])
+    return jnp.broadcast_to(mean_over_devices(count), labels.shape[:1])
 
 
 def cross_entropy(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.ops.devices import sum_over_devices
 
 
 def dice_loss(
@@ -17,7 +18,6 @@ def dice_loss(
     background: bool = False,
     smooth: float = 1e-5,
     ignore_label: int = IGNORE_LABEL,
-    axis_name: str | None = None,
 ) -> jax.Array:
     """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
 
@@ -31,7 +31,6 @@ def dice_loss(
         whole batch on all devices, which steadies small structures that many images lack (nnU-Net's
         batch Dice). With several micro-batches in a step, each has its own sums.
       background: whether class 0 counts.
-      axis_name: of the mapped device axis, for "batch".
 
     Returns:
       A float32 scalar.
@@ -56,6 +55,5 @@ def dice_loss(
     )
     if over == "batch":
         intersection, total = intersection.sum(axis=0), total.sum(axis=0)
-        if axis_name is not None:
-            intersection, total = jax.lax.psum((intersection, total), axis_name)
+        intersection, total = sum_over_devices((intersection, total))
     return 1.0 - jnp.mean((2.0 * intersection + smooth) / (total + smooth))

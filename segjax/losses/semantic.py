@@ -33,7 +33,7 @@ class SemanticLoss:
         if not 0 < self.hard_pixels <= 1:
             raise ValueError(f"hard_pixels={self.hard_pixels}; expected a share in (0, 1]")
 
-    def __call__(self, outputs, batch, *, axis_name: str | None = None):
+    def __call__(self, outputs, batch):
         """Computes the loss of a batch on one device.
 
         Args:
@@ -42,7 +42,6 @@ class SemanticLoss:
             labels are subsampled to it.
           batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
             act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
-          axis_name: of the mapped device axis, if any.
 
         Returns:
           The weighted sum, and a dict of its terms before weighting.
@@ -55,12 +54,12 @@ class SemanticLoss:
         main = outputs[name]
         size = labels.shape[1:] if self.supervise == "full" else (None, None)
         chex.assert_shape(main, (labels.shape[0], *size, None), custom_message=name)
-        terms = self._terms(main, batch, axis_name)
+        terms = self._terms(main, batch)
         loss = self._weighted(terms)
         auxiliary = outputs.get("auxiliary_logits", ())
         if self.auxiliary and auxiliary:
             terms["auxiliary"] = sum(
-                self._weighted(self._terms(logits, batch, axis_name)) for logits in auxiliary
+                self._weighted(self._terms(logits, batch)) for logits in auxiliary
             )
             loss = loss + self.auxiliary * terms["auxiliary"]
         return loss, terms
@@ -68,7 +67,7 @@ class SemanticLoss:
     def _weighted(self, terms):
         return sum(getattr(self, name) * value for name, value in terms.items())
 
-    def _terms(self, logits, batch, axis_name):
+    def _terms(self, logits, batch):
         batch = _subsample(batch, logits.shape[1:3])
         terms = {}
         if self.cross_entropy and self.hard_pixels < 1:
@@ -88,7 +87,6 @@ class SemanticLoss:
                 batch["labels"],
                 over=self.dice_over,
                 background=self.dice_background,
-                axis_name=axis_name,
             )
         return terms
 

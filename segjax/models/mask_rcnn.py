@@ -19,9 +19,8 @@ from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups, sum_over_groups
-from segjax.models.layers import Norm
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import (
     BoxHead,

@@ -2,50 +2,92 @@
 
 A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes beforehand::
 
-    norm = functools.partial(BatchNorm, axis_name="devices", epsilon=1e-3)
+    norm = functools.partial(BatchNorm, epsilon=1e-3)
 """
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from segjax.ops.devices import bound_axis
+
+Norm = Callable[..., nn.Module]
+NormName = Literal["batch", "frozen", "group"]
 
 
-class BatchNorm(nn.BatchNorm):
+class BatchNorm(nn.Module):
     """Batch normalisation over all positions: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
 
-    The attributes that differ from Flax's:
+    In a training step that is mapped over devices, the statistics are those of the whole batch on
+    all of them ("synced"). Parameters and statistics are those of `nn.BatchNorm`.
 
     Attributes:
       momentum: share of the running statistics that a step keeps; PyTorch's momentum is one minus
         this. DeepLab v3 and v3+ keep 0.9997, torchvision 0.9.
       epsilon: added to the variance: 1e-5 in PyTorch's models, 1e-3 in most of TensorFlow's.
-      axis_name: of the devices over which the batch is taken in training ("synced").
       frozen: use the running statistics in training as well, and leave them alone: DeepLab v3's
         second phase (section 4.1). Scale and bias are parameters all the same; whether they are
         trained is the optimiser's.
+      dtype: of the output; None takes the input's, and at least float32.
+      param_dtype: of scale, bias and statistics.
     """
 
     momentum: float = 0.9
+    epsilon: float = 1e-5
     frozen: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
+    @nn.compact
     def __call__(self, x, train: bool = False):
+        norm = nn.BatchNorm(
+            use_running_average=self.frozen or not train,
+            axis_name=bound_axis(),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        nn.share_scope(self, norm)
         # Flax promotes bfloat16 maps to its float32 statistics, also where promotion is strict.
         with jax.numpy_dtype_promotion("standard"):
-            return super().__call__(x, use_running_average=self.frozen or not train)
+            return norm(x)
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(nn.Module):
     """Group normalisation, the same in training and prediction: Wu and He, 2018 (arXiv:1803.08494).
 
-    The statistics are each example's own; in the heads of Mask R-CNN, each region's.
+    The statistics are those of each example; in the heads of Mask R-CNN, of each region.
 
     Attributes:
-      num_groups: that the channels are cut into; the number of channels divides by it.
+      num_groups: number of groups of channels; fewer if it does not divide the channels: the
+        greatest common divisor.
       epsilon: added to the variance, 1e-5 in PyTorch.
+      dtype: dtype of the output; None takes the input's, and at least float32.
     """
 
+    num_groups: int = 32
     epsilon: float = 1e-5
+    dtype: Any = None
 
+    @nn.compact
     def __call__(self, x, train: bool = False):
         del train
+        groups = math.gcd(self.num_groups, x.shape[-1])
+        norm = nn.GroupNorm(num_groups=groups, epsilon=self.epsilon, dtype=self.dtype)
+        nn.share_scope(self, norm)
         with jax.numpy_dtype_promotion("standard"):
-            return super().__call__(x)
+            return norm(x)
+
+
+def norm_of(name: NormName) -> Norm:
+    """Returns the norm of this name; "frozen" is batch norm with its running statistics."""
+    norms = {"batch": BatchNorm, "frozen": partial(BatchNorm, frozen=True), "group": GroupNorm}
+    if name not in norms:
+        raise ValueError(f"norm={name!r}; expected one of {', '.join(map(repr, norms))}")
+    return norms[name]

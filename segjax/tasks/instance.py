@@ -17,6 +17,7 @@ from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
 from segjax.models.roi_heads import select_class
 from segjax.models.rpn import RPN_BOX_WEIGHTS, ProposalConfig, propose
 from segjax.ops.boxes import encode_boxes
+from segjax.ops.devices import mean_count
 from segjax.ops.masks import targets_from_boxes
 from segjax.pictures.instances import instance_panel
 
@@ -76,7 +77,6 @@ class InstanceTask:
         targets of one image's regions; by default from masks in the frames of their boxes.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
       mask_threshold: a pixel of at least this probability is the object's.
-      axis_name: of the mapped device axis, None on a single device without one.
     """
 
     model: MaskRCNN
@@ -93,7 +93,6 @@ class InstanceTask:
     mask_targets: Callable[..., jax.Array] = targets_from_boxes
     paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
-    axis_name: str | None = None
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)
@@ -155,7 +154,7 @@ class InstanceTask:
         if self.loss_function.rpn_normalizer == "fixed":
             normalizer = float(self.anchor_sampling.size * index.shape[0])
         else:
-            normalizer = self._count(valid)
+            normalizer = mean_count(valid)
         return {
             "objectness": detection.objectness_loss(
                 take(objectness, index), positive, valid, normalizer=normalizer
@@ -175,7 +174,7 @@ class InstanceTask:
             chosen = jnp.maximum(regions["classes"], 1) - 1
             deltas = jnp.take_along_axis(deltas, chosen[..., None, None], axis=2)
         targets = encode_boxes(take(truth, regions["matched"]), regions["boxes"], model.box_weights)
-        normalizer = self._count(regions["valid"])
+        normalizer = mean_count(regions["valid"])
         return {
             "classes": detection.class_loss(
                 logits, regions["classes"], regions["valid"], normalizer=normalizer
@@ -191,7 +190,7 @@ class InstanceTask:
 
     def _mask_loss(self, model, levels, regions, batch, train):
         boxes = jax.vmap(repeat_valid)(regions["boxes"], regions["positive"])
-        normalizer = self._count(regions["positive"])
+        normalizer = mean_count(regions["positive"])
 
         def loss(logits, regions):
             positive, classes = regions["positive"], regions["classes"]
@@ -212,17 +211,6 @@ class InstanceTask:
 
         regions = regions | {"boxes": boxes}
         return model.sum_over_masks(loss, levels, regions, regions["positive"], train)
-
-    def _count(self, marked):
-        """How many are marked in a device's batch, on average over the devices; at least 1 in all.
-
-        Loss sums divided by it have the mean over the devices that the whole batch would have.
-        """
-        count = jnp.sum(marked, dtype=jnp.float32)
-        if self.axis_name is None:
-            return jnp.maximum(count, 1.0)
-        devices = jax.lax.axis_size(self.axis_name)
-        return jnp.maximum(jax.lax.psum(count, self.axis_name), 1.0) / devices
 
     def predict(self, variables, batch):
         found = self.model.apply(variables, batch["image"], batch["size"], train=False)

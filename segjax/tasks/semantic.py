@@ -21,6 +21,7 @@ from segjax.inference.views import (
 )
 from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
+from segjax.ops.devices import fold_in_device
 from segjax.pictures import overlays as visualize
 
 
@@ -47,7 +48,6 @@ class SemanticTask:
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
         "instances"; it may replace the "labels", which are otherwise the most probable classes.
       background: the class that pictures leave uncoloured; None where no class is one.
-      axis_name: of the mapped device axis, None on a single device without one.
     """
 
     model: nn.Module
@@ -63,23 +63,19 @@ class SemanticTask:
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
     background: int | None = 0
-    axis_name: str | None = None
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)
 
     def prepare(self, batch):
-        count = mean_valid_pixels(batch["labels"], axis_name=self.axis_name)
-        return {**batch, "normalizer": count}
+        return {**batch, "normalizer": mean_valid_pixels(batch["labels"])}
 
     def loss(self, variables, batch, key, train: bool):
-        if self.axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         outputs, updated = self.model.apply(
             variables,
             batch["image"],
             train=train,
-            rngs={"dropout": key},
+            rngs={"dropout": fold_in_device(key)},
             mutable=["batch_stats"] if train else [],
         )
         logits, labels = outputs["logits"], batch["labels"]
@@ -88,7 +84,7 @@ class SemanticTask:
                 f"the network gives logits for {logits.shape[1:3]} pixels and the batch has labels "
                 f"for {labels.shape[1:3]}; crop the labels in the input pipeline"
             )
-        loss, terms = self.loss_function(outputs, batch, axis_name=self.axis_name)
+        loss, terms = self.loss_function(outputs, batch)
         correct = (labels != IGNORE_LABEL) & (jnp.argmax(logits, axis=-1) == labels)
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))

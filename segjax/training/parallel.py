@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXIS_NAME = "devices"
+from segjax.ops.devices import AXIS_NAME
 
 
 @dataclass(frozen=True)

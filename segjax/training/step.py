@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax.ops.devices import mean_over_devices
 from segjax.training.state import TrainState
 
 
@@ -15,7 +16,6 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     seed: int,
-    axis_name: str | None,
     micro_batches: int = 1,
     ema_decay: float | None = None,
     frozen: Callable | None = None,
@@ -24,23 +24,18 @@ def make_train_step(
 
     Its randomness is `fold_in(key(seed), step)`, so that a step is a function of its inputs alone;
     the task folds in the axis index or, where devices should make no difference, the index of the
-    example. Gradients and metrics are means over the devices: each task's loss is such
+    example. Gradients and metrics are means over the devices of
+    `segjax.ops.devices.AXIS_NAME`, where the step is mapped over it: each task's loss is such
     that this mean is the loss of the whole batch.
 
     Args:
       task: see `segjax.tasks`.
-      axis_name: of the mapped device axis; None runs the step on one device without one.
       micro_batches: the device's batch is cut into so many parts, whose gradients are averaged;
         for recipes whose batch does not fit the memory.
       ema_decay: share of the moving average of the parameters that a step keeps; None keeps none.
       frozen: params → tree of bool, the parameters that take no gradient; None for none. What lies
         before them only is not computed backwards.
     """
-
-    def over_devices(tree):
-        # XLA would copy every gradient for a mean over one.
-        alone = axis_name is None or jax.lax.axis_size(axis_name) == 1
-        return tree if alone else jax.lax.pmean(tree, axis_name)
 
     def loss_and_gradients(state, batch_stats, batch, key):
         def loss(params):
@@ -75,7 +70,7 @@ def make_train_step(
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, aux), gradients = accumulate(state, task.prepare(batch), key)
-        loss, metrics, batch_stats, gradients = over_devices(
+        loss, metrics, batch_stats, gradients = mean_over_devices(
             (loss, aux["metrics"], aux["batch_stats"], gradients)
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

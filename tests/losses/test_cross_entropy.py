@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.losses import cross_entropy, mean_valid_pixels, pixel_cross_entropy
+from segjax.ops.devices import AXIS_NAME
 
 IGNORED = 255
 loss_of = jax.jit(cross_entropy)
@@ -105,18 +106,20 @@ def test_the_mean_over_devices_is_the_loss_of_the_whole_batch():
     assert np.all(labels[-1] == IGNORED)  # so that one device has half a share of valid pixels
 
     def on_device(logits, labels, weights):
-        normalizer = mean_valid_pixels(labels, axis_name="devices")
-        loss, gradient = jax.value_and_grad(cross_entropy)(
-            logits, labels, weights=weights, normalizer=normalizer
-        )
-        return loss, gradient, cross_entropy(logits, labels, weights=weights)
+        options = {"weights": weights, "normalizer": mean_valid_pixels(labels)}
+        loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, **options)
+        own = jnp.mean(jnp.sum(labels != IGNORED, axis=(1, 2), dtype=jnp.float32))
+        naive = cross_entropy(logits, labels, weights=weights, normalizer=own)
+        return loss, gradient, cross_entropy(logits, labels, weights=weights), naive
 
     shares = [x.reshape(4, 2, *x.shape[1:]) for x in (logits, labels, weights)]
-    losses, gradients, own = jax.pmap(on_device, axis_name="devices")(*shares)
+    losses, gradients, by_default, naive = jax.pmap(on_device, axis_name=AXIS_NAME)(*shares)
     whole, gradient = loss_and_gradient(logits, labels, weights=weights)
     np.testing.assert_allclose(losses.mean(), whole, rtol=1e-6)
+    np.testing.assert_allclose(by_default.mean(), whole, rtol=1e-6)
     np.testing.assert_allclose(gradients.reshape(gradient.shape) / 4, gradient, atol=1e-7)
-    assert abs(own.mean() - whole) > 0.01 * whole  # a normaliser of each device's own is no good
+    # A normaliser of each device's own would give another loss.
+    assert abs(naive.mean() - whole) > 0.01 * whole
 
 
 def test_the_mean_over_micro_batches_is_the_loss_of_the_whole_batch():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.losses import dice_loss
+from segjax.ops.devices import AXIS_NAME
 
 IGNORED = 255
 OPTIONS = ("over", "background", "smooth")
@@ -91,19 +92,19 @@ def test_without_a_valid_pixel_loss_and_gradient_are_zero(over):
 def test_value_and_gradient_over_four_devices_are_those_of_the_whole_batch(over):
     logits, labels = random_batch()
 
-    def on_one(scale, logits, labels, axis_name=None):
+    def on_one(scale, logits, labels):
         def loss(scale):
-            return dice_loss(scale * logits, labels, over=over, axis_name=axis_name)
+            return dice_loss(scale * logits, labels, over=over)
 
         return jax.value_and_grad(loss)(scale)
 
     def on_four(scale, logits, labels):
-        found = on_one(scale, logits, labels, axis_name="devices")
+        found = on_one(scale, logits, labels)
         return jax.lax.pmean(found, "devices")
 
     scale = np.array([0.5, 1, 2], np.float32).reshape(1, 1, 1, 3)
     shares = (x.reshape(4, 2, *x.shape[1:]) for x in (logits, labels))
-    loss, gradient = jax.pmap(on_four, axis_name="devices", in_axes=(None, 0, 0), out_axes=None)(
+    loss, gradient = jax.pmap(on_four, axis_name=AXIS_NAME, in_axes=(None, 0, 0), out_axes=None)(
         scale, *shares
     )
     whole, whole_gradient = jax.jit(on_one)(scale, logits, labels)

@@ -18,6 +18,7 @@ from segjax.inference.views import rotations_and_flips
 from segjax.losses import SemanticLoss
 from segjax.models import UNet
 from segjax.models.unet import input_size_for
+from segjax.ops.devices import AXIS_NAME
 from segjax.tasks import SemanticTask
 from segjax.training.state import TrainState
 from segjax.training.step import make_train_step
@@ -111,7 +112,7 @@ def train(task, batch, *, learning_rate, num_steps):
     variables = initialise(task)
     state = TrainState(step=np.int32(0), opt_state=optimizer.init(variables["params"]), **variables)
     schedule = optax.constant_schedule(learning_rate)
-    step = jax.jit(make_train_step(task, optimizer, schedule, seed=0, axis_name=None))
+    step = jax.jit(make_train_step(task, optimizer, schedule, seed=0))
     losses = []
     for _ in range(num_steps):
         state, metrics = step(state, batch)
@@ -302,10 +303,10 @@ def test_metrics_are_the_accuracy_over_valid_pixels_and_the_terms_where_there_ar
 
 
 def test_prepare_adds_the_mean_of_the_valid_pixels_over_all_devices():
-    task = make_task(axis_name="devices")
+    task = make_task()
     labels = np.zeros((2, 1, 4, 4), np.int32)
     labels[1, 0, 0] = 255
-    found = jax.pmap(task.prepare, axis_name="devices", devices=jax.devices()[:2])(
+    found = jax.pmap(task.prepare, axis_name=AXIS_NAME, devices=jax.devices()[:2])(
         {"labels": labels}
     )
     np.testing.assert_array_equal(found["normalizer"], [[14], [14]])

@@ -24,8 +24,8 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.loop import train
-from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
@@ -55,7 +55,7 @@ class Squares:
 
 def make_task(version, *, dropout_rate=0.0):
     """The task for a version of DeepLab, all of its parts at work, as small as it gets."""
-    norm = partial(BatchNorm, axis_name=AXIS_NAME)
+    norm = BatchNorm
     resnet = ResNet(stage_sizes=(1, 1, 1, 1), width=4, block="basic", norm=norm)
     vgg = VGG16(stage_sizes=(1, 1, 1, 1, 1), width=4, pool_size=3)
     heads = {"aspp_features": 8, "dropout_rate": dropout_rate, "norm": norm}
@@ -94,7 +94,6 @@ def make_task(version, *, dropout_rate=0.0):
         covering=WholeImage((SIDE, SIDE)),
         preprocess=Normalize(127.5, 127.5),
         loss_function=SemanticLoss(supervise="coarse" if version in ("v1", "v2") else "full"),
-        axis_name=AXIS_NAME,
     )
 
 
@@ -102,9 +101,7 @@ def losses_on(devices, version, *, num_steps):
     task, parallel = make_task(version), DataParallel(tuple(jax.devices()[:devices]))
     schedule = learning_rate_schedule(OPTIMIZER, num_steps=num_steps, batch_size=1)
     optimizer = make_optimizer(OPTIMIZER, schedule)
-    step = parallel.train_step(
-        make_train_step(task, optimizer, schedule, seed=0, axis_name=AXIS_NAME)
-    )
+    step = parallel.train_step(make_train_step(task, optimizer, schedule, seed=0))
     batches = training_batches(Squares(8), (task.preprocess,), batch_size=4, seed=1)
     first = next(batches)
     state = parallel.replicate(create_state(task, optimizer, seed=0, batch=first, ema=False))

@@ -20,8 +20,8 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.loop import train
-from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 from tests.models.mask_rcnn_tiny import (
@@ -59,7 +59,7 @@ class Ellipses:
 GROUPS = partial(GroupNorm, num_groups=2)
 TASK = tiny_task(
     tiny_model(
-        norm=partial(BatchNorm, axis_name=AXIS_NAME),
+        norm=BatchNorm,
         fpn_norm=GROUPS,
         head_norm=GROUPS,
         box_convolutions=1,
@@ -68,7 +68,6 @@ TASK = tiny_task(
     views=(InstanceView(ResizeShortSide((SIDE,), SIDE)),),
     make_evaluator=partial(CocoEvaluator, CLASSES),
     loss_function=DetectionLoss(),
-    axis_name=AXIS_NAME,
 )
 
 
@@ -78,7 +77,7 @@ def compiled_step(devices):
     parallel = DataParallel(tuple(jax.devices()[:devices]))
     schedule = learning_rate_schedule(OPTIMIZER, num_steps=NUM_STEPS, batch_size=4)
     optimizer = make_optimizer(OPTIMIZER, schedule)
-    step = make_train_step(TASK, optimizer, schedule, seed=0, axis_name=AXIS_NAME)
+    step = make_train_step(TASK, optimizer, schedule, seed=0)
     return parallel.train_step(step), optimizer, parallel
 
 

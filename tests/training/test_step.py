@@ -13,13 +13,15 @@ import pytest
 
 from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
-from segjax.training.parallel import AXIS_NAME, DataParallel
-from segjax.training.schedules import (
+from segjax.ops.devices import AXIS_NAME
+from segjax.training.optimizer import (
     OptimizerConfig,
     frozen_parameters,
     learning_rate_schedule,
     make_optimizer,
+    matching,
 )
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 from tests.training import tiny
@@ -39,7 +41,6 @@ def run_steps(config, *, devices, num_steps, micro_batches=1, ema_decay=None):
             optimizer,
             schedule,
             seed=config.seed,
-            axis_name=AXIS_NAME,
             micro_batches=micro_batches,
             ema_decay=ema_decay,
             frozen=functools.partial(frozen_parameters, config.optimizer),
@@ -99,9 +100,7 @@ def test_devices_draw_different_dropout_masks():
         "labels": np.stack([example["labels"]] * 2).astype(np.int32),
     }
     state = create_state(task, optimizer, seed=0, batch=batch, ema=False)
-    step = make_train_step(
-        task, optimizer, optax.constant_schedule(0.0), seed=0, axis_name=AXIS_NAME
-    )
+    step = make_train_step(task, optimizer, optax.constant_schedule(0.0), seed=0)
     mapped = jax.pmap(
         step, axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2]
     )
@@ -235,6 +234,11 @@ def test_a_pattern_that_is_found_nowhere_is_refused_with_paths_there_are(setting
     params = {"head": {"kernel": np.ones(1, np.float32)}}
     with pytest.raises(ValueError, match=rf"{setting}: 'hed/' is in no .* head/kernel"):
         updates_of(OptimizerConfig(**changes), params)
+
+
+def test_a_tree_without_leaves_matches_any_pattern():
+    """Optax's muon masks the parameters that its Adam part leaves out."""
+    assert matching({}, "kernel$", setting="optimizer.decayed") == {}
 
 
 def test_frozen_parameters_stay_and_take_no_part_in_the_gradient():

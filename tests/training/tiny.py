@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from segjax.commands.launch import run
 from segjax.data.augmentation.semantic import Standardize, Warp
 from segjax.evaluation.metrics import NegativeLogLikelihood
 from segjax.inference.tiling import Tiling
@@ -13,9 +14,7 @@ from segjax.models import UNet
 from segjax.tasks import SemanticTask
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.parallel import AXIS_NAME
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 SIDE = 16
 
@@ -60,7 +59,7 @@ class Config(ExperimentConfig):
     poisoned: int = -1
 
 
-def make_task(config: Config, *, axis_name: str | None = AXIS_NAME) -> SemanticTask:
+def make_task(config: Config) -> SemanticTask:
     return SemanticTask(
         model=UNet(
             num_classes=2,
@@ -69,7 +68,6 @@ def make_task(config: Config, *, axis_name: str | None = AXIS_NAME) -> SemanticT
             padding="SAME",
             norm=config.norm,
             dropout_rate=config.dropout_rate,
-            axis_name=axis_name,
         ),
         classes=("ground", "square"),
         channels=1,
@@ -77,7 +75,6 @@ def make_task(config: Config, *, axis_name: str | None = AXIS_NAME) -> SemanticT
         preprocess=Standardize(),
         loss_function=config.loss,
         metrics=(NegativeLogLikelihood(),),
-        axis_name=axis_name,
     )
 
 
