@@ -20,7 +20,7 @@ MAY_KNOW = {
     "data": ["coco", "pictures"],  # the contact sheet
     "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["training.logging"],  # the format of metrics.jsonl
-    "training": ["data", "ops.devices", "pictures", "report"],  # of tasks the protocol alone
+    "training": ["data", "ops.devices", "pictures", "report", "tasks.protocol"],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.voc_classes"),

@@ -5,6 +5,7 @@ A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes b
     norm = functools.partial(BatchNorm, epsilon=1e-3)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -36,6 +37,11 @@ class BatchNorm(nn.Module):
     frozen: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether the statistics, in training, are those of the batch."""
+        return not self.frozen
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -69,3 +75,12 @@ class GroupNorm(nn.GroupNorm):
         del train
         with jax.numpy_dtype_promotion("standard"):
             return super().__call__(x)
+
+
+def is_over_batch(norm: Callable[..., nn.Module] | None) -> bool:
+    """Whether a norm's statistics, in training, are those of the batch.
+
+    Then an example's outputs depend on the others, and the norm writes running statistics. A norm
+    of another kind says so by an attribute "over_batch"; without it, it is taken not to.
+    """
+    return norm is not None and getattr(norm(parent=None), "over_batch", False)

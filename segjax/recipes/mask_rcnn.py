@@ -26,12 +26,13 @@ from segjax.data.sources.instance import ObjectSource
 from segjax.data.sources.semantic import open_dataset
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
+from segjax.losses import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
-from segjax.tasks.instance import DetectionLoss, InstanceTask, InstanceView
+from segjax.tasks.instance import InstanceTask, InstanceView
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
 from segjax.training.schedules import OptimizerConfig

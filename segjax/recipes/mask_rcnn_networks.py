@@ -69,8 +69,12 @@ class MaskRCNNConfig:
     def normalize(self) -> Normalize:
         return NORMALIZATIONS[self.pixels]
 
-    def model(self, num_classes: int) -> MaskRCNN:
-        """Returns the network for so many classes, the background not counted."""
+    def model(self, num_classes: int, *, network: type[MaskRCNN] = MaskRCNN) -> MaskRCNN:
+        """Returns the network for so many classes, the background not counted.
+
+        Args:
+          network: the class of it, such as a subclass with another head.
+        """
         dtype: Any = jnp.bfloat16 if self.bfloat16 else None
         norm = self._norm(self.norm)
         backbone = make_backbone(
@@ -82,7 +86,7 @@ class MaskRCNNConfig:
         if self.neck != "fpn":
             sizes = (self.anchor_sizes,)
         head_norm = None if self.head_norm is None else self._norm(self.head_norm)
-        return MaskRCNN(
+        return network(
             num_classes,
             backbone=backbone,
             neck=self.neck,

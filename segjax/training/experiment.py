@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from segjax.tasks.protocol import Task
 from segjax.training import configuration
 from segjax.training.run_directory import read_config
 
@@ -33,9 +34,12 @@ class Experiment:
       minimize: whether less of it is better.
       initialize: from freshly drawn variables to those that the first step begins with, such as
         ones with a trained backbone; NumPy arrays in and out. None keeps them.
+      frozen: returns the variables of other networks by name, such as {"teacher": variables}, that
+        the terms of the loss find in variables["frozen"]; NumPy arrays. A resumed run has them from
+        its checkpoint, and does not call this.
     """
 
-    task: Any
+    task: Task
     train: Callable[[], Any]
     transforms: tuple[Callable, ...]
     evaluation: Mapping[str, Callable[[], Any]]
@@ -43,6 +47,7 @@ class Experiment:
     best_metric: str = "mean_iou"
     minimize: bool = False
     initialize: Callable[[dict], dict] | None = None
+    frozen: Callable[[], dict] | None = None
 
 
 def load_module(path: Path):
