@@ -4,9 +4,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import jax
 
-# (outputs of the network, batch, variables) → float32 scalar, the weight included. Its mean over
-# devices and micro-batches is the term of the whole batch: divide sums by a count that is the mean
-# over the devices, such as `segjax.ops.devices.mean_count` or the batch's own "normalizer".
+# (outputs of the network, batch, variables) → float32 scalar, the weight included. The step takes
+# its mean over devices and micro-batches, which must be the term of the whole batch. A mean over
+# images is right as it is. A mean over pixels or regions divides by a count that is itself a mean
+# over the devices: the batch's "normalizer" (valid pixels of an image, right for micro-batches
+# too), or `segjax.ops.devices.mean_count` of any mask.
 LossTerm = Callable[[dict, dict, dict], jax.Array]
 # What a training step logs besides the metrics of the task.
 LOGGED = ("loss", "gradient_norm", "learning_rate")

@@ -64,6 +64,8 @@ def test_frozen_networks_stay_are_saved_and_are_resumed_without_their_source(tmp
     resumed = run(tmp_path, dataclasses.replace(built, frozen=gone))
     assert resumed["step"] == 4
     chex.assert_trees_all_equal(resumed, whole)
+    alone = run(tmp_path / "alone", built, devices=1)
+    chex.assert_trees_all_close(alone["params"], whole["params"], rtol=0, atol=1e-4)
     # The optimiser knows nothing of them: it has a momentum for each parameter.
     moments = [x.shape for x in jax.tree.leaves(whole["opt_state"]) if x.ndim]
     assert sorted(moments) == sorted(x.shape for x in jax.tree.leaves(whole["params"]) if x.ndim)
