@@ -20,6 +20,7 @@ Command   python experiments/mask_rcnn/coco_paper_tables.py --workdir runs/paper
 from dataclasses import dataclass
 
 from segjax.commands.launch import run
+from segjax.losses import DetectionLoss
 from segjax.models.regions import RegionPooling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
@@ -30,7 +31,6 @@ from segjax.recipes.mask_rcnn import (
     coco_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
-from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig
 from segjax.training.optimizer import OptimizerConfig
 

@@ -25,6 +25,7 @@ Command   python experiments/mask_rcnn/coco_r50_fpn.py --workdir runs/coco_r50_f
 from dataclasses import dataclass, replace
 
 from segjax.commands.launch import run
+from segjax.losses import DetectionLoss
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
@@ -35,7 +36,6 @@ from segjax.recipes.mask_rcnn import (
     coco_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
-from segjax.tasks.instance import DetectionLoss
 from segjax.training.configuration import TrainConfig
 from segjax.training.optimizer import OptimizerConfig
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segjax.evaluation.metrics import Metric
+
 
 class SummingEvaluator:
     """An evaluator whose metrics are sums over examples.
@@ -14,7 +16,7 @@ class SummingEvaluator:
         `result` raise a ValueError if two metrics have a result of the same name.
     """
 
-    def __init__(self, metrics: Sequence):
+    def __init__(self, metrics: Sequence[Metric]):
         self._metrics = tuple(metrics)
         self._sums = {}
 

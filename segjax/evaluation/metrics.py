@@ -1,13 +1,6 @@
 """Metrics as sums: what one example adds, and the result of the sum over all examples.
 
-Each metric is a frozen dataclass with three methods:
-
-- `counts(example, prediction)` returns a dict of int64 or float64 arrays of fixed shape, which are
-  summed over examples and processes;
-- `result(counts)` computes the metric's values from a sum: a dict of float, int or (nested) list,
-  NaN if undefined;
-- `example_score(counts)` computes a number from the counts of one example, higher for a better
-  prediction and NaN if undefined, to find the best and the worst examples.
+Each metric is a frozen dataclass with the methods of `Metric`.
 
 An example is a dict with "labels" uint8 [height, width] and, for some metrics, "instances" int32
 or "field_of_view" bool of that shape. A prediction is a dict with "probabilities" float32
@@ -16,6 +9,7 @@ or "field_of_view" bool of that shape. A prediction is a dict with "probabilitie
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +31,26 @@ from segjax.evaluation.em_segmentation import THRESHOLDS, em_counts, em_errors
 from segjax.evaluation.roc import average_precision_of_counts, roc_auc_of_counts, roc_counts
 
 Arrays = Mapping[str, np.ndarray]
+
+
+class Metric(Protocol):
+    """A score that adds up over examples."""
+
+    def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
+        """Counts one example: int64 or float64 arrays of fixed shape, which are then summed over
+        examples and processes."""
+        ...
+
+    def result(self, counts: Arrays) -> dict:
+        """Returns the values of a sum: float, int or (nested) list; NaN is undefined."""
+        ...
+
+    def example_score(self, counts: Arrays) -> float:
+        """Scores the counts of one example: higher is better, NaN is undefined.
+
+        The first metric of a task finds the best and the worst examples by it.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The losses of Mask R-CNN, sums over chosen anchors or regions divided by a count.
 
 If the count is the mean over all devices, the mean of the losses over the devices is the loss of
-the whole batch, however the objects are spread; see `segjax.tasks.instance`.
+the whole batch, however the objects are spread; see `segjax.losses.instance`.
 """
 
 import chex

@@ -46,15 +46,20 @@ def over_groups(function: Callable, regions, active, *, size: int):
 
 
 def sum_over_groups(function: Callable, operands, regions, active, *, size: int):
-    """Computes the sum of `function(operands, regions)` of a few regions of each image at a time.
+    """Computes sums of `function(operands, regions)` of a few regions of each image at a time.
 
     A sum's terms have the same cotangent: their gradients are added up as soon as each is computed,
     and no more than one group is kept for the backward pass.
 
     Args:
-      function: as of `over_groups`, but to a float32 scalar, a sum over regions.
-      operands: a tree of float arrays; the gradient is of these alone, and of first order.
+      function: as of `over_groups`, but to a float32 scalar, a sum over regions, and a tree of
+        other such sums that are only reported.
+      operands: a tree of float arrays; the gradient is of these alone, of the scalar alone, and of
+        first order.
       regions, active, size: as of `over_groups`.
+
+    Returns:
+      The scalar and the tree.
     """
     groups, active = _split((regions, active), size)
     return _sum(function, operands, groups, jnp.any(active, axis=(1, 2)))
@@ -84,22 +89,31 @@ def _add_up(of_group, groups, active, zeros):
     return lax.fori_loop(0, number, add, zeros)
 
 
+def _zeros_of(of_group, groups):
+    """Zeros like the tree `of_group(group)`."""
+    group = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), groups)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_group, group))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(function, operands, groups, active):
-    return _add_up(functools.partial(function, operands), groups, active, jnp.zeros(()))
+    of_group = functools.partial(function, operands)
+    return _add_up(of_group, groups, active, _zeros_of(of_group, groups))
 
 
 def _forward(function, operands, groups, active):
-    of_group = functools.partial(jax.value_and_grad(function), operands)
+    of_group = functools.partial(jax.value_and_grad(function, has_aux=True), operands)
     # Of a lower precision, the sum of many groups would lose what each adds.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, sum_dtype(x)), operands)
-    total, gradient = _add_up(of_group, groups, active, (jnp.zeros(()), zeros))
+    sums = _zeros_of(functools.partial(function, operands), groups)
+    sums, gradient = _add_up(of_group, groups, active, (sums, zeros))
     gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), gradient, operands)
-    return total, gradient
+    return sums, gradient
 
 
-def _backward(function, gradient, cotangent):
+def _backward(function, gradient, cotangents):
     del function
+    cotangent, _ = cotangents
     gradient = jax.tree.map(lambda x: x * cotangent.astype(x.dtype), gradient)
     return gradient, None, None
 

@@ -2,8 +2,11 @@
 
 The stages are methods that take and give arrays, so that each can be run, tested or replaced alone:
 `pyramid` → `rpn_outputs` → `segjax.models.rpn.propose` → `box_outputs` →
-`segjax.models.detections.detect` → `mask_logits`. Calling the model runs them all. What training
-does between them is `segjax.tasks.instance`.
+`segjax.models.detections.detect` → `mask_outputs` → `refine`. Calling the model runs them all. What
+training does between them is `segjax.tasks.instance`.
+
+A subclass adds a head on the regions in three places: `setup` makes it, `mask_outputs` runs it and
+`refine` lets it change the detections. See `experiments/extending/mask_scoring_rcnn.py`.
 """
 
 from functools import partial
@@ -11,16 +14,14 @@ from typing import Any, Literal, get_args
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from flax.errors import ModifyScopeVariableError
 
 from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
-from segjax.models.groups import over_groups, sum_over_groups
+from segjax.models.groups import over_groups
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm, Norm
+from segjax.models.normalization import BatchNorm, Norm, is_over_batch
 from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import (
     BoxHead,
@@ -233,80 +234,59 @@ class MaskRCNN(Network):
         leading = boxes.shape[:2]
         return logits.reshape(*leading, -1), deltas.reshape(*leading, -1, 4)
 
-    def mask_logits(self, levels, boxes, train: bool = False):
-        """Computes masks of boxes [batch, regions, 4]: [batch, regions, height, width, outputs]."""
+    def mask_outputs(self, levels, regions: dict, train: bool = False) -> dict:
+        """Computes the mask branch on regions.
+
+        A subclass with another head on the regions extends what this returns.
+
+        Args:
+          regions: arrays [batch, regions, ...]: "boxes" and, for other heads, "classes", which are
+            the true ones in training and 0 where there is none.
+
+        Returns:
+          "features" [batch, regions, height, width, channels], which the mask head reads, and
+          "logits" [batch, regions, height, width, outputs].
+        """
+        boxes = regions["boxes"]
         if self.neck == "c4":
             x = self.box_head(self._region_features(levels, boxes, self.box_resolution), train)
         else:
             x = self._region_features(levels, boxes, self.mask_resolution)
-        logits = self.mask_head(x, train)
-        return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
+        outputs = {"features": x, "logits": self.mask_head(x, train)}
+        return {name: x.reshape(*boxes.shape[:2], *x.shape[1:]) for name, x in outputs.items()}
 
-    def over_masks(self, function, levels, regions, active, train: bool = False):
-        """Computes `function(mask logits, regions)`, a group of regions at a time.
+    def refine(self, found: dict, outputs: dict) -> dict:
+        """Returns the detections as a subclass's own head would have them; here, as they are.
 
-        Groups without an active region are skipped, and the logits of all regions never exist at
-        once; see `segjax.models.groups.over_groups`. Only in training, with norms that take their
-        statistics over the regions, all are computed together.
+        Each detection is looked at alone, and a few at a time.
 
         Args:
-          function: pure, ([batch, n, height, width, outputs], regions [batch, n, ...]) → [batch, n,
-            ...].
-          regions: dict of [batch, regions, ...], with "boxes".
-          active: [batch, regions], the active ones of an image first.
-
-        Returns:
-          [batch, regions, ...]; zeros where a group is skipped.
+          found: as `__call__` returns it.
+          outputs: of `mask_outputs` for these detections.
         """
-        if self._masks_write_variables(levels, regions["boxes"], train):
-            return function(self.mask_logits(levels, regions["boxes"], train), regions)
-        logits_of, variables = self._mask_branch(train)
+        del outputs
+        return found
 
-        def of_group(regions):
-            return function(logits_of(variables, levels, regions["boxes"]), regions)
+    @property
+    def masks_need_all_regions(self) -> bool:
+        """Whether the mask branch has a norm whose statistics, in training, are of all regions.
 
-        return over_groups(of_group, regions, active, size=MASK_GROUP)
-
-    def sum_over_masks(self, function, levels, regions, active, train: bool):
-        """Computes the sum of `function(mask logits, regions)` over groups, as losses need it.
-
-        As `over_masks`, with less memory; see `segjax.models.groups.sum_over_groups`.
-
-        Args:
-          function: as of `over_masks`, but to a scalar, and with a gradient of the logits alone.
+        Otherwise training, too, runs the branch on a few regions at a time.
         """
-        if self._masks_write_variables(levels, regions["boxes"], train):
-            return function(self.mask_logits(levels, regions["boxes"], train), regions)
-        logits_of, variables = self._mask_branch(train)
+        if self.neck == "c4":
+            return is_over_batch(self.backbone.norm)
+        return self.mask_network == "fcn" and is_over_batch(self.head_norm)
 
-        def of_group(operands, regions):
-            return function(logits_of(*operands, regions["boxes"]), regions)
-
-        operands = variables, levels
-        return sum_over_groups(of_group, operands, regions, active, size=MASK_GROUP)
-
-    def _mask_branch(self, train):
-        """`mask_logits` as a function of (variables, levels, boxes), and the variables it reads."""
-        model, variables = self.unbind()
-        heads = ("box_head", "mask_head") if self.neck == "c4" else ("mask_head",)
-        variables = {
-            collection: {name: tree[name] for name in heads if name in tree}
-            for collection, tree in variables.items()
+    def mask_variables(self, variables: dict) -> dict:
+        """Returns the variables without those of the parts that `mask_outputs` does not run."""
+        others = {"backbone", "fpn", "rpn", "box_predictor"}
+        if self.neck != "c4":
+            others.add("box_head")
+        return {
+            collection: {name: part for name, part in parts.items() if name not in others}
+            for collection, parts in variables.items()
+            if collection in ("params", "batch_stats")
         }
-        return partial(model.apply, train=train, method="mask_logits"), variables
-
-    def _masks_write_variables(self, levels, boxes, train) -> bool:
-        """Whether `mask_logits` makes parameters or writes to "batch_stats".
-
-        The latter is what norms do that look across regions.
-        """
-        if self.is_initializing():
-            return True
-        try:
-            jax.eval_shape(*self._mask_branch(train), levels, boxes)  # which has nowhere to write
-        except ModifyScopeVariableError:
-            return True
-        return False
 
     def _region_features(self, levels, boxes, resolution):
         """The features of each box, [batch · regions, resolution, resolution, channels]."""
@@ -348,11 +328,17 @@ class MaskRCNN(Network):
             self.detections,
             weights=self.box_weights,
         )
+        if self.is_initializing() or (train and self.masks_need_all_regions):
+            return self.add_masks(levels, found, train)
+        model, variables = self.unbind()
+        add_masks = partial(model.apply, variables, levels, train=train, method="add_masks")
+        return over_groups(add_masks, found, found["valid"], size=MASK_GROUP)
 
-        def masks_of(logits, found):
-            flat = logits.reshape(-1, *logits.shape[2:])
-            masks = mask_probabilities(flat, found["classes"].reshape(-1), loss=self.mask_loss)
-            masks = masks.reshape(logits.shape[:4])
-            return jnp.where(found["valid"][..., None, None], masks, 0.0)
-
-        return found | {"masks": self.over_masks(masks_of, levels, found, found["valid"], train)}
+    def add_masks(self, levels, found: dict, train: bool = False) -> dict:
+        """Adds "masks" to detections, and refines them."""
+        outputs = self.mask_outputs(levels, found, train)
+        logits, classes = outputs["logits"], found["classes"].reshape(-1)
+        flat = logits.reshape(-1, *logits.shape[2:])
+        masks = mask_probabilities(flat, classes, loss=self.mask_loss).reshape(logits.shape[:4])
+        masks = jnp.where(found["valid"][..., None, None], masks, 0.0)
+        return self.refine(found | {"masks": masks}, outputs)

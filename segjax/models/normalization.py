@@ -43,6 +43,11 @@ class BatchNorm(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    @property
+    def over_batch(self) -> bool:
+        """Whether the statistics, in training, are those of the batch."""
+        return not self.frozen
+
     @nn.compact
     def __call__(self, x, train: bool = False):
         norm = nn.BatchNorm(
@@ -91,3 +96,12 @@ def norm_of(name: NormName) -> Norm:
     if name not in norms:
         raise ValueError(f"norm={name!r}; expected one of {', '.join(map(repr, norms))}")
     return norms[name]
+
+
+def is_over_batch(norm: Callable[..., nn.Module] | None) -> bool:
+    """Whether a norm's statistics, in training, are those of the batch.
+
+    Then an example's outputs depend on the others, and the norm writes running statistics. A norm
+    of another kind says so by an attribute "over_batch"; without it, it is taken not to.
+    """
+    return norm is not None and getattr(norm(parent=None), "over_batch", False)

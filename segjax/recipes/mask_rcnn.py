@@ -23,12 +23,13 @@ from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
+from segjax.losses import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
-from segjax.tasks.instance import DetectionLoss, InstanceTask, InstanceView
+from segjax.tasks.instance import InstanceTask, InstanceView
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig

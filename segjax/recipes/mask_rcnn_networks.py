@@ -27,8 +27,12 @@ class MaskRCNNConfig(NetworkConfig):
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
 
-    def model(self, num_classes: int) -> MaskRCNN:
-        """Returns the network for so many classes, the background not counted."""
+    def model(self, num_classes: int, *, network: type[MaskRCNN] = MaskRCNN) -> MaskRCNN:
+        """Makes the network for so many classes, the background not counted.
+
+        Args:
+          network: class of the network, such as a subclass with another head.
+        """
         norm = norm_of(self.norm)
         backbone = self.backbone_module(self.backbone, norm)
         sizes = tuple((size,) for size in self.anchor_sizes)
@@ -39,7 +43,7 @@ class MaskRCNNConfig(NetworkConfig):
         head_norm = None if self.head_norm is None else norm_of(self.head_norm)
         return module_of(
             self,
-            MaskRCNN,
+            network,
             num_classes,
             backbone=backbone,
             fpn_norm=head_norm,

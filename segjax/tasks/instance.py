@@ -1,9 +1,8 @@
 """Instance segmentation: a class, a box and a mask for each object."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +10,23 @@ import numpy as np
 
 from segjax.inference.instance_views import merge_views, to_original_frame
 from segjax.inference.paste import PasteRule, paste_to_rle
-from segjax.losses import detection
-from segjax.models.mask_rcnn import MaskRCNN
+from segjax.losses.instance import DetectionLoss, take
+from segjax.losses.terms import LossTerm, check_names, extra_terms
+from segjax.models.groups import sum_over_groups
+from segjax.models.mask_rcnn import MASK_GROUP, MaskRCNN
 from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
-from segjax.models.roi_heads import select_class
 from segjax.models.rpn import RPN_BOX_WEIGHTS, ProposalConfig, propose
 from segjax.ops.boxes import encode_boxes
 from segjax.ops.devices import mean_count
 from segjax.ops.masks import targets_from_boxes
 from segjax.pictures.instances import instance_panel
+from segjax.tasks.protocol import Evaluator
 
 SIDE_MULTIPLE = 32  # of an image that fits no bucket
-
-
-@dataclass(frozen=True)
-class DetectionLoss:
-    """Weights and forms of the five losses; the defaults are detectron2's."""
-
-    objectness: float = 1.0
-    rpn_box: float = 1.0
-    classes: float = 1.0
-    box: float = 1.0
-    mask: float = 1.0
-    rpn_beta: float = 0.0
-    """Where the RPN's smooth L1 becomes linear; torchvision 1/9, the paper's code 1/9."""
-    box_beta: float = 0.0
-    """The same of the box head; torchvision 1/9, the paper's code 1."""
-    rpn_normalizer: Literal["fixed", "sampled"] = "fixed"
-    """Divide the RPN's losses by the anchors that were asked for (detectron2), or by those that
-    were found (torchvision)."""
+# (outputs of the mask branch, batch, regions) → the loss of each region, [batch, regions], the
+# weight included. The regions, a part of the positive ones, are "boxes", "classes", "matched" (the
+# index of the object) and "mask_targets" [batch, regions, height, width].
+MaskTerm = Callable[[dict, dict, dict], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -71,6 +58,16 @@ class InstanceTask:
       make_evaluator: returns an object with the evaluator's methods, such as
         `segjax.evaluation.instance_evaluator.CocoEvaluator`.
       loss_function: weights and forms of the losses.
+      extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
+        variables) → scalar, see `segjax.losses.LossTerm`. The outputs are the "levels" of the
+        pyramid; by level, the RPN's "objectness" [batch, anchors], "anchor_deltas" [batch, anchors,
+        4] and "anchors" [anchors, 4]; "sampled_anchors" (`AnchorSampling`) and the heads' "regions"
+        (`RegionSampling`), with "box_targets" [batch, ..., 4]; the box head's "class_logits"
+        [batch, regions, 1 + classes] and "box_deltas" [batch, regions, classes or 1, 4].
+      extra_mask_losses: by name, terms of the mask branch, which is run on a few regions at a time:
+        functions (outputs, batch, regions) → [batch, regions]. The mean over all positive regions
+        of the whole batch is added to the loss and logged. See `MaskTerm`, and
+        `MaskRCNN.mask_outputs` for the outputs.
       proposals: how training chooses them; prediction's way is the model's.
       anchor_sampling, region_sampling: what the losses look at.
       mask_targets: (masks, boxes of the masks, regions, index of each region's mask, size=side) →
@@ -85,8 +82,10 @@ class InstanceTask:
     buckets: tuple[tuple[int, int], ...]
     preprocess: Callable[[dict, None], dict]
     views: tuple[InstanceView, ...]
-    make_evaluator: Callable[[], Any]
+    make_evaluator: Callable[[], Evaluator]
     loss_function: DetectionLoss = DetectionLoss()
+    extra_losses: Mapping[str, LossTerm] = field(default_factory=dict)
+    extra_mask_losses: Mapping[str, MaskTerm] = field(default_factory=dict)
     proposals: ProposalConfig = ProposalConfig(pre_nms=2000)
     anchor_sampling: AnchorSampling = AnchorSampling()
     region_sampling: RegionSampling = RegionSampling()
@@ -107,18 +106,28 @@ class InstanceTask:
         draw does not depend on the devices.
         """
 
-        def outputs(model):
+        def run(model):
             return self._outputs(model, batch, key, train)
 
-        (terms, metrics), updated = self.model.apply(
-            variables, method=outputs, mutable=["batch_stats"] if train else []
+        outputs, updated = self.model.apply(
+            variables, method=run, mutable=["batch_stats"] if train else []
         )
-        loss = sum(getattr(self.loss_function, name) * term for name, term in terms.items())
+        terms = self.loss_function.rpn_terms(outputs) | self.loss_function.box_terms(outputs)
+        mask_loss, mask_terms = self._mask_losses(variables, outputs, batch, train)
+        regions = outputs["regions"]
+        metrics = terms | mask_terms
+        metrics |= {
+            "positive_regions": jnp.mean(jnp.sum(regions["positive"], axis=1, dtype=jnp.float32)),
+            "dropped_objects": jnp.mean(batch["dropped"].astype(jnp.float32)),
+        }
+        extra = extra_terms(self.extra_losses, outputs, batch, variables, taken=metrics)
         stats = updated.get("batch_stats", variables.get("batch_stats", {}))
-        return loss, {"metrics": terms | metrics, "batch_stats": stats}
+        loss = self.loss_function.weighted(terms) + mask_loss
+        loss = sum(extra.values(), start=loss)
+        return loss, {"metrics": metrics | extra, "batch_stats": stats}
 
-    def _outputs(self, model: MaskRCNN, batch, key, train: bool):
-        """The losses of one device's batch, stage by stage."""
+    def _outputs(self, model: MaskRCNN, batch, key, train: bool) -> dict:
+        """What the network computes for one device's batch, stage by stage."""
         images, truth, classes = batch["image"], batch["boxes"], batch["classes"]
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(
             batch["index"]
@@ -129,88 +138,74 @@ class InstanceTask:
         regions = jax.vmap(self.region_sampling)(
             keys[:, 1], proposals["boxes"], proposals["valid"], truth, classes
         )
-        # Positive ones come first: the mask head looks at no others.
+        anchors = jnp.concatenate(rpn[2])
+        sampled = jax.vmap(self.anchor_sampling, in_axes=(0, None, 0, 0))(
+            keys[:, 0], anchors, truth, classes > 0
+        )
+        sampled["box_targets"] = encode_boxes(
+            take(truth, sampled["matched"]), anchors[sampled["index"]], RPN_BOX_WEIGHTS
+        )
+        regions["box_targets"] = encode_boxes(
+            take(truth, regions["matched"]), regions["boxes"], model.box_weights
+        )
+        class_logits, box_deltas = model.box_outputs(levels, regions["boxes"], train)
+        outputs = {
+            "levels": levels,
+            **dict(zip(("objectness", "anchor_deltas", "anchors"), rpn, strict=True)),
+            "sampled_anchors": sampled,
+            "regions": regions,
+            "class_logits": class_logits,
+            "box_deltas": box_deltas,
+        }
+        if train and model.masks_need_all_regions:
+            outputs["masks"] = model.mask_outputs(levels, self._masked(regions), train)
+        return outputs
+
+    def _masked(self, regions) -> dict:
+        """The regions that the mask branch looks at: the positive ones, which come first."""
         masked = {
             name: value[:, : self.region_sampling.positives] for name, value in regions.items()
         }
-        terms = self._rpn_losses(rpn, keys[:, 0], truth, classes)
-        terms |= self._box_losses(model, levels, regions, truth, train)
-        terms["mask"] = self._mask_loss(model, levels, masked, batch, train)
-        metrics = {
-            "positive_regions": jnp.mean(jnp.sum(regions["positive"], axis=1, dtype=jnp.float32)),
-            "dropped_objects": jnp.mean(batch["dropped"].astype(jnp.float32)),
-        }
-        return terms, metrics
+        return masked | {"boxes": jax.vmap(repeat_valid)(masked["boxes"], masked["positive"])}
 
-    def _rpn_losses(self, rpn, keys, truth, classes):
-        objectness, deltas, anchors = rpn
-        objectness, deltas = (jnp.concatenate(levels, axis=1) for levels in (objectness, deltas))
-        anchors = jnp.concatenate(anchors)
-        drawn = jax.vmap(self.anchor_sampling, in_axes=(0, None, 0, 0))(
-            keys, anchors, truth, classes > 0
-        )
-        index, positive, valid = drawn["index"], drawn["positive"], drawn["valid"]
-        targets = encode_boxes(take(truth, drawn["matched"]), anchors[index], RPN_BOX_WEIGHTS)
-        if self.loss_function.rpn_normalizer == "fixed":
-            normalizer = float(self.anchor_sampling.size * index.shape[0])
-        else:
-            normalizer = mean_count(valid)
-        return {
-            "objectness": detection.objectness_loss(
-                take(objectness, index), positive, valid, normalizer=normalizer
-            ),
-            "rpn_box": detection.box_loss(
-                take(deltas, index),
-                targets,
-                positive,
-                beta=self.loss_function.rpn_beta,
-                normalizer=normalizer,
-            ),
-        }
-
-    def _box_losses(self, model, levels, regions, truth, train):
-        logits, deltas = model.box_outputs(levels, regions["boxes"], train)
-        if not model.class_agnostic_boxes:
-            chosen = jnp.maximum(regions["classes"], 1) - 1
-            deltas = jnp.take_along_axis(deltas, chosen[..., None, None], axis=2)
-        targets = encode_boxes(take(truth, regions["matched"]), regions["boxes"], model.box_weights)
-        normalizer = mean_count(regions["valid"])
-        return {
-            "classes": detection.class_loss(
-                logits, regions["classes"], regions["valid"], normalizer=normalizer
-            ),
-            "box": detection.box_loss(
-                deltas[:, :, 0],
-                targets,
-                regions["positive"],
-                beta=self.loss_function.box_beta,
-                normalizer=normalizer,
-            ),
-        }
-
-    def _mask_loss(self, model, levels, regions, batch, train):
-        boxes = jax.vmap(repeat_valid)(regions["boxes"], regions["positive"])
+    def _mask_losses(self, variables, outputs, batch, train):
+        """The weighted sum of the losses of the mask branch, and each of them by name."""
+        check_names(self.extra_mask_losses, taken=vars(self.loss_function))
+        regions = self._masked(outputs["regions"])
         normalizer = mean_count(regions["positive"])
 
-        def loss(logits, regions):
-            positive, classes = regions["positive"], regions["classes"]
-            targets = jax.vmap(partial(self.mask_targets, size=logits.shape[2]))(
+        def losses(outputs, regions):
+            """Of a few regions of each image: no collectives, which not every device would join."""
+            positive, size = regions["positive"], outputs["logits"].shape[2]
+            targets = jax.vmap(partial(self.mask_targets, size=size))(
                 batch["masks"], batch["boxes"], regions["boxes"], regions["matched"]
             )
-            if model.mask_loss == "softmax":
-                return detection.softmax_mask_loss(
-                    logits, targets, classes, positive, normalizer=normalizer
-                )
-            flat = logits.reshape(-1, *logits.shape[2:])
-            if logits.shape[-1] == 1:
-                chosen = flat[..., 0]
-            else:
-                chosen = select_class(flat, jnp.maximum(classes, 1).reshape(-1) - 1)
-            chosen = chosen.reshape(logits.shape[:4])
-            return detection.mask_loss(chosen, targets, positive, normalizer=normalizer)
+            regions = regions | {"mask_targets": targets}
+            mask = self.loss_function.mask_term(
+                outputs["logits"], regions, form=self.model.mask_loss, normalizer=normalizer
+            )
+            extra = {
+                name: jnp.sum(jnp.where(positive, term(outputs, batch, regions), 0.0)) / normalizer
+                for name, term in self.extra_mask_losses.items()
+            }
+            total = sum(extra.values(), start=self.loss_function.mask * mask)
+            return total, {"mask": mask, **extra}
 
-        regions = regions | {"boxes": boxes}
-        return model.sum_over_masks(loss, levels, regions, regions["positive"], train)
+        if "masks" in outputs:
+            return losses(outputs["masks"], regions)
+
+        def of_group(operands, regions):
+            variables, levels = operands
+            outputs = self.model.apply(variables, levels, regions, train, method="mask_outputs")
+            return losses(outputs, regions)
+
+        return sum_over_groups(
+            of_group,
+            (self.model.mask_variables(variables), outputs["levels"]),
+            regions,
+            regions["positive"],
+            size=MASK_GROUP,
+        )
 
     def predict(self, variables, batch):
         found = self.model.apply(variables, batch["image"], batch["size"], train=False)
@@ -273,8 +268,3 @@ class InstanceTask:
             title=example["id"],
             scores={"quality": score},
         )
-
-
-def take(values, index):
-    """Takes of [batch, n, ...] the entries at `index` [batch, m]: [batch, m, ...]."""
-    return jax.vmap(lambda of_image, places: of_image[places])(values, index)

@@ -1,9 +1,8 @@
 """Semantic segmentation: a class for each pixel, and instances where a data set asks for them."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.evaluation.evaluator import SummingEvaluator
-from segjax.evaluation.metrics import Confusion, Unrefined
+from segjax.evaluation.metrics import Confusion, Metric, Unrefined
 from segjax.inference.coverings import Covering
 from segjax.inference.views import (
     View,
@@ -21,6 +20,7 @@ from segjax.inference.views import (
 )
 from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
+from segjax.losses.terms import LossTerm, extra_terms
 from segjax.ops.devices import fold_in_device
 from segjax.pictures import overlays as visualize
 
@@ -37,6 +37,9 @@ class SemanticTask:
       preprocess: (example, None) → example with a float32 "image": a transform of
         `segjax.data.augmentation.semantic` that draws nothing, such as `Standardize`.
       loss_function: of the network's outputs and the batch.
+      extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
+        variables) → scalar, of all that the network returns; see `segjax.losses.LossTerm`. The
+        batch has "normalizer", the number of valid pixels of an image; see `cross_entropy`.
       metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
       evaluation_model: applied to the same variables in prediction, where it differs from `model`:
         DeepLab at another output stride.
@@ -56,7 +59,8 @@ class SemanticTask:
     covering: Covering
     preprocess: Callable[[dict, None], dict]
     loss_function: SemanticLoss = SemanticLoss()
-    metrics: tuple[Any, ...] = ()
+    extra_losses: Mapping[str, LossTerm] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
     evaluation_model: nn.Module | None = None
     input_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None
     views: tuple[View, ...] = (View(),)
@@ -89,10 +93,11 @@ class SemanticTask:
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
         metrics = {"pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1e-6))}
-        if len(terms) > 1:  # a single one is the loss itself
-            metrics |= terms
+        extra = extra_terms(self.extra_losses, outputs, batch, variables, taken=(*metrics, *terms))
+        if len(terms) + len(extra) > 1:  # a single one is the loss itself
+            metrics |= terms | extra
         stats = updated.get("batch_stats", variables.get("batch_stats", {}))
-        return loss, {"metrics": metrics, "batch_stats": stats}
+        return sum(extra.values(), start=loss), {"metrics": metrics, "batch_stats": stats}
 
     def predict(self, variables, batch):
         model = self.evaluation_model or self.model

@@ -129,9 +129,14 @@ class Checkpoints:
 
         Args:
           like: a state of `ShapeDtypeStruct` with the shapes and shardings wanted; the number of
-            devices need not be that of the run that saved.
+            devices need not be that of the run that saved. Frozen variables are those that were
+            saved, whatever `like` has.
         """
-        return TrainState(**self._restore(self.latest_step, _fields(like)))
+        fields = _fields(like)
+        saved = self._manager.item_metadata(self.latest_step)["state"].tree
+        if "frozen" in saved:
+            fields["frozen"] = _like(saved["frozen"], like.step.sharding)
+        return TrainState(**self._restore(self.latest_step, fields))
 
     def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> dict:
         """Returns the fields of the state of a step, by what was saved alone.
@@ -144,10 +149,7 @@ class Checkpoints:
         """
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         saved = self._manager.item_metadata(step)["state"]
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved.tree
-        )
-        return self._restore(step, like)
+        return self._restore(step, _like(saved.tree, sharding))
 
     def data(self, step: int) -> dict:
         """Returns where the data iterator stood at a step, as given to `save`."""
@@ -170,4 +172,12 @@ class Checkpoints:
 
 def _fields(state):
     """The state as a dict, so that a checkpoint can be read without segjax's classes."""
-    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    if state.frozen is None:  # checkpoints are older than this field
+        del fields["frozen"]
+    return fields
+
+
+def _like(tree, sharding):
+    """The shapes of saved arrays, with the sharding that they are to have."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

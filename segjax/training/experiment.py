@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from segjax.tasks.protocol import Task
 from segjax.training import configuration
 from segjax.training.experiment_files import experiments_folder
 from segjax.training.run_directory import KEPT_EXPERIMENT, read_config
@@ -38,9 +39,12 @@ class Experiment:
       schedule: step → learning rate; None builds that of `config.optimizer`.
       optimizer: maps the schedule to an Optax transformation, such as `optax.lion`; None builds
         that of `config.optimizer`. Its multipliers of zero freeze parameters in both cases.
+      frozen: returns the variables of other networks by name, such as {"teacher": variables}, as
+        NumPy arrays; loss terms find them in variables["frozen"]. A resumed run reads them from its
+        checkpoint and does not call this.
     """
 
-    task: Any
+    task: Task
     train: Callable[[], Any]
     transforms: tuple[Callable, ...]
     evaluation: Mapping[str, Callable[[], Any]]
@@ -50,6 +54,7 @@ class Experiment:
     initialize: Callable[[dict], dict] | None = None
     schedule: optax.Schedule | None = None
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
+    frozen: Callable[[], dict] | None = None
 
 
 def load_module(path: Path):

@@ -210,6 +210,8 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
                     jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
                 )
             )
+        if experiment.frozen is not None:
+            state = state.replace(frozen=experiment.frozen())
         return parallel.replicate(state)
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),

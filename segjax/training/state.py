@@ -18,6 +18,8 @@ class TrainState:
       batch_stats: running statistics of batch norm; empty without it.
       opt_state: of the Optax transformation.
       ema_params: exponential moving average of `params`, or None.
+      frozen: the variables of other networks by name, such as a teacher's, which a loss may use and
+        no step changes; None if there are none.
     """
 
     step: jax.Array
@@ -25,6 +27,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema_params: Any = None
+    frozen: Any = None
 
     @property
     def variables(self):

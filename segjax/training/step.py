@@ -1,5 +1,6 @@
 """The training step: one pure function of state and batch."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from segjax.ops.devices import mean_over_devices
+from segjax.tasks.protocol import Task
 from segjax.training.state import TrainState
 
 
 def make_train_step(
-    task,
+    task: Task,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
@@ -29,7 +31,8 @@ def make_train_step(
     that this mean is the loss of the whole batch.
 
     Args:
-      task: see `segjax.tasks`.
+      task: its loss sees the moving average of the parameters and the frozen variables of the
+        state too.
       micro_batches: the device's batch is cut into so many parts, whose gradients are averaged;
         for recipes whose batch does not fit the memory.
       ema_decay: share of the moving average of the parameters that a step keeps; None keeps none.
@@ -38,12 +41,15 @@ def make_train_step(
     """
 
     def loss_and_gradients(state, batch_stats, batch, key):
+        others = {"ema_params": state.ema_params, "frozen": state.frozen}
+        others = {name: tree for name, tree in others.items() if tree is not None}
+
         def loss(params):
             if frozen is not None:
                 params = jax.tree.map(
                     lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen(params)
                 )
-            variables = {"params": params, "batch_stats": batch_stats}
+            variables = {"params": params, "batch_stats": batch_stats} | others
             return task.loss(variables, batch, key, train=True)
 
         return jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -84,7 +90,8 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        state = TrainState(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,

@@ -76,6 +76,7 @@ SMALL = {
     "dsb2018": [*SMALL_MASK_RCNN, *WINDOW, "--prediction.buckets", "64", "64"],
     "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
     "coco_files": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "mask_scoring_rcnn": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
 }
 
 

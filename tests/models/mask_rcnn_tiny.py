@@ -9,13 +9,14 @@ from segjax.data.augmentation.semantic import Normalize
 from segjax.data.instance_masks import crop_mask, tight_boxes
 from segjax.data.loading.loader import BATCH_DTYPES
 from segjax.data.loading.pack_objects import PackObjects
+from segjax.losses import DetectionLoss
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import Anchors, ProposalConfig
-from segjax.tasks.instance import DetectionLoss, InstanceTask
+from segjax.tasks.instance import InstanceTask
 from tests.models.subsampling import random_variables
 
 SIDE = 64
@@ -28,7 +29,9 @@ PYRAMID_ANCHORS = Anchors(sizes=((8.0,), (16.0,), (24.0,), (32.0,), (48.0,)))
 SINGLE_ANCHORS = Anchors(sizes=((8.0, 16.0, 32.0),))
 
 
-def tiny_model(neck="fpn", *, norm=FROZEN, backbone=None, **attributes) -> MaskRCNN:
+def tiny_model(
+    neck="fpn", *, norm=FROZEN, backbone=None, network=MaskRCNN, **attributes
+) -> MaskRCNN:
     """The network with all of its parts, as small as it gets."""
     resnet = ResNet(
         stage_sizes=(1, 1, 1, 1),
@@ -37,7 +40,7 @@ def tiny_model(neck="fpn", *, norm=FROZEN, backbone=None, **attributes) -> MaskR
         # C4's head is a bottleneck; basic blocks compile faster.
         **({"num_stages": 3} if neck == "c4" else {"block": "basic"}),
     )
-    return MaskRCNN(
+    return network(
         len(CLASSES) - 1,
         **{
             "backbone": resnet if backbone is None else backbone,

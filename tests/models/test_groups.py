@@ -93,15 +93,22 @@ def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(cou
     def function(operands, regions):
         weights, offset = operands
         hidden = layer(weights)(regions)["hidden"] + offset.astype(jnp.float32)
-        return jnp.sum(jnp.where(regions["active"][..., None], hidden, 0.0))
+        hidden = jnp.where(regions["active"][..., None], hidden, 0.0)
+        reported = {"square": jnp.sum(hidden**2), "active": jnp.sum(regions["active"])}
+        return jnp.sum(hidden), reported
 
     def grouped(operands):
-        return 3 * sum_over_groups(function, operands, regions, regions["active"], size=size)
+        total, reported = sum_over_groups(function, operands, regions, regions["active"], size=size)
+        return 3 * total, reported
+
+    def together(operands):
+        total, reported = function(operands, regions)
+        return 3 * total, reported
 
     operands = WEIGHTS, jnp.array(0.5, jnp.bfloat16)
-    found = jax.jit(jax.value_and_grad(grouped))(operands)
-    expected = jax.jit(jax.value_and_grad(lambda x: 3 * function(x, regions)))(operands)
-    np.testing.assert_allclose(jax.jit(grouped)(operands), found[0], rtol=1e-6)
+    found = jax.jit(jax.value_and_grad(grouped, has_aux=True))(operands)
+    expected = jax.jit(jax.value_and_grad(together, has_aux=True))(operands)
+    chex.assert_trees_all_close(jax.jit(grouped)(operands), found[0], rtol=1e-6)
     chex.assert_trees_all_equal_shapes_and_dtypes(found[1], expected[1])
     for value, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(
@@ -123,9 +130,9 @@ def test_what_is_not_a_number_in_a_group_that_is_skipped_reaches_neither_value_n
     @jax.jit
     def total_of_sums(scale):
         def of_group(scale, values):
-            return jnp.sum(jnp.where(values > 0, jnp.sqrt(scale * values), 0.0))
+            return jnp.sum(jnp.where(values > 0, jnp.sqrt(scale * values), 0.0)), ()
 
-        return sum_over_groups(of_group, scale, values, values > 0, size=2)
+        return sum_over_groups(of_group, scale, values, values > 0, size=2)[0]
 
     assert jax.value_and_grad(total_of_sums)(1.0) == (3.0, 1.5)
 
@@ -143,12 +150,13 @@ def test_only_groups_with_an_active_region_of_any_image_are_computed():
         return over_groups(function, regions, active, size=3)
 
     def term(operands, regions):
-        return jnp.sum(operands * function(regions))
+        return jnp.sum(operands * function(regions)), ()
 
     @jax.jit
     def run_sum(active):
         one = jnp.ones(())
-        return jax.value_and_grad(sum_over_groups, 1)(term, one, regions, active, size=3)
+        of_one = jax.value_and_grad(sum_over_groups, 1, has_aux=True)
+        return of_one(term, one, regions, active, size=3)
 
     for counts, groups in (((12, 12), 4), ((4, 1), 2), ((0, 3), 1), ((0, 0), 0)):
         expected = [

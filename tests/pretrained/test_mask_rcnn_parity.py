@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
+from segjax.losses import DetectionLoss
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import AnchorSampling, RegionSampling
@@ -16,7 +17,7 @@ from segjax.models.roi_heads import mask_probabilities, select_class
 from segjax.models.rpn import ProposalConfig, propose
 from segjax.ops.masks import paste_masks, targets_from_images
 from segjax.pretrained.torchvision_detection import maskrcnn_table
-from segjax.tasks.instance import DetectionLoss, InstanceTask
+from segjax.tasks.instance import InstanceTask
 from tests.fixtures.reference_weights import load_record
 
 NAME = "torchvision/maskrcnn_resnet50_fpn"
@@ -64,7 +65,7 @@ def outputs(recorded):
             "logits": logits,
             "deltas": deltas,
             "detections": detect(logits, deltas, proposals, valid, sizes, config, weights=weights),
-            "masks": model.mask_logits(levels, detected),
+            "masks": model.mask_outputs(levels, {"boxes": detected})["logits"],
         }
 
     @jax.jit

@@ -22,7 +22,7 @@ def recorded_and_ours():
         levels = model.pyramid(images)
         objectness, deltas, _ = model.rpn_outputs(levels, image_size=(HEIGHT, WIDTH))
         logits, moves = model.box_outputs(levels, boxes)
-        masks = model.mask_logits(levels, boxes[:, :MASKED])
+        masks = model.mask_outputs(levels, {"boxes": boxes[:, :MASKED]})["logits"]
         return levels, objectness, deltas, logits, moves, masks
 
     image = converted.preprocess({"image": 255 * reference_image(HEIGHT, WIDTH)}, None)["image"]

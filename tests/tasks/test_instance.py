@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 from functools import partial
 
 import chex
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from segjax.coco import run_lengths as rle
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.augmentation.semantic import Normalize
-from segjax.models import mask_rcnn
+from segjax.losses import DetectionLoss
 from segjax.models.normalization import BatchNorm, GroupNorm
-from segjax.tasks.instance import DetectionLoss, InstanceView
+from segjax.models.regions import RegionSampling
+from segjax.tasks import instance
+from segjax.tasks.instance import InstanceView
 from tests.models.mask_rcnn_tiny import (
     SIDE,
     WEIGHTS,
@@ -119,61 +123,126 @@ def test_what_stands_in_places_without_an_object_changes_nothing(losses):
 
 
 BATCH_NORM = partial(BatchNorm, momentum=0.5)
-# Those with batch norm in the mask branch are computed all at once.
 MASK_BRANCHES = {
     "fpn": lambda: tiny_model(),
     "fpn, group norm": lambda: tiny_model(head_norm=partial(GroupNorm, num_groups=2)),
-    "fpn, batch norm": lambda: tiny_model(head_norm=BATCH_NORM),
     "c4, softmax": lambda: tiny_model("c4", mask_loss="softmax"),
-    "c4, batch norm": lambda: tiny_model("c4", norm=BATCH_NORM),
     "dc5, class-agnostic, MLP": lambda: tiny_model(
         "dc5", class_agnostic_masks=True, mask_network="mlp"
     ),
+    "dc5, MLP, a norm for the box head": lambda: tiny_model(
+        "dc5", mask_network="mlp", head_norm=BATCH_NORM
+    ),
+}
+# Their norms take statistics over all regions: these are computed together.
+WHOLE_MASK_BRANCHES = {
+    "fpn, batch norm": lambda: tiny_model(head_norm=BATCH_NORM),
+    "c4, batch norm": lambda: tiny_model("c4", norm=BATCH_NORM),
 }
 
 
-@pytest.mark.parametrize("branch", MASK_BRANCHES)
-def test_the_mask_loss_in_groups_is_that_of_all_regions_at_once(branch, monkeypatch):
-    """Of seven places three and one are positive: of four groups of two, two are computed."""
-    model, rng = MASK_BRANCHES[branch](), np.random.default_rng(0)
-    variables = variables_of(model)
+def levels_and_regions(model, variables, places=7):
+    """Maps and regions of two images, three and one of them positive."""
+    rng = np.random.default_rng(0)
     images = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.float32)
     shapes = jax.eval_shape(partial(model.apply, method="pyramid"), variables, images)
     levels = [rng.normal(size=x.shape).astype(np.float32) for x in shapes]
-    corners, sides = rng.uniform(0, 40, (2, 7, 2)), rng.uniform(8, 24, (2, 7, 2))
-    positive = np.arange(7) < np.array([[3], [1]])
+    corners, sides = rng.uniform(0, 40, (2, places, 2)), rng.uniform(8, 24, (2, places, 2))
+    positive = np.arange(places) < np.array([[3], [1]])
     regions = {
         "boxes": np.concatenate([corners, corners + sides], axis=2).astype(np.float32),
-        "classes": np.where(positive, rng.integers(1, 3, (2, 7)), 0).astype(np.int32),
-        "matched": np.zeros((2, 7), np.int32),
+        "classes": np.where(positive, rng.integers(1, 3, (2, places)), 0).astype(np.int32),
+        "matched": np.zeros((2, places), np.int32),
         "positive": positive,
     }
-    batch, task = stack(EXAMPLES["first"], EXAMPLES["second"]), tiny_task(model)
+    return levels, regions
 
-    def run():
+
+def roughness(outputs, batch, regions):
+    """A term of masks, of which the features have a part."""
+    assert regions["mask_targets"].shape == outputs["logits"].shape[:4]
+    features = jnp.mean(outputs["features"] ** 2, axis=(2, 3, 4))
+    return 0.5 * features + jnp.mean(outputs["logits"] ** 2, axis=(2, 3, 4))
+
+
+@pytest.mark.parametrize("branch", MASK_BRANCHES)
+def test_the_mask_losses_in_groups_are_those_of_all_regions_at_once(branch, monkeypatch):
+    """Of seven places three and one are positive: of four groups of two, two are computed."""
+    model = MASK_BRANCHES[branch]()
+    variables = variables_of(model)
+    levels, regions = levels_and_regions(model, variables)
+    batch = stack(EXAMPLES["first"], EXAMPLES["second"])
+    task = tiny_task(
+        model,
+        region_sampling=RegionSampling(size=28),
+        extra_mask_losses={"roughness": roughness},
+    )
+    monkeypatch.setattr(instance, "MASK_GROUP", 2)
+
+    def run(together):
         def loss(params, levels):
-            def of_masks(model):
-                return task._mask_loss(model, levels, regions, batch, True)
-
-            return model.apply(
-                variables | {"params": params}, method=of_masks, mutable=["batch_stats"]
-            )
+            applied = variables | {"params": params}
+            outputs = {"levels": levels, "regions": regions}
+            if together:
+                masked = task._masked(regions)
+                outputs["masks"] = model.apply(applied, levels, masked, True, method="mask_outputs")
+            return task._mask_losses(applied, outputs, batch, True)
 
         found = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables["params"], levels)
         return jax.device_get(found)
 
-    monkeypatch.setattr(mask_rcnn, "MASK_GROUP", 2)
-    (found, stats), gradients = run()
+    ((total, terms), gradients), expected = run(False), run(True)
+    assert total == pytest.approx(WEIGHTS.mask * terms["mask"] + terms["roughness"], rel=1e-6)
+    assert terms["roughness"] > 0
+    chex.assert_trees_all_close((total, terms), expected[0], rtol=1e-5)
+    chex.assert_trees_all_close(gradients, expected[1], rtol=1e-5, atol=1e-6)
 
-    def all_at_once(model, function, levels, regions, active, train):
-        del active
-        return function(model.mask_logits(levels, regions["boxes"], train), regions)
 
-    monkeypatch.setattr(mask_rcnn.MaskRCNN, "sum_over_masks", all_at_once)
-    (expected, other_stats), other_gradients = run()
-    assert found == pytest.approx(expected, rel=1e-6)
-    chex.assert_trees_all_close(gradients, other_gradients, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(stats, other_stats, rtol=1e-6)
+@pytest.mark.parametrize("branch", MASK_BRANCHES | WHOLE_MASK_BRANCHES)
+def test_a_mask_branch_needs_all_regions_if_it_writes_statistics(branch):
+    model = (MASK_BRANCHES | WHOLE_MASK_BRANCHES)[branch]()
+    variables = variables_of(model)
+    inputs = levels_and_regions(model, variables)
+    # Nothing is mutable.
+    run = partial(model.apply, train=True, method="mask_outputs")
+    assert model.masks_need_all_regions == (branch in WHOLE_MASK_BRANCHES)
+    refusal = pytest.raises(flax.errors.ModifyScopeVariableError)
+    with refusal if model.masks_need_all_regions else contextlib.nullcontext():
+        jax.eval_shape(run, variables, *inputs)
+
+
+def test_extra_terms_are_added_and_logged_and_see_all_that_the_network_computes():
+    """One of them is the box head's loss again, from the outputs alone."""
+    model = tiny_model()
+    variables = variables_of(model)
+    batch = stack(EXAMPLES["first"], EXAMPLES["second"])
+
+    def classes_again(outputs, batch, variables):
+        assert [level.shape[0] for level in outputs["levels"]] == [2] * 5
+        assert {"params", "batch_stats"} == set(variables)
+        assert batch["image"].shape[0] == 2
+        terms = DetectionLoss().rpn_terms(outputs) | DetectionLoss().box_terms(outputs)
+        return 2.0 * terms["classes"] + terms["objectness"]
+
+    plain = tiny_task(model)
+    extended = dataclasses.replace(
+        plain,
+        extra_losses={"again": classes_again},
+        extra_mask_losses={"roughness": roughness},
+    )
+    (expected, aux), _ = jax.device_get(compiled_loss(plain)(variables, batch, KEY))
+    (loss, extended_aux), gradients = jax.device_get(compiled_loss(extended)(variables, batch, KEY))
+    metrics, more = aux["metrics"], extended_aux["metrics"]
+    assert set(more) == set(metrics) | {"again", "roughness"}
+    for name in metrics:
+        assert more[name] == pytest.approx(metrics[name], rel=1e-5), name
+    assert more["again"] == pytest.approx(2 * metrics["classes"] + metrics["objectness"], rel=1e-5)
+    assert loss == pytest.approx(expected + more["again"] + more["roughness"], rel=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    for field in ("extra_losses", "extra_mask_losses"):
+        task = dataclasses.replace(plain, **{field: {"mask": classes_again}})
+        with pytest.raises(ValueError, match="extra loss term is named 'mask'"):
+            jax.eval_shape(compiled_loss(task), variables, batch, KEY)
 
 
 # A network whose outputs are given, so that the task stands alone.
@@ -306,22 +375,23 @@ def test_an_image_without_detections_has_an_empty_prediction():
 
 def test_the_losses_of_the_rpn_are_divided_by_the_anchors_asked_for_or_found():
     """By the losses of the RPN's outputs alone, with more places than there are anchors."""
-    model = tiny_model("c4")
-    anchors = np.array([[0, 0, 8, 8], [0, 0, 30, 30], [40, 40, 60, 60]], np.float32)
-    rpn = ([np.zeros((1, 3), np.float32)], [np.zeros((1, 3, 4), np.float32)], [anchors])
-    truth = np.array([[[0, 0, 30, 30]]], np.float32)
-    keys = jax.random.split(KEY, 1)
-
-    @jax.jit
-    def terms(rpn):
-        return {
-            name: tiny_task(model, loss_function=DetectionLoss(rpn_normalizer=name))._rpn_losses(
-                rpn, keys, truth, np.ones((1, 1), np.int32)
-            )
-            for name in ("fixed", "sampled")
-        }
-
-    terms = terms(rpn)
+    index = np.zeros((1, 256), np.int32)
+    index[0, :3] = [1, 0, 2]
+    place = np.arange(256)[None]
+    outputs = {
+        "objectness": [np.zeros((1, 3), np.float32)],
+        "anchor_deltas": [np.zeros((1, 3, 4), np.float32)],
+        "sampled_anchors": {
+            "index": index,
+            "positive": place < 1,
+            "valid": place < 3,
+            "box_targets": np.zeros((1, 256, 4), np.float32),
+        },
+    }
+    fixed, sampled = (
+        DetectionLoss(rpn_normalizer=name).rpn_terms(outputs)["objectness"]
+        for name in ("fixed", "sampled")
+    )
     # Each anchor at logit 0 has a loss of log 2: one positive, two negatives.
-    assert terms["sampled"]["objectness"] == pytest.approx(np.log(2), rel=1e-5)
-    assert terms["fixed"]["objectness"] == pytest.approx(3 * np.log(2) / 256, rel=1e-5)
+    assert sampled == pytest.approx(np.log(2), rel=1e-5)
+    assert fixed == pytest.approx(3 * np.log(2) / 256, rel=1e-5)

@@ -6,6 +6,7 @@ from functools import partial
 import chex
 import flax.errors
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -300,6 +301,42 @@ def test_metrics_are_the_accuracy_over_valid_pixels_and_the_terms_where_there_ar
     assert set(metrics(both, batch)) == {"pixel_accuracy", "cross_entropy", "dice"}
     batch["labels"][1, 0, :2] = 255  # half a valid pixel an image
     np.testing.assert_allclose(metrics(task, batch)["pixel_accuracy"], 1, rtol=1e-6)
+
+
+def test_extra_terms_are_added_and_logged_by_name():
+    batch = squares(TILE + 2 * MARGIN["SAME"], TILE + 2 * MARGIN["SAME"])
+
+    def size(outputs, batch, variables):
+        assert set(variables) == {"params", "batch_stats"}
+        assert batch["normalizer"].shape == (2,)
+        return 0.25 * jnp.mean(outputs["logits"] ** 2)
+
+    plain = make_task("SAME")
+    task = dataclasses.replace(plain, extra_losses={"size": size})
+    variables = initialise(task)
+
+    @partial(jax.jit, static_argnums=0)
+    def loss_of(extended):
+        used = task if extended else plain
+        loss, aux = used.loss(variables, used.prepare(batch), jax.random.key(0), True)
+        return loss, aux["metrics"]
+
+    (loss, metrics), (expected, _) = loss_of(True), loss_of(False)
+    logits = jax.jit(plain.model.apply)(variables, batch["image"])["logits"]
+    np.testing.assert_allclose(metrics["size"], 0.25 * np.mean(np.square(logits)), rtol=1e-5)
+    np.testing.assert_allclose(metrics["cross_entropy"], expected, rtol=1e-6)
+    np.testing.assert_allclose(loss, expected + metrics["size"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "pixel_accuracy", "loss"])
+def test_an_extra_term_has_a_name_of_its_own(name):
+    task = make_task("SAME", extra_losses={name: lambda *_: jnp.zeros(())})
+    batch = squares(TILE + 2 * MARGIN["SAME"], TILE + 2 * MARGIN["SAME"])
+    with pytest.raises(ValueError, match=f"extra loss term is named '{name}'"):
+        jax.eval_shape(
+            lambda variables: task.loss(variables, batch, jax.random.key(0), True),
+            initialise(task),
+        )
 
 
 def test_prepare_adds_the_mean_of_the_valid_pixels_over_all_devices():

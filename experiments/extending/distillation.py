@@ -1,0 +1,97 @@
+"""Train a network with a teacher beside it: knowledge distillation, on the quickstart's cells.
+
+Paper     Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015
+          (arXiv:1503.02531), for each pixel. Without a teacher of its own, the student follows the
+          moving average of its own parameters, as in Tarvainen and Valpola, Mean teachers, 2017
+          (arXiv:1703.01780). Neither paper has numbers on this data.
+Protocol  The quickstart (experiments/quickstart.py) with a student of 8 features; the term
+          "distillation" in the log is the divergence of teacher and student at a temperature.
+Data      synthetic_cells, made by code on first use.
+Cost      not yet measured.
+Command   python experiments/quickstart.py --workdir runs/quickstart
+          python experiments/extending/distillation.py --workdir runs/distillation
+          --teacher-run runs/quickstart
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.commands.launch import run
+from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.recipes.unet import UNetConfig
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.configuration import TrainConfig
+from segjax.training.experiment import Experiment, load_module
+from segjax.training.state import TrainState
+
+quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
+DEFAULTS = quickstart.Config()
+
+
+@dataclass(frozen=True)
+class Config(quickstart.Config):
+    """A small student of the quickstart's network."""
+
+    workdir: Path = Path("runs/distillation")
+    train: TrainConfig = dataclasses.replace(DEFAULTS.train, ema_decay=0.99)
+    network: UNetConfig = dataclasses.replace(DEFAULTS.network, features=8)
+    teacher: UNetConfig = DEFAULTS.network
+    """The teacher's network; it predicts the same tiles as the student's."""
+    teacher_run: Path | None = None
+    """Run directory of the teacher; None takes the moving average of the student."""
+    temperature: float = 2.0
+    """Of both softmaxes."""
+    distillation: float = 0.5
+    """Weight of the term."""
+
+
+def distillation_loss(
+    outputs, batch, variables, *, teacher: nn.Module, temperature: float, weight: float
+):
+    """Computes T² · KL(teacher ‖ student), the mean over the valid pixels of the whole batch."""
+    if "frozen" in variables:
+        beside = variables["frozen"]["teacher"]
+    else:
+        beside = {"params": variables["ema_params"], "batch_stats": variables["batch_stats"]}
+    expected = jax.lax.stop_gradient(teacher.apply(beside, batch["image"])["logits"])
+    student, target = (
+        jax.nn.log_softmax(logits / temperature) for logits in (outputs["logits"], expected)
+    )
+    divergence = jnp.sum(jnp.exp(target) * (target - student), axis=-1)
+    divergence = jnp.where(batch["labels"] != IGNORE_LABEL, divergence, 0.0)
+    # "normalizer" is the valid pixels of an image, the mean over the batch on all devices.
+    per_image = jnp.sum(divergence, axis=(1, 2)) / jnp.maximum(batch["normalizer"], 1.0)
+    return weight * temperature**2 * jnp.mean(per_image)
+
+
+def variables_of(run: Path) -> dict:
+    """The variables that the newest checkpoint of a run evaluates."""
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        return TrainState(**checkpoints.read(checkpoints.latest_step)).variables
+
+
+def build(config: Config) -> Experiment:
+    experiment = quickstart.build(config)
+    student = experiment.task.model
+    has_run = config.teacher_run is not None
+    term = partial(
+        distillation_loss,
+        teacher=config.teacher.model(student.num_classes) if has_run else student,
+        temperature=config.temperature,
+        weight=config.distillation,
+    )
+    return dataclasses.replace(
+        experiment,
+        task=dataclasses.replace(experiment.task, extra_losses={"distillation": term}),
+        frozen=(lambda: {"teacher": variables_of(config.teacher_run)}) if has_run else None,
+    )
+
+
+if __name__ == "__main__":
+    run(Config, build, __file__)

@@ -1,0 +1,156 @@
+"""What the experiments that extend segjax compute, against answers by hand."""
+
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.commands.launch import run
+from segjax.models import UNet
+from segjax.training.configuration import parse
+from segjax.training.experiment import load_module
+from tests.models.mask_rcnn_tiny import (
+    compiled_loss,
+    packed_example,
+    stack,
+    tiny_model,
+    tiny_task,
+    variables_of,
+)
+
+EXTENDING = Path(__file__).resolve().parents[2] / "experiments" / "extending"
+lovasz, distillation, mask_scoring = (
+    load_module(EXTENDING / f"{name}.py")
+    for name in ("lovasz", "distillation", "mask_scoring_rcnn")
+)
+SHORT = [
+    *("--train.num-steps", "2", "--train.batch-size", "2", "--train.eval-batch-size", "1"),
+    *("--network.features", "2", "--network.depth", "1", "--network.tile", "64"),
+]
+
+
+def test_the_lovasz_softmax_of_hard_predictions_is_one_minus_the_mean_iou():
+    labels = np.array([[[0, 0, 1, 1], [2, 2, 2, 255]], [[0, 0, 0, 0], [0, 0, 0, 255]]], np.int32)
+    predicted = np.array([[[0, 1, 1, 1], [2, 0, 2, 2]], [[0, 0, 0, 0], [1, 0, 0, 2]]], np.int32)
+    logits = 60.0 * np.eye(3, dtype=np.float32)[predicted]
+    loss = partial(lovasz.lovasz_softmax, weight=2.0)
+    found = jax.jit(loss)({"logits": logits}, {"labels": labels}, {})
+    # IoU 1/3, 2/3 and 2/3 in the first image; 6/7 of the only class that the second has.
+    expected = ((2 / 3 + 1 / 3 + 1 / 3) / 3 + 1 / 7) / 2
+    np.testing.assert_allclose(found, 2 * expected, rtol=1e-5)
+
+
+def test_the_lovasz_softmax_has_a_finite_gradient_with_and_without_labels():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
+    labels = np.full((2, 3, 4), 255, np.int32)
+    labels[0] = 1
+    loss = jax.jit(jax.value_and_grad(partial(lovasz.lovasz_softmax, weight=1.0)))
+    value, gradient = loss({"logits": logits}, {"labels": labels}, {})
+    assert value > 0
+    assert np.isfinite(gradient["logits"]).all()
+    assert gradient["logits"][0].any()
+    assert not gradient["logits"][1].any()
+
+
+def test_a_student_that_is_its_teacher_has_no_distillation_loss():
+    model = UNet(num_classes=2, features=2, depth=1, padding="SAME", dropout_rate=0.0)
+    images = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    own, other = (jax.jit(model.init)(jax.random.key(seed), images) for seed in (0, 1))
+    outputs = jax.jit(model.apply)(own, images)
+    labels = np.zeros((1, 8, 8), np.int32)
+    labels[0, 0] = 255
+    batch = {"image": images, "labels": labels, "normalizer": np.full(1, 56, np.float32)}
+    loss = jax.jit(
+        partial(distillation.distillation_loss, teacher=model, temperature=2.0, weight=0.5)
+    )
+    same = loss(outputs, batch, {**own, "frozen": {"teacher": own}})
+    np.testing.assert_allclose(same, 0.0, atol=1e-6)
+    found = loss(outputs, batch, {**own, "frozen": {"teacher": other}})
+    averaged = loss(outputs, batch, {**own, "batch_stats": {}, "ema_params": other["params"]})
+    theirs = jax.jit(model.apply)(other, images)["logits"]
+    p, q = (np.asarray(jax.nn.softmax(x / 2), np.float64) for x in (theirs, outputs["logits"]))
+    expected = 0.5 * 4 * (p * np.log(p / q)).sum(axis=-1)[:, 1:].mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(averaged, found, rtol=1e-6)
+
+
+def test_a_student_learns_from_the_run_of_a_teacher(tmp_path):
+    quickstart = distillation.quickstart
+    teacher = ["--workdir", str(tmp_path / "teacher"), "--data-dir", str(tmp_path), *SHORT]
+    arguments = ["--workdir", str(tmp_path / "student"), "--data-dir", str(tmp_path), *SHORT]
+    arguments += ["--teacher-run", str(tmp_path / "teacher"), "--teacher.features", "2"]
+    arguments += ["--teacher.depth", "1", "--teacher.tile", "64"]
+    with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
+        run(quickstart.Config, quickstart.build, quickstart.__file__, teacher)
+        run(distillation.Config, distillation.build, distillation.__file__, arguments)
+    expected = distillation.variables_of(tmp_path / "teacher")
+    config = parse(distillation.Config, arguments)
+    with distillation.Checkpoints(config.workdir / "checkpoints", read_only=True) as checkpoints:
+        saved = checkpoints.read(checkpoints.latest_step)["frozen"]["teacher"]
+    chex.assert_trees_all_equal(saved, expected)
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """(model, variables) of a small Mask Scoring R-CNN."""
+    model = tiny_model(network=mask_scoring.MaskScoringRCNN)
+    return model, variables_of(model)
+
+
+def test_scores_are_those_of_mask_rcnn_times_the_expected_iou(scored):
+    model, variables = scored
+    params = {k: v for k, v in variables["params"].items() if k != "mask_iou_head"}
+    image = packed_example(0)["image"][None]
+    plain = jax.jit(tiny_model().apply)(variables | {"params": params}, image)
+
+    def run(variables, image):
+        found = model.apply(variables, image)
+        levels = model.apply(variables, image, method="pyramid")
+        return found, model.apply(variables, levels, found, method="mask_outputs")["mask_iou"]
+
+    found, expected = jax.jit(run)(variables, image)
+    assert plain["valid"].any()
+    factor = np.clip(mask_scoring.of_class(expected, found["classes"]), 0, 1)
+    assert len(set(factor[plain["valid"]])) > 1
+    np.testing.assert_allclose(found["scores"], plain["scores"] * factor, rtol=1e-4, atol=1e-6)
+    for name in ("boxes", "classes", "masks", "valid"):
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_mask_iou_head_learns_and_leaves_the_other_terms_alone(scored):
+    model, variables = scored
+    term = partial(mask_scoring.mask_iou_loss, mask_loss="sigmoid", weight=1.0)
+    task = tiny_task(model, extra_mask_losses={"mask_iou": term})
+    batch = stack(packed_example(0), packed_example(1))
+    (_, aux), gradients = compiled_loss(task)(variables, batch, jax.random.key(0))
+    (_, plain), _ = compiled_loss(tiny_task(model))(variables, batch, jax.random.key(0))
+    assert aux["metrics"]["mask_iou"] > 0
+    np.testing.assert_allclose(aux["metrics"]["mask"], plain["metrics"]["mask"], rtol=1e-5)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients["mask_iou_head"]):
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+        assert gradient.any(), jax.tree_util.keystr(path)
+
+
+def test_the_target_of_the_mask_iou_head_counts_the_object_outside_of_the_region():
+    """The region is the left half of the object; its mask is the upper half of the region."""
+    logits = jnp.where(jnp.arange(4) < 2, 5.0, -5.0)[None, None, :, None, None]
+    outputs = {
+        "logits": jnp.broadcast_to(logits, (1, 1, 4, 4, 2)),
+        "mask_iou": jnp.array([[[0.0, 0.75]]]),
+    }
+    batch = {
+        "boxes": jnp.array([[[0.0, 0.0, 16.0, 8.0]]]),
+        "masks": jnp.full((1, 1, 6, 6), 255, jnp.uint8),
+    }
+    regions = {
+        "boxes": jnp.array([[[0.0, 0.0, 8.0, 8.0]]]),
+        "classes": jnp.array([[2]], jnp.int32),
+        "matched": jnp.array([[0]], jnp.int32),
+        "mask_targets": jnp.ones((1, 1, 4, 4)),
+    }
+    found = mask_scoring.mask_iou_loss(outputs, batch, regions, mask_loss="sigmoid", weight=2.0)
+    np.testing.assert_allclose(found, [[2 * (0.75 - 0.25) ** 2]], rtol=1e-5)
