@@ -1,8 +1,15 @@
-"""The forms of a convolution that are fastest on CPU.
+"""The forms of a convolution that are fastest on CPU: which is used when, and why.
 
-XLA's own forward pass is fast there in some shapes (`direct_convolution`), but
-Winograd's form of many channels is faster. Its kernel gradient, its depthwise convolution and its
-handling of taps that meet only padding are slow. experiments/benchmarks has the measurements.
+| form | where | why |
+|---|---|---|
+| `_sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
+| `_sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
+| `winograd` | 3×3, 256 channels and more | 16 products instead of 36 |
+| `_blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
+| XLA's convolution | everything else | the input's gradient as one with the mirrored kernel |
+
+experiments/benchmarks/RESULTS.md has what each form saves on whole train steps (jax 0.12.0.1, two
+cores); a form stays only while it saves 5 % of one.
 """
 
 import itertools
@@ -11,16 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops.convolution import direct_convolution, winograd
-from segjax.ops.convolution.taps import dot, output_sizes, outputs_inside, pad, positions
+from segjax.ops.convolution import winograd
+from segjax.ops.convolution.taps import dot, output_sizes, outputs_inside, pad, plain, positions
 from segjax.ops.dtypes import sum_dtype
 
-# Of input and gradient that a step of the kernel gradient reads: what stays in a core's cache.
+# Positions of input and gradient that a step of the kernel gradient reads: they fit a core's cache.
 BLOCK_POSITIONS = 2048
 
 
 def _mostly_outside(inputs, taps):
-    """Whether over a fifth of all (output position, tap) pairs read padding: it pays to skip it."""
+    """Returns whether over a fifth of all (output, tap) pairs read padding: skipping it pays."""
     if not taps.padded:
         return False
     share_inside = 1.0
@@ -36,11 +43,10 @@ def forward(inputs, kernel, taps):
         return _sum_of_shifts(inputs, kernel, taps)
     if _mostly_outside(inputs, taps):
         return _sum_of_products(inputs, kernel, taps)
-    if _kernel_outweighs(inputs, kernel, taps):
-        return _columns_convolution(inputs, kernel, taps)
-    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
-        return winograd.convolve(inputs, kernel, window)
-    return direct_convolution.convolve(inputs, kernel, taps.padding, taps.rate)
+    if _winograd_pays(inputs, kernel, taps):
+        sizes, before = output_sizes(inputs, taps), [zeros for zeros, _ in taps.padding]
+        return winograd.convolve(inputs, kernel, sizes=sizes, before=before, rate=taps.rate)
+    return plain(inputs, kernel, taps)
 
 
 def gradients(inputs, kernel, gradient, taps):
@@ -56,25 +62,25 @@ def _input_gradient(inputs, kernel, gradient, taps):
         return pull_back(gradient)[0]
     if _mostly_outside(inputs, taps):
         rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
-        mirrored = taps._replace(rows=rows, columns=columns)
-        return _sum_of_products(gradient, kernel.swapaxes(2, 3), mirrored)
-    if _kernel_outweighs(inputs, kernel, taps):
-        return _columns_input_gradient(inputs, kernel, gradient, taps)
-    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS):
-        return winograd.input_gradient(gradient, kernel, window, inputs.shape[1:3])
-    return _direct_input_gradient(inputs, kernel, gradient, taps)
+        negative = taps._replace(rows=rows, columns=columns)
+        return _sum_of_products(gradient, kernel.swapaxes(2, 3), negative)
+    if _winograd_pays(inputs, kernel, taps):
+        sizes, before = inputs.shape[1:3], [zeros for zeros, _ in taps.padding]
+        return winograd.input_gradient(gradient, kernel, sizes=sizes, before=before, rate=taps.rate)
+    return _mirrored_convolution(inputs, kernel, gradient, taps)
 
 
-def _direct_input_gradient(inputs, kernel, gradient, taps):
-    """The convolution of the output's gradient with the mirrored kernel."""
+def _mirrored_convolution(inputs, kernel, gradient, taps):
+    """The gradient of an input as XLA's convolution with the mirrored kernel.
+
+    XLA's own gradient transposes the kernel in every step: 13 % of DeepLab v3's train step.
+    """
     padding = []
     for axis, (before, _) in enumerate(taps.padding):
         span = taps.rate * (kernel.shape[axis] - 1)
-        first = span - before
-        behind = inputs.shape[axis + 1] - gradient.shape[axis + 1] + span - first
-        padding.append((first, behind))
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    return direct_convolution.convolve(gradient, mirrored, padding, taps.rate)
+        grown = inputs.shape[axis + 1] - gradient.shape[axis + 1]
+        padding.append((span - before, grown + before))
+    return plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3), taps, padding=padding)
 
 
 def _kernel_gradient(inputs, kernel, gradient, taps):
@@ -82,25 +88,17 @@ def _kernel_gradient(inputs, kernel, gradient, taps):
         return _shifts_kernel_gradient(inputs, gradient, taps)
     if _mostly_outside(inputs, taps):
         return _products_kernel_gradient(inputs, gradient, taps)
-    if _kernel_outweighs(inputs, kernel, taps):
-        return _columns_kernel_gradient(inputs, gradient, taps)
-    if window := _winograd_window(inputs, kernel, taps, winograd.MIN_CHANNELS_OF_KERNEL_GRADIENT):
-        return winograd.kernel_gradient(inputs, gradient, window)
     return _blocked_kernel_gradient(inputs, gradient, taps)
 
 
-def _winograd_window(inputs, kernel, taps, min_channels):
-    """The outputs as `winograd` describes them; None where its form is not the fastest."""
-    if inputs.dtype not in (jnp.float32, jnp.float64):
-        return None
-    (height, width), ((top, _), (left, _)) = output_sizes(inputs, taps), taps.padding
-    window = winograd.Window((height, width), (top, left), taps.rate)
-    pays = winograd.pays(inputs.shape[0], kernel.shape, window, min_channels)
-    return window if pays else None
+def _winograd_pays(inputs, kernel, taps):
+    is_float = inputs.dtype in (jnp.float32, jnp.float64)
+    sizes = output_sizes(inputs, taps)
+    return is_float and winograd.pays(inputs.shape[0], kernel.shape, sizes, taps.rate)
 
 
 def _windows(sizes, taps):
-    """What each tap that touches the map reads of it, and the equally large part it adds to."""
+    """Yields for each tap that touches the map: the part it reads, and the outputs it adds to."""
     for (i, row), (j, column) in itertools.product(enumerate(taps.rows), enumerate(taps.columns)):
         y, x = outputs_inside(row, sizes[0], 1), outputs_inside(column, sizes[1], 1)
         if y and x:
@@ -110,10 +108,10 @@ def _windows(sizes, taps):
 
 
 def _sum_of_products(inputs, kernel, taps):
-    """At stride 1, each tap's product with the part of the map that it meets, without padding.
+    """Adds each tap's product with the part of the map that it meets; stride 1, no padding.
 
     At rate 18 on 33×33 that is 40 % of the plain form's arithmetic. The parts are added in place:
-    padded and added, they would be fused into every reader of the sum and computed again there.
+    XLA would fuse padded parts into every reader of the sum, and compute them again there.
     """
     total = jnp.zeros((*inputs.shape[:3], kernel.shape[3]), sum_dtype(inputs))
     for tap, read, write in _windows(inputs.shape[1:3], taps):
@@ -122,7 +120,7 @@ def _sum_of_products(inputs, kernel, taps):
 
 
 def _products_kernel_gradient(inputs, gradient, taps):
-    """The kernel's gradient of `_sum_of_products`."""
+    """Computes the kernel's gradient of `_sum_of_products`."""
     shape = len(taps.rows), len(taps.columns), inputs.shape[3], gradient.shape[3]
     total = jnp.zeros(shape, sum_dtype(inputs))
     for tap, read, write in _windows(inputs.shape[1:3], taps):
@@ -132,7 +130,7 @@ def _products_kernel_gradient(inputs, gradient, taps):
 
 
 def _sum_of_shifts(inputs, kernel, taps):
-    """A depthwise convolution as the sum of shifted maps times vectors: one fused loop in XLA."""
+    """Computes a depthwise convolution as shifted maps times vectors, which XLA fuses."""
     stride, dtype = taps.stride, sum_dtype(inputs)
     height, width = (-(-size // stride) for size in inputs.shape[1:3])
     padded = pad(inputs, taps)
@@ -147,9 +145,9 @@ def _sum_of_shifts(inputs, kernel, taps):
 
 
 def _shifts_kernel_gradient(inputs, gradient, taps):
-    """Adds up gradient · shifted input over the map's rows, and only then over a row.
+    """Adds gradient · shifted input over the map's rows first, and over a row last.
 
-    XLA does not vectorise a reduction to one value per channel on CPU; these sums it does.
+    On CPU, XLA vectorises these sums, but no reduction to one value per channel.
     """
     batch, height, width, channels = gradient.shape
     stride, rate, dtype = taps.stride, taps.rate, sum_dtype(inputs)
@@ -168,76 +166,17 @@ def _shifts_kernel_gradient(inputs, gradient, taps):
     return lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3)).reshape(shape)
 
 
-def _kernel_outweighs(inputs, kernel, taps):
-    """Whether the map is so small that copies of the kernel would take the longest."""
-    height, width = output_sizes(inputs, taps)
-    is_small = inputs.shape[0] * height * width < winograd.MIN_POSITIONS
-    return is_small and min(kernel.shape[2:]) >= winograd.MIN_CHANNELS
-
-
-def _columns(inputs, taps):
-    """At stride 1, what all taps of each output position read: [positions, taps · in]."""
-    height, width = output_sizes(inputs, taps)
-    padded, top, left = pad(inputs, taps), taps.rows[0], taps.columns[0]
-    read = [
-        padded[:, y - top : y - top + height, x - left : x - left + width]
-        for y, x in itertools.product(taps.rows, taps.columns)
-    ]
-    return positions(jnp.concatenate(read, axis=-1))
-
-
-def _columns_convolution(inputs, kernel, taps):
-    """One product with all taps."""
-    product = dot(_columns(inputs, taps), kernel.reshape(-1, kernel.shape[3]))
-    return product.reshape(inputs.shape[0], *output_sizes(inputs, taps), -1)
-
-
-def _columns_kernel_gradient(inputs, gradient, taps):
-    """The kernel's gradient of `_columns_convolution`, in the kernel's own layout."""
-    product = dot(_columns(inputs, taps).T, positions(gradient), sum_dtype(inputs))
-    shape = len(taps.rows), len(taps.columns), inputs.shape[3], gradient.shape[3]
-    return product.reshape(shape)
-
-
-def _columns_input_gradient(inputs, kernel, gradient, taps):
-    """The input's gradient at stride 1: products with all taps, whose shifts are then added.
-
-    XLA's convolution would transpose the kernel first, for longer than the products take.
-    """
-    (height, width), sizes = gradient.shape[1:3], inputs.shape[1:3]
-    rows, columns, channels, features = kernel.shape
-    products = lax.dot_general(
-        positions(gradient),
-        kernel.reshape(-1, features),
-        (((1,), (1,)), ((), ())),
-        preferred_element_type=sum_dtype(inputs),
-    ).reshape(-1, height, width, rows, columns, channels)
-    around = [
-        (offsets[-1], size - of_output - offsets[0], 0)
-        for offsets, size, of_output in zip(
-            (taps.rows, taps.columns), sizes, (height, width), strict=True
-        )
-    ]
-    zero = jnp.zeros((), products.dtype)
-    products = lax.pad(products, zero, [(0, 0, 0), *around, *[(0, 0, 0)] * 3])
-    total = 0
-    for (i, row), (j, column) in itertools.product(enumerate(taps.rows), enumerate(taps.columns)):
-        y, x = taps.rows[-1] - row, taps.columns[-1] - column
-        total += products[:, y : y + sizes[0], x : x + sizes[1], i, j]
-    return total.astype(inputs.dtype)
-
-
 def _blocked_kernel_gradient(inputs, gradient, taps):
-    """The kernel's gradient at stride 1: blocks of rows at a time, which stay in the cache.
+    """Computes the kernel's gradient at stride 1 in blocks of rows that fit the cache.
 
-    A block of the padded input and of the gradient lie on one grid, where a kernel row is a shift
-    by whole rows, so that no window of the input is copied; the columns' shifts of the gradient
-    stand side by side. So each of the kernel's rows is one matrix product.
+    Padded input and gradient lie on one grid. There, a kernel row is a shift by whole rows, so that
+    no window of the input is copied. The gradient's column shifts lie side by side: each row of the
+    kernel is one matrix product.
     """
     batch, height, width, _ = gradient.shape
     top, left = taps.rows[0], taps.columns[0]
     rows = -(-height // min(height, -(-batch * height * width // BLOCK_POSITIONS)))
-    blocks = -(-height // rows)  # as equal as can be
+    blocks = -(-height // rows)
     missing = blocks * rows - height
     padded, gradient = (
         jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (pad(inputs, taps), gradient)

@@ -1,6 +1,12 @@
-"""Convolutions in forms that XLA runs fast, exact to float rounding."""
+"""Convolutions in forms that XLA runs fast, exact to float rounding.
+
+`SEGJAX_CONVOLUTION=plain` in the environment turns the CPU's forms off: every convolution is then
+XLA's own, and forward-mode differentiation (`jax.jvp`, `jax.linearize`, `jax.jacfwd`) works. It is
+read when a function is traced.
+"""
 
 import functools
+import os
 from typing import Literal, get_args
 
 import jax
@@ -31,8 +37,8 @@ def linen_convolution(
     XLA's at stride 1.
 
     Raises:
-      ValueError: of a stride or rate that differs between the axes, of padding that is neither
-        "SAME" nor "VALID", of "SAME" with a stride, where XLA pads otherwise.
+      ValueError: stride or rate differ between the axes; padding is neither "SAME" nor "VALID"; or
+        "SAME" comes with a stride, where XLA pads otherwise.
     """
     del options  # layouts and transposes that nn.Conv leaves at their defaults
     (stride, *strides), (rate, *rates) = window_strides, rhs_dilation or (1, 1)
@@ -50,9 +56,9 @@ def linen_convolution(
 def up_convolution(inputs, kernel):
     """Computes the 2×2 up-convolution: output (2i+a, 2j+b) = kernel[a, b]ᵀ · input (i, j).
 
-    The windows of this transposed convolution do not overlap, so that each row of the kernel is a
-    matrix product, whose results are whole rows of the output. XLA's own transposed convolution has
-    a very slow kernel gradient on CPU (jax#23783).
+    The windows of this transposed convolution do not overlap: each row of the kernel is a matrix
+    product, whose results are whole rows of the output. On CPU, XLA's own transposed convolution
+    has a very slow kernel gradient (jax#23783).
 
     Args:
       inputs: [batch, height, width, in].
@@ -71,28 +77,29 @@ def up_convolution(inputs, kernel):
 def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding = "SAME"):
     """Computes a convolution that pads each side by rate · (kernel size − 1) / 2 with zeros.
 
-    Of an even kernel's odd padding, the larger part goes to the end. Output position i is centred
-    on input position i · stride. With "VALID" nothing is padded.
+    Odd total padding puts the extra row at the end. Output position i is centred on input position
+    i · stride.
 
-    Kernel rows and columns that meet only padding are dropped. On CPU, what remains runs in the
-    form that is fastest there (`segjax.ops.convolution.cpu`). Gradients of any order and
-    `jax.hessian` go through it; `jax.jvp` does not.
+    Kernel rows and columns that meet only padding are dropped. On CPU, the rest runs in the fastest
+    form there (`segjax.ops.convolution.cpu`). Gradients of any order and `jax.hessian` work;
+    `jax.jvp` works with `SEGJAX_CONVOLUTION=plain`.
 
     Args:
       inputs: [batch, height, width, in].
       kernel: [kernel height, kernel width, in / groups, out].
-      stride: of the output's positions.
+      stride: distance between the centres of neighbouring outputs.
       rate: atrous rate, the distance between the kernel's taps.
-      groups: of channels that are convolved apart; as many as there are channels is depthwise.
-      padding: "SAME" as said, or "VALID".
+      groups: number of groups of channels that are convolved separately; one channel a group is
+        depthwise.
+      padding: "SAME" as above; "VALID" does not pad.
 
     Returns:
-      [batch, ⌈height / stride⌉, ⌈width / stride⌉, out], where "VALID" takes from height and width
-      rate · (kernel size − 1) first.
+      [batch, ⌈height / stride⌉, ⌈width / stride⌉, out]; "VALID" first takes rate · (kernel size −
+      1) from height and width.
 
     Raises:
       TypeError: inputs and kernel differ in dtype.
-      ValueError: no such padding.
+      ValueError: there is no such padding.
     """
     if padding not in get_args(Padding):
         raise ValueError(f"padding is one of {get_args(Padding)}; got {padding!r}")
@@ -112,12 +119,19 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding 
         taps = taps._replace(rows=offsets[0][rows], columns=offsets[1][columns])
     if taps.rows == taps.columns == (0,) and groups == 1:
         return dot(inputs[:, ::stride, ::stride], kernel[0, 0])
-    # Products of few channels take no more time than the copies around them.
+    # With fewer channels, the copies around the products take as long as the products.
     dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= MIN_CHANNELS
     depthwise = groups > 1 and kernel.shape[2:] == (1, groups) and padded
-    if dense or depthwise:
+    if (dense or depthwise) and _cpu_forms_are_on():
         return _fastest_convolution(inputs, kernel, taps)
     return plain(inputs, kernel, taps)
+
+
+def _cpu_forms_are_on() -> bool:
+    setting = os.environ.get("SEGJAX_CONVOLUTION", "")
+    if setting not in ("", "plain"):
+        raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain' or nothing")
+    return not setting
 
 
 def _offsets(taps, rate, padded):
@@ -126,7 +140,7 @@ def _offsets(taps, rate, padded):
 
 
 def _touching(offsets, size, stride):
-    """The slice of the taps that meet the map; all, if an even kernel's all miss it."""
+    """Returns the slice of taps that meet the map; all of them if an even kernel misses it."""
     touching = [i for i, offset in enumerate(offsets) if outputs_inside(offset, size, stride)]
     return slice(touching[0], touching[-1] + 1) if touching else slice(len(offsets))
 

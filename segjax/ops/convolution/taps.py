@@ -1,4 +1,4 @@
-"""What a convolution reads, and what its forms have in common."""
+"""The taps of a convolution, and what its forms have in common."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,15 @@ from jax import lax
 
 
 class Taps(NamedTuple):
-    """What an output position reads: input positions at these distances from its centre.
+    """Distances of the input positions that an output reads from the output's centre.
 
     Attributes:
-      rows, columns: the distances; of output (i, j) the centre is at (i · stride, j · stride).
+      rows, columns: the distances; output (i, j) has its centre at (i · stride, j · stride).
+      stride: distance of the centres of neighbouring outputs.
+      rate: distance of neighbouring taps.
+      groups: number of groups of channels that are convolved separately.
       padded: whether positions beyond the map are read as zeros; otherwise all outputs read inside
-        it, and the centre is the first tap.
+        the map, and the centre is the first tap.
     """
 
     rows: tuple[int, ...]
@@ -24,34 +27,37 @@ class Taps(NamedTuple):
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Zeros before and after the map, of both axes."""
+        """Zeros before and after the map, for both axes."""
         return [(-of[0], of[-1]) if self.padded else (0, 0) for of in (self.rows, self.columns)]
 
 
 def outputs_inside(offset, size, stride):
-    """The output positions i, of a padded map, of which i · stride + offset lies on the map."""
+    """Returns the outputs i of a padded map for which i · stride + offset lies on the map."""
     return range(max(0, -(offset // stride)), min(-(-size // stride), -((offset - size) // stride)))
 
 
 def output_sizes(inputs, taps):
-    """Height and width at stride 1."""
+    """Returns height and width of the output at stride 1."""
     (height, width), (rows, columns) = inputs.shape[1:3], (taps.rows[-1], taps.columns[-1])
     return (height, width) if taps.padded else (height - rows, width - columns)
 
 
 def pad(x, taps):
-    """Pads by what the taps read; offset o of output i is then at i · stride + o − offsets[0]."""
+    """Pads the map with the zeros that the taps read.
+
+    Offset o of output i is then at i · stride + o − offsets[0].
+    """
     around = [(before, after, 0) for before, after in taps.padding]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
-def plain(inputs, kernel, taps):
-    """XLA's own convolution."""
+def plain(inputs, kernel, taps, *, padding=None):
+    """XLA's own convolution, with the padding of the taps unless another is given."""
     return lax.conv_general_dilated(
         inputs,
         kernel,
         window_strides=(taps.stride, taps.stride),
-        padding=taps.padding,
+        padding=taps.padding if padding is None else padding,
         rhs_dilation=(taps.rate, taps.rate),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=taps.groups,
@@ -59,12 +65,12 @@ def plain(inputs, kernel, taps):
 
 
 def dot(x, matrix, dtype=None):
-    """The product over the last axis of x and the first of the matrix, summed in a dtype."""
-    # Of two axes: the gradient of a product of more is computed from transposed copies on CPU.
+    """Multiplies the last axis of x with the first of the matrix, and sums in a dtype."""
+    # With two axes only: on CPU the gradient of a larger product reads transposed copies.
     product = jnp.matmul(positions(x), matrix, preferred_element_type=dtype)
     return product.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def positions(x):
-    """All positions of a map in one row: [batch · height · width, channels]."""
+    """Flattens a map to [batch · height · width, channels]."""
     return x.reshape(-1, x.shape[-1])

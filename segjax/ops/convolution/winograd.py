@@ -3,84 +3,70 @@ Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308), section 4.1.
 
 A tile of 2×2 outputs reads 4×4 inputs d; with the kernel g it is Aᵀ [(G g Gᵀ) · (Bᵀ d B)] A. The
 transforms are sums. Between them are 16 products where the direct form has 36; over all tiles and
-channels each is a product of matrices. Positions that lie an atrous rate apart are tiled together.
-In float32 the result differs from the direct form's by some 1e-6 of its largest value.
+channels each is a matrix product. Positions that lie an atrous rate apart are tiled together. In
+float32 the result differs from the direct form's by about 1e-6 of its largest value.
+
+`sizes` are height and width of the output. `before` counts the rows and columns of zeros before the
+input; as many as needed lie behind it. So output (i, j) reads inputs (i, j) + rate · (0 … 2, 0 … 2)
+− before.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-# A and G of the paper's F(2, 3).
-A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]], np.float32)
-G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-# Its Bᵀ, of which each row has two entries: input FIRST[a] + SIGN[a] · input SECOND[a].
+# The paper's Bᵀ for F(2, 3). Each row has two entries: input FIRST[a] + SIGN[a] · input SECOND[a].
 FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
-# Of input and output: with fewer, the transforms take what the products save, and this form longer
-# to compile; the kernel's gradient, a loop, is compiled fast.
+# Of input and output channels. With fewer, the transforms cost what the products save.
 MIN_CHANNELS = 256
-MIN_CHANNELS_OF_KERNEL_GRADIENT = 128
-MIN_POSITIONS = 300  # of all images: with fewer, the kernel's own transform takes that
+MIN_POSITIONS = 300  # of all images; with fewer, the kernel's transform costs what they save
 
 
-class Window(NamedTuple):
-    """Where outputs lie: (i, j) reads inputs (i, j) + rate · (0 … 2, 0 … 2) − before.
-
-    Attributes:
-      sizes: height and width of the output.
-      before: rows and columns of zeros before the input; as many as needed lie behind it.
-      rate: atrous rate.
-    """
-
-    sizes: tuple[int, int]
-    before: tuple[int, int]
-    rate: int
-
-    @property
-    def tiles(self) -> tuple[int, int]:
-        """In rows and columns, of each of the rate² maps that are tiled by themselves."""
-        rows, columns = (-(-size // (2 * self.rate)) for size in self.sizes)
-        return rows, columns
-
-
-def pays(batch: int, kernel_shape: tuple[int, ...], window: Window, min_channels: int) -> bool:
-    """Whether this form is the faster one on CPU, from measurements on two cores."""
-    (height, width), (rows, columns) = window.sizes, window.tiles
-    # Of the direct form's, with what tiles compute beyond the map.
-    share_of_products = 16 * rows * columns * window.rate**2 / (9 * height * width)
+def pays(batch: int, kernel_shape: tuple[int, ...], sizes: tuple[int, int], rate: int) -> bool:
+    """Returns whether this form is the faster one, as measured on two CPU cores."""
+    (height, width), (rows, columns) = sizes, _tiles(sizes, rate)
+    # Relative to the direct form, counting what the tiles compute beyond the map.
+    share_of_products = 16 * rows * columns * rate**2 / (9 * height * width)
     return (
         kernel_shape[:2] == (3, 3)
-        and min(kernel_shape[2:]) >= min_channels
+        and min(kernel_shape[2:]) >= MIN_CHANNELS
         and batch * height * width >= MIN_POSITIONS
         and share_of_products < 0.6
     )
 
 
-def convolve(inputs, kernel, window: Window):
+def convolve(inputs, kernel, *, sizes, before, rate: int):
     """Computes the convolution of [batch, height, width, in] with [3, 3, in, out]."""
-    return _convolve(inputs, _transformed_kernel(kernel), window)
+    return _convolve(inputs, _transformed_kernel(kernel), sizes, before, rate)
 
 
-def input_gradient(gradient, kernel, window: Window, sizes: tuple[int, int]):
-    """Computes the gradient of an input of these sizes: a convolution with the mirrored kernel."""
-    # What is mirrored before G has rows 0 and 3 exchanged after it. It is transposed last: loops
-    # over all 16 sums with a transposed kernel take longer than the products.
+def input_gradient(gradient, kernel, *, sizes, before, rate: int):
+    """Computes the gradient of an input: a convolution with the mirrored kernel.
+
+    Args:
+      gradient: that of the output of `convolve`.
+      sizes: height and width of the input.
+      before, rate: as given to `convolve`.
+    """
+    # Mirroring before G exchanges rows 0 and 3 after it. The transposition comes last: loops over
+    # all 16 sums with a transposed kernel take longer than the products.
     matrices = _transformed_kernel(kernel)
     mirrored = [[matrices[i][j].T for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
-    before = tuple(2 * window.rate - zeros for zeros in window.before)
-    return _convolve(gradient, mirrored, Window(sizes, before, window.rate))
+    return _convolve(gradient, mirrored, sizes, [2 * rate - zeros for zeros in before], rate)
 
 
-def _convolve(inputs, matrices, window):
-    points = _transformed_inputs(_blocks(inputs, window))
+def _tiles(sizes, rate):
+    """Rows and columns of tiles in each of the rate² maps that are tiled separately."""
+    return [-(-size // (2 * rate)) for size in sizes]
+
+
+def _convolve(inputs, matrices, sizes, before, rate):
+    points = _transformed_inputs(_blocks(inputs, sizes, before, rate))
     products = [
         [x @ matrix for x, matrix in zip(*row, strict=True)]
         for row in zip(points, matrices, strict=True)
     ]
-    (rows, columns), rate = window.tiles, window.rate
+    rows, columns = _tiles(sizes, rate)
     shape = inputs.shape[0], rows, rate, columns, rate, matrices[0][0].shape[1]
     sums = [_outputs([product.reshape(shape) for product in row]) for row in products]
     phases = [_outputs([row[column] for row in sums]) for column in range(2)]
@@ -89,62 +75,19 @@ def _convolve(inputs, matrices, window):
         axis=2,
     )
     outputs = outputs.reshape(shape[0], 2 * rate * rows, 2 * rate * columns, shape[-1])
-    return outputs[:, : window.sizes[0], : window.sizes[1]]
+    return outputs[:, : sizes[0], : sizes[1]]
 
 
-def kernel_gradient(inputs, gradient, window: Window):
-    """Computes the kernel's gradient from that of the output, [batch, *window.sizes, out].
-
-    One of the 16 points at a time: it is read and transformed while it is in the cache, and what
-    all share is compiled once.
-    """
-    blocks = _blocks(inputs, window)
-    (rows, columns), rate = window.tiles, window.rate
-    behind = (
-        (0, 2 * rate * tiles - size)
-        for tiles, size in zip((rows, columns), window.sizes, strict=True)
-    )
-    batch, *_, channels, features = *inputs.shape, gradient.shape[3]
-    gradient = jnp.pad(gradient, ((0, 0), *behind, (0, 0)))
-    gradient = gradient.reshape(batch, rows, 2, rate, columns, 2, rate, features)
-    first, second = jnp.asarray(FIRST), jnp.asarray(SECOND)
-    sign, coefficients = (jnp.asarray(table, inputs.dtype) for table in (SIGN, A))
-
-    def read(row, column):
-        start = (0, row // 2, row % 2, 0, column // 2, column % 2, 0, 0)
-        shape = batch, rows, 1, rate, columns, 1, rate, channels
-        return lax.dynamic_slice(blocks, start, shape).reshape(-1, channels)
-
-    def add_point(point, sums):
-        row, column = point // 4, point % 4
-        upper, lower = (
-            read(i, first[column]) + sign[column] * read(i, second[column])
-            for i in (first[row], second[row])
-        )
-        spread = sum(
-            coefficients[row, i] * coefficients[column, j] * gradient[:, :, i, :, :, j]
-            for i in range(2)
-            for j in range(2)
-        )
-        product = (upper + sign[row] * lower).T @ spread.reshape(-1, features)
-        return lax.dynamic_update_index_in_dim(sums, product, point, 0)
-
-    sums = jnp.zeros((16, channels, features), inputs.dtype)
-    sums = lax.fori_loop(0, 16, add_point, sums)
-    back = jnp.asarray(np.kron(G, G).T, inputs.dtype)  # Gᵀ · G of rows and columns at once
-    return (back @ sums.reshape(16, -1)).reshape(3, 3, channels, features)
-
-
-def _blocks(inputs, window):
+def _blocks(inputs, sizes, before, rate):
     """The padded input as [batch, rows + 1, 2, rate, columns + 1, 2, rate, channels].
 
     Along an axis, tile t of a map reads four of its positions: both of block t and of block t + 1.
     """
     padding, shape = [], []
-    sizes = zip(inputs.shape[1:3], window.before, window.tiles, strict=True)
-    for size, before, tiles in sizes:
-        padding.append((before, 2 * window.rate * (tiles + 1) - size - before))
-        shape += [tiles + 1, 2, window.rate]
+    axes = zip(inputs.shape[1:3], before, _tiles(sizes, rate), strict=True)
+    for size, zeros, tiles in axes:
+        padding.append((zeros, 2 * rate * (tiles + 1) - size - zeros))
+        shape += [tiles + 1, 2, rate]
     padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
     return padded.reshape(inputs.shape[0], *shape, inputs.shape[3])
 
