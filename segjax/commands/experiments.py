@@ -1,14 +1,14 @@
 """`segjax experiments`: list the experiment files and copy them out of the package."""
 
 import ast
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from segjax.commands.errors import UserError, user_errors
+from segjax.commands.errors import UserError
+from segjax.messages.hints import nearest, user_errors
 from segjax.training.experiment_files import experiments_folder, with_siblings
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
@@ -108,8 +108,8 @@ def _find(name: str) -> ExperimentFile:
     experiments = experiment_files()
     if name not in experiments:
         full_names = {full.rpartition("/")[2]: full for full in experiments}
-        nearest = difflib.get_close_matches(name, [*experiments, *full_names], n=1)
-        hint = f"did you mean {full_names.get(nearest[0], nearest[0])!r}? " if nearest else ""
+        found = nearest(name, [*experiments, *full_names])
+        hint = f"did you mean {full_names.get(found, found)!r}? " if found else ""
         raise UserError(f"no experiment {name!r}; {hint}segjax experiments list names them all")
     return experiments[name]
 

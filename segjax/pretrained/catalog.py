@@ -1,11 +1,11 @@
 """The names of the weights that can be converted."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from segjax.messages.hints import did_you_mean
 from segjax.pretrained import (
     detectron2,
     detectron2_detection,
@@ -90,6 +90,5 @@ def load(name: str, path: str | Path, **options) -> Pretrained:
 def check_name(name: str) -> None:
     """Raises a ValueError for an unknown name of weights, with the nearest that there is."""
     if name not in SOURCES:
-        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        hint = did_you_mean(name, SOURCES, cutoff=0.4) or "."
         raise ValueError(f"no pretrained weights {name!r}{hint} There are {', '.join(SOURCES)}")

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from segjax.data.checks.check import check
 from segjax.data.datasets.coco_voc.coco_voc_dataset_builder import CLASS_OF_CATEGORY
 from segjax.data.datasets.voc2012.voc2012_dataset_builder import read_sbd_labels
 from segjax.data.prepare import prepare
-from segjax.data.sources.catalog import describe_dataset, make_builder
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.splits import prepared_splits
 from tests.data import official_layouts
 
 WRITERS = {
@@ -69,7 +71,8 @@ def test_a_layout_is_read_in_full_without_problems(layout, tmp_path):
     ],
 )
 def test_class_names_are_known_without_any_files(name, classes, some):
-    names, channels = describe_dataset(name)
+    splits = prepared_splits(name, data_dir=Path("unused"))
+    names, channels = splits.classes, splits.channels
     assert len(names) == len(set(names)) == classes
     assert {index: names[index] for index in some} == some
     assert channels == 3

@@ -1,12 +1,12 @@
 """Finds the builders in `segjax/data/datasets` by the names of their folders."""
 
-import difflib
 import importlib
 import pkgutil
 from pathlib import Path
 
 from segjax.data import datasets
 from segjax.data.builder import SegmentationBuilder
+from segjax.messages.hints import nearest
 
 
 def dataset_names() -> list[str]:
@@ -25,17 +25,11 @@ def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
     if folder not in _folders() or name not in _names(folder):
         names = dataset_names()
         configs = [known for known in names if known.startswith(f"{name}/")]
-        close = configs or difflib.get_close_matches(name, names, n=1)
+        close = configs or list(filter(None, [nearest(name, names)]))
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"no data set is named {name!r}.{hint} Data sets: {', '.join(names)}")
     data_dir = Path(data_dir).expanduser().absolute()
     return _builder_class(folder)(data_dir=data_dir, config=config or None)
-
-
-def describe_dataset(name: str) -> tuple[tuple[str, ...], int]:
-    """Returns the class names of a data set and the channels of its images, prepared or not."""
-    builder = make_builder(name, data_dir=Path("unused"))
-    return builder.class_names, builder.info.features["image"].shape[-1]
 
 
 def _folders() -> list[str]:
