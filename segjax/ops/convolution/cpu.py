@@ -2,10 +2,10 @@
 
 | form | where | why |
 |---|---|---|
-| `_sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
-| `_sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
+| `sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
+| `sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
 | `winograd` | 3×3, 256 channels and more | 16 products instead of 36 |
-| `_blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
+| `blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
 | XLA's convolution | everything else | the input's gradient as one with the mirrored kernel |
 
 experiments/benchmarks/RESULTS.md has what each form saves on whole train steps (jax 0.12.0.1, two
@@ -26,7 +26,7 @@ from segjax.ops.dtypes import sum_dtype
 BLOCK_POSITIONS = 2048
 
 
-def _mostly_outside(inputs, taps):
+def mostly_outside(inputs, taps):
     """Returns whether over a fifth of all (output, tap) pairs read padding: skipping it pays."""
     if not taps.padded:
         return False
@@ -40,10 +40,10 @@ def _mostly_outside(inputs, taps):
 def forward(inputs, kernel, taps):
     """Computes the convolution in the form that is fastest on CPU."""
     if taps.groups > 1:
-        return _sum_of_shifts(inputs, kernel, taps)
-    if _mostly_outside(inputs, taps):
-        return _sum_of_products(inputs, kernel, taps)
-    if _winograd_pays(inputs, kernel, taps):
+        return sum_of_shifts(inputs, kernel, taps)
+    if mostly_outside(inputs, taps):
+        return sum_of_products(inputs, kernel, taps)
+    if winograd_pays(inputs, kernel, taps):
         sizes, before = output_sizes(inputs, taps), [zeros for zeros, _ in taps.padding]
         return winograd.convolve(inputs, kernel, sizes=sizes, before=before, rate=taps.rate)
     return plain(inputs, kernel, taps)
@@ -58,19 +58,19 @@ def gradients(inputs, kernel, gradient, taps):
 
 def _input_gradient(inputs, kernel, gradient, taps):
     if taps.groups > 1:
-        pull_back = jax.vjp(lambda x: _sum_of_shifts(x, kernel, taps), inputs)[1]
+        pull_back = jax.vjp(lambda x: sum_of_shifts(x, kernel, taps), inputs)[1]
         return pull_back(gradient)[0]
-    if _mostly_outside(inputs, taps):
+    if mostly_outside(inputs, taps):
         rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
         negative = taps._replace(rows=rows, columns=columns)
-        return _sum_of_products(gradient, kernel.swapaxes(2, 3), negative)
-    if _winograd_pays(inputs, kernel, taps):
+        return sum_of_products(gradient, kernel.swapaxes(2, 3), negative)
+    if winograd_pays(inputs, kernel, taps):
         sizes, before = inputs.shape[1:3], [zeros for zeros, _ in taps.padding]
         return winograd.input_gradient(gradient, kernel, sizes=sizes, before=before, rate=taps.rate)
-    return _mirrored_convolution(inputs, kernel, gradient, taps)
+    return mirrored_convolution(inputs, kernel, gradient, taps)
 
 
-def _mirrored_convolution(inputs, kernel, gradient, taps):
+def mirrored_convolution(inputs, kernel, gradient, taps):
     """The gradient of an input as XLA's convolution with the mirrored kernel.
 
     XLA's own gradient transposes the kernel in every step: 13 % of DeepLab v3's train step.
@@ -85,13 +85,13 @@ def _mirrored_convolution(inputs, kernel, gradient, taps):
 
 def _kernel_gradient(inputs, kernel, gradient, taps):
     if taps.groups > 1:
-        return _shifts_kernel_gradient(inputs, gradient, taps)
-    if _mostly_outside(inputs, taps):
-        return _products_kernel_gradient(inputs, gradient, taps)
-    return _blocked_kernel_gradient(inputs, gradient, taps)
+        return shifts_kernel_gradient(inputs, kernel, gradient, taps)
+    if mostly_outside(inputs, taps):
+        return products_kernel_gradient(inputs, kernel, gradient, taps)
+    return blocked_kernel_gradient(inputs, kernel, gradient, taps)
 
 
-def _winograd_pays(inputs, kernel, taps):
+def winograd_pays(inputs, kernel, taps):
     is_float = inputs.dtype in (jnp.float32, jnp.float64)
     sizes = output_sizes(inputs, taps)
     return is_float and winograd.pays(inputs.shape[0], kernel.shape, sizes, taps.rate)
@@ -107,7 +107,7 @@ def _windows(sizes, taps):
             yield (i, j), (slice(None), *read), (slice(None), *write)
 
 
-def _sum_of_products(inputs, kernel, taps):
+def sum_of_products(inputs, kernel, taps):
     """Adds each tap's product with the part of the map that it meets; stride 1, no padding.
 
     At rate 18 on 33×33 that is 40 % of the plain form's arithmetic. The parts are added in place:
@@ -119,17 +119,16 @@ def _sum_of_products(inputs, kernel, taps):
     return total.astype(inputs.dtype)
 
 
-def _products_kernel_gradient(inputs, gradient, taps):
-    """Computes the kernel's gradient of `_sum_of_products`."""
-    shape = len(taps.rows), len(taps.columns), inputs.shape[3], gradient.shape[3]
-    total = jnp.zeros(shape, sum_dtype(inputs))
+def products_kernel_gradient(inputs, kernel, gradient, taps):
+    """Computes the kernel's gradient of `sum_of_products`."""
+    total = jnp.zeros(kernel.shape, sum_dtype(inputs))
     for tap, read, write in _windows(inputs.shape[1:3], taps):
         window, part = (x.reshape(-1, x.shape[-1]) for x in (inputs[read], gradient[write]))
         total = total.at[tap].set(dot(window.T, part, total.dtype))
     return total
 
 
-def _sum_of_shifts(inputs, kernel, taps):
+def sum_of_shifts(inputs, kernel, taps):
     """Computes a depthwise convolution as shifted maps times vectors, which XLA fuses."""
     stride, dtype = taps.stride, sum_dtype(inputs)
     height, width = (-(-size // stride) for size in inputs.shape[1:3])
@@ -144,29 +143,28 @@ def _sum_of_shifts(inputs, kernel, taps):
     return total.astype(inputs.dtype)
 
 
-def _shifts_kernel_gradient(inputs, gradient, taps):
+def shifts_kernel_gradient(inputs, kernel, gradient, taps):
     """Adds gradient · shifted input over the map's rows first, and over a row last.
 
     On CPU, XLA vectorises these sums, but no reduction to one value per channel.
     """
     batch, height, width, channels = gradient.shape
     stride, rate, dtype = taps.stride, taps.rate, sum_dtype(inputs)
-    shape = len(taps.rows), len(taps.columns), 1, channels
-    number, padded = shape[0] * shape[1], pad(inputs, taps)
+    number, padded = kernel.shape[0] * kernel.shape[1], pad(inputs, taps)
     read = (batch, 1, stride * (width - 1) + 1, channels)
 
     def add_row(i, sums):  # one loop over rows and taps compiles faster than taps written out
         row, tap = i // number, i % number
-        top, left = tap // shape[1] * rate, tap % shape[1] * rate
+        top, left = tap // kernel.shape[1] * rate, tap % kernel.shape[1] * rate
         window = lax.dynamic_slice(padded, (0, row * stride + top, left, 0), read)[:, :, ::stride]
         product = lax.dynamic_slice_in_dim(gradient, row, 1, 1).astype(dtype) * window.astype(dtype)
         return sums.at[tap].add(product)
 
     sums = jnp.zeros((number, batch, 1, width, channels), dtype)
-    return lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3)).reshape(shape)
+    return lax.fori_loop(0, height * number, add_row, sums).sum((1, 2, 3)).reshape(kernel.shape)
 
 
-def _blocked_kernel_gradient(inputs, gradient, taps):
+def blocked_kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the kernel's gradient at stride 1 in blocks of rows that fit the cache.
 
     Padded input and gradient lie on one grid. There, a kernel row is a shift by whole rows, so that
@@ -195,7 +193,7 @@ def _blocked_kernel_gradient(inputs, gradient, taps):
         products = [dot(positions(window).T, shifted, sums.dtype) for window in windows]
         return sums + jnp.stack(products)
 
-    shape = len(taps.rows), inputs.shape[3], len(taps.columns), gradient.shape[3]
+    shape = len(taps.rows), inputs.shape[3], len(taps.columns), kernel.shape[3]
     sums = jnp.zeros((*shape[:2], shape[2] * shape[3]), sum_dtype(inputs))
     sums = add_block(0, sums) if blocks == 1 else lax.fori_loop(0, blocks, add_block, sums)
     return sums.reshape(shape).swapaxes(1, 2)
