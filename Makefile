@@ -1,30 +1,39 @@
 # make quickstart   sets everything up, trains a small U-Net and writes a report (minutes)
 # make test         sets everything up and runs the tests
+# make test-quick   sets everything up and runs some tests of each part (minutes)
 
-PYTHON ?= python3
+# The newest Python from 3.14 down to 3.11, unless PYTHON names one.
+PYTHON ?=
 VENV ?= .venv
 TEST_PROCESSES ?= 2
 BIN = $(VENV)/bin
+CONSTRAINTS = import sys; print("constraints.txt" if sys.version_info >= (3, 12) else "constraints-py311.txt")
+# A crashed process is not replaced: with --dist loadfile pytest-xdist would wait for ever (#1327).
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0
 
-.PHONY: help install quickstart test lint
+.PHONY: help venv install quickstart test test-quick lint
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
+
+venv:
+	@.ci/make-venv $(VENV) $(PYTHON)
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segjax needs Python 3.11 or newer; this is %d.%d" % sys.version_info[:2])'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+$(VENV)/installed: pyproject.toml constraints.txt constraints-py311.txt | venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $$($(BIN)/python -c '$(CONSTRAINTS)') --editable '.[test]'
 	@touch $@
 
 quickstart: install
 	$(BIN)/python experiments/quickstart.py --workdir runs/quickstart
 
 test: install lint
-	@# A crashed process is not replaced: with --dist loadfile pytest-xdist would wait for ever (#1327).
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0
+	$(PYTEST)
+
+test-quick: install
+	$(PYTEST) -m quick
 
 lint: install
 	$(BIN)/ruff check .

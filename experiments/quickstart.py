@@ -79,9 +79,11 @@ def build(config: Config) -> Experiment:
 
 def say_what_next(workdir: Path, scores: dict):
     """Says how well it went, and where to go from here."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
+    here = Path.cwd()
+    python, this_file = (
+        path.relative_to(here) if path.is_relative_to(here) else path
+        for path in (Path(sys.executable), Path(__file__).absolute())
+    )
     segjax = python.with_name("segjax")
     print(
         f"""
@@ -91,10 +93,10 @@ Look at {workdir}/report.html first, and at the pictures in {workdir}/prediction
 
   {segjax} predict {workdir} IMAGES... --output DIR
       segments images of your own with this network
-  {python} experiments/quickstart.py --help
+  {python} {this_file} --help
       lists everything that can be changed, such as --unet.features 32 --workdir runs/wider
-  {segjax} data list
-      lists the published data sets, which experiments/unet/ trains the paper's network on
+  {segjax} experiments list
+      lists the experiments, such as the paper's network on published data sets
 """
     )
 

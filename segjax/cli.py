@@ -1,4 +1,4 @@
-"""The command line: `segjax data | evaluate | predict | crf | report`."""
+"""The command line: `segjax experiments | data | evaluate | predict | crf | report`."""
 
 import difflib
 import sys
@@ -10,17 +10,23 @@ from segjax.commands.crf import crf_command
 from segjax.commands.data import check_command, list_command, prepare_command
 from segjax.commands.errors import UserError
 from segjax.commands.evaluate import evaluate_command
+from segjax.commands.experiments import copy_command
+from segjax.commands.experiments import list_command as list_experiments_command
 from segjax.commands.predict import predict_command
 from segjax.commands.report import report_command
 
 COMMANDS = {
+    "experiments": {"list": list_experiments_command, "copy": copy_command},
     "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
     "evaluate": evaluate_command,
     "predict": predict_command,
     "crf": crf_command,
     "report": report_command,
 }
-GROUP_HELP = {"data": "Prepare, check and list data sets."}
+GROUP_HELP = {
+    "experiments": "List the experiment files and copy them to where you work.",
+    "data": "Prepare, check and list data sets.",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,8 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         _application(COMMANDS).cli(
             prog="segjax",
             description="Image segmentation in JAX that follows the papers. Training is a script "
-            "of its own, such as experiments/quickstart.py; these commands work on what goes into "
-            "it and what comes out.",
+            "of its own, which `segjax experiments` lists and copies; the other commands work on "
+            "what goes into it and what comes out.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.quick
 PACKAGE = Path(__file__).resolve().parents[1] / "segjax"
 # What each room may import of the package besides itself: rooms, or single modules of them.
 MAY_KNOW = {

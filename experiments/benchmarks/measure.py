@@ -262,10 +262,16 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """This file's commit; "unknown" outside of a checkout and without git."""
+
     def git(*arguments):
         command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    # The results of the commands before are no change to what is measured.
-    changes = git("status", "--short", "--", ".", ":!experiments/benchmarks/results")
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
+    try:
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+        # The results of the commands before are no change to what is measured.
+        changes = git("status", "--short", "--", ".", ":!experiments/benchmarks/results")
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

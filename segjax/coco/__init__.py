@@ -1,1 +1,1 @@
-"""The COCO format: index, classes, masks as run lengths. NumPy only."""
+"""The COCO format: index, classes and masks. NumPy and OpenCV only."""

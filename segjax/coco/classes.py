@@ -1,6 +1,6 @@
-"""The 80 categories of COCO's instances: Lin et al., ECCV 2014 (arXiv:1405.0312)."""
+"""COCO's 80 object categories (Lin et al., ECCV 2014, arXiv:1405.0312)."""
 
-# By their ids, which have gaps: eleven of the 91 that were planned have no instances.
+# By id. The ids have gaps because eleven of the 91 planned categories have no instances.
 COCO_CATEGORIES = {
     1: "person",
     2: "bicycle",

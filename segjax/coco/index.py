@@ -1,9 +1,8 @@
-"""Where the annotations of each image lie in a JSON file in COCO's format.
+"""An index of a COCO JSON file: where each image's annotations lie in it.
 
-COCO's own file of 860,000 annotations becomes 3 GB of Python objects when it is read as a whole.
-Here each annotation is parsed once, checked and forgotten: kept are its place in the file, of 12
-bytes, and what is known of each image. Nothing but an image's own annotations is parsed again when
-it is read, in whichever process that is.
+COCO's own file of 860,000 annotations takes 3 GB as Python objects. The index parses each
+annotation once, checks it and keeps only its place in the file (12 bytes). Reading an image then
+parses that image's annotations alone, in any process.
 """
 
 import json
@@ -23,18 +22,19 @@ _PARTS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True, eq=False)
 class CocoIndex:
-    """The images of a file, by their ids, and the places of their usable annotations.
+    """The images of a COCO file, ordered by id, and the places of their usable annotations.
 
     Attributes:
-      path: the file.
-      categories: name of each category id, by id.
+      path: the JSON file.
+      categories: category names by id, ascending.
       image_ids: int64 [n], ascending.
-      file_names: of the images.
+      file_names: file name of each image.
       sizes: height and width of each image, int32 [n, 2].
-      first: the annotations of image i are those from first[i] to first[i + 1], int64 [n + 1].
-      starts, lengths: of each annotation in bytes, int64 and int32 [m].
-      crowd: bool [m].
-      notes: what was left out, one sentence each.
+      first: image i has annotations first[i] to first[i + 1] − 1, int64 [n + 1].
+      starts: each annotation's first byte in the file, int64 [m].
+      lengths: each annotation's length in bytes, int32 [m].
+      crowd: whether each annotation is a crowd, bool [m].
+      notes: sentences that say how many annotations were left out, and why.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class CocoIndex:
     notes: tuple[str, ...]
 
     def annotations(self, image: int) -> list[dict]:
-        """Parses the annotations of an image, in the order of the file.
+        """Parses the annotations of the image at an index, in the order of the file.
 
         Raises:
           ValueError: the file has changed since it was indexed.
@@ -73,15 +73,15 @@ class CocoIndex:
 def read_coco_index(path: Path) -> CocoIndex:
     """Indexes a JSON file in COCO's format ("images", "annotations" and "categories").
 
-    Annotations without width or height within the image, and those without a mask, are left out
-    and counted in the notes.
+    Annotations are left out if they have no mask, or no width or height within the image. The notes
+    count them.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not in COCO's format; the message names the image or annotation.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not in COCO's format; the message names the image or annotation.
     """
-    # One character for each byte, so that places in the text are places in the file. That changes
-    # nothing but text beyond ASCII, of which annotations have none.
+    # Latin-1 has one character per byte, so that places in the text are places in the file. It
+    # garbles only characters beyond ASCII, which annotations do not have.
     text = path.read_bytes().decode("latin-1")
     annotations = _Annotations(path)
     try:
@@ -131,7 +131,7 @@ def read_coco_index(path: Path) -> CocoIndex:
 
 
 class _Annotations:
-    """Collects what is needed of each annotation, packed."""
+    """Collects the needed entries of all annotations in packed arrays."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -158,27 +158,27 @@ class _Annotations:
         self.lengths.append(end - start)
 
     def places_of(self, known: np.ndarray, kind: str) -> np.ndarray:
-        """The place of each annotation's image or category among the ids there are, ascending."""
+        """Finds each annotation's image or category among the known ids, which are ascending."""
         ids = np.array(self.ids[kind], np.int64)
         places = np.searchsorted(known, ids)
         unknown = np.flatnonzero(np.append(known, -1)[places] != ids)
         if unknown.size:
             raise ValueError(
-                f"{self.path}: {len(unknown)} annotations are of no {kind} in the file, the first "
-                f"of {kind}_id {ids[unknown[0]]}"
+                f"{self.path}: {len(unknown)} annotations name a {kind}_id that the file does not "
+                f"define, the first {ids[unknown[0]]}"
             )
         return places
 
 
 def has_mask(segmentation: list | dict | None) -> bool:
-    """Whether a COCO "segmentation" has run lengths, or a polygon of three corners or more."""
+    """Whether a COCO "segmentation" has run lengths or a polygon of at least three corners."""
     if isinstance(segmentation, dict):
         return True
     return any(len(polygon) >= 6 for polygon in segmentation or ())
 
 
 def _read_parts(text: str, visit: Callable[[dict, int, int], None]) -> dict[str, list]:
-    """Parses the object that is the whole of a text; of "annotations" each element is visited."""
+    """Parses the top-level object; passes each element of "annotations" to `visit`."""
     parts = {}
     position = _after(text, 0, "{")
     while text[position : position + 1] != "}":
@@ -199,7 +199,7 @@ def _read_parts(text: str, visit: Callable[[dict, int, int], None]) -> dict[str,
 
 
 def _visit_elements(text: str, position: int, visit: Callable) -> int:
-    """Visits each element of a list with its place; returns the position after the list."""
+    """Calls `visit(element, start, end)` along a list; returns the position after the list."""
     position = _after(text, position, "[")
     while text[position : position + 1] != "]":
         value, end = _DECODER.raw_decode(text, position)
@@ -211,7 +211,7 @@ def _visit_elements(text: str, position: int, visit: Callable) -> int:
 
 
 def _after(text: str, position: int, sign: str, *, then_space: bool = True) -> int:
-    """The position after a sign that must come next, and after the space behind it."""
+    """Returns the position after `sign`, which must come next, and after the space behind it."""
     position = _SPACE.match(text, position).end()
     if text[position : position + 1] != sign:
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, position)
@@ -229,7 +229,7 @@ def _read_categories(path: Path, content: list[dict]) -> dict[int, str]:
 
 
 def _read_images(path: Path, content: list[dict]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """The ids, file names and sizes (H, W) of the images, by id."""
+    """The ids, file names and sizes (H, W) of the images, ordered by id."""
     images = []
     for image in content:
         try:

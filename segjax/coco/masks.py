@@ -1,4 +1,4 @@
-"""Masks of COCO's annotations, pixel by pixel those of COCO's own code, in NumPy."""
+"""Draws COCO annotations as masks, pixel for pixel as COCO's own code does, in NumPy."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,23 @@ import numpy as np
 
 from segjax.coco.run_lengths import decode
 
-SCALE = 5  # COCO draws outlines on a grid that is so many times finer
+SCALE = 5  # COCO draws outlines on a grid this many times finer than the pixels
 
 
 def draw_segmentation(segmentation: Sequence | dict, size: tuple[int, int]) -> np.ndarray:
-    """Draws the "segmentation" of an annotation: the union of its polygons, or its runs.
+    """Draws an annotation's "segmentation": the union of its polygons, or its run lengths.
 
     Args:
       segmentation: polygons [x0, y0, x1, y1, ...] in continuous pixel coordinates, or
-        {"counts": run lengths, "size": [H, W]}, compressed or, as COCO has them for crowds, not.
+        {"counts": run lengths, "size": [H, W]}. Run lengths may be compressed; those of COCO's
+        crowds are not.
       size: height and width of the image.
 
     Returns:
       bool [H, W].
 
     Raises:
-      ValueError: the segmentation is of another form, or of another size.
+      ValueError: the segmentation has another form or another size.
     """
     if isinstance(segmentation, dict):
         if "counts" not in segmentation or tuple(segmentation.get("size", ())) != tuple(size):
@@ -35,11 +36,27 @@ def draw_segmentation(segmentation: Sequence | dict, size: tuple[int, int]) -> n
     return mask
 
 
+def paste_mask(mask, size: tuple[int, int]) -> np.ndarray:
+    """Draws a mask that is held as a window into an image of zeros.
+
+    Args:
+      mask: the window's `top`, `left` and `pixels`, bool [h, w].
+      size: height and width of the image.
+
+    Returns:
+      bool [H, W].
+    """
+    whole = np.zeros(size, bool)
+    height, width = mask.pixels.shape
+    whole[mask.top : mask.top + height, mask.left : mask.left + width] = mask.pixels
+    return whole
+
+
 def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """Fills a polygon as COCO's maskApi.c does (rleFrPoly), so that areas and AP agree with it.
 
-    The outline is drawn on a finer grid. Wherever it enters the column of a pixel's centre, all
-    that is below changes between outside and inside.
+    The outline is drawn on a finer grid. Where it crosses a column of pixel centres, all pixels
+    below switch between outside and inside.
 
     Args:
       polygon: [x0, y0, x1, y1, ...], at least three corners.
@@ -53,7 +70,7 @@ def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], found {polygon!r:.40}")
     height, width = size
     x, y = _outline(corners.reshape(-1, 2))
-    # Steps from one fine column to the next count where the lesser is the centre of a pixel.
+    # A step between two fine columns counts if the left one holds pixel centres.
     steps = np.flatnonzero(np.diff(x))
     column = (np.minimum(x[steps], x[steps + 1]) + 0.5) / SCALE - 0.5
     row = (np.minimum(y[steps], y[steps + 1]) + 0.5) / SCALE - 0.5
@@ -62,7 +79,7 @@ def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     row = np.ceil(np.clip(row[centres], 0, height)).astype(np.int64)
     mask = np.zeros(size, bool)
     if column.size:
-        left, right = column.min(), column.max() + 1  # an outline is closed: it leaves no others
+        left, right = column.min(), column.max() + 1  # a closed outline fills only these
         changes = np.bincount((column - left) * height + row, minlength=(right - left) * height + 1)
         inside = np.bitwise_xor.accumulate(changes[:-1].astype(np.uint8) & 1)
         mask[:, left:right] = inside.reshape(-1, height).T
@@ -70,12 +87,12 @@ def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:
 
 
 def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points of the fine grid along the closed outline through corners [N, 2], in order."""
+    """The x and y of the fine-grid points along the closed outline through corners [N, 2]."""
     start = (SCALE * corners + 0.5).astype(np.int64)
     end = np.roll(start, -1, axis=0)
     length = np.abs(end - start)
-    # Along its longer direction an edge has a point in each column (or row), counted from its
-    # lower end, whichever way it is gone.
+    # An edge has one point per step along its longer axis. They are computed from its lower end,
+    # whichever way the edge runs.
     along = np.where(length[:, 0] >= length[:, 1], 0, 1)
     edges = np.arange(len(start))
     steps = length[edges, along]

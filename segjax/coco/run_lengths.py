@@ -1,10 +1,10 @@
-"""COCO's run-length encoding of masks, byte for byte that of its own code, in NumPy.
+"""COCO's run-length encoding of masks, byte for byte as COCO's own code writes it, in NumPy.
 
-A mask is the lengths of its runs down the columns, background and foreground by turns, beginning
-with background (0 long where the first pixel is foreground). COCO compresses the lengths to text
-(rleToString in maskApi.c): from the fourth on, a length is its difference from the length two runs
-before; a number is cut into groups of five bits, lowest first, each a character from "0" on, with
-32 added to all groups but the last. The sign of the last group is that of the number.
+Runs go down the columns and alternate between background and foreground. The first is background,
+of length 0 if the first pixel is foreground. COCO compresses the lengths to text (rleToString in
+maskApi.c): from the fourth on, a length is stored as its difference from the length two runs
+before. Each number is cut into groups of five bits, lowest first. A group becomes one character,
+counted from "0", with 32 added if another group follows. The top bit of the last group is the sign.
 """
 
 import cv2
@@ -18,10 +18,10 @@ _FIRST, _LAST = ord("0"), ord("0") + 0x3F
 def encode(
     mask: np.ndarray, *, size: tuple[int, int] | None = None, top: int = 0, left: int = 0
 ) -> dict:
-    """Encodes a mask, bool [H, W], as {"size": [H, W], "counts": str}, compressed.
+    """Encodes a mask, bool [H, W], as compressed {"size": [H, W], "counts": str}.
 
-    Given a `size`, the mask is a window at (top, left) of an image of that height and width, which
-    is zeros elsewhere: the time taken is then that of the window.
+    With a `size`, the mask is a window at (top, left) of an image of that height and width, which
+    is zero elsewhere. The time taken depends on the window alone.
 
     Raises:
       ValueError: the window reaches out of the image.
@@ -34,12 +34,12 @@ def encode(
 
 
 def decode(rle: dict) -> np.ndarray:
-    """Draws {"size": [H, W], "counts": ...} as bool [H, W].
+    """Decodes {"size": [H, W], "counts": ...} to bool [H, W].
 
     Counts are compressed (str or bytes) or a sequence of run lengths.
 
     Raises:
-      ValueError: the counts are no run lengths, or do not fill the size.
+      ValueError: the counts are not run lengths or do not fill the size.
     """
     height, width = rle["size"]
     lengths = _lengths(rle)
@@ -47,14 +47,14 @@ def decode(rle: dict) -> np.ndarray:
 
 
 def area(rle: dict) -> int:
-    """Counts the pixels of an encoded mask; takes and raises what `decode` does."""
+    """Counts the pixels of an encoded mask; argument and errors are those of `decode`."""
     return int(_lengths(rle)[1::2].sum())
 
 
 def run_lengths(
     mask: np.ndarray, *, size: tuple[int, int] | None = None, top: int = 0, left: int = 0
 ) -> np.ndarray:
-    """The lengths of the runs of a mask, int64 [n], background first; arguments as in `encode`."""
+    """The run lengths of a mask, int64 [n], background first; arguments as in `encode`."""
     if mask.ndim != 2:
         raise ValueError(f"expected a mask [H, W], got shape {mask.shape}")
     height, width = mask.shape if size is None else size
@@ -69,13 +69,13 @@ def run_lengths(
         pixels = pixels.T.view(np.uint8)
     else:
         pixels = np.ascontiguousarray(pixels).view(np.uint8)
-        # Most of most masks lies around the object: finding that takes less than to transpose it.
+        # Masks are mostly background: finding the object first is cheaper than transposing all.
         x, y, columns, rows = cv2.boundingRect(pixels)
         top, left = top + y, left + x
         pixels = pixels[y : y + rows, x : x + columns]
-        # OpenCV transposes several times as fast as NumPy, but nothing that is empty.
+        # OpenCV transposes several times as fast as NumPy, but refuses empty arrays.
         pixels = cv2.transpose(pixels) if pixels.size else pixels.T
-    if rows < height:  # no run goes on from the foot of a column to the head of the next
+    if rows < height:  # so that no run continues from the foot of a column to the next
         pixels = np.pad(pixels, ((0, 0), (0, 1)))
     stride = pixels.shape[1]
     pixels = pixels.ravel()
@@ -87,7 +87,7 @@ def run_lengths(
     column, row = np.divmod(changes, max(stride, 1))
     ends = (left + column) * height + top + row
     if ends.size and ends[-1] == height * width:
-        ends = ends[:-1]  # the end of the image ends its last run
+        ends = ends[:-1]  # the last run needs no change to end it
     return np.diff(ends, prepend=0, append=height * width)
 
 
@@ -99,7 +99,7 @@ def compress(lengths: np.ndarray) -> str:
     while written[-1].any():
         group = numbers & (_MORE - 1)
         numbers = numbers >> _GROUP_BITS
-        # A number ends with the group from whose sign all that is left follows.
+        # A number is complete when the sign bit of its last group gives all remaining bits.
         more = written[-1] & (numbers != np.where(group & _SIGN, -1, 0))
         groups.append(group + _MORE * more + _FIRST)
         written.append(more)
@@ -110,10 +110,10 @@ def compress(lengths: np.ndarray) -> str:
 
 
 def decompress(counts: str | bytes) -> np.ndarray:
-    """The run lengths, int64 [n], of COCO's text.
+    """Decompresses COCO's text to run lengths, int64 [n].
 
     Raises:
-      ValueError: the text is none that COCO writes.
+      ValueError: COCO writes no such text.
     """
     text = counts.encode() if isinstance(counts, str) else counts
     characters = np.frombuffer(text, np.uint8)

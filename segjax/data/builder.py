@@ -24,8 +24,11 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     """A TFDS builder that is told where an official layout keeps its files and how to read them.
 
     A new data set is a folder in `segjax/data/datasets` in TFDS's convention. Its class `Builder`
-    has `VERSION`, `official_size`, `_info`, `find_examples` and `read_example`, and, where the
-    user must bring files, `MANUAL_DOWNLOAD_INSTRUCTIONS`.
+    has `VERSION`, `RELEASE_NOTES`, `homepage`, `license`, `official_size`, `_info`,
+    `find_examples` and `read_example`, and, where the user must bring files,
+    `MANUAL_DOWNLOAD_INSTRUCTIONS`.
+
+    Subclasses stay out of TFDS's registry, which has a "coco" and a "cityscapes" of its own.
 
     The order of the examples is the order of `find_examples`, so that "train[:24]" means the
     first 24. TensorFlow is never needed: TFDS is given encoded images, since from arrays it would
@@ -33,11 +36,16 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     than 1 GB with TensorFlow even where no shuffling was asked for.
     """
 
+    homepage: ClassVar[str]
+    license: ClassVar[str]
     # Height and width of the images as published; None where they have many sizes.
     official_size: ClassVar[tuple[int, int] | None]
     # The id that each class but the background has in results for COCO; None where it has none.
     category_ids: ClassVar[tuple[int, ...] | None] = None
     needs_tensorflow: ClassVar[bool] = False  # to build, as TFDS's own builders do
+
+    def __init_subclass__(cls, *, skip_registration: bool = True, **options):
+        super().__init_subclass__(skip_registration=skip_registration, **options)
 
     @abc.abstractmethod
     def find_examples(self, source: Path | None) -> SourceListing:
@@ -52,9 +60,18 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         """The name of each class id."""
         return tuple(self.info.features["labels"].names)
 
-    def dataset_info_from_configs(self, **options) -> tfds.core.DatasetInfo:
+    def dataset_info_from_configs(
+        self, *, features: tfds.features.FeaturesDict, **options
+    ) -> tfds.core.DatasetInfo:
         """Returns what TFDS knows of the data set, with room for what is noted of images."""
-        return super().dataset_info_from_configs(metadata=tfds.core.MetadataDict(), **options)
+        return super().dataset_info_from_configs(
+            features=features,
+            supervised_keys=("image", "labels") if "labels" in features else None,
+            homepage=self.homepage,
+            license=self.license,
+            metadata=tfds.core.MetadataDict(),
+            **options,
+        )
 
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
@@ -64,7 +81,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
         """Turns a record as TFDS reads it into an example of a `Source`."""
-        example = {"id": record["id"].decode(), "image": record["image"]}
+        example = {"id": decode_text(record["id"]), "image": record["image"]}
         for key in ("labels", "second_observer"):
             if key in record:
                 example[key] = record[key][..., 0]
@@ -148,6 +165,11 @@ def label_feature(class_names: Sequence[str]) -> tfds.features.LabeledImage:
 def instance_feature() -> tfds.features.Image:
     """A map of instance ids, uint16 [H, W, 1], 0 = background."""
     return image_feature(channels=1, dtype=np.uint16)
+
+
+def decode_text(stored: bytes | str) -> str:
+    """Decodes a text feature: TFDS reads bytes, but `tfds.testing.mock_data` makes strings."""
+    return stored.decode() if isinstance(stored, bytes) else stored
 
 
 def encode(value: np.ndarray | str) -> io.BytesIO | str:

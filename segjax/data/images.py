@@ -1,8 +1,8 @@
-"""Reading the images that users have, and writing label maps: PNG, JPEG, TIFF, BMP and GIF.
+"""Reads users' images (PNG, JPEG, TIFF, BMP and GIF) and writes label maps.
 
-Pillow decodes, because it says what a file holds (mode, pages, palette, orientation) and raises an
-error for a damaged one, where OpenCV returns what it could decode of a truncated JPEG. But Pillow
-cuts 16-bit colour down to 8 bits without a word, so that OpenCV decodes those files.
+Pillow decodes. It says what a file holds (mode, pages, palette, orientation) and raises an error
+for a damaged one, whereas OpenCV returns the readable part of a truncated JPEG. But Pillow silently
+reduces 16-bit colour to 8 bits, so OpenCV decodes those files.
 
 The values are the file's own: neither colour profiles nor gamma are applied.
 """
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-# Pillow's limit protects servers from hostile uploads; a scanned slide of one's own may exceed it.
+# Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
 Image.MAX_IMAGE_PIXELS = None
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
@@ -26,15 +26,15 @@ _EXPECTED = "expected 8- or 16-bit grey or RGB, with or without alpha, or a pale
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The image files that `paths` name: files as they are, for a folder the images in it.
+    """Lists the image files that `paths` name: files themselves, and the images in folders.
 
-    Files are known by their suffix, in any case. Folders are not searched further down, since
+    Images are recognised by their suffix, in any case. Subfolders are not searched, because
     predictions are often written beside or below the images. Within a folder the order is natural
-    (frame 2 before frame 10) and hidden files are left out; the order of `paths` is kept, and a
+    (frame 2 before frame 10) and hidden files are left out. The order of `paths` is kept, and a
     file named twice comes once.
 
-    Raises FileNotFoundError for a path that does not exist and ValueError for a file with another
-    suffix or a folder without images.
+    Raises FileNotFoundError if a path does not exist, and ValueError for a file with another suffix
+    or a folder without images.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     files = {}
@@ -49,17 +49,17 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The one image of a file, uint8 or uint16 [height, width, channels], channels 1 or 3 (RGB).
+    """Reads the one image of a file, uint8 or uint16 [height, width, 1 (grey) or 3 (RGB)].
 
-    - 16-bit files keep their 16 bits; 1-, 2- and 4-bit grey is stretched to 0–255.
-    - Alpha is dropped: the colours are those stored, whatever lies behind them.
-    - A palette becomes RGB, or grey where all of its entries are grey (as in a GIF of a grey
-      image). A TIFF in which 0 is white is inverted.
+    - 16-bit files keep their 16 bits. Grey of 1, 2 or 4 bits is stretched to 0–255.
+    - Alpha is dropped, and colours stay as stored.
+    - A palette becomes RGB, or grey if all its entries are grey (as in a GIF of a grey image). A
+      TIFF in which 0 is white is inverted.
     - Orientation tags (EXIF, TIFF) are applied, so that the image is upright as in any viewer.
 
-    Raises ValueError, naming the file and what was expected, for a file that is empty, damaged or
-    cut short; of another kind or with other pixels (float, 32-bit, CMYK); or with several pages,
-    for which there is `read_images`. Raises FileNotFoundError where there is no file.
+    Raises ValueError, naming the file and what was expected, if the file is empty, damaged or cut
+    short; is of another kind or has other pixels (float, 32-bit, CMYK); or has several pages, which
+    `read_images` reads. Raises FileNotFoundError if there is no file.
     """
     images = read_images(path)
     image = next(images)
@@ -69,14 +69,14 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_images(path: str | Path) -> Iterator[np.ndarray]:
-    """The pages of a TIFF, or the one image of any other file, one after the other as read.
+    """Yields the pages of a TIFF one by one, or the one image of any other file.
 
     Pages may differ in size. Those that a TIFF marks as thumbnails, lower resolutions or masks of
-    another page are left out. Each page is as `read_image` describes, and the errors are its own.
+    another page are left out. Each page, and the errors, are as in `read_image`.
     """
     path = Path(path)
-    # Pillow is given an open file, not a path: of a path it maps uncompressed TIFFs to memory, with
-    # height and width exchanged where the orientation tag says so (seen in Pillow 13.0).
+    # Pillow gets an open file, not a path: from a path it maps uncompressed TIFFs to memory, with
+    # height and width swapped if the orientation tag says so (seen in Pillow 13.0).
     with path.open("rb") as file:
         header = file.read(26)
         if not header:
@@ -84,7 +84,7 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
         file.seek(0)
         with _decoding(path):
             image = Image.open(file, formats=_FORMATS)
-            # MPO: a JPEG with further pictures behind the first, as telephones write.
+            # MPO is a JPEG with further pictures behind the first, as phones write it.
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "TIFF":
             raise ValueError(f"{path}: expected a still image, found an animated {image.format}")
@@ -106,10 +106,10 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
 
 
 def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """The image [height, width, 1 or 3] with 1 or 3 channels, its type kept.
+    """Converts an image [height, width, 1 or 3] to 1 or 3 channels and keeps its type.
 
-    Grey is repeated; RGB becomes the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, which
-    leaves equal channels as they are.
+    Grey is repeated. RGB becomes the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, which
+    preserves the value of equal channels.
     """
     if image.shape[2] == channels:
         return image
@@ -121,11 +121,12 @@ def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
 def write_labels(path: str | Path, labels: np.ndarray) -> None:
     """Writes integer labels [height, width] as a grey PNG whose pixel values are the labels.
 
-    8 bits for uint8 and bool, 16 for wider integers: by type and not by value, so that all files of
-    a set agree. There is no palette: OpenCV and others would return its colours for the labels.
+    uint8 and bool take 8 bits, wider integers 16. The type decides, not the values, so that all
+    files of a set agree. There is no palette: OpenCV and others would return its colours instead of
+    the labels.
 
-    Raises ValueError for a path that does not end in .png, and for labels that are not a matrix of
-    integers from 0 to 65535.
+    Raises ValueError if the path does not end in .png, or if labels are not a matrix of integers
+    from 0 to 65535.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -145,7 +146,7 @@ def write_labels(path: str | Path, labels: np.ndarray) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images directly in a folder, in natural order; an error where there are none."""
+    """The images directly in a folder, in natural order; ValueError if there are none."""
 
     def natural(file: Path) -> tuple:
         parts = re.split(r"(\d+)", file.name.casefold())
@@ -165,7 +166,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Gives a decoder's error the name of the file and what was expected of it."""
+    """Adds the file's name and what was expected to a decoder's error."""
     try:
         yield
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
@@ -176,7 +177,7 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
-    """The pixels of what Pillow decodes in full."""
+    """The pixels of an image that Pillow decodes without loss."""
     with _decoding(path):
         upright = ImageOps.exif_transpose(image)
     match upright.mode:

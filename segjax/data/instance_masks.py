@@ -9,18 +9,18 @@ from scipy import ndimage
 
 from segjax.coco.masks import draw_segmentation
 
-_DENSE_IDS = 1 << 18  # up to here SciPy's table of all ids up to the highest is cheap
+_DENSE_IDS = 1 << 18  # below this, SciPy's table of all ids up to the highest is cheap
 
 
 @dataclass(frozen=True, eq=False)
 class CroppedMask:
-    """A mask: zeros in the whole image but for a window of pixels.
+    """A mask that is zero outside a window of the image.
 
-    The window is the tight box of the mask; that of an empty mask has pixels of shape (0, 0).
+    The window is the tight box of the mask. An empty mask has pixels of shape (0, 0).
 
     Attributes:
-      top, left: where the window begins in the image.
-      pixels: bool [height, width] of the window.
+      top, left: row and column at which the window begins in the image.
+      pixels: bool [height, width], the window.
     """
 
     top: int
@@ -43,7 +43,7 @@ EMPTY = CroppedMask(0, 0, np.zeros((0, 0), bool))
 
 
 def crop_mask(pixels: np.ndarray, *, top: int = 0, left: int = 0) -> CroppedMask:
-    """Crops a mask, bool [H, W], to its tight box; the window given begins at (top, left)."""
+    """Crops a mask, bool [H, W] beginning at (top, left) of an image, to its tight box."""
     pixels = np.ascontiguousarray(pixels)
     x, y, width, height = cv2.boundingRect(pixels.view(np.uint8)) if pixels.size else (0,) * 4
     if not width:
@@ -51,28 +51,20 @@ def crop_mask(pixels: np.ndarray, *, top: int = 0, left: int = 0) -> CroppedMask
     return CroppedMask(top + y, left + x, pixels[y : y + height, x : x + width].copy())
 
 
-def paste_mask(mask: CroppedMask, size: tuple[int, int]) -> np.ndarray:
-    """Draws a mask into an image of zeros, bool [H, W]."""
-    whole = np.zeros(size, bool)
-    height, width = mask.pixels.shape
-    whole[mask.top : mask.top + height, mask.left : mask.left + width] = mask.pixels
-    return whole
-
-
 def mask_from_segmentation(segmentation: Sequence | dict, size: tuple[int, int]) -> CroppedMask:
     """Draws a COCO "segmentation" (polygons or run lengths) for an image of `size` (H, W).
 
     Raises:
-      ValueError: the segmentation is of another form, or of another size.
+      ValueError: the segmentation has another form or another size.
     """
     return crop_mask(draw_segmentation(segmentation, size))
 
 
 def masks_from_instances(instances: np.ndarray) -> tuple[np.ndarray, tuple[CroppedMask, ...]]:
-    """Cuts a map of instances, int [H, W] with 0 = background, into its masks.
+    """Splits a map of instances, int [H, W] with 0 = background, into masks.
 
     Returns:
-      The ids that occur, ascending, int32 [n], and the mask of each.
+      The ids that occur, ascending, int32 [n], and their masks.
     """
     if instances.min(initial=0) < 0:
         raise ValueError(f"instance ids must not be negative, found {instances.min()}")
@@ -92,26 +84,26 @@ def masks_from_instances(instances: np.ndarray) -> tuple[np.ndarray, tuple[Cropp
 
 
 def tight_boxes(masks: Sequence[CroppedMask]) -> np.ndarray:
-    """The tight box of each mask, float32 [n, 4]; that of an empty mask is zeros."""
+    """The tight box of each mask, float32 [n, 4]; zeros for an empty mask."""
     return np.array([mask.box for mask in masks], np.float32).reshape(-1, 4)
 
 
 def coverage(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Computes what part of each cell of a grid a mask covers, exactly.
+    """Computes exactly which part of each cell of a grid a mask covers.
 
-    Of a pixel that a cell has in part, that part counts; outside of the window nothing is covered.
+    A pixel that lies partly in a cell counts in part. Nothing is covered outside the window.
 
     Args:
-      pixels: bool [h, w], the pixel (i, j) being the square from (i, j) to (i + 1, j + 1).
+      pixels: bool [h, w]; pixel (i, j) is the square from (i, j) to (i + 1, j + 1).
       rows: edges of the grid's rows, float [m + 1], ascending.
-      columns: edges of its columns, float [n + 1], ascending.
+      columns: edges of the grid's columns, float [n + 1], ascending.
 
     Returns:
       float64 [m, n], 0 to 1.
     """
     if not pixels.size:
         return np.zeros((len(rows) - 1, len(columns) - 1))
-    # Sums over rectangles from a table of sums, which is linear within a pixel.
+    # Sums over rectangles come from a table of sums, which is bilinear within a pixel.
     sums = cv2.integral(np.ascontiguousarray(pixels).view(np.uint8), sdepth=cv2.CV_32S)
     sums = _between(_between(sums, rows).T, columns).T
     return np.diff(np.diff(sums, axis=0), axis=1) / np.outer(np.diff(rows), np.diff(columns))
@@ -132,8 +124,8 @@ def resample_mask(
     """Scales a mask and cuts a window out of the result.
 
     Args:
-      mask: in the image before.
-      scale: of rows and columns.
+      mask: the mask in the original image.
+      scale: factors of rows and columns.
       corner: top and left of the window, in pixels of the scaled image.
       size: height and width of the window.
 
@@ -160,14 +152,14 @@ def resample_mask(
 
 @dataclass(frozen=True)
 class InstancesToObjects:
-    """Transform: turns a map of instances into objects with classes, boxes and masks.
+    """Transform: converts a map of instances to objects with classes, boxes and masks.
 
-    "boxes" are the tight boxes and "areas" the pixels of the masks. The class of an object is the
-    label of its pixels, or 1 where the example has no "labels"; ignored pixels (255) do not count.
-    Objects are in the order of their ids. "crowd" is false throughout unless the example has it
-    already, as bool [n] in the same order. "labels" and "instances" are left out of the result.
+    "boxes" are the tight boxes and "areas" the numbers of mask pixels. The class of an object is
+    the label of its pixels, ignored ones (255) aside, or 1 if the example has no "labels". Objects
+    are in the order of their ids. "crowd" is false unless the example has it already, as bool [n]
+    in the same order. "labels" and "instances" are left out of the result.
 
-    Raises ValueError for an instance that has several classes, none, or background.
+    Raises ValueError for an instance with several classes, with none, or with background.
     """
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:

@@ -1,4 +1,4 @@
-"""From instances to labels that tell touching cells apart, and from labels back to instances."""
+"""Labels that tell touching cells apart, and the way back from labels to instances."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from scipy import ndimage
 def separate_touching(instances: np.ndarray, *, width: int) -> np.ndarray:
     """Draws cells as foreground, with a strip of background where two of them touch.
 
-    A network that labels pixels can tell touching cells apart only by such a strip; U-Net (2015,
+    A network that labels pixels needs such a strip to tell touching cells apart. U-Net (2015,
     section 3) computed it "using morphological operations" and does not give its width. Outlines
     that touch no other cell stay as they are.
 
     Args:
       instances: [H, W] cell ids, 0 = background.
       width: pixels of background between two cells that touch along a straight line, at least 1.
-        Each gives half of it; of an odd width the cell with the lower id gives one pixel more.
+        Each cell gives up half. If it is odd, the cell with the lower id gives up one pixel more.
 
     Returns:
       uint8 [H, W]: 1 = cell, 0 = background. Parts of different cells are nowhere 8-connected.
@@ -32,13 +32,13 @@ def separate_touching(instances: np.ndarray, *, width: int) -> np.ndarray:
 def label_components(
     foreground: np.ndarray, *, min_size: int = 0, connectivity: int = 4
 ) -> np.ndarray:
-    """Numbers the connected parts of a foreground.
+    """Numbers the connected components of a foreground.
 
     Args:
       foreground: bool or integer [H, W], 0 = background.
-      min_size: parts of fewer pixels are dropped.
-      connectivity: 4 or 8. With 4, a strip of background that is connected only over corners
-        still parts two cells, as a predicted strip of one pixel often is.
+      min_size: components with fewer pixels are dropped.
+      connectivity: 4 or 8. With 4, a strip of background still separates two cells if it is
+        connected only over corners, as predicted strips of one pixel often are.
 
     Returns:
       int32 [H, W]: 1..n, 0 = background.
@@ -53,11 +53,11 @@ def label_components(
 
 
 def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
-    """Gives the strips that `separate_touching` took back to the cells on either side.
+    """Fills the strips that `separate_touching` cut, from the cells on either side.
 
-    For the predictions of a network trained on separated labels, before they are compared with
-    whole cells. Only background between two cells at most `width` pixels apart is filled, each
-    pixel from the nearest cell; all other outlines stay.
+    Use it on predictions of a network trained on separated labels, before comparing them with whole
+    cells. It fills only background between two cells at most `width` pixels apart, each pixel from
+    the nearest cell. All other outlines stay.
 
     Args:
       instances: [H, W] cell ids, 0 = background.
@@ -70,9 +70,9 @@ def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
         raise ValueError(f"the width of the gap must be at least 1 pixel, got {width}")
     instances = np.asarray(instances, np.int32)
     cells = (instances > 0).view(np.uint8)
-    # Of what closing fills, only what sees two cells is a gap; the rest are hollows of one cell.
-    # Opposite anchors, since a window of even size has no centre; margins, since OpenCV would let
-    # cells grow to a near edge of the picture.
+    # Closing also fills hollows of one cell; only pixels near two cells are gaps. The anchors are
+    # opposite because a window of even size has no centre. Without margins, OpenCV would let cells
+    # grow to a near edge of the picture.
     window = np.ones((width + 1, width + 1), np.uint8)
     closed = cv2.dilate(np.pad(cells, width), window, anchor=(0, 0))
     closed = cv2.erode(closed, window, anchor=(width, width))[width:-width, width:-width]
@@ -89,9 +89,9 @@ def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
 def _ids_within(instances: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest cell id within `radius` rows and columns of each pixel.
 
-    Where there is no cell, the lowest is above the highest.
+    If there is no cell, the lowest is above the highest.
     """
-    # OpenCV has no morphology of int32, and that of uint16 is several times as fast as of float64.
+    # OpenCV has no morphology of int32; uint16 is several times as fast as float64.
     small = instances.max(initial=0) < np.iinfo(np.uint16).max
     ids = instances.astype(np.uint16 if small else np.float64)
     lowest = ids.copy()
@@ -102,7 +102,7 @@ def _ids_within(instances: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class SeparateTouching:
-    """Transform: clears in "labels" the strips that `separate_touching` puts between "instances".
+    """Transform: sets "labels" to background in the strips of `separate_touching`.
 
     Ignored pixels stay ignored, and the instances stay whole.
     """

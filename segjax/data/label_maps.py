@@ -1,4 +1,4 @@
-"""Label maps of official layouts: files whose stored values are class ids, or table entries."""
+"""Reads label maps of official layouts, whose stored values stand for class ids."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,32 +12,48 @@ IGNORED = 255
 
 
 def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
-    """Reads a label map and turns its stored values into class ids, uint8 [H, W].
+    """Reads a label map and converts its stored values to class ids, uint8 [H, W].
 
-    Of a palette image the stored indices count, never the colours.
+    In a palette image, the stored indices count, never the colours.
 
     Args:
       path: a grey or palette PNG of 8 bits.
       class_ids: the class id of each stored value that may occur; 255 = ignored.
 
     Raises:
-      ValueError: naming the file, if it is unreadable, in colour, or holds other values.
+      ValueError: the file is unreadable, in colour, or holds other values; the message names it.
     """
-    stored = read_stored_values(path)
-    found = np.flatnonzero(np.bincount(stored.ravel()))
+    return to_class_ids(read_stored_values(path), class_ids, origin=str(path))
+
+
+def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: str) -> np.ndarray:
+    """Turns stored values into class ids, uint8 [H, W].
+
+    Args:
+      stored: integers [H, W].
+      class_ids: the class id of each stored value that may occur; 255 = ignored.
+      origin: where the values are stored, for the error.
+
+    Raises:
+      ValueError: there are other values.
+    """
+    # Counting is three times as fast as sorting, but fails on negative numbers.
+    small = stored.dtype == np.uint8
+    found = np.flatnonzero(np.bincount(stored.ravel())) if small else np.unique(stored)
     wrong = np.setdiff1d(found, list(class_ids))
     if wrong.size:
-        raise ValueError(f"{path}: {describe_values(wrong)}; expected {_runs(class_ids)}")
-    table = np.zeros(256, np.uint8)
-    table[list(class_ids)] = list(class_ids.values())
-    return table[stored]
+        raise ValueError(f"{origin}: {describe_values(wrong)}; expected {_runs(class_ids)}")
+    low = min(0, *class_ids)
+    table = np.zeros(max(class_ids) - low + 1, np.uint8)
+    table[np.array(list(class_ids)) - low] = list(class_ids.values())
+    return table[stored.astype(np.int64) - low if low else stored]
 
 
 def read_stored_values(path: Path) -> np.ndarray:
-    """Reads the values that a grey or palette image of 8 bits stores, uint8 [H, W].
+    """Reads the stored values of a grey or palette image of 8 bits, uint8 [H, W].
 
     Raises:
-      ValueError: naming the file, if it is unreadable or has other pixels.
+      ValueError: the file is unreadable or has other pixels; the message names it.
     """
     try:
         with Image.open(path) as image:
@@ -55,7 +71,7 @@ def read_stored_values(path: Path) -> np.ndarray:
 
 
 def _runs(values: Iterable[int]) -> str:
-    """Names a set of values by its runs, such as "0 to 11, 255"."""
+    """Writes a set of values as ranges, such as "0 to 11, 255"."""
     runs: list[list[int]] = []
     for value in sorted(values):
         if runs and value == runs[-1][-1] + 1:

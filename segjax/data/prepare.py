@@ -1,4 +1,4 @@
-"""Builds a data set from the user's files, once: what `segjax data prepare` does."""
+"""Builds a data set once from the user's files, for `segjax data prepare`."""
 
 import contextlib
 import fcntl
@@ -25,23 +25,23 @@ def prepare(
     """Prepares a data set for `open_dataset`, or says that it is prepared already.
 
     All files are read and checked before anything is written. The data set is built in a folder
-    "incomplete.*" and renamed at the end, so that one that was interrupted is never taken for a
-    whole one, and one to overwrite stays until its successor is there. What an interrupted call
-    left is removed by the next. Of several calls at a time one builds and the others wait.
+    "incomplete.*" and renamed at the end. So an interrupted build is never taken for a whole one,
+    and a set to overwrite stays until its successor is there. The next call removes what an
+    interrupted one left. If several calls run at once, one builds and the others wait.
 
     Args:
       name: a data set of `segjax.data.sources.catalog.dataset_names()`.
       data_dir: the folder of prepared data sets.
-      source: the user's folder in the official layout; none for a data set that is generated,
-        or that TFDS downloads.
-      overwrite: build again what is prepared already.
+      source: the user's folder in the official layout; None for a data set that is generated or
+        that TFDS downloads.
+      overwrite: build a prepared data set again.
 
     Returns:
       The folder of the prepared data set.
 
     Raises:
-      ValueError: no such data set, the files have problems, which are listed, or the data set is
-        built with TensorFlow, which is not installed.
+      ValueError: there is no such data set, its files have problems (which the message lists), or
+        it is built with TensorFlow, which is not installed.
       FileNotFoundError: `source` is needed and not given, or is not a folder.
     """
     builder = make_builder(name, data_dir=data_dir)
@@ -62,7 +62,7 @@ def prepare(
             raise ValueError(_refusal(name, source, report.problems))
         print(report.text())
     with _one_at_a_time(final.parent):
-        if is_prepared(builder) and not overwrite:  # by the call that we waited for
+        if is_prepared(builder) and not overwrite:  # by the call we waited for
             return _say_prepared(name, final)
         for left_over in final.parent.glob("incomplete.*"):
             shutil.rmtree(left_over)
@@ -76,12 +76,12 @@ def prepare(
 
 
 def _build(name: str, folder: Path, source: Path | None) -> Path:
-    """Has TFDS build the data set somewhere in a folder, and returns where."""
+    """Lets TFDS build the data set somewhere in a folder, and returns where."""
     builder = make_builder(name, data_dir=folder)
     config = tfds.download.DownloadConfig(
         manual_dir=source and os.fspath(source), try_download_gcs=False
     )
-    # Our builders show a bar of their own; TFDS's speak of downloads and shuffles.
+    # Our builders show their own progress bar; TFDS's are about downloads and shuffles.
     tfds.disable_progress_bar()
     if builder.needs_tensorflow:
         print(f"TFDS downloads {name} and builds it, which takes minutes")
@@ -119,7 +119,7 @@ def _refusal(name: str, source: Path | None, problems: list[str]) -> str:
 
 
 def open_generated(name: str, split: str, *, data_dir: Path) -> Source:
-    """Opens a split of a data set that code makes, making it first where that was not done yet."""
+    """Opens a split of a generated data set, which is made first if it is not prepared yet."""
     if not is_prepared(make_builder(name, data_dir=data_dir)):
         prepare(name, data_dir=data_dir)
     return open_dataset(name, split, data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""The classes of PASCAL VOC, which several data sets and most public weights have."""
+"""The classes of PASCAL VOC, which several data sets and most public weights use."""
 
 VOC_CLASSES = (
     "background",

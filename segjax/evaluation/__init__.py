@@ -1,11 +1,10 @@
-"""Scores of predictions: NumPy, SciPy and OpenCV only."""
+"""Scores of predictions, without JAX."""
 
 from segjax.evaluation.boundary import boundary_iou
 from segjax.evaluation.cell_tracking import cell_tracking_seg
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.confusion_matrix import ConfusionMatrix
 from segjax.evaluation.em_segmentation import (
-    em_stack_errors,
     information_scores,
     pixel_error,
     rand_error,
@@ -24,7 +23,6 @@ __all__ = [
     "Segments",
     "boundary_iou",
     "cell_tracking_seg",
-    "em_stack_errors",
     "evaluate_coco",
     "information_scores",
     "instance_map",

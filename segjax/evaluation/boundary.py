@@ -1,8 +1,9 @@
 """Scores of the pixels near contours: boundary IoU, and confusion within trimaps.
 
-Boundary IoU: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
-CVPR 2021: the IoU of the pixels near the contours of truth and prediction. Trimaps: Kohli, Ladický
-and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009.
+Boundary IoU is the IoU of the pixels near the contours of truth and prediction (Cheng et al.,
+"Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021). Trimaps are
+bands around the contours of the truth (Kohli, Ladický and Torr, "Robust Higher Order Potentials
+for Enforcing Label Consistency", IJCV 2009).
 """
 
 from collections.abc import Sequence
@@ -27,10 +28,10 @@ def boundary_counts(
     """Counts intersection and union of the boundary regions of each class in one image.
 
     A class's boundary region is its mask minus the mask eroded d times by a 3×3 square, with
-    d = max(1, round(dilation_ratio · image diagonal)) pixels; beyond the image everything is
-    outside, so that a mask cut by the image's edge has a boundary there (as in the authors' code).
-    Ignored pixels are not counted, and the edge of an ignored region is no boundary: erosion
-    takes it as part of every mask. (The paper has no ignored pixels.)
+    d = max(1, round(dilation_ratio · image diagonal)) pixels. As in the authors' code, everything
+    beyond the image is outside, so that a mask cut by the image's edge has a boundary there. The
+    paper has no ignored pixels. Here they are not counted, and their edge is no boundary, because
+    erosion treats them as part of every mask.
 
     Args:
       labels, predictions: integers [height, width].
@@ -39,8 +40,8 @@ def boundary_counts(
       int64 [num_classes, 2]: intersection and union in pixels. Sum over images, then divide.
 
     Raises:
-      ValueError: not two images of one size, dilation_ratio is not positive, or a counted pixel
-        has a label or a prediction outside [0, num_classes).
+      ValueError: labels and predictions are not images of one size, dilation_ratio is not
+        positive, or a counted pixel has a label or a prediction outside [0, num_classes).
     """
     labels, predictions = _two_images(labels, predictions)
     if dilation_ratio <= 0:
@@ -66,8 +67,8 @@ def boundary_iou(
 ) -> np.ndarray:
     """Computes the boundary IoU of each class in one image, float64 [num_classes].
 
-    A class in neither labels nor predictions is NaN. For arguments and errors, and for a set of
-    images, see `boundary_counts`.
+    A class in neither labels nor predictions is NaN. Arguments and errors are those of
+    `boundary_counts`, which also serves sets of images.
     """
     counts = boundary_counts(
         labels,
@@ -96,32 +97,34 @@ def trimap_counts(
 ) -> np.ndarray:
     """Counts (true class, predicted class) pairs in the bands around borders in one image.
 
-    A band of width w has the counted pixels that are within w pixels of a border, diagonal steps
-    counting as one: 1 takes those that touch it. Borders are those of the truth alone.
+    A band of width w holds the counted pixels within w pixels of a border of the truth. A diagonal
+    step counts as one, so that a width of 1 takes the pixels that touch the border.
 
     Args:
       labels, predictions: integers [height, width].
-      widths: of the bands, in pixels on each side of the border.
-      border: "void": distances are to the nearest ignored pixel. In VOC's annotation these lie
-        along the contours of objects, and the DeepLab papers' trimaps (v1; v2, figure 10; v3+,
-        figure 5) are these; width and square neighbourhood are those of the authors' script.
-        "classes": distances are to the nearest counted pixel of another class, for truth that is
-        exact up to the contours, such as Kohli et al. and Krähenbühl and Koltun (NIPS 2011) drew
+      widths: widths of the bands, in pixels on each side of the border.
+      border: which pixels distances are measured to. "void": the nearest ignored pixel, for VOC's
+        annotation, which has ignored pixels along the contours of objects. The DeepLab papers'
+        trimaps are these (v1; v2, figure 10; v3+, figure 5); width and square neighbourhood follow
+        the authors' script. "classes": the nearest counted pixel of another class, for truth that
+        is exact up to the contours, such as Kohli et al. and Krähenbühl and Koltun (NIPS 2011) drew
         for their trimaps.
 
     Returns:
       int64 [widths, num_classes, num_classes]; rows are true classes.
 
     Raises:
-      ValueError: not two images of one size, a width below 1, another border, or a counted pixel
-        has a label or a prediction outside [0, num_classes).
+      ValueError: labels and predictions are not images of one size, a width is below 1, `border`
+        is unknown, or a counted pixel has a label or a prediction outside [0, num_classes).
     """
     labels, predictions = _two_images(labels, predictions)
     check_trimaps(widths, border)
     counted = counted_pixels(labels, num_classes=num_classes, ignore_label=ignore_label)
     # Where one class is all that a neighbourhood has, its highest and lowest label agree.
-    highest = np.where(counted, labels, 0).astype(np.uint16)
-    lowest = np.where(counted, labels, np.iinfo(np.uint16).max).astype(np.uint16)
+    # 16 bits, so that the highest class of 8-bit labels is still below what ignored pixels get.
+    classes = labels.astype(np.uint16)
+    highest = np.where(counted, classes, np.uint16(0))
+    lowest = np.where(counted, classes, np.iinfo(np.uint16).max)
     counts = np.zeros((len(widths), num_classes, num_classes), np.int64)
     for place, width in enumerate(widths):
         square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
@@ -136,7 +139,7 @@ def trimap_counts(
 
 
 def check_trimaps(widths: Sequence[int], border: Border):
-    """Raises a ValueError for what `trimap_counts` cannot count."""
+    """Raises a ValueError for widths or borders that `trimap_counts` does not take."""
     if min(widths, default=0) < 1:
         raise ValueError(f"widths must be at least 1 pixel, found {tuple(widths)}")
     if border not in ("void", "classes"):

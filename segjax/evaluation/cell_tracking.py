@@ -7,12 +7,11 @@ from segjax.evaluation.confusion_matrix import contingency_table
 
 
 def seg_sums(truth_instances: np.ndarray, predicted_instances: np.ndarray) -> tuple[float, int]:
-    """Sums the Jaccard index of every true object of one frame, and counts the objects.
+    """Sums the Jaccard index over the true objects of one frame, and counts them.
 
     A true object R is matched by the predicted object S that covers more than half of it,
-    |R ∩ S| > |R| / 2, of which there is at most one. Its Jaccard index is |R ∩ S| / |R ∪ S|, or 0
-    without a match. Predicted objects that match nothing cost nothing, so that frames of which
-    only some objects are annotated can be scored.
+    |R ∩ S| > |R| / 2; there is at most one. Its Jaccard index is |R ∩ S| / |R ∪ S|, or 0 without a
+    match. Unmatched predictions cost nothing, so that partly annotated frames can be scored.
 
     Args:
       truth_instances, predicted_instances: integers [height, width], 0 is background. Ids need
@@ -23,7 +22,7 @@ def seg_sums(truth_instances: np.ndarray, predicted_instances: np.ndarray) -> tu
       over all objects of all frames, not the mean of the frames' means.
 
     Raises:
-      ValueError: shapes differ, or an id is negative or no integer.
+      ValueError: shapes differ, or an id is negative or not an integer.
     """
     table = contingency_table(truth_instances, predicted_instances)
     truth_areas, predicted_areas = table.sum(1), table.sum(0)
@@ -40,11 +39,11 @@ def cell_tracking_seg(truth_instances: np.ndarray, predicted_instances: np.ndarr
     """Computes SEG, the mean Jaccard index over all true objects of all frames.
 
     Args:
-      truth_instances, predicted_instances: integers [height, width], or [frames, height, width]
-        where each frame is matched on its own (ids may recur). See `seg_sums`.
+      truth_instances, predicted_instances: integers [height, width] or [frames, height, width].
+        Each frame is matched on its own, so that ids may recur. See `seg_sums`.
 
     Returns:
-      A number in [0, 1]; NaN where the truth has no object.
+      A number in [0, 1]; NaN if the truth has no object.
     """
     truth, predicted = np.asarray(truth_instances), np.asarray(predicted_instances)
     if truth.ndim not in (2, 3) or truth.shape != predicted.shape:

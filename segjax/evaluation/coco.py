@@ -1,8 +1,8 @@
 """COCO's average precision and recall of boxes and masks.
 
-The counting is faster-coco-eval's: COCO's own rules (cocoeval.py of the COCO API) in C++, equal to
-pycocotools to the last bits and several times faster. What is added here: nothing is printed, bad
-input is refused by name, and an undefined score is NaN and not −1.
+faster-coco-eval does the counting: COCO's own rules (cocoeval.py of the COCO API) in C++, equal to
+pycocotools to the last bits and several times faster. This module adds three things: nothing is
+printed, bad input is refused by name, and an undefined score is NaN instead of −1.
 """
 
 import json
@@ -10,10 +10,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+
+from segjax.evaluation.confusion_matrix import mean_of_defined
 
 IouType = Literal["bbox", "segm"]
 _KEYS = {"bbox": "bbox", "segm": "segmentation"}
@@ -26,35 +28,35 @@ def evaluate_coco(
     iou_type: IouType,
     *,
     max_detections: Sequence[int] = (1, 10, 100),
-) -> dict:
-    """Computes COCO's scores of detections: the mean over classes and over IoU 0.5, 0.55, ... 0.95.
+) -> dict[str, Any]:
+    """Computes COCO's scores of detections: means over classes and over IoU 0.5, 0.55, ... 0.95.
 
-    A detection takes the free true object of its class with which its IoU is largest, the highest
-    score first. Detections of crowds and of objects outside a range of sizes count neither for nor
-    against. Nothing given is changed.
+    By falling score, each detection takes the free true object of its class with the largest IoU.
+    Detections of crowds, or of objects outside a range of sizes, count neither for nor against.
+    The arguments are not changed.
 
     Args:
       ground_truth: a JSON file in COCO's format, or its content: "images" ("id", "height",
         "width"), "categories" ("id", "name") and "annotations" ("image_id", "category_id", "bbox"
-        [x, y, width, height], "segmentation", "area", "iscrowd"). Annotations may have no or equal
-        ids: unlike COCO's code, which takes an object of id 0 for none, this does not read them.
+        [x, y, width, height], "segmentation", "area", "iscrowd"). Ids of annotations are not read
+        and may be equal or missing. (COCO's code takes an object of id 0 for none.)
       detections: a JSON file in COCO's result format, or its content: a list of {"image_id",
-        "category_id", "score", and "bbox" or "segmentation", a mask in run lengths}. Of equal
-        scores the earlier goes first; across images, that of the lower image id.
-      iou_type: "bbox" or "segm". The size of a detection is that of its box or of its mask, by
-        this type and not, as in the COCO API for results that hold both, always that of its box.
-      max_detections: that count for each image and class, ascending. Of the last are all scores
-        but the recalls AR1, AR10, ..., which are named after each. LVIS takes 300.
+        "category_id", "score", and "bbox" or "segmentation" (a mask in run lengths)}. If scores are
+        equal, the earlier detection goes first; across images, that of the lower image id.
+      iou_type: "bbox" or "segm". It also decides whether a detection's size is that of its box or
+        of its mask. (The COCO API always takes the box if results hold both.)
+      max_detections: caps on the detections for each image and class, ascending. Recall is reported
+        at each cap (AR1, AR10, ...); every other score uses the last cap. LVIS takes 300.
 
     Returns:
       "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl":
-      floats in [0, 1], NaN where there is nothing to find. Small is below 32² pixels, large from
-      96². "per_class": {name of the category: AP}.
+      floats in [0, 1], NaN if there is nothing to find. Small is below 32² pixels, large from 96².
+      "per_class": {name of the category: AP}.
 
     Raises:
-      ValueError: no COCO format, a missing key, an image or a category that is not in the ground
-        truth, a mask that does not fit its image, a score that is no number, or two categories of
-        one name.
+      ValueError: the input is not in COCO's format or lacks a key; an image or category is not in
+        the ground truth; a mask does not fit its image; a score is not a number; or two categories
+        share a name.
     """
     if iou_type not in _KEYS:
         raise ValueError(f'iou_type must be "bbox" or "segm", not {iou_type!r}')
@@ -71,22 +73,27 @@ def evaluate_coco(
     counting.params.maxDets = limits
     counting.evaluate()
     counting.accumulate()
-    # [IoU thresholds, recalls, classes, sizes, limits] and the same without recalls; −1: undefined
+    # Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls;
+    # −1 is undefined.
     precision, recall = (
         np.where(counting.eval[name] < 0, np.nan, counting.eval[name])
         for name in ("precision", "recall")
     )
     thresholds = counting.params.iouThrs
-    result = {"AP": _mean(precision[..., 0, -1])}
+    result = {"AP": mean_of_defined(precision[..., 0, -1])}
     for percent in (50, 75):
         at = np.isclose(thresholds, percent / 100)
-        result[f"AP{percent}"] = _mean(precision[at, ..., 0, -1])
-    result |= {f"AP{name}": _mean(precision[..., i, -1]) for i, name in enumerate(_SIZES) if i}
-    result |= {f"AR{limit}": _mean(recall[..., 0, i]) for i, limit in enumerate(limits)}
-    result |= {f"AR{name}": _mean(recall[..., i, -1]) for i, name in enumerate(_SIZES) if i}
+        result[f"AP{percent}"] = mean_of_defined(precision[at, ..., 0, -1])
+    result |= {
+        f"AP{name}": mean_of_defined(precision[..., i, -1]) for i, name in enumerate(_SIZES) if i
+    }
+    result |= {f"AR{limit}": mean_of_defined(recall[..., 0, i]) for i, limit in enumerate(limits)}
+    result |= {
+        f"AR{name}": mean_of_defined(recall[..., i, -1]) for i, name in enumerate(_SIZES) if i
+    }
     names = {category["id"]: category["name"] for category in truth["categories"]}
     result["per_class"] = {
-        names[category]: _mean(precision[:, :, place, 0, -1])
+        names[category]: mean_of_defined(precision[:, :, place, 0, -1])
         for place, category in enumerate(counting.params.catIds)
     }
     return result
@@ -96,14 +103,8 @@ def _silent(*_) -> None:
     pass
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean of what is defined; NaN where nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else math.nan
-
-
 def _read(source, name: str):
-    """The name of what is given, for errors, and its content."""
+    """Returns a name for errors, and the content."""
     if not isinstance(source, str | os.PathLike):
         return name, source
     try:
@@ -113,7 +114,7 @@ def _read(source, name: str):
 
 
 def _checked_ground_truth(truth, source: str, iou_type: str) -> dict:
-    """What the counting needs of the ground truth, as new dicts, with ids from 1."""
+    """Copies what counting needs of the ground truth, with new ids from 1."""
     if not isinstance(truth, Mapping):
         raise ValueError(f"{source}: expected COCO's format, an object, found {_kind(truth)}")
     for name in ("images", "categories", "annotations"):
@@ -136,10 +137,10 @@ def _checked_ground_truth(truth, source: str, iou_type: str) -> dict:
 
 
 def _checked_detections(found, source: str, truth: dict, iou_type: str) -> list[dict]:
-    """What the counting needs of the detections, as new dicts."""
+    """Copies what counting needs of the detections."""
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
         raise ValueError(f"{source}: expected COCO's result format, a list, found {_kind(found)}")
-    # With the other key of the two, their sizes would be those of the boxes.
+    # Only one of "bbox" and "segmentation": with both, sizes would be those of the boxes.
     keys = ("image_id", "category_id", "score", _KEYS[iou_type])
     found = _copies(found, keys, f"{source}: detection")
     _check_ids(found, truth["images"], truth["categories"], f"{source}: detection")
@@ -167,7 +168,7 @@ def _checked_detections(found, source: str, truth: dict, iou_type: str) -> list[
 
 
 def _copies(rows, keys: Sequence[str], name: str) -> list[dict]:
-    """The `keys` of each row, in new dicts."""
+    """Copies the `keys` of each row to new dicts."""
     try:
         return [{key: row[key] for key in keys} for row in rows]
     except (KeyError, TypeError) as error:
@@ -181,14 +182,13 @@ def _copies(rows, keys: Sequence[str], name: str) -> list[dict]:
 
 
 def _check_ids(rows, images, categories, name: str) -> None:
-    """Raises ValueError for a row of an unknown image or category."""
+    """Raises ValueError for a row with an unknown image or category."""
     for key, known in (("image_id", images), ("category_id", categories)):
         ids = {entry["id"] for entry in known}
         for number, row in enumerate(rows):
             if row[key] not in ids:
-                kind = key.removesuffix("_id")
                 raise ValueError(
-                    f"{name} {number} is of {kind} {row[key]!r}, which is not in the ground truth"
+                    f"{name} {number} has {key} {row[key]!r}, which is not in the ground truth"
                 )
 
 

@@ -1,8 +1,10 @@
-"""Confusion-matrix scores of semantic segmentation, counted once over a whole set of images.
+"""Confusion-matrix scores of semantic segmentation over a whole set of images.
 
-Counts are summed over all images before any ratio is taken: the PASCAL VOC protocol (Everingham
-et al., 2010), and not the mean of each image's own IoU.
+Counts are summed over all images before any ratio is taken. This is the PASCAL VOC protocol
+(Everingham et al., 2010); it is not the mean of the images' own IoUs.
 """
+
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -18,12 +20,12 @@ def confusion_counts(
     """Counts pixels of each (true class, predicted class) pair, int64 [num_classes, num_classes].
 
     Args:
-      labels: integers of any shape; row index. Pixels equal to `ignore_label` are left out,
-        whatever is predicted there.
-      predictions: integers of the same shape; column index.
+      labels: integers of any shape, the rows of the result. Pixels equal to `ignore_label` are
+        left out, whatever is predicted there.
+      predictions: integers of the same shape, the columns of the result.
 
     Raises:
-      ValueError: shapes differ, a value is no integer, or a counted pixel has a label or a
+      ValueError: shapes differ, a value is not an integer, or a counted pixel has a label or a
         prediction outside [0, num_classes).
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
@@ -38,21 +40,21 @@ def confusion_counts(
     return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
-def scores(matrix: np.ndarray) -> dict:
+def scores(matrix: np.ndarray) -> dict[str, Any]:
     """Computes all scores of a confusion matrix [num_classes, num_classes] (rows are true classes).
 
-    A class that occurs in neither labels nor predictions has no score: it is NaN, left out of
-    every mean and listed in `absent_classes`. A class that is predicted but never true has IoU,
-    Dice and precision 0 and takes part in these means (each of its pixels is a mistake); its
-    recall is undefined, NaN, and left out of `mean_accuracy`. Precision of a class that is never
+    A class in neither labels nor predictions has no scores: they are NaN and left out of every
+    mean, and the class is listed in `absent_classes`. A class that is predicted but never true has
+    IoU, Dice and precision 0, which count in the means, because each of its pixels is a mistake.
+    Its recall is NaN and left out of `mean_accuracy`. The precision of a class that is never
     predicted is NaN.
 
     Returns:
       Arrays [num_classes]: `iou`, `dice`, `precision`, `recall` (float64), `support` (int64,
       labelled pixels). Floats: `pixel_accuracy`, `mean_accuracy` (mean recall),
       `frequency_weighted_iou`, `mean_iou` and `mean_dice` over all classes,
-      `mean_iou_without_background` and `mean_dice_without_background` without class 0; for two
-      classes also `foreground_iou` and `foreground_dice`, those of class 1. List of int:
+      `mean_iou_without_background` and `mean_dice_without_background` without class 0, and for
+      two classes `foreground_iou` and `foreground_dice`, which are those of class 1. List of int:
       `absent_classes`.
     """
     matrix = np.asarray(matrix, np.int64)
@@ -84,7 +86,7 @@ def scores(matrix: np.ndarray) -> dict:
 
 
 class ConfusionMatrix:
-    """Running confusion matrix of a data set: `update` per image, `result` at the end.
+    """Running confusion matrix of a data set: `update` for each image, `result` at the end.
 
     Attributes:
       counts: int64 [num_classes, num_classes]; rows are true classes, columns predicted ones.
@@ -113,7 +115,7 @@ class ConfusionMatrix:
             raise ValueError(f"cannot merge a confusion matrix of {theirs} into one of {mine}")
         self.counts += other.counts
 
-    def result(self) -> dict:
+    def result(self) -> dict[str, Any]:
         """Computes the scores of everything counted so far; see `scores`."""
         return scores(self.counts)
 
@@ -121,13 +123,13 @@ class ConfusionMatrix:
 def contingency_table(truth_ids: np.ndarray, predicted_ids: np.ndarray) -> sparse.csr_array:
     """Counts pixels of each (true id, predicted id) pair of two segmentations, sparse int64.
 
-    The `confusion_counts` of segment ids, of which there may be thousands.
+    It is `confusion_counts` for segment ids, of which there may be thousands.
 
     Args:
-      truth_ids, predicted_ids: integers ≥ 0 of equal shape; rows and columns of the result.
+      truth_ids, predicted_ids: integers ≥ 0 of equal shape; the rows and columns of the result.
 
     Raises:
-      ValueError: shapes differ, or an id is negative or no integer.
+      ValueError: shapes differ, or an id is negative or not an integer.
     """
     truth_ids, predicted_ids = np.asarray(truth_ids), np.asarray(predicted_ids)
     if truth_ids.shape != predicted_ids.shape:
@@ -145,7 +147,7 @@ def contingency_table(truth_ids: np.ndarray, predicted_ids: np.ndarray) -> spars
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """Averages the values that are not NaN; NaN where there are none."""
+    """Averages the values that are not NaN; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 
@@ -157,10 +159,10 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def counted_pixels(labels: np.ndarray, *, num_classes: int, ignore_label: int) -> np.ndarray:
-    """Marks the pixels that are not ignored, bool, after checking that these hold class ids.
+    """Marks the pixels that are not ignored, bool, after checking that they hold class ids.
 
     Raises:
-      ValueError: labels are no integers, or one is neither in [0, num_classes) nor ignored.
+      ValueError: labels are not integers, or one is neither in [0, num_classes) nor ignored.
     """
     counted = labels != ignore_label
     expected = f"labels must be in [0, {num_classes}) or {ignore_label} (ignored)"
@@ -169,7 +171,7 @@ def counted_pixels(labels: np.ndarray, *, num_classes: int, ignore_label: int) -
 
 
 def check_class_ids(values: np.ndarray, expected: str, num_classes: int) -> None:
-    """Raises a ValueError that opens with `expected` where a value is no id in [0, num_classes)."""
+    """Raises a ValueError that starts with `expected` if a value is not in [0, num_classes)."""
     if values.dtype.kind not in "iub":
         raise ValueError(f"{expected}, and integers, not {values.dtype}")
     outside = (values < 0) | (values >= num_classes)

@@ -1,15 +1,15 @@
 """The errors of the ISBI 2012 challenge on electron-microscopy stacks, and its scores of 2015.
 
-Truth is a map of cell interiors (1) and membranes (0); predictions are probabilities of cell
-interior, segmented into the 4-connected components of the pixels above a threshold. Every error
-is taken at the threshold that is best for it over the whole stack, as the challenge did.
+The truth maps cell interiors (1) and membranes (0). Predictions are probabilities of cell interior;
+their segments are the 4-connected components of the pixels above a threshold. As in the challenge,
+every error is taken at the threshold that is best for it over the whole stack.
 
 Source: Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
-connectomics", Frontiers in Neuroanatomy 2015; where it leaves a choice, the challenge's published
-program (trainableSegmentation.metrics of Fiji; facts were taken, no code).
+connectomics", Frontiers in Neuroanatomy 2015. Where it leaves a choice, we follow the challenge's
+published program (trainableSegmentation.metrics of Fiji; we took facts, no code).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -22,12 +22,12 @@ from segjax.evaluation.warping import (
     warp_truth,
 )
 
-# The challenge's ten.
+# The challenge's ten thresholds.
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def pixel_error(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Computes the pixel error, the mean squared difference of truth and prediction.
+    """Computes the pixel error: the mean squared difference of truth and prediction.
 
     For a binary prediction it is the share of pixels that disagree.
 
@@ -42,17 +42,16 @@ def pixel_error(truth: np.ndarray, prediction: np.ndarray) -> float:
 def rand_error(truth: np.ndarray, prediction: np.ndarray, *, threshold: float = 0.5) -> float:
     """Computes the Rand error of 2012: 1 − F-score of the foreground-restricted Rand index.
 
-    Restricted: pixels that are membrane in the truth are left out. Pixels that only the
-    prediction takes for membrane stay in, each as a segment of its own. Equals 1 − V^Rand; see
-    `rand_scores`.
+    Restricted means that true membrane pixels are left out. Pixels that are membrane only in the
+    prediction stay in, each as a segment of its own. The error is 1 − V^Rand; see `rand_scores`.
 
     Args:
       truth: bool or 0/1, [height, width].
-      prediction: bool, 0/1 or probabilities of cell interior; cell is where it exceeds
+      prediction: bool, 0/1 or probabilities of cell interior; cells are where it exceeds
         `threshold`.
 
     Returns:
-      A number in [0, 1); NaN for a truth without cells.
+      A number in [0, 1); NaN if the truth has no cells.
     """
     truth, prediction = checked_maps(truth, prediction)
     counts = rand_counts(connected_cells(truth), connected_cells(prediction > threshold))
@@ -60,14 +59,14 @@ def rand_error(truth: np.ndarray, prediction: np.ndarray, *, threshold: float = 
 
 
 def rand_counts(truth_segments: np.ndarray, predicted_segments: np.ndarray) -> np.ndarray:
-    """Counts ordered pairs of true cell pixels (each with itself included), int64 [3].
+    """Counts ordered pairs of true cell pixels, including each with itself, int64 [3].
 
     Args:
       truth_segments, predicted_segments: segment ids [height, width], 0 is membrane.
 
     Returns:
-      Pairs that lie in one segment of both, of the truth, of the prediction: Σ p_ij², Σ t_j² and
-      Σ s_i² of the paper, not yet divided by n². Sum them over slices before taking scores.
+      Pairs that lie in one segment of both, of the truth, and of the prediction: Σ p_ij², Σ t_j²
+      and Σ s_i² of the paper, not yet divided by n². Sum them over slices before taking scores.
     """
     sizes = _segment_sizes(truth_segments, predicted_segments)
     return np.array([np.sum(size**2) for size in sizes], np.int64)
@@ -77,8 +76,8 @@ def rand_scores(counts: np.ndarray) -> dict[str, float]:
     """Computes the foreground-restricted Rand score V^Rand and its parts from `rand_counts`.
 
     `v_rand_split` is the share of true pairs that the prediction keeps together, `v_rand_merge`
-    the share of predicted pairs that belong together, `v_rand` their harmonic mean (α = 0.5). All
-    are 1 for a perfect segmentation and NaN where the truth has no cells.
+    the share of predicted pairs that belong together, and `v_rand` their harmonic mean (α = 0.5).
+    All are 1 for a perfect segmentation, and NaN if the truth has no cells.
     """
     joint, truth, predicted = (int(count) for count in counts)
     if not truth:
@@ -95,10 +94,10 @@ def information_scores(
 ) -> dict[str, float]:
     """Computes the foreground-restricted information score V^Info of a slice and its parts.
 
-    With S the predicted and T the true segment of a random true cell pixel and I their mutual
-    information: `v_info_split` = I/H(S), `v_info_merge` = I/H(T), `v_info` = 2I/(H(S) + H(T)). A
-    part whose entropy is 0 is 1, for there is nothing to split (merge). NaN where the truth has
-    no cells.
+    S is the predicted and T the true segment of a random true cell pixel, and I their mutual
+    information. Then `v_info_split` = I/H(S), `v_info_merge` = I/H(T) and
+    `v_info` = 2I/(H(S) + H(T)). A part whose entropy is 0 is 1, because there is nothing to split
+    or merge. All are NaN if the truth has no cells.
 
     Args:
       truth_segments, predicted_segments: segment ids [height, width], 0 is membrane.
@@ -118,10 +117,10 @@ def information_scores(
 def thin_borders(segments: np.ndarray) -> np.ndarray:
     """Grows segments [height, width] until the membranes between them are one pixel wide.
 
-    The scores of 2015 are taken after this watershed, for otherwise they depend on how wide a
-    method draws membranes (the paper's "border thinning").
+    The scores of 2015 are taken after this watershed (the paper's "border thinning"); otherwise
+    they would depend on how wide a method draws membranes.
     """
-    # cv2.watershed grows markers evenly over a constant image; it takes the outermost pixels for
+    # cv2.watershed grows markers evenly over a constant image. It treats the outermost pixels as
     # border, hence the padding.
     grown = np.pad(segments, 1).astype(np.int32)
     cv2.watershed(np.zeros((*grown.shape, 3), np.uint8), grown)
@@ -131,18 +130,20 @@ def thin_borders(segments: np.ndarray) -> np.ndarray:
 def em_counts(
     truth: np.ndarray, prediction: np.ndarray, *, thresholds: Sequence[float] = THRESHOLDS
 ) -> dict[str, np.ndarray]:
-    """Counts what `em_errors` needs of one slice, at each threshold. Sum over slices.
+    """Counts what `em_errors` needs of one slice at each threshold; sum the counts over slices.
 
     Args:
       truth: bool or 0/1, [height, width].
       prediction: probabilities of cell interior, [height, width].
 
     Returns:
-      `em_pixels` and `em_slices` (slices with cells), int64 scalars, and per threshold:
-      `em_confusion` int64 [T, 3] (true positive, false positive, false negative pixels of class
-      cell), `em_rand` int64 [T, 3] and after border thinning `em_rand_thinned` int64 [T, 3] (see
-      `rand_counts`), `em_warping` int64 [T, 3] (pixels that disagree after warping; that split;
-      that merge), `em_information_thinned` float64 [T] (V^Info).
+      `em_pixels`: int64, the number of pixels.
+      `em_slices`: int64, 1 if the slice has cells, else 0.
+      `em_confusion`: int64 [T, 3], true positive, false positive and false negative cell pixels.
+      `em_rand`: int64 [T, 3]; see `rand_counts`.
+      `em_rand_thinned`: the same after border thinning.
+      `em_warping`: int64 [T, 3], pixels that disagree after warping, that split, and that merge.
+      `em_information_thinned`: float64 [T], V^Info after border thinning.
 
     Raises:
       ValueError: shapes differ or are not 2-D, truth is not binary, a prediction is outside
@@ -169,7 +170,7 @@ def em_counts(
                 "em_rand": rand_counts(truth_segments, segments),
                 "em_rand_thinned": rand_counts(truth_segments, thinned),
                 "em_warping": [np.sum(warped != cells), *split_merge_counts(warped, cells)],
-                # A slice without cells is not counted in em_slices, and adds no NaN.
+                # A slice without cells does not count in em_slices, and must not add NaN.
                 "em_information_thinned": information if truth.any() else 0.0,
             }
         )
@@ -183,13 +184,17 @@ def em_errors(
     """Computes each error at its best threshold from the sum of `em_counts` over slices.
 
     Returns:
-      For each of these also `<name>_threshold`, the first threshold that attains it:
-      `pixel_error` (lowest share of pixels that disagree), `pixel_f_error` (1 − highest F-score
-      of the class cell; the challenge's page names both, its program reports this one),
-      `rand_error`, `warping_error` (all disagreeing pixels after warping), `split_merge_error`
-      (those that split or merge cells: the warping error of the challenge's table); and after
-      border thinning `v_rand_thinned`, `v_info_thinned` (mean over slices). Values and
-      thresholds are NaN where nothing is defined, as in a stack without cells.
+      `pixel_error`: lowest share of pixels that disagree.
+      `pixel_f_error`: 1 − highest F-score of the class cell. The challenge's page names both pixel
+        errors; its program reports this one.
+      `rand_error`: 1 − V^Rand.
+      `warping_error`: share of pixels that disagree after warping.
+      `split_merge_error`: share of pixels that split or merge cells, the warping error of the
+        challenge's table.
+      `v_rand_thinned`: V^Rand after border thinning.
+      `v_info_thinned`: V^Info after border thinning, the mean over slices.
+      `<name>_threshold`: for each of these, the first threshold that attains it.
+      Undefined values and thresholds are NaN, as in a stack without cells.
     """
     correct, false_cells, missed_cells = np.moveaxis(counts["em_confusion"], -1, 0)
     wrong = false_cells + missed_cells
@@ -221,33 +226,12 @@ def em_errors(
     return result
 
 
-def em_stack_errors(
-    truths: Iterable[np.ndarray],
-    predictions: Iterable[np.ndarray],
-    *,
-    thresholds: Sequence[float] = THRESHOLDS,
-) -> dict[str, float]:
-    """Computes each error of a stack [slices, height, width] at its best threshold.
-
-    Args:
-      truths, predictions: slices as for `em_counts`; the result is that of `em_errors`.
-    """
-    slices = [
-        em_counts(truth, prediction, thresholds=thresholds)
-        for truth, prediction in zip(truths, predictions, strict=True)
-    ]
-    if not slices:
-        raise ValueError("an empty stack has no errors")
-    total = {name: sum(counts[name] for counts in slices) for name in slices[0]}
-    return em_errors(total, thresholds=thresholds)
-
-
 def _segment_sizes(
     truth_segments: np.ndarray, predicted_segments: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts the true cell pixels of each joint, true and predicted segment, int64 arrays.
 
-    Pixels of a true cell that are predicted as membrane are segments of one pixel.
+    True cell pixels that are predicted as membrane are predicted segments of one pixel.
     """
     in_cell = truth_segments > 0
     table = contingency_table(truth_segments[in_cell], predicted_segments[in_cell])
@@ -259,6 +243,6 @@ def _segment_sizes(
 
 
 def _entropy(sizes: np.ndarray) -> float:
-    """Computes the entropy in nats of the segment of a random pixel."""
+    """Computes the entropy, in nats, of a random pixel's segment."""
     shares = sizes / sizes.sum()
     return float(-(shares * np.log(shares)).sum())

@@ -1,4 +1,4 @@
-"""Adds metrics up over the examples of a data set and over processes."""
+"""Sums metrics over the examples of a data set and over processes."""
 
 import io
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from segjax.evaluation.metrics import Metric
 
 
 class SummingEvaluator:
-    """An evaluator whose metrics are sums of what each example adds.
+    """An evaluator whose metrics are sums over examples.
 
     Args:
       metrics: see `segjax.evaluation.metrics`; the first also scores single examples. `update` and
-        `result` raise a ValueError where two of them call a result by the same name.
+        `result` raise a ValueError if two metrics have a result of the same name.
     """
 
     def __init__(self, metrics: Sequence[Metric]):
@@ -21,7 +21,7 @@ class SummingEvaluator:
         self._sums = {}
 
     def update(self, example: dict, prediction: dict) -> float:
-        """Adds one example; returns its score by the first metric, NaN where undefined."""
+        """Adds one example; returns its score by the first metric, NaN if undefined."""
         score, first = float("nan"), not self._sums
         for place, metric in enumerate(self._metrics):
             counts = metric.counts(example, prediction)
@@ -30,7 +30,7 @@ class SummingEvaluator:
             for name, value in counts.items():
                 self._add(f"{place}/{name}", value)
         if first:
-            self.result()  # finds names that collide now, and not after the last example
+            self.result()  # finds colliding names now, not after the last example
         return score
 
     def state(self) -> bytes:

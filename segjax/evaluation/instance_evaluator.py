@@ -1,4 +1,4 @@
-"""Adds detections up over the examples of a data set and over processes, and scores them."""
+"""Collects detections over the examples of a data set and over processes, and scores them."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from segjax.coco import run_lengths as rle
 from segjax.evaluation.coco import IouType, evaluate_coco
 
 _NAMES = {"bbox": "box", "segm": "mask"}
-_SHOWN_SCORE = 0.5  # of detections that take part in the score of a single example
+_SHOWN_SCORE = 0.5  # lowest score of the detections that count in an example's score
 
 
 class CocoEvaluator:
@@ -21,13 +21,13 @@ class CocoEvaluator:
     An example has "id" (a str, unique), "image" [H, W, C], "boxes" float [n, 4], "classes" int [n],
     "masks" (n objects with `top`, `left` and `pixels`, bool [h, w]), "crowd" bool [n], "areas"
     float [n] and perhaps "image_id". A prediction has "boxes" [d, 4], "scores" [d], "classes" [d]
-    and "masks", d run lengths. Boxes are [x_min, y_min, x_max, y_max] in pixels of the image, and
-    classes 1..K. Of boxes alone, no masks are needed on either side.
+    and "masks" (d run lengths). Boxes are [x_min, y_min, x_max, y_max] in pixels of the image, and
+    classes are 1..K. Scores of boxes alone need no masks on either side.
 
     Args:
-      classes: their names, the background first.
-      category_ids: of the classes 1..K in `ground_truth` and `detections`; by default 1..K.
-      iou_types: what to score, the last one also in single examples.
+      classes: names of the classes, the background first.
+      category_ids: ids of the classes 1..K in `ground_truth` and `detections`; by default 1..K.
+      iou_types: what to score; the last one also scores single examples.
       extra: further scores by name: functions of (example, prediction), such as
         `nuclei.example_mean_precision`. The result is their mean over examples, without NaN.
       max_detections: see `evaluate_coco`.
@@ -60,14 +60,14 @@ class CocoEvaluator:
         """Adds one example.
 
         Returns:
-          The panoptic quality of its objects (Kirillov et al., 2019): the sum of the IoU of true
-          and predicted objects that match, over the mean number of objects of the two sides.
-          Detections of a score of at least 0.5 take part; they match objects of their class with
-          an IoU of at least 0.5, the best first; those on crowds are left out. NaN for an image
-          without objects in which none is found.
+          The panoptic quality of its objects (Kirillov et al., 2019): the summed IoU of matches,
+          over the mean number of true and predicted objects. Detections count from a score of 0.5.
+          They match objects of their class with an IoU of at least 0.5, the largest IoU first.
+          Unmatched detections on crowds are left out. NaN if there are neither objects nor
+          detections.
 
         Raises:
-          ValueError: a class outside of 1..K, or masks of another size than the image's.
+          ValueError: a class is outside 1..K, or a mask is not of the image's size.
         """
         height, width = (int(side) for side in example["image"].shape[:2])
         image = {"id": str(example["id"]), "size": [height, width]}
@@ -98,19 +98,19 @@ class CocoEvaluator:
         return _quality(image, self._iou_types[-1])
 
     def state(self) -> bytes:
-        """What was added so far, as compressed JSON."""
+        """The examples so far, as compressed JSON."""
         return zlib.compress(json.dumps(self._images).encode(), level=1)
 
     def merge(self, state: bytes) -> None:
-        """Adds the `state` of another process's evaluator; their order changes nothing."""
+        """Adds the `state` of another process's evaluator; the order of merging changes nothing."""
         self._images += json.loads(zlib.decompress(state))
 
     def result(self) -> dict:
         """Returns all scores by name; empty if no example was added.
 
-        "box_AP", "box_AP50", ..., "mask_AP", ...: see `evaluate_coco`; the `extra` ones; and
-        "per_class_box_AP", "per_class_mask_AP": lists in the order of the classes, NaN for the
-        background.
+        "box_AP", "box_AP50", ..., "mask_AP", ...: see `evaluate_coco`. Then the `extra` scores,
+        and "per_class_box_AP" and "per_class_mask_AP", lists in the order of the classes with NaN
+        for the background.
         """
         if not self._images:
             return {}
@@ -127,7 +127,7 @@ class CocoEvaluator:
         for name in self._extra:
             values = [image["extra"][name] for image in self._images]
             defined = [value for value in values if not math.isnan(value)]
-            # The exact sum, which does not depend on the order of processes.
+            # An exact sum does not depend on the order of processes.
             result[name] = math.fsum(defined) / len(defined) if defined else math.nan
         return result | per_class
 
@@ -149,20 +149,20 @@ class CocoEvaluator:
         return {"images": images, "categories": categories, "annotations": annotations}
 
     def detections(self) -> list[dict]:
-        """The predictions so far in COCO's result format, for COCO's own servers for instance."""
+        """The predictions so far in COCO's result format, for instance for COCO's servers."""
         return [
             row for number, image in self._numbered() for row in self._rows(image, "found", number)
         ]
 
     def _numbered(self) -> list[tuple[int, dict]]:
-        """(image id, image), in an order that does not depend on that of the examples."""
+        """(image id, image) pairs in an order that does not depend on that of the examples."""
         if all("image_id" in image for image in self._images):
             ordered = sorted(self._images, key=lambda image: image["image_id"])
             return [(image["image_id"], image) for image in ordered]
         return list(enumerate(sorted(self._images, key=lambda image: image["id"]), start=1))
 
     def _objects(self, entries: Mapping, example_id, names: Mapping[str, str]) -> dict:
-        """Lists of numbers, ready for JSON."""
+        """The objects of an example or a prediction as lists of numbers, ready for JSON."""
         classes = np.asarray(entries["classes"])
         if classes.size and not (classes.min() >= 1 and classes.max() < len(self._classes)):
             raise ValueError(
@@ -175,7 +175,7 @@ class CocoEvaluator:
         return {"class": classes.tolist(), "bbox": boxes.tolist(), **lists}
 
     def _rows(self, image: Mapping, kind: str, number: int) -> list[dict]:
-        """The objects of an image as COCO has them."""
+        """The objects of an image as COCO's annotations or results."""
         names = [name for name in image[kind] if name != "class"]
         rows = []
         for class_id, *values in zip(

@@ -85,7 +85,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Unrefined:
-    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: of the labels before a refinement."""
+    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: scores of labels before refinement."""
 
     num_classes: int
     ignore_label: int = 255
@@ -137,13 +137,13 @@ class BoundaryIou:
 
 @dataclass(frozen=True)
 class TrimapIou:
-    """Mean IoU and pixel accuracy of the pixels within each width of a border of the truth.
+    """Mean IoU and pixel accuracy in bands of several widths around the borders of the truth.
 
-    Results are `trimap_mean_iou_4` and `trimap_pixel_accuracy_4` for 4 pixels on each side: the
-    DeepLab papers plot the one, Kohli et al. and Krähenbühl and Koltun 1 − the other. Counts are
-    summed over images; classes that do not occur in a band are left out of its mean. See
-    `boundary.trimap_counts`, there also for `border`. The score of an example is the mean IoU of
-    the first band.
+    Results are named by width: `trimap_mean_iou_4` and `trimap_pixel_accuracy_4` for 4 pixels on
+    each side. The DeepLab papers plot the first. Kohli et al., and Krähenbühl and Koltun, plot one
+    minus the second. Counts are summed over images. Classes that do not occur in a band are left
+    out of its mean. For `border` see `boundary.trimap_counts`. The score of an example is the mean
+    IoU of the first band.
     """
 
     num_classes: int
@@ -179,10 +179,10 @@ class TrimapIou:
 
 @dataclass(frozen=True)
 class NegativeLogLikelihood:
-    """`negative_log_likelihood`, the mean −log probability of the true class over counted pixels.
+    """`negative_log_likelihood`: the mean −log probability of the true class over counted pixels.
 
-    It is the cross-entropy without pixel weights. A probability of 0 counts as the smallest
-    normal float32 (−log = 87.3), so that one pixel does not make the mean infinite.
+    It is the cross-entropy without pixel weights. A probability of 0 counts as the smallest normal
+    float32 (−log = 87.3), so that one pixel cannot make the mean infinite.
     """
 
     ignore_label: int = 255
@@ -214,8 +214,8 @@ class NegativeLogLikelihood:
 class RocAuc:
     """`roc_auc` and `average_precision` of one class against the rest, over all counted pixels.
 
-    Pixels are counted where they are not ignored and, in an example that has a "field_of_view",
-    inside it. From histograms of the probability; see `roc.roc_counts`.
+    Pixels count if they are not ignored and lie in the example's "field_of_view", if it has one.
+    Both are computed from histograms of the probability; see `roc.roc_counts`.
     """
 
     positive_class: int = 1

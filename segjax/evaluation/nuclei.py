@@ -7,24 +7,24 @@ import numpy as np
 from segjax.coco import run_lengths as rle
 from segjax.evaluation.confusion_matrix import contingency_table
 
-_THRESHOLDS = np.arange(10, 20)  # of the IoU, in twentieths: 0.5, 0.55, ... 0.95, exactly
+_THRESHOLDS = np.arange(10, 20)  # of the IoU in twentieths, exactly: 0.5, 0.55, ... 0.95
 
 
 def mean_precision(truth_instances: np.ndarray, predicted_instances: np.ndarray) -> float:
-    """Computes the mean over IoU thresholds 0.5, 0.55, ... 0.95 of TP / (TP + FP + FN) of an image.
+    """Computes an image's TP / (TP + FP + FN), averaged over IoU thresholds 0.5, 0.55, ... 0.95.
 
-    A predicted object is a true positive where its IoU with a true one is above the threshold.
-    Objects do not overlap, and so no object has two of these. The competition's score is the mean
-    over images.
+    A predicted object is a true positive if its IoU with a true object is above the threshold.
+    Objects do not overlap, so none can match twice. The competition's score is the mean over
+    images.
 
     Args:
       truth_instances, predicted_instances: integers [height, width], 0 is background.
 
     Returns:
-      A number in [0, 1]; NaN where neither has an object.
+      A number in [0, 1]; NaN if neither has an object.
 
     Raises:
-      ValueError: shapes differ, or an id is negative or no integer.
+      ValueError: shapes differ, or an id is negative or not an integer.
     """
     table = contingency_table(truth_instances, predicted_instances)
     truth_areas, predicted_areas = table.sum(1), table.sum(0)
@@ -35,23 +35,23 @@ def mean_precision(truth_instances: np.ndarray, predicted_instances: np.ndarray)
     union = truth_areas[truth_ids[objects]] + predicted_areas[predicted_ids[objects]] - intersection
     found = (20 * intersection > _THRESHOLDS[:, None] * union).sum(1)
     count = (truth_areas[1:] > 0).sum() + (predicted_areas[1:] > 0).sum()
-    # True positives are in both counts.
+    # True positives are in both counts, so the difference is TP + FP + FN.
     return float((found / (count - found)).mean()) if count else float("nan")
 
 
 def instance_map(masks: Sequence[dict], scores: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Parts overlapping masks: a pixel belongs to the mask with the highest score.
+    """Resolves overlaps of masks: a pixel belongs to the mask with the highest score.
 
     Args:
-      masks: run lengths; see `segjax.coco.run_lengths`.
-      scores: [n]; of equal ones the earlier mask owns the pixel.
+      masks: n run lengths; see `segjax.coco.run_lengths`.
+      scores: [n]; if scores are equal, the pixel belongs to the earlier mask.
       size: height and width of the image.
 
     Returns:
-      int32 [height, width]: 0 is background, i + 1 what is left of masks[i], if anything is.
+      int32 [height, width]: 0 is background, i + 1 the remaining pixels of masks[i].
 
     Raises:
-      ValueError: a mask is of another size, or there are not as many scores as masks.
+      ValueError: a mask has another size, or there are not as many scores as masks.
     """
     scores, (height, width) = np.asarray(scores), map(int, size)
     if scores.shape != (len(masks),):
@@ -70,10 +70,10 @@ def instance_map(masks: Sequence[dict], scores: np.ndarray, size: Sequence[int])
 
 
 def example_mean_precision(example: dict, prediction: dict, *, minimum_score: float = 0.5) -> float:
-    """Computes `mean_precision` of an example and a prediction: an "extra" of `CocoEvaluator`.
+    """Computes `mean_precision` of an example and a prediction: an `extra` of `CocoEvaluator`.
 
-    The predicted objects are the detections of at least `minimum_score`, parted by `instance_map`;
-    classes are not looked at.
+    The predicted objects are the detections of at least `minimum_score`, without overlaps (see
+    `instance_map`). Classes are ignored.
 
     Args:
       example: "image" and "masks", which do not overlap; see `CocoEvaluator`.

@@ -10,12 +10,12 @@ from segjax.evaluation.confusion_matrix import contingency_table, mean_of_define
 
 @dataclass(frozen=True)
 class Segments:
-    """A panoptic segmentation: each pixel belongs to one segment, each segment has a class.
+    """A panoptic segmentation: each pixel belongs to one segment, and each segment has a class.
 
     Attributes:
       ids: integers ≥ 0 [height, width]; 0 is void: unlabelled, or not predicted.
-      classes: the class of each id in the image, 0..K−1. A stuff class has one segment at most.
-      crowds: ids of the truth that stand for groups of objects. They need not be found.
+      classes: the class 0..K−1 of each id in the image. A stuff class has at most one segment.
+      crowds: ids of true segments that are groups of objects. They need not be found.
     """
 
     ids: np.ndarray
@@ -26,22 +26,22 @@ class Segments:
 def panoptic_quality(
     truth: Segments, prediction: Segments, *, num_classes: int, things: Collection[int] = ()
 ) -> dict:
-    """Computes panoptic quality, PQ = SQ · RQ, of one image; see `PanopticQuality` for more."""
+    """Computes the panoptic quality PQ = SQ · RQ of one image; see `PanopticQuality`."""
     quality = PanopticQuality(num_classes, things)
     quality.update(truth, prediction)
     return quality.result()
 
 
 class PanopticQuality:
-    """Running panoptic quality of a data set: `update` per image, `result` at the end.
+    """Running panoptic quality of a data set: `update` for each image, `result` at the end.
 
-    A predicted and a true segment of one class match where their IoU is above 0.5; none has two
-    matches. As in panopticapi, what of a predicted segment lies on void counts for neither side of
-    the IoU, and one without a match that lies for more than half on void or on crowds of its own
-    class is no false positive.
+    A predicted and a true segment of one class match if their IoU is above 0.5; no segment can have
+    two matches. As in panopticapi, the part of a predicted segment on void is left out of the IoU.
+    An unmatched predicted segment is no false positive if more than half of it lies on void or on
+    crowds of its class.
 
     Attributes:
-      iou: float64 [num_classes], sums of the IoU of matches.
+      iou: float64 [num_classes], the summed IoU of matches.
       counts: int64 [3, num_classes], true positives, false positives and false negatives.
     """
 
@@ -57,7 +57,7 @@ class PanopticQuality:
         """Adds one image.
 
         Raises:
-          ValueError: shapes differ, or a segment has no class or one outside of [0, num_classes).
+          ValueError: shapes differ, or a segment has no class or one outside [0, num_classes).
         """
         true_ids, true_map, true_classes = self._numbered(truth, "truth")
         _, predicted_map, predicted_classes = self._numbered(prediction, "prediction")
@@ -91,7 +91,7 @@ class PanopticQuality:
             self.counts[row] += np.bincount(found, minlength=self.num_classes)
 
     def merge(self, other: "PanopticQuality") -> None:
-        """Adds what `other` has counted, for instance in another process."""
+        """Adds the counts of `other`, for instance those of another process."""
         if other.num_classes != self.num_classes or (other.things != self.things).any():
             raise ValueError("cannot merge panoptic qualities of different classes")
         self.iou += other.iou
@@ -101,11 +101,11 @@ class PanopticQuality:
         """Computes the scores of everything counted so far.
 
         Returns:
-          Means over the classes that occur in the truth or as a false positive: "PQ", "SQ" and
-          "RQ", and these of things and of stuff alone, "PQ_things", ..., "RQ_stuff"; NaN where no
-          class occurs. SQ is that of the matches; as in panopticapi a class without any counts as
-          0. "per_class_PQ", "per_class_SQ", "per_class_RQ": lists of the classes' own, NaN for
-          those that do not occur.
+          "PQ", "SQ" and "RQ": means over the classes that occur in the truth or as a false
+          positive, NaN if there are none. "PQ_things", ..., "RQ_stuff": the same over things or
+          stuff alone. SQ is the mean IoU of matches; as in panopticapi, it is 0 for a class
+          without matches. "per_class_PQ", "per_class_SQ" and "per_class_RQ": lists by class, NaN
+          for classes that do not occur.
         """
         found, false_positive, false_negative = self.counts
         with np.errstate(invalid="ignore"):
@@ -121,7 +121,7 @@ class PanopticQuality:
         return result | {f"per_class_{name}": v.tolist() for name, v in per_class.items()}
 
     def _numbered(self, segments: Segments, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids in use, a map of their places in this list, and their classes; 0 is void."""
+        """Returns the ids in use, with 0 (void) first; a map of their places; and their classes."""
         ids = np.asarray(segments.ids)
         if ids.dtype.kind not in "iu" or ids.min(initial=0) < 0:
             raise ValueError(f"{name}: expected ids ≥ 0 of segments, found {ids.dtype}")

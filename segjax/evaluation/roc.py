@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.special import logit
 
-# Beyond these log-odds (1e-14 from 0 and from 1) `roc_counts` ties all scores; float32 ends at
-# 16.6 on the side of 1.
+# `roc_counts` ties all scores beyond these log-odds (1e-14 from 0 and from 1). Near 1, float32
+# reaches only 16.6.
 _LARGEST_LOGIT = 32.0
 
 
@@ -12,15 +12,15 @@ def roc_auc(positive: np.ndarray, scores: np.ndarray, *, mask: np.ndarray | None
     """Computes the exact area under the ROC curve.
 
     This is the Mann–Whitney statistic (Hanley and McNeil, 1982): the probability that a positive
-    pixel scores above a negative one, ties counting one half.
+    pixel scores above a negative one, with ties counting one half.
 
     Args:
       positive: bool of any shape, the truth.
       scores: floats of the same shape, any range; higher means positive.
-      mask: bool of the same shape; pixels to use, for instance a field of view.
+      mask: bool of the same shape; the pixels to use, for instance a field of view.
 
     Returns:
-      A number in [0, 1]; NaN where only one class occurs.
+      A number in [0, 1]; NaN if only one class occurs.
 
     Raises:
       ValueError: shapes differ, positive or mask is not bool, or a score is NaN.
@@ -41,10 +41,10 @@ def roc_counts(
 ) -> np.ndarray:
     """Counts negatives and positives in bins of a probability's log-odds, int64 [2, bins].
 
-    The counts of a data set are the sum of its images'. Scores in one bin are taken as ties,
-    which bounds the error of `roc_auc_of_counts` by half the share of (positive, negative) pairs
-    that fall into one bin. Bins are equal in log-odds because a confident network puts most
-    pixels so close to 0 and 1 that equal bins of the probability would tie them.
+    Counts of images add up to those of a data set. Scores in one bin are ties, which bounds the
+    error of `roc_auc_of_counts` by half the share of (positive, negative) pairs that fall into one
+    bin. Bins are equal in log-odds because a confident network puts most pixels so close to 0 and 1
+    that equal bins of the probability would tie them.
 
     Args:
       positive, scores, mask: as for `roc_auc`, but scores are probabilities in [0, 1].
@@ -64,7 +64,7 @@ def roc_auc_of_counts(counts: np.ndarray) -> float:
     """Computes the area under the ROC curve from counts [2, bins] in increasing order of score.
 
     Returns:
-      A number in [0, 1]; NaN where only one class occurs.
+      A number in [0, 1]; NaN if only one class occurs.
     """
     negatives, positives = np.asarray(counts, np.float64)
     pairs = positives.sum() * negatives.sum()
@@ -77,10 +77,10 @@ def roc_auc_of_counts(counts: np.ndarray) -> float:
 def average_precision_of_counts(counts: np.ndarray) -> float:
     """Computes average precision from counts [2, bins] in increasing order of score.
 
-    The sum of precision · (increase of recall) over falling thresholds, without interpolation.
+    It sums precision · (increase of recall) over falling thresholds, without interpolation.
 
     Returns:
-      A number in [0, 1]; NaN where there is no positive, or no negative.
+      A number in [0, 1]; NaN if there is no positive or no negative.
     """
     negatives, positives = np.asarray(counts, np.float64)[:, ::-1]
     if not (positives.sum() and negatives.sum()):
@@ -92,9 +92,9 @@ def average_precision_of_counts(counts: np.ndarray) -> float:
 
 
 def check_probabilities(values: np.ndarray, name: str) -> None:
-    """Raises a ValueError where a value is NaN or outside [0, 1].
+    """Raises a ValueError if a value is NaN or outside [0, 1].
 
-    By 1e-5 it may be: averages of probabilities are rounded.
+    A deviation of 1e-5 is allowed, because averages of probabilities are rounded.
     """
     outside = ~((values >= -1e-5) & (values <= 1 + 1e-5))
     if outside.any():

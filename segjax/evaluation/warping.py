@@ -1,10 +1,10 @@
 """Warping error (Jain et al., "Boundary Learning by Optimization with Topological Constraints",
-CVPR 2010): the disagreement that is left once the truth is deformed towards the prediction.
+CVPR 2010): the disagreement that remains after the truth is deformed towards the prediction.
 
-Truth is a map of cell interiors (1) and membranes (0). Cells are 4-connected and membranes
-8-connected, as in the ISBI 2012 challenge: a membrane one pixel wide separates two cells also
-where it runs diagonally. Where the paper leaves a choice, the challenge's published program
-decides (WarpingError in Fiji's trainableSegmentation.metrics; facts were taken, no code).
+The truth maps cell interiors (1) and membranes (0). As in the ISBI 2012 challenge, cells are
+4-connected and membranes 8-connected, so that even a diagonal membrane of one pixel separates two
+cells. Where the paper leaves a choice, we follow the challenge's published program (WarpingError in
+Fiji's trainableSegmentation.metrics; we took facts, no code).
 """
 
 import cv2
@@ -24,11 +24,12 @@ def warping_error(
     threshold: float = 0.5,
     mask: np.ndarray | None = None,
 ) -> float:
-    """Computes the warping error: the share of pixels in which the warped truth still disagrees.
+    """Computes the warping error: the share of pixels where the warped truth still disagrees.
 
-    A membrane that is wider, or displaced by no more than its width, costs nothing; one displaced
-    further cannot follow, as only disagreeing pixels are flipped. The challenge's table counts
-    some of these pixels only: see `split_merge_counts`. For arguments and errors see `warp_truth`.
+    A membrane that is wider, or displaced by no more than its width, costs nothing. Warping cannot
+    follow a larger displacement, because only disagreeing pixels are flipped. The challenge's table
+    counts only some of these pixels: see `split_merge_counts`. Arguments and errors are those of
+    `warp_truth`.
     """
     warped = warp_truth(truth, prediction, threshold=threshold, mask=mask)
     return float(np.mean(warped != (np.asarray(prediction) > threshold)))
@@ -43,19 +44,19 @@ def warp_truth(
 ) -> np.ndarray:
     """Warps the truth towards the thresholded prediction without changing its topology.
 
-    Flips pixels that disagree and are simple: whose flip neither creates, deletes, splits nor
-    merges a 4-connected cell or an 8-connected membrane (beyond the image all is membrane). They
-    are tried by falling |prediction − threshold|, ties column by column as in the challenge's
-    program, until none can be flipped. This descent (section 2 of the paper) ends in a local
-    minimum of the disagreement; no efficient way to the global one is known.
+    Flips disagreeing pixels that are simple. A pixel is simple if its flip neither creates,
+    deletes, splits nor merges a 4-connected cell or an 8-connected membrane (everything beyond the
+    image is membrane). Pixels are tried by falling |prediction − threshold|, ties column by column
+    as in the challenge's program, until none can be flipped. This descent (section 2 of the paper)
+    ends in a local minimum of the disagreement; no efficient way to the global one is known.
 
     Args:
       truth: bool or 0/1, [height, width].
-      prediction: bool, 0/1 or probabilities of cell interior, [height, width]; cell is where it
+      prediction: bool, 0/1 or probabilities of cell interior, [height, width]; cells are where it
         exceeds `threshold`.
-      mask: bool [height, width], the pixels that may be flipped (the paper's geometric
-        constraint, for instance all within some distance of a true membrane); disagreement
-        elsewhere is an error. Without it all may be flipped, as in the challenge.
+      mask: bool [height, width], the pixels that may be flipped (the paper's geometric constraint),
+        for instance all within some distance of a true membrane. Disagreement elsewhere is an
+        error. By default all may be flipped, as in the challenge.
 
     Returns:
       The warped truth, bool [height, width].
@@ -77,8 +78,8 @@ def warp_truth(
     stride = truth.shape[1] + 2
     queue = ((rows[order] + 1) * stride + columns[order] + 1).tolist()
 
-    # A flip changes one bit in the code of each neighbour. With codes kept current, "is it
-    # simple?" is one look-up, and plain Python suffices (tens of milliseconds for 512×512).
+    # A flip changes one bit in the code of each neighbour. With current codes, one look-up tells
+    # whether a pixel is simple, and plain Python suffices (tens of milliseconds for 512×512).
     codes = bytearray(_neighbourhood_codes(truth).tobytes())
     updates = [(row * stride + column, 1 << (k + 4) % 8) for k, (row, column) in enumerate(_RING)]
     flipped = []
@@ -104,11 +105,11 @@ def split_merge_counts(
 ) -> tuple[int, int]:
     """Counts the disagreeing pixels whose flip would split or merge cells of the warped truth.
 
-    Their sum over the number of pixels is the warping error of the challenge's table ("minimum
-    splits and mergers"), which leaves out pixels that add or delete a hole or a whole cell. As in
-    the challenge's program: where the 8 neighbours belong to two or more cells, a membrane pixel
-    is a merge and a cell pixel is a split; where they belong to one cell, a cell pixel is a split
-    if without it they belong to two or more, as seen in the square of side 2·radius + 1 around it.
+    Their share of all pixels is the warping error of the challenge's table ("minimum splits and
+    mergers"). It leaves out pixels that add or delete a hole or a whole cell. The rules are those
+    of the challenge's program. If the 8 neighbours belong to two or more cells, a membrane pixel is
+    a merge and a cell pixel a split. If they belong to one cell, a cell pixel is a split if without
+    it they belong to two or more, as seen in the square of side 2·radius + 1 around it.
 
     Args:
       warped: bool [height, width], from `warp_truth`.
@@ -182,8 +183,8 @@ def _neighbourhood_codes(cells: np.ndarray) -> np.ndarray:
 def _simple_neighbourhoods() -> bytes:
     """Tabulates for each neighbourhood code whether its centre is simple (1) or not (0).
 
-    It is exactly if the 4-connectivity number, Σ x_k − x_k·x_(k+1)·x_(k+2) over the four nearest
-    neighbours k, is 1 (Yokoi, Toriwaki and Fukumura, 1975): one cell touches the centre, once.
+    The centre is simple exactly if the 4-connectivity number, Σ x_k − x_k·x_(k+1)·x_(k+2) over the
+    four nearest neighbours k, is 1 (Yokoi, Toriwaki and Fukumura, 1975): one cell touches it, once.
     """
     neighbours = np.arange(256)[:, None] >> np.arange(8) & 1
     after, second = np.roll(neighbours, -1, axis=1), np.roll(neighbours, -2, axis=1)

@@ -1,1 +1,1 @@
-"""How a network covers an image: crops, tiles, scales, flips, and how the parts are joined."""
+"""How a network covers an image: crops, tiles, scales and flips, and how the parts are joined."""

@@ -1,8 +1,8 @@
-"""How a network covers an image of any size: the whole of it in one pass, or windows of one size.
+"""How a network covers an image of any size: in one pass, or in windows of one size.
 
 Three strategies have the methods of `Covering`: `WholeImage` (DeepLab), `SlidingWindow`
-(mmsegmentation) and `segjax.inference.tiling.Tiling` (U-Net). How windows are batched is left to
-the caller. Windows of many images in one stream::
+(mmsegmentation) and `segjax.inference.tiling.Tiling` (U-Net). The caller batches the windows. This
+predicts many images in one stream of windows::
 
     windows = (
         covering.extract(image, position)
@@ -23,31 +23,30 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from segjax.inference.stitching import checked_outputs, image_size, weighted_mean
+from segjax.inference.stitching import checked_outputs, image_size, mean_of_windows
 
 
 class Covering(Protocol):
     """How one network covers an image. All sizes are (height, width) in pixels."""
 
     def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Where in the image [height, width, ...] the outputs begin, (row, column), row by row.
+        """The (row, column) at which each output begins in an image [height, width, ...].
 
-        Raises ValueError for an image without pixels.
+        Positions go row by row. Raises ValueError for an image without pixels.
         """
 
     def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
-        """The network's input for the output that begins at `position`: [h, w, ...] of any dtype.
+        """Cuts the network's input [h, w, ...] for the output that begins at `position`.
 
-        Only the part that the window sees is read, so that `image` may be a memory map.
+        Images have any dtype. Only the window is read, so that `image` may be a memory map.
         """
 
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
-        """The prediction for an image from those for its windows, averaged where they overlap.
+        """Joins the predictions for an image's windows; overlapping ones are averaged.
 
         Args:
-          outputs: one array [*kept_size, ...] for each of `positions`, in that order: an array
-            [windows, ...] or an iterator, of which one window is held at a time. Give
-            probabilities rather than logits unless the mean of logits is what you want.
+          outputs: one array [*kept_size, ...] for each of `positions`, in that order. An iterator
+            is read one window at a time. Give probabilities unless you want to average logits.
           image_shape: [height, width, ...] of the image.
 
         Returns:
@@ -55,28 +54,28 @@ class Covering(Protocol):
 
         Raises:
           ValueError: too few or too many outputs, or one of the wrong size.
-          TypeError: integer outputs, which would be class ids: these have no mean.
+          TypeError: integer outputs, which would be class ids and have no mean.
         """
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """What is kept of the network's output for an input of this size: its centre."""
+        """The size of the centre that is kept of the network's output for this input size."""
 
     def scaled(self, scale: float) -> Self:
-        """The covering of the image enlarged by `scale`, as testing at several scales needs it."""
+        """The covering of the image enlarged by `scale`, for tests at several scales."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeImage:
     """One pass over the whole image, padded with zeros at the bottom and on the right.
 
-    Zero is the mean of normalised images. This is DeepLab's protocol: all of VOC is padded to
-    513 × 513, Cityscapes to 1025 × 2049 (TensorFlow DeepLab, `eval_crop_size`), so that one shape
-    is compiled and the corners of all strided maps lie on corner pixels, as 16·k + 1 has them.
+    Zero is the mean of normalised images. DeepLab pads all of VOC to 513 × 513 and Cityscapes to
+    1025 × 2049 (TensorFlow DeepLab, `eval_crop_size`). So one shape is compiled, and lengths of
+    16·k + 1 put the corners of all strided maps on corner pixels.
 
     Attributes:
-      size: what images are padded to.
-      multiple: an image that is larger along an axis is padded there to the next length that
-        differs from `size` by a multiple of this, the coarsest output stride of the network.
+      size: the size that images are padded to.
+      multiple: the coarsest output stride of the network. An axis longer than `size` is padded to
+        the next length that differs from `size` by a multiple of this.
     """
 
     size: tuple[int, int] = (513, 513)
@@ -87,7 +86,7 @@ class WholeImage:
         _check_positive(self, "multiple", self.multiple)
 
     def input_size(self, image_shape: Sequence[int]) -> tuple[int, int]:
-        """The size to which an image [height, width, ...] is padded."""
+        """The size that an image [height, width, ...] is padded to."""
         height, width = (
             size + max(math.ceil((length - size) / self.multiple), 0) * self.multiple
             for length, size in zip(image_size(image_shape), self.size, strict=True)
@@ -105,14 +104,14 @@ class WholeImage:
         height, width = image_size(image_shape)
         size = self.input_size(image_shape)
         (output,) = checked_outputs(outputs, count=1, size=size, covering=self)
-        # Not a mean of one: that would hold a second and a third copy of the largest array.
+        # Averaging a single output would hold two more copies of the largest array.
         return np.asarray(output[:height, :width], np.result_type(output.dtype, np.float32))
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         return input_size
 
     def scaled(self, scale: float) -> "WholeImage":
-        """The same for enlarged images: 513 at scale 0.75 is 385, again one more than 16·k."""
+        """The covering of enlarged images: 513 at scale 0.75 becomes 385, again 16·k + 1."""
 
         def enlarged(length: int) -> int:
             rest = length % self.multiple
@@ -126,14 +125,14 @@ class WholeImage:
 class SlidingWindow:
     """Windows of one size at multiples of the stride, the last ones moved back inside the image.
 
-    mmsegmentation's slide mode, with two differences: it averages logits where windows overlap,
-    and what is stitched here are probabilities; and to an image that is smaller than a window it
-    gives a smaller window, where this pads with zeros (the mean of normalised images) at the
-    bottom and on the right, so that one shape is compiled.
+    This is mmsegmentation's slide mode, with two differences. It averages logits where windows
+    overlap; here callers average probabilities. It shrinks the window to a smaller image; here
+    the image is padded with zeros (the mean of normalised images) at the bottom and on the right,
+    so that one shape is compiled.
 
     Attributes:
-      size: of a window.
-      stride: rows and columns from a window to the next, at most its size.
+      size: height and width of a window.
+      stride: rows and columns from one window to the next, at most `size`.
     """
 
     size: tuple[int, int]
@@ -155,22 +154,22 @@ class SlidingWindow:
 
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
         count = len(self.positions(image_shape))
-        return weighted_mean(
+        return mean_of_windows(
             checked_outputs(outputs, count=count, size=self.size, covering=self),
             image_size(image_shape),
             starts=self._starts(image_shape),
-            weights=[np.ones(length) for length in self.size],
+            window=self.size,
         )
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         return input_size
 
     def scaled(self, scale: float) -> "SlidingWindow":
-        """The covering itself: the network goes on seeing windows of the size it was trained on."""
+        """The covering itself: the network still sees windows of the size it was trained on."""
         return self
 
     def _starts(self, image_shape: Sequence[int]) -> list[list[int]]:
-        """The rows, and the columns, at which windows begin."""
+        """The rows and the columns at which windows begin."""
         return [
             [min(start, room) for start in range(0, room + stride, stride)]
             for room, stride in (
@@ -185,7 +184,7 @@ class SlidingWindow:
 def _padded_window(
     image: np.ndarray, position: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Cuts [*size, ...] from the image at `position`, with zeros where the image has ended."""
+    """Cuts [*size, ...] from the image at `position`, with zeros beyond the image."""
     top, left = position
     visible = image[top : top + size[0], left : left + size[1]]
     window = np.zeros((*size, *image.shape[2:]), image.dtype)

@@ -1,17 +1,16 @@
-"""Merging the detections in several views of an image: scales and mirror images.
+"""Merges the detections in several views of an image: scales and mirror images.
 
-detectron2's GeneralizedRCNNWithTTA merges the boxes of all views first, and then predicts masks
-for these in every view again. Here each view is predicted once and knows nothing of the others, so
-that views are ordinary inputs of a network, batched like those of different images; the masks of a
-merged detection are those that the views found by themselves.
+detectron2's GeneralizedRCNNWithTTA merges the boxes of all views, then predicts their masks again
+in every view. Here each view is predicted once and on its own, so that views are batched like
+different images. The masks that the views found themselves are averaged.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Boxes that agree this well are taken for the same object seen in different views; at the usual
-# threshold of suppression, 0.5, they may be an object and a part of it.
+# Boxes of at least this IoU are the same object seen in different views. At 0.5, the usual
+# threshold of suppression, they may be an object and a part of it.
 _SAME_OBJECT = 0.7
 
 
@@ -22,17 +21,17 @@ def to_original_frame(
     size: Sequence[int],
     mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Maps the detections in a view back to the image.
+    """Maps the detections in a view back to the frame of the image.
 
     Args:
-      view: "boxes" [n, 4], "masks" [n, h, w] in the frames of the boxes, and others, kept as they
-        are.
+      view: "boxes" [n, 4] and "masks" [n, h, w] in the frames of the boxes; other entries are
+        kept as they are.
       view_size: height and width of the resized image, without padding.
       size: height and width of the image.
-      mirrored: left and right were exchanged after resizing.
+      mirrored: whether left and right were swapped after resizing.
 
     Returns:
-      The same in the frame of the image, boxes float32 and cut at its border.
+      The same entries in the frame of the image; boxes are float32 and cut at its border.
     """
     (height, width), scale = size, np.divide(size, view_size)
     x_min, y_min, x_max, y_max = np.asarray(view["boxes"], np.float64).T
@@ -51,22 +50,22 @@ def merge_views(
 ) -> dict[str, np.ndarray]:
     """Merges detections of one image in several views, all in the frame of the image.
 
-    Boxes of a class are suppressed by those of higher score, whatever view they are from, with
-    which their IoU is above `iou_threshold`. The masks of a detection that is kept are averaged:
-    its own, and from each other view that of the suppressed detection whose box is the most like
-    its own, if their IoU is at least 0.7, resampled to the frame of the box that is kept.
+    A box is suppressed if its IoU with a kept box of its class and of higher score, in any view, is
+    above `iou_threshold`. The mask of a kept detection is averaged with one from each other view:
+    that of the suppressed detection with the largest IoU, if it is at least 0.7, resampled to the
+    frame of the kept box.
 
     Args:
       views: each has "boxes" [n, 4], "scores" [n], "classes" [n] and "masks" [n, h, w],
         probabilities in the frames of the boxes; n may differ and may be 0.
-      max_detections: to be kept, those of the highest scores.
+      max_detections: the most detections to keep, those with the highest scores.
 
     Returns:
       "boxes" float32 [d, 4], "scores" float32 [d] descending, "classes" int32 [d], "masks" float32
       [d, h, w]. Ties go to the earlier view.
 
     Raises:
-      ValueError: there is no view.
+      ValueError: `views` is empty.
     """
     if not views:
         raise ValueError("expected the detections in at least one view, found none")
@@ -93,7 +92,7 @@ def merge_views(
 
 
 def _suppress(boxes, scores, classes, iou_threshold):
-    """Yields each kept index, by descending score, those that it suppresses, and their IoU."""
+    """Yields each kept index by descending score, the indices it suppresses and their IoU."""
     left = np.argsort(-scores, kind="stable")
     while left.size:
         index, left = left[0], left[1:]
@@ -104,7 +103,7 @@ def _suppress(boxes, scores, classes, iou_threshold):
 
 
 def _iou(box, boxes) -> np.ndarray:
-    """IoU of a box [4] with boxes [n, 4]; 0 where both are empty."""
+    """IoU of a box [4] with boxes [n, 4]; 0 if both are empty."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     intersection = np.prod(np.maximum(sides, 0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2])
@@ -122,7 +121,7 @@ def _average_mask(index, others, overlaps, boxes, masks, view_of) -> np.ndarray:
 
 
 def _resample(mask, mask_box, box) -> np.ndarray:
-    """A mask [h, w] in the frame of `mask_box`, in that of `box`: bilinear, zero outside."""
+    """Resamples a mask [h, w] from the frame of `mask_box` to `box`: bilinear, zero outside."""
     rows, columns = (
         _weights(box[side::2], mask_box[side::2], mask.shape[1 - side]) for side in (1, 0)
     )
@@ -130,7 +129,7 @@ def _resample(mask, mask_box, box) -> np.ndarray:
 
 
 def _weights(target, source, count) -> np.ndarray:
-    """Weights [count, count] of the cells of the interval `source` at the centres of `target`'s."""
+    """Bilinear weights [target cells, source cells] between intervals of `count` equal cells."""
     centres = target[0] + (np.arange(count) + 0.5) / count * (target[1] - target[0])
     positions = (centres - source[0]) / (source[1] - source[0]) * count - 0.5
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(count))).astype(np.float32)

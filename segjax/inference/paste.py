@@ -1,12 +1,12 @@
-"""Puts masks that were predicted in the frames of their boxes back into the image.
+"""Pastes masks, which are predicted in the frames of their boxes, into the image.
 
-Two systems differ, and their published numbers with them:
+Two systems do it differently, which shows in their published numbers:
 
-- "detectron2": the mask is sampled bilinearly at the centres of the image's pixels, and is zero
+- "detectron2" samples the mask bilinearly at the centres of the image's pixels. The mask is zero
   outside its frame (`paste_masks_in_image` in detectron2/layers/mask_ops.py).
-- "torchvision": the mask gets a border of zeros and its box grows in proportion, is cut to whole
-  pixels towards zero and takes one pixel more on the right and below; the mask is resized to it
-  (`paste_masks_in_image` in torchvision/models/detection/roi_heads.py).
+- "torchvision" gives the mask a border of zeros and enlarges its box in proportion. The box is cut
+  to whole pixels towards zero and gains one pixel on the right and below. The mask is resized to
+  it (`paste_masks_in_image` in torchvision/models/detection/roi_heads.py).
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ def paste(
     """Resamples the mask of one box over an image.
 
     Args:
-      probabilities: [h, w], in the frame of the box: row i covers the i-th h-th of its height.
-      box: [4]; an empty one has an empty mask.
+      probabilities: [h, w] in the frame of the box, whose height has h equal rows.
+      box: [4]; an empty box has an empty mask.
       size: height and width of the image.
-      rule: of the system whose model this is; see above.
+      rule: the system that the model follows; see above.
 
     Returns:
-      Probabilities [height, width], float32, zero beyond the box (by "detectron2" they fade out
-      over half a pixel of the mask, in which they stay below 0.5).
+      Probabilities, float32 [height, width], zero beyond the box. With "detectron2" they fade out
+      over half a mask pixel beyond the box, where they are below 0.5.
 
     Raises:
-      ValueError: another shape or rule, or a box that is not finite.
+      ValueError: a wrong shape or rule, or a box that is not finite.
     """
     probabilities, boxes = _checked(probabilities[None], np.asarray(box)[None], rule)
     room = np.empty(size[0] * size[1], np.float32)
@@ -54,28 +54,30 @@ def paste_to_rle(
     rule: PasteRule,
     threshold: float = 0.5,
 ) -> list[dict]:
-    """Encodes where each mask is at least `threshold`, in COCO's run lengths.
+    """Pastes masks and encodes the pixels of at least `threshold` as COCO's run lengths.
 
-    Each is computed inside its box alone.
+    Each mask is computed around its box only.
 
     Args:
-      probabilities: [d, h, w], in the frames of the boxes.
-      boxes: [d, 4]; an empty one has an empty mask.
+      probabilities: [d, h, w] in the frames of the boxes.
+      boxes: [d, 4]; an empty box has an empty mask.
       size: height and width of the image.
-      rule: of the system whose model this is; see above.
+      rule: the system that the model follows; see above.
       threshold: above 0.
 
     Returns:
-      {"size": [height, width], "counts": str} for each.
+      {"size": [height, width], "counts": str} for each mask.
 
     Raises:
-      ValueError: other shapes or rule, a threshold of 0 or less, or a box that is not finite.
+      ValueError: a wrong shape or rule, a threshold of 0 or less, or a box that is not finite.
     """
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, found {threshold}")
     height, width = map(int, size)
     probabilities, boxes = _checked(probabilities, boxes, rule)
-    room = np.empty(height * width, np.float32)  # touching new memory takes longer than computing
+    room = np.empty(
+        height * width, np.float32
+    )  # reused: new memory costs more than the computation
     masks = []
     for mask, box in zip(probabilities, boxes, strict=True):
         top, left, window = _window(mask, box, (height, width), rule, threshold, room)
@@ -99,7 +101,7 @@ def _checked(probabilities, boxes, rule) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _window(mask, box, size, rule, threshold, room) -> tuple[int, int, np.ndarray]:
-    """(top, left, probabilities [width, height] in `room`): all that can reach the threshold."""
+    """(top, left, probabilities [width, height]) of the part that can reach the threshold."""
     (x_min, y_min, x_max, y_max), (height, width) = box, size
     if not (x_max > x_min and y_max > y_min):
         return 0, 0, np.zeros((0, 0), np.float32)
@@ -112,18 +114,18 @@ def _window(mask, box, size, rule, threshold, room) -> tuple[int, int, np.ndarra
         left, columns = _resizing(x_min, x_max, mask.shape[1], width)
     window = room[: len(columns) * len(rows)].reshape(len(columns), len(rows))
     if window.size:
-        # The run lengths go down the columns, which lie in memory one after the other this way.
-        # OpenCV's product, as NumPy's starts threads for it, which costs more than it gains.
+        # Run lengths go down the columns, so columns are stored one after the other. NumPy would
+        # start threads for so small a product, which costs more than it gains.
         across = cv2.gemm(columns, mask, 1, None, 0, flags=cv2.GEMM_2_T)
         cv2.gemm(across, rows, 1, None, 0, dst=window, flags=cv2.GEMM_2_T)
     return top, left, window
 
 
 def _sampling(low, high, count, side, threshold) -> tuple[int, np.ndarray]:
-    """Detectron2's: the first pixel, and the weights [pixels, count] of the mask in each."""
+    """detectron2's first pixel on an axis, and mask weights [pixels, count] for each pixel."""
     low, high = float(low), float(high)
     step = (high - low) / count
-    # Beyond the box a value falls in half a step from one half of that at the border to zero.
+    # Beyond the box, values fall from half the border's value to zero within half a step.
     reach = max(0.0, 0.5 - threshold) * step
     first = min(max(0, int(np.ceil(low - reach - 0.5))), side)
     end = min(max(first, int(np.floor(high + reach - 0.5)) + 1), side)
@@ -132,7 +134,7 @@ def _sampling(low, high, count, side, threshold) -> tuple[int, np.ndarray]:
 
 
 def _resizing(low, high, padded_count, side) -> tuple[int, np.ndarray]:
-    """Torchvision's: the same for a mask with its border; in float32, as it decides the pixels."""
+    """torchvision's, for a mask with its border; its float32 rounding decides the pixels."""
     centre, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5)
     half *= np.float32(padded_count / (padded_count - 2))
     low, high = int(centre - half), int(centre + half)
@@ -144,7 +146,7 @@ def _resizing(low, high, padded_count, side) -> tuple[int, np.ndarray]:
 
 
 def _bilinear(before, position, count) -> np.ndarray:
-    """Weights [positions, count] of linear interpolation; values outside of 0..count−1 are 0."""
+    """Weights [positions, count] of linear interpolation; cells outside 0..count−1 are 0."""
     weights = np.zeros((len(position), count), np.float32)
     rows, before = np.arange(len(position)), before.astype(np.int64)
     for index, weight in (

@@ -1,4 +1,4 @@
-"""Resizing of whole images and probability maps, and rules for the size that a network wants."""
+"""Resizes whole images and probability maps, and computes the size that a network wants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# How many channels OpenCV 5 resizes at once, by interpolation.
+# The most channels that OpenCV 5 resizes at once, by interpolation.
 _MOST_CHANNELS = {cv2.INTER_LINEAR: 128, cv2.INTER_AREA: 4}
 
 
 @dataclass(frozen=True)
 class ShortSide:
-    """The size at which the shorter side has `length` pixels, with the aspect kept.
+    """The size at which the shorter side has `length` pixels, with the aspect ratio kept.
 
-    The other side is rounded. (torchvision, which tests at a short side of 520, cuts it off.)
+    The longer side is rounded. torchvision, which tests at a short side of 520, truncates it.
     """
 
     length: int
@@ -29,7 +29,7 @@ class ShortSide:
 
 @dataclass(frozen=True)
 class LongSide:
-    """The size at which the longer side has `length` pixels, with the aspect kept."""
+    """The size at which the longer side has `length` pixels, with the aspect ratio kept."""
 
     length: int
 
@@ -42,19 +42,20 @@ class LongSide:
 
 
 def enlarged_size(image_shape: Sequence[int], scale: float) -> tuple[int, int]:
-    """Computes (height, width) of an image [height, width, ...] times `scale`, at least 1 pixel."""
+    """Multiplies an image's height and width by `scale` and rounds, to at least 1 pixel each."""
     height, width = (max(int(length * scale + 0.5), 1) for length in image_shape[:2])
     return height, width
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes an image, or a map of probabilities, [height, width, ...] to `size`, bilinearly.
+    """Resizes an image or a probability map [height, width, ...] to `size`, bilinearly.
 
-    Pixels are squares and the outer edges stay in place, as PyTorch's align_corners=False. An axis
-    that shrinks to less than half averages areas, where bilinear interpolation would skip pixels.
-    Probabilities stay in [0, 1], and still sum to one.
+    Pixels are squares and the outer edges stay in place, as with PyTorch's align_corners=False. If
+    a side shrinks to less than half, areas are averaged: bilinear interpolation would skip pixels.
+    Probabilities stay in [0, 1] and still sum to one.
 
-    Takes uint8, uint16, float32 or float64 and returns the same; the array itself for its own size.
+    Takes uint8, uint16, float32 or float64 and keeps the type. An image that already has the size
+    is returned itself.
     """
     if image.shape[:2] == tuple(size):
         return image

@@ -1,4 +1,4 @@
-"""The mean of a network's outputs for windows that cover an image, one window at a time."""
+"""Averages the outputs for windows that cover an image, one window at a time."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def image_size(image_shape: Sequence[int]) -> tuple[int, int]:
-    """Takes (height, width) from [height, width, ...]; ValueError for an image without pixels."""
+    """Returns (height, width) of [height, width, ...]; ValueError for an image without pixels."""
     if len(image_shape) < 2 or min(image_shape[:2]) < 1:
         raise ValueError(f"expected an image [height, width, ...], found shape {image_shape}")
     return image_shape[0], image_shape[1]
@@ -16,11 +16,11 @@ def image_size(image_shape: Sequence[int]) -> tuple[int, int]:
 def checked_outputs(
     outputs: Iterable[np.ndarray], *, count: int, size: tuple[int, int], covering
 ) -> Iterator[np.ndarray]:
-    """Passes the outputs on, one at a time, and makes sure that they belong to the covering.
+    """Yields the outputs one at a time after checking that they fit the covering.
 
     Raises:
-      ValueError: not `count` outputs, or one that is not [*size, ...].
-      TypeError: integer outputs, which would be class ids: these have no mean.
+      ValueError: there are not `count` outputs, or one is not [*size, ...].
+      TypeError: integer outputs, which would be class ids and have no mean.
     """
     for place, output in itertools.zip_longest(range(count), outputs):
         if place is None or output is None:
@@ -38,45 +38,42 @@ def checked_outputs(
         yield output
 
 
-def weighted_mean(
+def mean_of_windows(
     outputs: Iterable[np.ndarray],
     size: tuple[int, int],
     *,
     starts: Sequence[Sequence[int]],
-    weights: Sequence[np.ndarray],
+    window: Sequence[int],
 ) -> np.ndarray:
-    """Averages outputs that overlap: an image [height, width, ...], float32 (or float64).
+    """Averages overlapping outputs to one image [height, width, ...], float32 (or float64).
 
-    The windows stand on a product grid and their weights are products, so the sum of weights that
-    a mean divides by is a product too: normalised along each axis, the weights of every pixel sum
-    to one, and the mean is one pass of additions.
+    The windows stand on a grid, so the number of windows over a pixel is the number of grid rows
+    times the number of grid columns there. Outputs are weighted by its inverse and added up.
 
     Args:
-      outputs: [window height, window width, ...] at each row of `starts`, and there at each column.
-      size: height and width of the image; what windows have beyond it is left out.
-      starts: the rows, and the columns, at which windows begin.
-      weights: [window height] and [window width]; a pixel's weight is their product.
+      outputs: [*window, ...] for each position of the grid, row by row.
+      size: height and width of the image; parts of windows beyond it are left out.
+      starts: the rows and the columns at which windows begin.
+      window: height and width of a window.
     """
     rows, columns = (
-        _normalised(of_axis, window) for of_axis, window in zip(starts, weights, strict=True)
+        _shares(of_axis, length) for of_axis, length in zip(starts, window, strict=True)
     )
     mean = None
     for (row, column), output in zip(itertools.product(*starts), outputs, strict=True):
         if mean is None:
             dtype = np.result_type(output.dtype, np.float32)
             mean = np.zeros((*size, *output.shape[2:]), dtype)
-        window = mean[row : row + output.shape[0], column : column + output.shape[1]]
-        inside = np.s_[: window.shape[0], : window.shape[1]]
+        region = mean[row : row + output.shape[0], column : column + output.shape[1]]
+        inside = np.s_[: region.shape[0], : region.shape[1]]
         share = np.outer(rows[row], columns[column])[inside]
-        window += output[inside] * np.expand_dims(share, tuple(range(2, output.ndim)))
+        region += output[inside] * np.expand_dims(share, tuple(range(2, output.ndim)))
     return mean
 
 
-def _normalised(starts: Sequence[int], window: np.ndarray) -> Mapping[int, np.ndarray]:
-    """Along one axis, each window's weights over the sum of all windows' weights, by start."""
-    total = np.zeros(starts[-1] + len(window))
+def _shares(starts: Sequence[int], length: int) -> Mapping[int, np.ndarray]:
+    """Maps each start along one axis to its window's share of each pixel, float32 [length]."""
+    count = np.zeros(starts[-1] + length)
     for start in starts:
-        total[start : start + len(window)] += window
-    return {
-        start: (window / total[start : start + len(window)]).astype(np.float32) for start in starts
-    }
+        count[start : start + length] += 1
+    return {start: (1 / count[start : start + length]).astype(np.float32) for start in starts}

@@ -1,63 +1,47 @@
-"""The overlap-tile strategy of the U-Net paper: prediction over images of any size, tile by tile.
+"""The overlap-tile strategy of the U-Net paper: predicts images of any size tile by tile.
 
 Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, section 1 and figure 2: a network of valid
-convolutions predicts a centred window that is smaller than its input; the image is covered with
-such windows, and what the inputs need beyond the border is mirrored.
+convolutions predicts a centred window that is smaller than its input. Such windows cover the image.
+Where an input reaches beyond the border, the image is mirrored.
 
-Where the tiles stand decides whether they agree with a single pass over the whole image. A network
-with `d` poolings of 2 × 2 moves its output with its input only for shifts by multiples of 2**d, so
-all tiles begin on one grid of such multiples, the last ones included: they are not moved back
-inside the image, but read further into its mirror image.
+Tiles agree with a single pass over the whole image only if they stand on the right grid. With `d`
+poolings of 2 × 2, a network's output moves with its input only for shifts by multiples of 2**d. So
+all tiles begin at such multiples. The last ones are not moved back inside the image; they read
+further into its mirror image.
 """
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import numpy as np
 
-from segjax.inference.stitching import checked_outputs, image_size, weighted_mean
-
-Weighting = Literal["uniform", "gaussian"]
+from segjax.inference.stitching import checked_outputs, image_size, mean_of_windows
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """A `Covering` with tiles that are mirrored at the border; sizes are (height, width) in pixels.
+    """A `Covering` by tiles, mirrored at the border; sizes are (height, width) in pixels.
 
-    The output is the centred window of the input that is kept: for a network of valid convolutions
-    what it returns, for a padded one the input without a context around it, which its zero padding
-    would disturb. With a context as wide as the receptive field reaches, tiles of a padded network
-    equal a pass over the whole image; with less, or none, `overlap` hides the seams.
+    The output is the centred window of the input that is kept. A network of valid convolutions
+    returns just that. A padded network's result has a border that zero padding disturbs; it is cut
+    off. If this border is as wide as the receptive field reaches, tiles of a padded network equal
+    a pass over the whole image. If it is narrower, seams may show.
 
     Attributes:
-      input_size: what the network reads, (572, 572) in the paper.
-      output_size: what is kept of it, (388, 388) in the paper.
+      input_size: size of the network's input, (572, 572) in the paper.
+      output_size: size of the output that is kept, (388, 388) in the paper.
       multiple: tiles begin at multiples of this: 2**depth for a U-Net, the output stride for an
-        encoder without a decoder; 1 only for a network that does not subsample.
-      overlap: the least part of its height and width that an output shares with the next one,
-        in [0, 1); nnU-Net uses 0.5.
-      weighting: where outputs overlap, "uniform", the plain mean; or "gaussian", which trusts the
-        middle of a tile more, as nnU-Net: standard deviation an eighth of the output's size.
-        nnU-Net lifts zeros of its truncated filter to the smallest positive weight; here the
-        Gaussian is evaluated, and none of its weights is zero.
+        encoder without a decoder, and 1 only for a network that does not subsample.
     """
 
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     multiple: int = 1
-    overlap: float = 0.0
-    weighting: Weighting = "uniform"
 
     def __post_init__(self):
         if self.multiple < 1:
             raise ValueError(f"multiple must be at least 1, found {self.multiple}")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must be in [0, 1), found {self.overlap}")
-        if self.weighting not in ("uniform", "gaussian"):
-            raise ValueError(f'weighting must be "uniform" or "gaussian", found {self.weighting!r}')
         for axis, size, kept in zip(
             ("height", "width"), self.input_size, self.output_size, strict=True
         ):
@@ -68,8 +52,8 @@ class Tiling:
                 )
         if min(self.stride) < self.multiple:
             raise ValueError(
-                f"outputs of {self.output_size} pixels with overlap {self.overlap} cannot begin at "
-                f"multiples of {self.multiple}: take a larger output or a smaller overlap"
+                f"outputs of {self.output_size} pixels that begin at multiples of {self.multiple} "
+                "leave gaps: take a larger output"
             )
 
     @property
@@ -80,24 +64,19 @@ class Tiling:
 
     @property
     def stride(self) -> tuple[int, int]:
-        """Rows and columns from a tile to the next: the largest multiple the overlap allows."""
-
-        def largest_multiple(size: int) -> int:
-            # 80 · (1 − 0.8) is 15.999999999999996: the tolerance keeps it a step of 16.
-            steps = math.floor(size * (1 - self.overlap) / self.multiple + 1e-9)
-            return steps * self.multiple
-
-        return largest_multiple(self.output_size[0]), largest_multiple(self.output_size[1])
+        """Rows and columns from one tile to the next: the largest multiples within an output."""
+        height, width = (length // self.multiple * self.multiple for length in self.output_size)
+        return height, width
 
     def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Where outputs begin; together they cover the image, and may end beyond it."""
+        """Where outputs begin. They cover the image, and the last ones may end beyond it."""
         return list(itertools.product(*self._starts(image_shape)))
 
     def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
         """The input for the output that begins at `position`, mirrored beyond the border.
 
-        The mirror stands on the border pixels and does not repeat them (NumPy's "reflect",
-        OpenCV's BORDER_REFLECT_101); an image smaller than its margin is mirrored again and again.
+        The border pixels are not repeated (NumPy's "reflect", OpenCV's BORDER_REFLECT_101). An
+        image smaller than the margin is mirrored again and again.
         """
         rows, columns = (
             _mirror(np.arange(start - margin, start - margin + size), length)
@@ -111,11 +90,11 @@ class Tiling:
 
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
         count = len(self.positions(image_shape))
-        return weighted_mean(
+        return mean_of_windows(
             checked_outputs(outputs, count=count, size=self.output_size, covering=self),
             image_size(image_shape),
             starts=self._starts(image_shape),
-            weights=[_window(length, self.weighting) for length in self.output_size],
+            window=self.output_size,
         )
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
@@ -123,16 +102,15 @@ class Tiling:
         return input_size[0] - 2 * self.margin[0], input_size[1] - 2 * self.margin[1]
 
     def scaled(self, scale: float) -> "Tiling":
-        """The tiling itself: the network goes on seeing tiles of one size."""
+        """The tiling itself: the network still sees tiles of one size."""
         return self
 
     def single(self, image_shape: Sequence[int]) -> "Tiling":
         """The tiling of the same network that covers an image with one tile: one whole pass.
 
-        Its output is the smallest that covers the image and differs from the tiling's by multiples
-        of `multiple`, as the sizes that the network accepts do. Tiles equal it if the network sees
-        no further than its context; group or instance normalisation, and pooling of whole images,
-        see everything.
+        Its output is the smallest that covers the image and differs from this tiling's by multiples
+        of `multiple`, as the network requires. Tiles agree with it if the network sees no further
+        than the margin. Group or instance normalisation and global pooling see the whole image.
         """
         height, width = (
             length + (output - length) % self.multiple
@@ -142,7 +120,7 @@ class Tiling:
         return Tiling(input_size, (height, width), multiple=1)
 
     def _starts(self, image_shape: Sequence[int]) -> list[range]:
-        """The rows, and the columns, at which outputs begin, until one reaches the end."""
+        """The rows and the columns at which outputs begin, until one reaches the end."""
         return [
             range(0, max(length - output, 0) + stride, stride)
             for length, output, stride in zip(
@@ -152,15 +130,7 @@ class Tiling:
 
 
 def _mirror(index: np.ndarray, length: int) -> np.ndarray:
-    """The pixel that each index, of any size and sign, means on an axis between two mirrors."""
+    """Maps indices of any size and sign to pixels of an axis that is mirrored at both ends."""
     period = max(2 * length - 2, 1)
     index = index % period
     return np.minimum(index, period - index)
-
-
-def _window(length: int, weighting: Weighting) -> np.ndarray:
-    """How much each pixel of an output counts along one axis."""
-    if weighting == "uniform":
-        return np.ones(length)
-    offset = np.arange(length) - (length - 1) / 2
-    return np.exp(-0.5 * (offset / (length / 8)) ** 2)

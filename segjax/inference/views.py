@@ -1,12 +1,12 @@
-"""Averaging a network's predictions over scaled, flipped and rotated versions of an image.
+"""Averages a network's predictions over scaled, flipped and rotated versions of an image.
 
-Augment the image by each view, predict, and average what comes back::
+Augment the image by each view, predict, and average the predictions::
 
     views = scales_and_flips()
     predictions = (predict(augment(image, view)) for view in views)  # probabilities
     probabilities = average_probabilities(predictions, views, image.shape[:2])
 
-One prediction is held at a time, beside the sum.
+Only the sum and one prediction are held at a time.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class View:
     """One way to look at an image: enlarged, then flipped, then turned.
 
     Attributes:
-      flip: left and right are exchanged, before the turn.
-      quarter_turns: counter-clockwise turns by 90 degrees, 0 to 3, after it.
-      scale: the image is enlarged by this.
+      flip: whether left and right are swapped, before the turn.
+      quarter_turns: number of counter-clockwise turns by 90 degrees, 0 to 3.
+      scale: factor by which the image is enlarged.
     """
 
     flip: bool = False
@@ -42,7 +42,7 @@ class View:
 def scales_and_flips(
     scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), *, flip: bool = True
 ) -> tuple[View, ...]:
-    """Each scale, as it is and, with `flip`, flipped: DeepLab's multi-scale test.
+    """DeepLab's multi-scale test: each scale upright and, with `flip`, also flipped.
 
     The default scales are those of DeepLabv3 on VOC 2012 (Chen et al., 2017, section 4.2).
     """
@@ -51,9 +51,9 @@ def scales_and_flips(
 
 
 def rotations_and_flips() -> tuple[View, ...]:
-    """The eight elements of the dihedral group of the square, the identity first.
+    """The eight symmetries of the square (its dihedral group), the identity first.
 
-    Being a group, they make the averaged prediction turn and flip exactly with the image.
+    Because they form a group, the averaged prediction turns and flips exactly with the image.
     """
     return tuple(
         View(flip, quarter_turns)
@@ -65,21 +65,21 @@ def seven_rotated_versions() -> tuple[View, ...]:
     """The seven elements of `rotations_and_flips` other than the identity.
 
     The U-Net paper's ISBI 2012 result is "averaged over 7 rotated versions of the input data"
-    (section 4, table 1) and does not say by which angles, nor whether the input as it stands is
-    one of them. This is our reading: without interpolation, the plane has seven versions of an
-    image beside the image itself. Rotations by seven multiples of 45 degrees would fit the words
-    too, and need interpolation. Prefer all eight where the paper's number is not the point.
+    (section 4, table 1). The paper gives no angles, and does not say whether the input itself is
+    one of them. Our reading: without interpolation, an image has seven versions beside itself.
+    Rotations by seven multiples of 45 degrees would fit the words too, but need interpolation. Use
+    all eight unless you reproduce the paper's number.
     """
     return rotations_and_flips()[1:]
 
 
 def augment(image: np.ndarray, view: View, *, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The image [height, width, ...] as `view` shows it.
+    """Scales, flips and turns an image [height, width, ...] as `view` says.
 
-    `size` (height, width) is what scale 1 stands for, by default the image's own, so that an image
-    that the network wants in another size is interpolated once. Without a change of size the
-    result is a NumPy view: no copy, no interpolation. Height and width are exchanged by one and
-    three quarter turns.
+    `size` (height, width) is the size at scale 1, by default the image's own. If the network wants
+    another size, pass it here, and the image is interpolated only once. If the size does not
+    change, the result is a NumPy view: no copy, no interpolation. One or three quarter turns swap
+    height and width.
     """
     image = resize_image(image, enlarged_size(size or image.shape, view.scale))
     return np.rot90(image[:, ::-1] if view.flip else image, view.quarter_turns)
@@ -92,15 +92,15 @@ def augmented_size(size: Sequence[int], view: View) -> tuple[int, int]:
 
 
 def restore(prediction: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
-    """The inverse of `augment`: the prediction [height, width, ...] in the image's own frame.
+    """Inverts `augment`: maps a prediction [height, width, ...] to the image's own frame.
 
-    It is resized to `size` (height, width), that of the image, turned and flipped back.
+    The prediction is resized to the image's `size` (height, width), turned and flipped back.
 
     Raises:
       ValueError: the prediction does not have the proportions of the image.
     """
     height, width = size[::-1] if view.quarter_turns % 2 else size
-    # Two roundings, to the network's size and to the view's, move a side by this much at most.
+    # The most that two roundings, to the network's size and to the view's, can contribute.
     slack = (view.scale + 1) / 2 * (height + width)
     if abs(prediction.shape[0] * width - prediction.shape[1] * height) > slack:
         raise ValueError(
@@ -114,10 +114,10 @@ def restore(prediction: np.ndarray, view: View, size: tuple[int, int]) -> np.nda
 def average_probabilities(
     predictions: Iterable[np.ndarray], views: Sequence[View], size: tuple[int, int]
 ) -> np.ndarray:
-    """The mean over views of probabilities, each in the frame of its view.
+    """Averages the probabilities of all views, each in the frame of its view.
 
-    The mean is of probabilities, as DeepLab's over scaled and flipped inputs, and not of logits as
-    in several re-implementations: one over-confident view cannot outvote the others.
+    DeepLab averages probabilities over scaled and flipped inputs. Several re-implementations
+    average logits; then one over-confident view can outvote the others.
 
     Args:
       predictions: [height, width, ...] for each view, in order; an iterator is read one by one.
@@ -128,9 +128,8 @@ def average_probabilities(
       [*size, ...] in the frame of the image, float32 (float64 for float64 predictions).
 
     Raises:
-      ValueError: no view, a number of predictions other than that of views, predictions of
-        other proportions than the image or of different shapes, or values outside [0, 1], which
-        cannot be probabilities.
+      ValueError: there is no view; there are more or fewer predictions than views; predictions
+        differ in shape, or from the image in proportions; or values are outside [0, 1].
     """
     if not views:
         raise ValueError("expected at least one view to average over, found none")
@@ -143,7 +142,7 @@ def average_probabilities(
             )
         prediction = np.asarray(prediction)
         low, high = prediction.min(), prediction.max()
-        # Half-precision rounding may leave [0, 1] a little; NaN fails the comparison as well.
+        # Half precision may round to slightly outside [0, 1]. NaN fails the comparison as well.
         if not (low >= -0.01 and high <= 1.01):
             raise ValueError(
                 f"expected probabilities in [0, 1], found values from {low} to {high}: "
@@ -151,7 +150,7 @@ def average_probabilities(
             )
         prediction = prediction.astype(np.result_type(prediction.dtype, np.float32), copy=False)
         prediction = restore(prediction, view, size)
-        if total is None:  # of a single view, nothing is copied
+        if total is None:  # a single view is not copied
             total = prediction.copy() if len(views) > 1 else prediction
             continue
         if prediction.shape != total.shape:

@@ -1,4 +1,8 @@
-"""Losses on arrays, and their sums."""
+"""Losses on arrays, and their sums.
+
+They assert the shapes and dtypes of their arguments with chex when they are called or traced. A
+wrong one raises an AssertionError that names the argument in brackets, such as "[labels]".
+"""
 
 from segjax.losses.cross_entropy import (
     cross_entropy,

@@ -1,5 +1,6 @@
 """Cross-entropy over pixels, with an ignored label and pixel weights."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,17 +10,21 @@ from segjax.ops.devices import mean_over_devices
 IGNORE_LABEL = 255
 
 
-def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL):
+def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> jax.Array:
     """Computes the cross-entropy of each pixel, zero where the label is ignored.
 
     Args:
-      logits: [..., classes], computed with in float32 whatever float they are.
-      labels: [...] integers; `ignore_label` marks pixels that count for nothing. Any other that is
+      logits: [..., classes] of any float dtype; the loss is computed in float32.
+      labels: [...] integers; `ignore_label` marks pixels that do not count. Any other label that is
         no class gives NaN.
 
     Returns:
       [...] float32 in nats.
     """
+    chex.assert_shape(logits, (..., None), custom_message="logits")
+    chex.assert_type(logits, float, custom_message="logits")
+    chex.assert_shape(labels, logits.shape[:-1], custom_message="labels")
+    chex.assert_type(labels, int, custom_message="labels")
     valid = labels != ignore_label
     # Optax gives NaN for a label outside the classes, and NaN · 0 is NaN: replace it beforehand.
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -32,23 +37,27 @@ def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL):
     """Counts the valid pixels of an image, on average over the batch on all devices.
 
     Args:
-      labels: [batch, height, width].
+      labels: [batch, height, width] integers.
 
     Returns:
       [batch] float32, the same number for each image: the `normalizer` of `cross_entropy`.
     """
+    chex.assert_rank(labels, 3, custom_message="labels")
+    chex.assert_type(labels, int, custom_message="labels")
     count = jnp.mean(jnp.sum(labels != ignore_label, axis=(1, 2)).astype(jnp.float32))
     return jnp.broadcast_to(mean_over_devices(count), labels.shape[:1])
 
 
-def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label=IGNORE_LABEL):
+def cross_entropy(
+    logits, labels, *, weights=None, normalizer=None, ignore_label: int = IGNORE_LABEL
+) -> jax.Array:
     """Computes E = Σ w(x)·ce(x) / (number of valid pixels).
 
     Equation 1 of the U-Net paper is the sum alone; the mean makes learning rates independent of
     the size of the tiles. With `mean_valid_pixels` of the whole batch on all devices as normaliser,
     the mean of this loss over devices and micro-batches is the loss of the whole batch, however the
-    ignored pixels are spread; with a normaliser of each device's own it would not be. A batch
-    without a valid pixel has loss and gradient zero.
+    ignored pixels are spread; with each device's own normaliser it would not be. The loss and
+    gradient of a batch without a valid pixel are zero.
 
     Args:
       logits: [batch, height, width, classes].
@@ -59,22 +68,25 @@ def cross_entropy(logits, labels, *, weights=None, normalizer=None, ignore_label
     Returns:
       A float32 scalar.
     """
+    chex.assert_rank(logits, 4, custom_message="logits")
     losses = pixel_cross_entropy(logits, labels, ignore_label=ignore_label)
     if weights is not None:
+        chex.assert_shape(weights, labels.shape, custom_message="weights")
         losses = losses * weights
     if normalizer is None:
         normalizer = mean_valid_pixels(labels, ignore_label=ignore_label)
+    chex.assert_shape(normalizer, labels.shape[:1], custom_message="normalizer")
     return jnp.mean(jnp.sum(losses, axis=(1, 2)) / jnp.maximum(normalizer, 1e-6))
 
 
 def hard_pixel_cross_entropy(
     logits, labels, *, share: float, weights=None, ignore_label: int = IGNORE_LABEL
-):
+) -> jax.Array:
     """Computes the mean cross-entropy of the `share` of each image's pixels where it is largest.
 
-    Hard-pixel mining as detectron2's DeepLab has it, with 0.2: the share is of all pixels, ignored
-    ones included, whose loss is zero. Taken image by image here, so that the result does not depend
-    on how a batch is spread over devices; detectron2 takes it over the batch of a device.
+    Hard-pixel mining as in detectron2's DeepLab, whose share is 0.2. The share is of all pixels;
+    ignored ones count with a loss of zero. The hardest are chosen in each image, so that the result
+    does not depend on how a batch is spread over devices; detectron2 chooses over a device's batch.
 
     Args:
       logits: [batch, height, width, classes].
@@ -84,8 +96,10 @@ def hard_pixel_cross_entropy(
     Returns:
       A float32 scalar.
     """
+    chex.assert_rank(logits, 4, custom_message="logits")
     losses = pixel_cross_entropy(logits, labels, ignore_label=ignore_label)
     if weights is not None:
+        chex.assert_shape(weights, labels.shape, custom_message="weights")
         losses = losses * weights
     losses = losses.reshape(losses.shape[0], -1)
     return jnp.mean(jax.lax.top_k(losses, max(1, int(share * losses.shape[1])))[0])

@@ -1,9 +1,10 @@
 """The losses of Mask R-CNN, sums over chosen anchors or regions divided by a count.
 
-Where the count is the mean over all devices, the mean of the losses over the devices is the loss of
+If the count is the mean over all devices, the mean of the losses over the devices is the loss of
 the whole batch, however the objects are spread; see `segjax.losses.instance`.
 """
 
+import chex
 import jax.numpy as jnp
 import optax
 
@@ -11,7 +12,7 @@ import optax
 def smooth_l1(values, *, beta: float):
     """Computes |v| − β/2 beyond β and v² / 2β within: Fast R-CNN, equation 3; β = 0 is |v|.
 
-    Girshick's own has β = 1; torchvision's models 1/9, detectron2's 0.
+    Girshick's code has β = 1, torchvision's models 1/9, detectron2's 0.
     """
     size = jnp.abs(values)
     if beta == 0:
@@ -27,6 +28,10 @@ def objectness_loss(logits, positive, valid, *, normalizer):
       positive, valid: [..., anchors] bool.
       normalizer: scalar.
     """
+    chex.assert_type(logits, float, custom_message="logits")
+    _check_flags(positive, logits.shape, "positive")
+    _check_flags(valid, logits.shape, "valid")
+    _check_normalizer(normalizer)
     losses = optax.losses.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
     return jnp.sum(jnp.where(valid, losses, 0.0)) / normalizer
 
@@ -35,12 +40,16 @@ def box_loss(deltas, targets, positive, *, beta: float, normalizer):
     """Computes the smooth L1 loss of box deltas, Σ over the positive ones / normaliser.
 
     Args:
-      deltas, targets: [..., 4]; a target may be anything where not positive.
+      deltas, targets: [..., 4]; targets that are not positive may hold anything.
       positive: [...] bool.
       beta: see `smooth_l1`.
-      normalizer: scalar: all that are sampled, negative ones too.
+      normalizer: scalar: the count of all samples, negative ones too.
     """
-    # Before the difference: what a target of nothing holds may be infinite, and so its gradient.
+    chex.assert_shape(deltas, (..., 4), custom_message="deltas")
+    chex.assert_shape(targets, deltas.shape, custom_message="targets")
+    _check_flags(positive, deltas.shape[:-1], "positive")
+    _check_normalizer(normalizer)
+    # Mask first: unmatched targets may be infinite and would poison the gradient.
     differences = deltas - jnp.where(positive[..., None], targets, deltas)
     return jnp.sum(smooth_l1(differences, beta=beta)) / normalizer
 
@@ -50,10 +59,15 @@ def class_loss(logits, classes, valid, *, normalizer):
 
     Args:
       logits: [..., regions, 1 + classes], background first.
-      classes: [..., regions], 0 = background.
+      classes: [..., regions] integers, 0 = background.
       valid: [..., regions] bool.
       normalizer: scalar.
     """
+    chex.assert_type(logits, float, custom_message="logits")
+    chex.assert_shape(classes, logits.shape[:-1], custom_message="classes")
+    chex.assert_type(classes, int, custom_message="classes")
+    _check_flags(valid, logits.shape[:-1], "valid")
+    _check_normalizer(normalizer)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, classes)
     return jnp.sum(jnp.where(valid, losses, 0.0)) / normalizer
 
@@ -67,6 +81,10 @@ def mask_loss(logits, targets, positive, *, normalizer):
       positive: [..., regions] bool.
       normalizer: scalar, the positive regions.
     """
+    chex.assert_shape(logits, (..., None, None, None), custom_message="logits")
+    chex.assert_shape(targets, logits.shape, custom_message="targets")
+    _check_flags(positive, logits.shape[:-2], "positive")
+    _check_normalizer(normalizer)
     losses = jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=(-2, -1))
     return jnp.sum(jnp.where(positive, losses, 0.0)) / normalizer
 
@@ -76,12 +94,27 @@ def softmax_mask_loss(logits, targets, classes, positive, *, normalizer):
 
     Args:
       logits: [..., regions, h, w, 1 + classes], background first.
-      targets: [..., regions, h, w]; at least one half is the region's class, less the background.
-      classes: [..., regions].
+      targets: [..., regions, h, w]; one half and more is the region's class, less is background.
+      classes: [..., regions] integers.
       positive: [..., regions] bool.
       normalizer: scalar, the positive regions.
     """
+    chex.assert_shape(logits, (..., None, None, None, None), custom_message="logits")
+    chex.assert_shape(targets, logits.shape[:-1], custom_message="targets")
+    chex.assert_shape(classes, logits.shape[:-3], custom_message="classes")
+    chex.assert_type(classes, int, custom_message="classes")
+    _check_flags(positive, logits.shape[:-3], "positive")
+    _check_normalizer(normalizer)
     labels = jnp.where(targets >= 0.5, classes[..., None, None], 0)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     losses = jnp.mean(losses, axis=(-2, -1))
     return jnp.sum(jnp.where(positive, losses, 0.0)) / normalizer
+
+
+def _check_flags(flags, shape, name):
+    chex.assert_shape(flags, shape, custom_message=name)
+    chex.assert_type(flags, bool, custom_message=name)
+
+
+def _check_normalizer(normalizer):
+    chex.assert_shape(normalizer, (), custom_message="normalizer")

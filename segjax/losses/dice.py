@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +18,7 @@ def dice_loss(
     background: bool = False,
     smooth: float = 1e-5,
     ignore_label: int = IGNORE_LABEL,
-):
+) -> jax.Array:
     """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
 
     A class that is neither labelled nor predicted scores Dice 1; one that is predicted but not
@@ -26,16 +27,23 @@ def dice_loss(
     Args:
       logits: [batch, height, width, classes]; p is their softmax, in float32.
       labels: [batch, height, width] integers; y is one-hot, and ignored pixels enter no sum.
-      over: "sample" takes the sums over each image and the mean of the images' scores; "batch"
-        takes them over the whole batch on all devices, which steadies small structures that many
-        images lack (nnU-Net's batch Dice). A step of several micro-batches takes it of each.
+      over: "sample" sums over each image and averages the images' scores; "batch" sums over the
+        whole batch on all devices, which steadies small structures that many images lack (nnU-Net's
+        batch Dice). With several micro-batches in a step, each has its own sums.
       background: whether class 0 counts.
 
     Returns:
       A float32 scalar.
+
+    Raises:
+      ValueError: `over` is not one of these.
     """
     if over not in ("sample", "batch"):
         raise ValueError(f"over={over!r}; expected 'sample' or 'batch'")
+    chex.assert_rank(logits, 4, custom_message="logits")
+    chex.assert_type(logits, float, custom_message="logits")
+    chex.assert_shape(labels, logits.shape[:-1], custom_message="labels")
+    chex.assert_type(labels, int, custom_message="labels")
     valid = (labels != ignore_label)[..., None]
     truth = jax.nn.one_hot(jnp.where(valid[..., 0], labels, 0), logits.shape[-1])
     truth = jnp.where(valid, truth, 0.0)

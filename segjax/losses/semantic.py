@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import chex
 import numpy as np
 
 from segjax.losses.cross_entropy import cross_entropy, hard_pixel_cross_entropy
@@ -36,16 +37,23 @@ class SemanticLoss:
         """Computes the loss of a batch on one device.
 
         Args:
-          outputs: "logits" [batch, height, width, classes] and, for networks that have them,
-            "coarse_logits" and "auxiliary_logits", a sequence of such arrays of any height and
-            width, for which the labels are subsampled.
+          outputs: "logits" [batch, height, width, classes]. Some networks add "coarse_logits", and
+            "auxiliary_logits", a sequence of logits; both may have any height and width, and the
+            labels are subsampled to it.
           batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
             act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
 
         Returns:
           The weighted sum, and a dict of its terms before weighting.
         """
-        main = outputs["logits" if self.supervise == "full" else "coarse_logits"]
+        labels = batch["labels"]
+        chex.assert_rank(labels, 3, custom_message="labels")
+        if "weights" in batch:
+            chex.assert_shape(batch["weights"], labels.shape, custom_message="weights")
+        name = "logits" if self.supervise == "full" else "coarse_logits"
+        main = outputs[name]
+        size = labels.shape[1:] if self.supervise == "full" else (None, None)
+        chex.assert_shape(main, (labels.shape[0], *size, None), custom_message=name)
         terms = self._terms(main, batch)
         loss = self._weighted(terms)
         auxiliary = outputs.get("auxiliary_logits", ())

@@ -1,4 +1,8 @@
-"""Architectures: one file each, arrays in, a dict of arrays out."""
+"""Architectures: one file each, arrays in, a dict of arrays out.
+
+They assert the shapes and dtypes of their inputs with chex when they are called or traced. A wrong
+one raises an AssertionError that names the argument in brackets, such as "[images]".
+"""
 
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2

@@ -17,12 +17,14 @@ The released networks differ from the text in two points. All have max pooling o
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution
+from segjax.models.network import Network
 from segjax.ops.resize import resize_bilinear
 
 
@@ -49,7 +51,7 @@ def upsampled(coarse_logits, size: tuple[int, int], *, align_corners: bool) -> d
     return {"logits": logits, "coarse_logits": coarse_logits}
 
 
-class DeepLabV1(nn.Module):
+class DeepLabV1(Network):
     """fc6 → fc7 → classifier on VGG-16's features; see the module for the paper's variants.
 
     Parameters: "backbone", "fc6", "fc7", "logits", each with biases, and with multi-scale features
@@ -83,7 +85,7 @@ class DeepLabV1(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -92,6 +94,8 @@ class DeepLabV1(nn.Module):
         Raises:
           ValueError: multi-scale features are asked of a backbone that has no "pool1" … "pool4".
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, dtype=self.dtype)
         maps = backbone(images, output_stride=self.output_stride, train=train)
         x = maps["features"]

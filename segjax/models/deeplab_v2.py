@@ -16,12 +16,14 @@ scales, fused by the maximum. The paper's rows by arguments, VGG-16's all with
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import Convolution, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
 
@@ -59,7 +61,7 @@ class Branch(nn.Module):
         return classifier(self.num_classes, dtype=self.dtype)(x)
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(Network):
     """ASPP on an atrous backbone, at one or several scales; see the module for the paper's rows.
 
     Parameters: "backbone" and "branch1" …, in the order of `atrous_rates`.
@@ -100,7 +102,7 @@ class DeepLabV2(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -109,6 +111,8 @@ class DeepLabV2(nn.Module):
           "auxiliary_logits": with several scales, a tuple of the coarse logits of each, in their
             order, which the released network supervises too.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         branches = [
             Branch(

@@ -18,6 +18,7 @@ image-level branch (section 3.3), multi-grid rates in the last stage (section 3.
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -25,6 +26,7 @@ from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 
@@ -49,7 +51,7 @@ class AuxiliaryHead(nn.Module):
         return classifier(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(Network):
     """ASPP and classifier on an atrous backbone; see the module for the paper's variants.
 
     Parameters: "backbone", "aspp", "logits", and where asked for "head" and "auxiliary_head".
@@ -93,13 +95,15 @@ class DeepLabV3(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
           "coarse_logits": the same before upsampling, at the output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(
             images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train

@@ -21,6 +21,7 @@ What it changes against v3: a decoder that joins ASPP's features with a map of s
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -29,6 +30,7 @@ from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.deeplab_v1 import classifier, upsampled
 from segjax.models.deeplab_v3 import AuxiliaryHead
 from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
 
@@ -69,7 +71,7 @@ class Decoder(nn.Module):
         return x
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Network):
     """DeepLab v3's encoder, a decoder and a classifier; see the module for the paper's variants.
 
     Parameters: "backbone", "aspp", "decoder", "logits", and where asked for "head" and
@@ -116,7 +118,7 @@ class DeepLabV3Plus(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
@@ -124,6 +126,8 @@ class DeepLabV3Plus(nn.Module):
             output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(
             images, output_stride=self.output_stride, multi_grid=self.multi_grid, train=train

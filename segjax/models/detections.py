@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -19,10 +20,10 @@ class DetectionConfig:
     max_detections: int = 100
     """Of an image; LVIS takes 300, with a lower score threshold."""
     max_candidates: int = 4096
-    """Boxes with the highest scores that enter the suppression: of 1,000 regions × 80 classes a
-    few hundred have a score above 0.05, so that this changes nothing."""
+    """Boxes with the highest scores that enter the suppression. This limit changes nothing as a
+    rule: a few hundred of 1,000 regions × 80 classes have a score above 0.05."""
     min_size: float = 0.0
-    """Boxes of a side that is no longer are dropped; torchvision's is 0.01."""
+    """Boxes with a side of this length or less are dropped; torchvision's is 0.01."""
 
 
 def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, weights) -> dict:
@@ -31,7 +32,7 @@ def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, 
     Args:
       logits: [batch, regions, 1 + classes], background first.
       deltas: [batch, regions, classes or 1, 4].
-      proposals, valid: [batch, regions, 4], [batch, regions].
+      proposals, valid: [batch, regions, 4], [batch, regions] bool.
       sizes: height and width of each image within its padding, [batch, 2].
       weights: of the box deltas.
 
@@ -39,6 +40,13 @@ def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, 
       "boxes" [batch, detections, 4], "scores" [batch, detections], descending, "classes" [batch,
       detections] from 1 on, "valid" [batch, detections]; zeros where not valid.
     """
+    chex.assert_rank(logits, 3, custom_message="logits")
+    batch, regions, outputs = logits.shape
+    chex.assert_shape(deltas, (batch, regions, {1, outputs - 1}, 4), custom_message="deltas")
+    chex.assert_shape(proposals, (batch, regions, 4), custom_message="proposals")
+    chex.assert_shape(valid, (batch, regions), custom_message="valid")
+    chex.assert_type(valid, bool, custom_message="valid")
+    chex.assert_shape(sizes, (batch, 2), custom_message="sizes")
 
     def of_image(logits, deltas, proposals, valid, size):
         scores = jax.nn.softmax(logits)[:, 1:]

@@ -12,6 +12,7 @@ A subclass adds a head on the regions in three places: `setup` makes it, `mask_o
 from functools import partial
 from typing import Any, Literal, get_args
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -20,6 +21,7 @@ from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups
 from segjax.models.layers import Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, is_over_batch
 from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import (
@@ -41,7 +43,7 @@ ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 MASK_GROUP = 16
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Network):
     """Mask R-CNN on a ResNet: 44 million parameters with ResNet-50 and FPN for COCO.
 
     Parameters: "backbone", "fpn", "rpn", "box_head", "box_predictor", "mask_head"; with "c4" the
@@ -189,7 +191,15 @@ class MaskRCNN(nn.Module):
         return (32,) if self.neck == "c5" else (16,)
 
     def pyramid(self, images, train: bool = False) -> list:
-        """Computes the maps that all else reads: P2 … P6, or a single one."""
+        """Computes the maps that all other stages read: P2 … P6, or a single one.
+
+        Args:
+          images: [batch, height, width, channels] of a float dtype, sides divisible by 32.
+        """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
+        for side in images.shape[1:3]:
+            chex.assert_is_divisible(side, 32, custom_message="images")
         if self.neck == "dc5":
             # Every block at rate 2, without detectron2's "contraction" of the first.
             multi_grid = (1,) * self.backbone.stage_sizes[3]
@@ -294,7 +304,7 @@ class MaskRCNN(nn.Module):
         """Finds the objects in images.
 
         Args:
-          images: [batch, height, width, channels], sides divisible by 32.
+          images: [batch, height, width, channels] of a float dtype, sides divisible by 32.
           sizes: [batch, 2], height and width of each image within its padding; None: all of it.
 
         Returns:
@@ -303,10 +313,10 @@ class MaskRCNN(nn.Module):
           probabilities in the frame of the box, and "valid" [batch, detections]; zeros where not
           valid.
         """
+        levels = self.pyramid(images, train)
         batch, *image_size = images.shape[:3]
         if sizes is None:
             sizes = jnp.broadcast_to(jnp.asarray(image_size, jnp.int32), (batch, 2))
-        levels = self.pyramid(images, train)
         outputs = self.rpn_outputs(levels, image_size=tuple(image_size), train=train)
         proposals = propose(*outputs, sizes, self.proposals)
         logits, deltas = self.box_outputs(levels, proposals["boxes"], train)

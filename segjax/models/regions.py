@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +23,7 @@ class RegionPooling:
     aligned: bool = True
     """Whether pixel centres lie at halves; torchvision's models have it False."""
     level_rule: LevelRule = "detectron2"
-    """Which rounds the level that a box is read from; they differ for sides of exactly 112 · 2ⁿ."""
+    """Whose rounding picks the pyramid level; they differ for sides of exactly 112 · 2ⁿ."""
 
     def __call__(self, levels: Sequence, boxes, *, strides: Sequence[int], output_size: int):
         """Reads the features of boxes.
@@ -84,15 +85,17 @@ class AnchorSampling:
         """Draws the anchors of one image.
 
         Args:
-          key: for this image alone, so that the draw knows nothing of the batch.
+          key: of this image alone, so that the draw does not depend on the batch.
           anchors: [n, 4], of all levels.
           truth_boxes: [objects, 4].
-          truth_valid: [objects].
+          truth_valid: [objects] bool.
 
         Returns:
           "index" [size] of the anchors, "matched" [size] their objects, "positive" [size], "valid"
           [size]; positive ones first.
         """
+        chex.assert_shape(anchors, (None, 4), custom_message="anchors")
+        _check_truth(truth_boxes, truth_valid, "truth_valid", bool)
         matched, labels = match(
             anchors,
             truth_boxes,
@@ -128,17 +131,21 @@ class RegionSampling:
         """Draws the regions of one image from its proposals and the true boxes themselves.
 
         Args:
-          key: for this image alone.
-          proposals, proposals_valid: [proposals, 4], [proposals].
+          key: of this image alone.
+          proposals, proposals_valid: [proposals, 4], [proposals] bool.
           truth_boxes: [objects, 4].
-          truth_classes: [objects], 0 where there is no object.
+          truth_classes: integers [objects], 0 where there is no object.
 
         Returns:
           "boxes" [size, 4], "classes" [size] (0 = background), "matched" [size] the object of a
-          positive one, "positive" [size], "valid" [size]; positive ones first. Where there are
-          too few candidates, others stand in the places that are not valid, so that norms over
-          the regions see none that is empty.
+          positive one, "positive" [size], "valid" [size]; positive ones first. If there are too few
+          candidates, copies of the valid regions fill the other places, so that norms over the
+          regions see no empty one.
         """
+        chex.assert_shape(proposals, (None, 4), custom_message="proposals")
+        chex.assert_shape(proposals_valid, proposals.shape[:1], custom_message="proposals_valid")
+        chex.assert_type(proposals_valid, bool, custom_message="proposals_valid")
+        _check_truth(truth_boxes, truth_classes, "truth_classes", int)
         truth_valid = truth_classes > 0
         candidates = jnp.concatenate([proposals, truth_boxes])
         available = jnp.concatenate([proposals_valid, truth_valid])
@@ -164,7 +171,21 @@ class RegionSampling:
         }
 
 
+def _check_truth(boxes, entries, name, dtype):
+    """Asserts the shapes of an image's objects; `entries`, called `name`, has one for each box."""
+    chex.assert_shape(boxes, (None, 4), custom_message="truth_boxes")
+    chex.assert_shape(entries, boxes.shape[:1], custom_message=name)
+    chex.assert_type(entries, dtype, custom_message=name)
+
+
 def repeat_valid(values, valid):
-    """Fills the places behind the valid ones, which come first, with the valid ones in turn."""
+    """Fills the entries after the valid ones, which come first, with copies of them in turn.
+
+    Args:
+      values: [n, ...].
+      valid: [n] bool.
+    """
+    chex.assert_shape(valid, values.shape[:1], custom_message="valid")
+    chex.assert_type(valid, bool, custom_message="valid")
     count = jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
     return values[jnp.arange(valid.shape[0], dtype=jnp.int32) % count]

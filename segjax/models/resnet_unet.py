@@ -6,11 +6,13 @@ upsampling, on the five maps of a ResNet that was trained on ImageNet.
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution, ConvolutionNorm, Norm
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 SKIPS = ("stage3", "stage2", "stage1", "stem")  # from the deepest to stride 2
@@ -46,7 +48,7 @@ class DecoderBlock(nn.Module):
         return x
 
 
-class ResNetUNet(nn.Module):
+class ResNetUNet(Network):
     """U-Net's decoder on a ResNet; any size of image.
 
     Parameters: "backbone", "decoder_block1" (the deepest) … "decoder_block5", "logits" (3×3).
@@ -75,14 +77,16 @@ class ResNetUNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
 
         Raises:
-          ValueError: the backbone has not the maps of a ResNet.
+          ValueError: the backbone lacks the maps of a ResNet.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(images, train=train)
         if missing := [name for name in SKIPS if name not in maps]:

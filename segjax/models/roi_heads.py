@@ -5,6 +5,7 @@ A head maps [regions, height, width, channels]; the regions of all images lie on
 
 from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         """Maps [regions, height, width, channels] to [regions, fc_features]."""
+        chex.assert_rank(x, 4, custom_message="x")
         for i in range(1, self.convolutions + 1):
             x = ConvolutionNorm(
                 self.features, norm=self.norm, dtype=self.dtype, name=f"convolution{i}"
@@ -73,6 +75,7 @@ class ResidualHead(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         """Maps [regions, 2h, 2w, channels] to [regions, h, w, 32 · width]."""
+        chex.assert_rank(x, 4, custom_message="x")
         for i in range(self.blocks):
             x = ResidualBlock(
                 8 * self.width,
@@ -106,6 +109,7 @@ class BoxPredictor(nn.Module):
         """Maps [regions, features] to logits [regions, 1 + classes], background first, and deltas
         [regions, classes or 1, 4], both in float32.
         """
+        chex.assert_rank(x, 2, custom_message="x")
         boxes = 1 if self.class_agnostic else self.num_classes
         logits = nn.Dense(
             self.num_classes + 1, kernel_init=normal(0.01), dtype=self.dtype, name="class_logits"
@@ -138,6 +142,7 @@ class MaskHead(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         """Maps [regions, h, w, channels] to logits [regions, 2h, 2w, outputs] in float32."""
+        chex.assert_rank(x, 4, custom_message="x")
         for i in range(1, self.convolutions + 1):
             x = ConvolutionNorm(
                 self.features, norm=self.norm, dtype=self.dtype, name=f"convolution{i}"
@@ -177,6 +182,7 @@ class MLPMaskHead(nn.Module):
     def __call__(self, x, train: bool = False):
         """Maps [regions, h, w, channels] to logits [regions, resolution, resolution, outputs]."""
         del train
+        chex.assert_rank(x, 4, custom_message="x")
         x = x.reshape(x.shape[0], -1)
         for i in range(1, self.fully_connected + 1):
             layer = nn.Dense(self.fc_features, kernel_init=xavier, dtype=self.dtype, name=f"fc{i}")
@@ -196,13 +202,16 @@ def mask_probabilities(logits, classes, *, loss: MaskLoss = "sigmoid"):
 
     Args:
       logits: [regions, h, w, outputs]; one output serves all classes.
-      classes: [regions], 1 … K; a region of class 0 has the mask of class 1, for nobody to use.
-      loss: that the network was trained with: a sigmoid for each class, or a softmax over the
-        background (output 0) and the classes.
+      classes: integers [regions], 1 … K. Background regions (0) return class 1's mask; ignore it.
+      loss: the loss that the network was trained with: a sigmoid for each class, or a softmax over
+        the background (output 0) and the classes.
 
     Returns:
       [regions, h, w].
     """
+    chex.assert_rank(logits, 4, custom_message="logits")
+    chex.assert_shape(classes, logits.shape[:1], custom_message="classes")
+    chex.assert_type(classes, int, custom_message="classes")
     if loss == "softmax":
         return select_class(jax.nn.softmax(logits), classes)
     if logits.shape[-1] == 1:
@@ -211,6 +220,8 @@ def mask_probabilities(logits, classes, *, loss: MaskLoss = "sigmoid"):
 
 
 def select_class(values, classes):
-    """Takes of [regions, ..., classes] the entry of each region's class: [regions, ...]."""
+    """Selects the entry of each region's class from [regions, ..., classes]: [regions, ...]."""
+    chex.assert_shape(classes, values.shape[:1], custom_message="classes")
+    chex.assert_type(classes, int, custom_message="classes")
     index = classes.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.take_along_axis(values, index, axis=-1)[..., 0]

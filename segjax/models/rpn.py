@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,10 +111,17 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def __call__(self, levels, train: bool = False):
-        """Maps the levels to lists of objectness [batch, n] and deltas [batch, n, 4], in float32.
+        """Computes the objectness and box deltas of the anchors of each level.
 
-        n = height · width · anchors, in the order of `Anchors.of`.
+        Args:
+          levels: maps [batch, height, width, channels].
+          train: whether norms use the batch's statistics.
+
+        Returns:
+          Lists of objectness [batch, n] and deltas [batch, n, 4], in float32, where n = height ·
+          width · anchors, in the order of `Anchors.of`.
         """
+        chex.assert_rank(levels, 4, custom_message="levels")
         shared = {"kernel_init": normal(0.01), "dtype": self.dtype}
         layers = [
             ConvolutionNorm(
@@ -147,17 +155,18 @@ class ProposalConfig:
     """Proposals of an image, over all levels."""
     nms_threshold: float = 0.7
     min_size: float = 0.0
-    """Boxes of a side that is no longer are dropped; torchvision's is 1e-3."""
+    """Boxes with a side of this length or less are dropped; torchvision's is 1e-3."""
 
 
 def propose(objectness, deltas, anchors, sizes, config: ProposalConfig) -> dict:
     """Chooses proposals, as detectron2 and torchvision do: by level before, by image after NMS.
 
-    Of each level the boxes with the highest objectness are decoded, clipped to the image and
-    suppressed among themselves; of what is left, the highest stay. Gradients do not pass.
+    The boxes with the highest objectness of each level are decoded, clipped to the image and
+    suppressed among themselves; the highest of all that are left become proposals. Gradients do not
+    pass.
 
     Args:
-      objectness: of each level, logits [batch, n].
+      objectness: logits of each level, [batch, n].
       deltas: of each level, [batch, n, 4].
       anchors: of each level, [n, 4].
       sizes: height and width of each image within its padding, [batch, 2].
@@ -166,6 +175,13 @@ def propose(objectness, deltas, anchors, sizes, config: ProposalConfig) -> dict:
       "boxes" [batch, post_nms, 4], "objectness" [batch, post_nms] logits, descending, "valid"
       [batch, post_nms].
     """
+    for name, levels in (("deltas", deltas), ("anchors", anchors)):
+        chex.assert_equal(len(levels), len(objectness), custom_message=name)
+    for scores, moves, boxes in zip(objectness, deltas, anchors, strict=True):
+        chex.assert_rank(scores, 2, custom_message="objectness")
+        chex.assert_shape(moves, (*scores.shape, 4), custom_message="deltas")
+        chex.assert_shape(boxes, (scores.shape[1], 4), custom_message="anchors")
+        chex.assert_shape(sizes, (scores.shape[0], 2), custom_message="sizes")
 
     def of_image(objectness, deltas, size):
         boxes, scores, levels = [], [], []

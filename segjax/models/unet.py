@@ -10,10 +10,12 @@ pooling, learned 2×2 up-convolutions, centre-cropped skip connections, 23 convo
 import math
 from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.layers import UpConvolution, max_pool
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.ops.convolution import Padding, linen_convolution
 
@@ -74,7 +76,7 @@ def _output_size_or_none(size, depth, padding):
     return size if size > 0 else None
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """The U-Net of the paper, and by its arguments the padded and normalised ones that followed.
 
     Attributes:
@@ -100,12 +102,17 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False):
-        """Maps images [batch, height, width, channels] to a dict of arrays.
+        """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
           "logits": [batch, out_height, out_width, num_classes] float32, where an output side is
             `output_size(side)`: the centre of the image for VALID padding.
+
+        Raises:
+          ValueError: a side of the images does not fit; see `output_size`.
         """
+        chex.assert_rank(images, 4, custom_message="images")
+        chex.assert_type(images, float, custom_message="images")
         for side in images.shape[1:3]:
             output_size(side, depth=self.depth, padding=self.padding)
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)

@@ -1,4 +1,8 @@
-"""Operators: pure functions on arrays with fixed shapes."""
+"""Operators: pure functions on arrays with fixed shapes.
+
+They assert the shapes and dtypes of their arguments with chex when they are called or traced. A
+wrong one raises an AssertionError that names the argument in brackets, such as "[boxes]".
+"""
 
 from segjax.ops.anchors import base_anchors, grid_anchors
 from segjax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes

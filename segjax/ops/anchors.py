@@ -1,5 +1,6 @@
 """Anchors: boxes of a few sizes and shapes around every position of a feature map."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,7 +11,7 @@ def base_anchors(sizes, aspect_ratios, *, rounded: bool = False) -> np.ndarray:
     Args:
       sizes: square roots of the areas, in pixels.
       aspect_ratios: height / width.
-      rounded: to whole coordinates, as torchvision does; detectron2 does not.
+      rounded: rounds to whole coordinates, as torchvision does and detectron2 does not.
 
     Returns:
       [sizes · aspect ratios, 4] float32; the ratios of the first size come first, as in detectron2.
@@ -40,8 +41,8 @@ def grid_anchors(
 
     Args:
       feature_size: height and width of the feature map.
-      stride: pixels between positions; one number, or a pair (vertical, horizontal), which
-        torchvision makes as padded image size // feature size.
+      stride: pixels between positions; one number, or a pair (vertical, horizontal). Torchvision's
+        is padded image size // feature size.
       sizes, aspect_ratios, rounded: see `base_anchors`.
       offset: 0 as in torchvision and detectron2; 0.5 puts anchors at the centres of the cells.
 
@@ -51,6 +52,8 @@ def grid_anchors(
     Raises:
       ValueError: see `base_anchors`.
     """
+    chex.assert_equal(len(feature_size), 2, custom_message="feature_size")
+    chex.assert_is_broadcastable(np.shape(stride), (2,), custom_message="stride")
     base = jnp.asarray(base_anchors(sizes, aspect_ratios, rounded=rounded))
     # From iotas: written out, the anchors of an image are megabytes of constants to compile.
     y, x = (

@@ -6,13 +6,15 @@ box is empty.
 
 import math
 
+import chex
+import jax
 import jax.numpy as jnp
 
 # Detectron's limit on dw and dh: a box grows no further than from 16 pixels to 1000.
 LOG_SCALE_LIMIT = math.log(1000 / 16)
 
 
-def box_area(boxes):
+def box_area(boxes) -> jax.Array:
     """Computes the area of each box, 0 for an empty one.
 
     Args:
@@ -21,10 +23,11 @@ def box_area(boxes):
     Returns:
       [...] in square pixels.
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
     return _area(*jnp.moveaxis(boxes, -1, 0))
 
 
-def box_iou(a, b):
+def box_iou(a, b) -> jax.Array:
     """Computes the intersection over union of each box of `a` with each box of `b`.
 
     Args:
@@ -34,6 +37,8 @@ def box_iou(a, b):
     Returns:
       [N, M]; 0, never NaN, where a box is empty.
     """
+    chex.assert_shape(a, (None, 4), custom_message="a")
+    chex.assert_shape(b, (None, 4), custom_message="b")
     a, b = a.T[:, :, None], b.T[:, None]
     return coordinate_iou(a, b)
 
@@ -60,7 +65,7 @@ def _area(x_min, y_min, x_max, y_max):
     return jnp.maximum(x_max - x_min, 0) * jnp.maximum(y_max - y_min, 0)
 
 
-def encode_boxes(boxes, anchors, weights):
+def encode_boxes(boxes, anchors, weights) -> jax.Array:
     """Computes the deltas that turn anchors into boxes: (dx, dy, dw, dh), times the weights.
 
     Girshick et al., Rich Feature Hierarchies (CVPR 2014), appendix C: dx = (x − x_anchor) /
@@ -68,14 +73,16 @@ def encode_boxes(boxes, anchors, weights):
 
     Args:
       boxes: [..., 4].
-      anchors: [..., 4]; the leading axes broadcast. A side that is not above zero, of a box or an
-        anchor, counts as one pixel: what stands in an array's invalid places gives finite numbers.
-      weights: of dx, dy, dw and dh, which bring the deltas to unit variance; (10, 10, 5, 5) in the
-        box head.
+      anchors: [..., 4]; the leading axes broadcast. A side of a box or an anchor that is not above
+        zero counts as one pixel, so that the deltas of invalid entries are finite.
+      weights: of dx, dy, dw and dh. They bring the deltas to unit variance; the box head's are
+        (10, 10, 5, 5).
 
     Returns:
       [..., 4] float32.
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
+    _check_coding(boxes, anchors, weights)
     x, y, width, height = _centres_and_sizes(boxes)
     anchor_x, anchor_y, anchor_width, anchor_height = _centres_and_sizes(anchors)
     width, height, anchor_width, anchor_height = (
@@ -90,11 +97,11 @@ def encode_boxes(boxes, anchors, weights):
     return jnp.stack(deltas, axis=-1)
 
 
-def decode_boxes(deltas, anchors, weights):
+def decode_boxes(deltas, anchors, weights) -> jax.Array:
     """Computes the boxes that deltas make of anchors: the inverse of `encode_boxes`.
 
-    In float32 whatever float the deltas are: bfloat16 coordinates would be 4 pixels apart at 1000.
-    dw and dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
+    Computes in float32 for any dtype: bfloat16 coordinates would be 4 pixels apart at 1000. dw and
+    dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
 
     Args:
       deltas: [..., 4].
@@ -104,6 +111,8 @@ def decode_boxes(deltas, anchors, weights):
     Returns:
       [..., 4] float32, not clipped to the image.
     """
+    chex.assert_shape(deltas, (..., 4), custom_message="deltas")
+    _check_coding(deltas, anchors, weights)
     x, y, width, height = _centres_and_sizes(anchors)
     dx, dy, dw, dh = jnp.moveaxis(deltas.astype(jnp.float32), -1, 0)
     x = dx / weights[0] * width + x
@@ -113,8 +122,8 @@ def decode_boxes(deltas, anchors, weights):
     return jnp.stack((x - half_width, y - half_height, x + half_width, y + half_height), axis=-1)
 
 
-def clip_boxes(boxes, size):
-    """Moves what lies outside the image onto its border; a box wholly outside becomes empty.
+def clip_boxes(boxes, size) -> jax.Array:
+    """Clips boxes to the image; a box wholly outside becomes empty.
 
     Args:
       boxes: [..., 4].
@@ -123,11 +132,21 @@ def clip_boxes(boxes, size):
     Returns:
       [..., 4].
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
+    chex.assert_equal(len(size), 2, custom_message="size")
     height, width = (jnp.asarray(side).astype(boxes.dtype) for side in (size[0], size[1]))
     x_min, y_min, x_max, y_max = jnp.moveaxis(boxes, -1, 0)
     x_min, x_max = (jnp.clip(x, 0, width) for x in (x_min, x_max))
     y_min, y_max = (jnp.clip(y, 0, height) for y in (y_min, y_max))
     return jnp.stack((x_min, y_min, x_max, y_max), axis=-1)
+
+
+def _check_coding(like, anchors, weights):
+    """Asserts that anchors broadcast with `like` [..., 4], and that there are four weights."""
+    shared = like.shape[-min(like.ndim, anchors.ndim) : -1]
+    leading = [None if size == 1 else {1, size} for size in shared]
+    chex.assert_shape(anchors, (..., *leading, 4), custom_message="anchors")
+    chex.assert_equal(len(weights), 4, custom_message="weights")
 
 
 def _centres_and_sizes(boxes):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,29 +81,32 @@ def dense_crf(
     normalization: Normalization = "symmetric",
     valid=None,
     capacity: int | None = None,
-):
+) -> jax.Array:
     """Computes the marginals of the fully connected CRF whose unary potentials are `logits`.
 
     May be jitted, mapped with `vmap` over images of one size, and differentiated in `logits` (the
     image gets no gradient). The keywords are those of `CrfConfig`, which explains them.
 
     Args:
-      logits: float32 [height, width, classes], or log-probabilities, which give the same.
+      logits: [height, width, classes] of a float dtype; log-probabilities give the same result.
       image: [height, width, channels], one or three channels with values from 0 to 255.
       smoothness_sigma: a Python number, since it gives the convolution its size.
       valid: bool [height, width]; other pixels neither send nor receive. For padded images.
-      capacity: how many lattice points the tables have room for. None counts those of the image,
-        or, where the call is traced and cannot, takes the largest number possible, which is many
-        times too large.
+      capacity: how many lattice points the tables have room for. None counts those of the image.
+        A traced call cannot count and takes the largest possible number, many times too large.
 
     Returns:
-      float32 [height, width, classes], probabilities. All NaN where traced and the image takes more
-      than `capacity` lattice points, or a σ is so small that its lattice cannot be numbered.
+      float32 [height, width, classes], probabilities. A traced call returns NaN throughout if the
+      image takes more than `capacity` lattice points, or if a σ is so small that its lattice cannot
+      be numbered.
 
     Raises:
-      ValueError: shapes do not fit; or, in a call that is not traced, what would give NaN.
+      ValueError: shapes do not fit; or a call that is not traced would give NaN.
     """
     _check_shapes(logits, image, valid)
+    chex.assert_type(logits, float, custom_message="logits")
+    if valid is not None:
+        chex.assert_type(valid, bool, custom_message="valid")
     _check_normalization(normalization)
     if capacity is not None and capacity < 1:
         raise ValueError(f"capacity={capacity}; expected at least 1")
@@ -144,10 +148,10 @@ def dense_crf(
 def refine_probabilities(
     probabilities: np.ndarray, image: np.ndarray, config: CrfConfig
 ) -> np.ndarray:
-    """Refines the class probabilities of one image, of whatever size.
+    """Refines the class probabilities of one image of any size.
 
     Sizes are padded to multiples of 64, and the tables for lattice points to a few sizes too, so
-    that a data set of images of many sizes compiles a few functions only.
+    that a data set with images of many sizes compiles only a few functions.
 
     Args:
       probabilities: float [H, W, classes].

@@ -1,5 +1,6 @@
 """Which truth each anchor or proposal is trained on, and which of them are trained on at all."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,14 +15,14 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
 
     Ren et al., Faster R-CNN (2015), section 3.1.2, by the rules of detectron2 and torchvision: a
     candidate is positive from an IoU of `high`, negative below `low`. With `allow_low_quality`,
-    the candidates that a truth overlaps most, ties included, are positive as well; they keep the
-    match that they have, which may be another truth. Unlike there, a truth that overlaps no
-    candidate makes none positive: there, all would tie for it.
+    the candidates that a truth overlaps most, ties included, are positive as well; they keep their
+    own match, which may be another truth. Unlike in detectron2 and torchvision, a truth that
+    overlaps no candidate makes none positive; there, all candidates tie for it.
 
     Args:
       candidates: [N, 4] boxes: anchors or proposals.
       truth: [M, 4] boxes.
-      valid: bool [M], of the truths; the other entries match nothing.
+      valid: bool [M], which truths there are; other entries match nothing.
       high, low: thresholds of the IoU.
       allow_low_quality: True in the region proposal network, False in the box head.
 
@@ -35,7 +36,11 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
     """
     if low > high:
         raise ValueError(f"low={low} of a match must not be above high={high}")
+    chex.assert_shape(candidates, (None, 4), custom_message="candidates")
+    chex.assert_shape(truth, (None, 4), custom_message="truth")
     number, capacity = candidates.shape[0], truth.shape[0]
+    chex.assert_shape(valid, (capacity,), custom_message="valid")
+    chex.assert_type(valid, bool, custom_message="valid")
     if capacity == 0:
         return jnp.zeros(number, jnp.int32), jnp.full(number, NEGATIVE, jnp.int32)
     # Coordinates as arrays of their own, which XLA reads fastest.
@@ -72,8 +77,8 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
 def sample(key, labels, *, size: int, positive_fraction: float):
     """Draws candidates at random, without replacement: some positives, the rest negatives.
 
-    Girshick, Fast R-CNN (2015), section 2.3. At most ⌊positive_fraction · size⌋ are positives, and
-    as many are negatives as then fit.
+    Girshick, Fast R-CNN (2015), section 2.3. At most ⌊positive_fraction · size⌋ are positives;
+    negatives fill the rest.
 
     Args:
       key: of `jax.random`.
@@ -90,6 +95,8 @@ def sample(key, labels, *, size: int, positive_fraction: float):
     """
     if not 0 <= positive_fraction <= 1:
         raise ValueError(f"positive_fraction={positive_fraction}: expected between 0 and 1")
+    chex.assert_rank(labels, 1, custom_message="labels")
+    chex.assert_type(labels, int, custom_message="labels")
     # Random floats of 30 bits, all distinct as a rule: `top_k` is fast on CPUs for floats only. The
     # added power of two keeps them normal, as XLA takes subnormal floats for zero.
     bits = jax.random.bits(key, labels.shape, jnp.uint32)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,20 +25,22 @@ class _Boxes(NamedTuple):
         return _Boxes(*(lax.dynamic_slice_in_dim(x, start, size, 1) for x in self))
 
 
-def nms(boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None):
+def nms(
+    boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None
+) -> tuple[jax.Array, jax.Array]:
     """Selects boxes by descending score, leaving out those that overlap a selected one too much.
 
-    A box is left out if its IoU with a selected box of its group is above the threshold. Of equal
-    scores, that with the lower index goes first.
+    A box is left out if its IoU with a selected box of its group is above the threshold. Ties in
+    score go to the lower index.
 
-    The sorted boxes are taken a tile at a time, and compared with all that are selected so far and
+    The sorted boxes are taken a tile at a time, and compared with all boxes selected so far and
     with one another, until enough are selected or none is left.
 
     Args:
       boxes: [N, 4].
       scores: [N]; a NaN counts as not valid.
-      iou_threshold: boxes that overlap by exactly so much are both selected.
-      max_outputs: the number of boxes after which selection ends.
+      iou_threshold: boxes that overlap by exactly this much are both selected.
+      max_outputs: the most boxes to select.
       valid: bool [N], the entries that are boxes; all by default.
       groups: integers [N], such as pyramid levels or classes; boxes of different groups never leave
         each other out. One group by default.
@@ -51,7 +54,15 @@ def nms(boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, gr
     """
     if max_outputs < 1:
         raise ValueError(f"max_outputs={max_outputs} of nms: expected 1 or more")
+    chex.assert_shape(boxes, (None, 4), custom_message="boxes")
     number = boxes.shape[0]
+    chex.assert_shape(scores, (number,), custom_message="scores")
+    if valid is not None:
+        chex.assert_shape(valid, (number,), custom_message="valid")
+        chex.assert_type(valid, bool, custom_message="valid")
+    if groups is not None:
+        chex.assert_shape(groups, (number,), custom_message="groups")
+        chex.assert_type(groups, int, custom_message="groups")
     tile_size = max(1, min(TILE, number))
     boxes, scores = lax.stop_gradient(boxes), lax.stop_gradient(scores).astype(jnp.float32)
     groups = jnp.zeros(number, jnp.int32) if groups is None else groups

@@ -1,5 +1,6 @@
 """Bilinear resizing of feature maps, by either convention of where the corners lie."""
 
+import chex
 import jax.numpy as jnp
 from jax import lax
 
@@ -12,12 +13,15 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
     are squares and the outer edges stay in place: PyTorch's default.
 
     Args:
-      x: [batch, height, width, channels].
+      x: [batch, height, width, channels] of a float dtype.
       size: height and width of the result.
 
     Returns:
       [batch, *size, channels] of the same dtype.
     """
+    chex.assert_rank(x, 4, custom_message="x")
+    chex.assert_type(x, float, custom_message="x")
+    chex.assert_equal(len(size), 2, custom_message="size")
     batch, height, width, channels = x.shape
     resized = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
     # As matrix products. Gathers are faster alone, but XLA fuses them into every reader of the

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -28,14 +29,14 @@ def roi_align(
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-):
+) -> jax.Array:
     """Computes each box's features: the averages of bilinear samples in a grid of bins.
 
-    A sample up to one cell outside of the map reads the nearest cell, one beyond that is 0.
+    A sample up to one cell outside the map reads the nearest cell; one beyond that is 0.
     Gradients go to the features only; `jax.jvp` does not go through.
 
     Args:
-      features: [batch, height, width, channels].
+      features: [batch, height, width, channels] of a float dtype.
       boxes: [batch, boxes, 4] as x_min, y_min, x_max, y_max, in pixels.
       output_size: bins, or rows and columns of bins.
       spatial_scale: of the features to the pixels of the boxes: 1 / stride.
@@ -52,6 +53,8 @@ def roi_align(
     Raises:
       ValueError: a shape or an option is not one of these.
     """
+    chex.assert_rank(features, 4, custom_message="features")
+    chex.assert_type(features, float, custom_message="features")
     levels = jnp.zeros(boxes.shape[:2], jnp.int32)
     scales = jnp.full(boxes.shape[:2], spatial_scale, jnp.float32)
     return _align([features], boxes, levels, scales, output_size, sampling_ratio, aligned)
@@ -66,7 +69,7 @@ def multilevel_roi_align(
     sampling_ratio: int,
     aligned: bool,
     level_rule: LevelRule,
-):
+) -> jax.Array:
     """Computes each box's features by `roi_align`, from the level of a pyramid that fits its size.
 
     Args:
@@ -88,6 +91,10 @@ def multilevel_roi_align(
     if len(pyramid) != len(strides):
         raise ValueError(f"{len(pyramid)} maps with {len(strides)} strides")
     highest = lowest + len(strides) - 1
+    chex.assert_rank(pyramid, 4, custom_message="pyramid")
+    batch, *_, channels = pyramid[0].shape
+    chex.assert_shape(pyramid, (batch, None, None, channels), custom_message="pyramid")
+    chex.assert_type(pyramid, pyramid[0].dtype, custom_message="pyramid")
     levels = pyramid_levels(boxes, lowest=lowest, highest=highest, rule=level_rule)
     scales = jnp.exp2(-levels.astype(jnp.float32))
     return _align(pyramid, boxes, levels - lowest, scales, output_size, sampling_ratio, aligned)
@@ -106,6 +113,7 @@ def pyramid_levels(boxes, *, lowest: int, highest: int, rule: LevelRule):
     Returns:
       int32 [...] in lowest..highest.
     """
+    chex.assert_shape(boxes, (..., 4), custom_message="boxes")
     boxes = boxes.astype(jnp.float32)
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     ratio = jnp.sqrt(jnp.maximum(area, 0)) / 224

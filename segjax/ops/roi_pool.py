@@ -6,6 +6,7 @@ Both round a box to whole cells of the features, which shifts what they read by 
 import functools
 from typing import Literal
 
+import chex
 import jax.numpy as jnp
 from jax import lax
 
@@ -17,8 +18,8 @@ def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_sca
 
     Fast R-CNN (Girshick 2015), section 2.1, by its code: a box covers the cells from its rounded
     minimum to its rounded maximum, both included; a bin covers every cell that it touches, so that
-    bins may share a row of cells. A bin wholly outside of the map is 0. Of equal cells the first
-    gets the gradient; it is a scatter, which GPUs add in no fixed order unless XLA is told to.
+    bins may share a row of cells. A bin wholly outside the map is 0. The gradient goes to the first
+    of equal cells. It is a scatter, which GPUs add in no fixed order unless XLA is told to.
 
     Args:
       features: [batch, height, width, channels].
@@ -29,6 +30,7 @@ def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_sca
     Returns:
       [batch, boxes, rows, columns, channels] of the same dtype.
     """
+    _check(features, boxes, output_size)
     batch, height, width, channels = features.shape
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     start, end = _whole_cells(boxes, spatial_scale)
@@ -89,6 +91,7 @@ def roi_warp(
     """
     if aggregation not in ("max", "average"):
         raise ValueError(f"aggregation {aggregation!r} is not 'max' or 'average'")
+    _check(features, boxes, output_size)
     rows, columns = (output_size,) * 2 if isinstance(output_size, int) else output_size
     start, end = _whole_cells(boxes, spatial_scale)
     samples = roi_align(
@@ -107,6 +110,14 @@ def roi_warp(
     # XLA may compute samples anew for it, rounded in another way: then none does, and it is NaN.
     four = [samples[:, :, :, i, :, j] for i in range(2) for j in range(2)]
     return functools.reduce(jnp.maximum, four)
+
+
+def _check(features, boxes, output_size):
+    """Asserts the shapes that `roi_pool` and `roi_warp` take."""
+    chex.assert_rank(features, 4, custom_message="features")
+    chex.assert_shape(boxes, (features.shape[0], None, 4), custom_message="boxes")
+    if not isinstance(output_size, int):
+        chex.assert_equal(len(output_size), 2, custom_message="output_size")
 
 
 def _whole_cells(boxes, spatial_scale):

@@ -1,4 +1,4 @@
-"""Lays pictures out on white paper: rows with captions, lines of text, legends."""
+"""Lays pictures out on white paper: captioned rows, lines of text and legends."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,10 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def fit(image: np.ndarray) -> np.ndarray:
-    """Returns a picture reduced to 512 pixels on its longer side, or enlarged by a whole number.
+    """Resizes a picture for looking at.
 
-    A small one is enlarged as far as it stays within 384 pixels, its pixels left visible.
+    A longer side above 512 pixels is reduced to 512. A small picture is enlarged by the largest
+    whole number that keeps it within 384 pixels, so that its pixels stay visible.
     """
     longest = max(image.shape[:2])
     scale = 512 / longest if longest > 512 else max(1, 384 // longest)
@@ -21,7 +22,7 @@ def fit(image: np.ndarray) -> np.ndarray:
 
 
 def resize_nearest(labels: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Returns labels [H, W] at the size of a picture, by nearest neighbour, their type kept."""
+    """Resizes labels [H, W] to the size of a picture by nearest neighbour and keeps their type."""
     labels = np.asarray(labels)
     rows, columns = (
         ((np.arange(new) + 0.5) * old // new).astype(int)
@@ -31,7 +32,7 @@ def resize_nearest(labels: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def text_line(text: str, width: int, *, size: float = 0.5) -> np.ndarray:
-    """Returns a strip [height, width, 3] with one line of text, smaller if it would not fit."""
+    """Writes one line of text on a strip [height, width, 3], smaller if it would not fit."""
     needed = cv2.getTextSize(text, _FONT, size, 1)[0][0] + 2 * _GAP
     height = round(44 * size)
     strip = np.full((height, width, 3), _PAPER, np.uint8)
@@ -39,8 +40,16 @@ def text_line(text: str, width: int, *, size: float = 0.5) -> np.ndarray:
     return cv2.putText(strip, text, (_GAP, round(0.7 * height)), _FONT, size, _INK, 1, cv2.LINE_AA)
 
 
+def title_rows(title: str, scores: Mapping[str, float] | None, width: int) -> list[np.ndarray]:
+    """Writes a title and scores (three decimals, NaN as "-") on a strip; none if both are empty."""
+    texts = [title] if title else []
+    for name, value in (scores or {}).items():
+        texts.append(f"{name} {value:.3f}" if np.isfinite(value) else f"{name} -")
+    return [text_line("   ".join(texts), width, size=0.6)] if texts else []
+
+
 def captioned_row(tiles: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sets pictures of one height side by side, each under its name."""
+    """Sets pictures of equal height side by side, each under its name."""
     columns = []
     for name, tile in tiles.items():
         framed = np.pad(tile, ((0, 0), (_GAP, 0), (0, 0)), constant_values=_PAPER)
@@ -51,7 +60,7 @@ def captioned_row(tiles: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def legend(title: str, entries: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
-    """Draws the title, then a swatch and a name for each entry, in as many lines as they need."""
+    """Draws a title, then a swatch and a name for each entry, on as many lines as needed."""
     start = x = _GAP + 80
     row, places = 0, []
     for name in entries:
@@ -69,5 +78,5 @@ def legend(title: str, entries: Mapping[str, Sequence[int]], width: int) -> np.n
 
 
 def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Sets rows of one width below each other, with a margin under the last."""
+    """Sets rows of equal width below each other, with a margin under the last."""
     return np.pad(np.concatenate(rows), ((0, _GAP), (0, 0), (0, 0)), constant_values=_PAPER)

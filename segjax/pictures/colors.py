@@ -1,4 +1,4 @@
-"""Colours for classes, instances and kinds of error: stable, and apart for colour-blind readers."""
+"""Colours for classes, instances and errors: stable, and distinct for colour-blind readers."""
 
 import functools
 
@@ -14,7 +14,7 @@ ERROR_COLORS = {
     "ignored": (128, 128, 128),
 }
 
-# After a slate for class 0, which most sets use for the background: the colours of Okabe and Ito
+# A slate for class 0, which is the background in most sets. Then the colours of Okabe and Ito
 # ("Color universal design", 2008), which readers with any colour vision can tell apart.
 _FIRST_COLORS = np.array(
     [
@@ -35,8 +35,8 @@ _FIRST_COLORS = np.array(
 def color_map(num_classes: int) -> np.ndarray:
     """Returns a colour for each class, uint8 [num_classes, 3], read-only.
 
-    A class has the same colour whatever the number of classes. Beyond the first eight, each colour
-    is the one farthest in CIELAB from all before it and from greys (the sequential search of
+    A class keeps its colour whatever the number of classes. Beyond the first eight, each colour is
+    the one farthest in CIELAB from all earlier ones and from greys (the sequential search of
     Glasbey et al., "Colour displays for categorical images", 2007).
     """
     levels = np.arange(16, 256, 24, dtype=np.uint8)
@@ -64,7 +64,7 @@ def _lab(colors: np.ndarray) -> np.ndarray:
 def instance_colors(ids: np.ndarray) -> np.ndarray:
     """Returns a bright colour for each instance id, uint8 [..., 3].
 
-    Hues follow the golden ratio, so that neighbouring ids lie far apart on the colour circle; an id
+    Hues follow the golden ratio, so that neighbouring ids lie far apart on the colour circle. An id
     keeps its colour from frame to frame.
     """
     ids = np.asarray(ids)

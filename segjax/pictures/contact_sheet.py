@@ -1,4 +1,4 @@
-"""Draws examples with their labels side by side, for a person to look at before training."""
+"""Draws examples beside their labels, for a person to look at before training."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from segjax.pictures.overlays import overlay, overlay_instances, to_rgb
 def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
     """Draws an image and, beside it, the same image with its labels.
 
-    Instances or objects are coloured where there are any, else classes; ignored pixels (255) are
-    hatched; the field of view is outlined in white. Of objects that overlap the smaller is on top.
+    Instances or objects are coloured if the example has any, else classes. Ignored pixels (255) are
+    hatched, and the field of view is outlined in white. Smaller objects are drawn over larger ones.
 
     Args:
       example: arrays as a `Source` gives them.
-      caption: text above.
+      caption: text above the tile.
       size: the longer side of the image in the tile, in pixels.
 
     Returns:
@@ -44,7 +44,7 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
 
 
 def _draw_objects(example: dict) -> np.ndarray:
-    """The number of the smallest object at each pixel, from 1 on, int32 [H, W]."""
+    """The number of the smallest object at each pixel, from 1 on, 0 if none, int32 [H, W]."""
     instances = np.zeros(example["image"].shape[:2], np.int32)
     for number, mask in sorted(enumerate(example["masks"], 1), key=lambda item: -item[1].area):
         left, top, right, bottom = mask.box

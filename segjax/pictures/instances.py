@@ -9,16 +9,17 @@ import cv2
 import numpy as np
 
 from segjax.coco import run_lengths as rle
-from segjax.pictures.canvas import captioned_row, fit, resize_nearest, stack, text_line
+from segjax.coco.masks import paste_mask
+from segjax.pictures.canvas import captioned_row, fit, resize_nearest, stack, title_rows
 from segjax.pictures.colors import instance_colors
 from segjax.pictures.overlays import to_rgb
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CROWD_COLOR = np.array((150, 150, 150), np.uint8)
-_UNIT = 800  # pixels of the longer side for each pixel of an outline
-_READABLE_SIDE = 512  # pixels of the longer side of a picture, the least
-_MANY = 30  # objects, beyond which labels must leave most of theirs visible
-_MATCHING_SIDE = 128  # pixels of the masks by which predictions are matched with the truth
+_UNIT = 800  # outlines are one pixel wide for each 800 pixels of the longer side
+_READABLE_SIDE = 512  # pixels; a picture whose longer side is shorter is enlarged
+_MANY = 30  # with more objects, a label may cover at most half of its box
+_MATCHING_SIDE = 128  # pixels; masks are reduced to this to match predictions with the truth
 
 
 def draw_detections(
@@ -32,29 +33,29 @@ def draw_detections(
     colors: np.ndarray | None = None,
     alpha: float = 0.4,
 ) -> np.ndarray:
-    """Returns the image with each object's mask, outline, box, and a label such as "cat 0.97".
+    """Returns the image with each object's mask, outline, box and a label such as "cat 0.97".
 
-    Small objects are drawn over large ones. Labels go where they cover no other label, those of
-    the highest scores first; where there is no room the name is left out, then the label. So are
-    those of more than half the size of their box where there are many objects.
+    Small objects are drawn over large ones. Labels never overlap; those of the highest scores are
+    placed first. A label without room loses its name, then is left out. With more than 30 objects,
+    a label may cover at most half of its box.
 
     Args:
         image: anything that `to_rgb` takes.
         boxes: [n, 4], [x_min, y_min, x_max, y_max] in pixels of the image.
         classes: integers [n], indices of `class_names`.
-        class_names: the background first.
-        scores: [n]; None for a truth, which has none.
+        class_names: names of the classes, the background first.
+        scores: [n]; None for true objects, which have none.
         masks: n run lengths (`segjax.coco.run_lengths`) or arrays, bool [H, W]; None draws boxes
-          alone.
+          only.
         colors: uint8 [n, 3]; by default each object has its own.
-        alpha: share of the colour inside a mask.
+        alpha: opacity of the colour inside a mask.
 
     Returns:
-        The picture in the image's size; an image below 512 pixels on its longer side is enlarged
-        by a whole number, so that the labels can be read.
+        The picture in the image's size. An image below 512 pixels on its longer side is enlarged
+        by a whole number, so that labels can be read.
 
     Raises:
-        ValueError: if numbers or sizes do not agree or a class has no name.
+        ValueError: numbers or sizes do not agree, or a class has no name.
     """
     rgb = to_rgb(image)
     factor = -(-_READABLE_SIDE // max(rgb.shape[:2]))
@@ -88,22 +89,25 @@ def instance_panel(
 ) -> np.ndarray:
     """Returns one row "image | truth | prediction" with a title and scores.
 
-    Large images are reduced to 512 pixels on the longer side and small ones enlarged by a whole
-    number before anything is drawn. A prediction has the colour of the true object that it covers
-    best; crowds are grey.
+    Before drawing, large images are reduced to 512 pixels on the longer side and small ones are
+    enlarged by a whole number. A prediction has the colour of the true object that it covers best;
+    crowds are grey.
 
     Args:
         example: "image", "boxes", "classes", "masks" (n objects with `top`, `left` and `pixels`)
             and "crowd".
         prediction: "boxes", "scores", "classes" and "masks" (run lengths).
-        class_names: the background first.
-        title: drawn above, with `scores` (drawn with three decimals, a NaN as "-").
-        minimum_score: of the detections that are drawn.
+        class_names: names of the classes, the background first.
+        title: text above the row, followed by `scores`.
+        scores: numbers by name, written with three decimals and NaN as "-".
+        minimum_score: lowest score of the detections that are drawn.
     """
     rgb = to_rgb(example["image"])
     picture = fit(rgb)
     crowd = np.asarray(example["crowd"], bool)
-    true_masks = [_fitted(_whole(mask, rgb.shape), rgb, picture) for mask in example["masks"]]
+    true_masks = [
+        _fitted(paste_mask(mask, rgb.shape[:2]), rgb, picture) for mask in example["masks"]
+    ]
     true_colors = _new_colors(len(crowd))
     true_colors[crowd] = _CROWD_COLOR
     names = _labels(example["classes"], class_names, None)
@@ -130,14 +134,11 @@ def instance_panel(
             ),
         }
     )
-    for name, value in (scores or {}).items():
-        title += f"   {name} " + (f"{value:.3f}" if np.isfinite(value) else "-")
-    lines = [text_line(title.strip(), row.shape[1], size=0.6)] if title.strip() else []
-    return stack([*lines, row])
+    return stack([*title_rows(title, scores, row.shape[1]), row])
 
 
 def _new_colors(count, *, after=0) -> np.ndarray:
-    """Colours of objects that are numbered from after + 1, uint8 [count, 3]."""
+    """Colours of `count` objects, numbered from after + 1, uint8 [count, 3]."""
     return instance_colors(np.arange(after, after + count + 1))[1:]
 
 
@@ -154,16 +155,8 @@ def _labels(classes, class_names, scores) -> list[str]:
     return [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
 
 
-def _whole(mask, shape) -> np.ndarray:
-    """The mask of a window, `top`, `left` and `pixels`, as bool [H, W]."""
-    whole = np.zeros(shape[:2], bool)
-    height, width = mask.pixels.shape
-    whole[mask.top : mask.top + height, mask.left : mask.left + width] = mask.pixels
-    return whole
-
-
 def _fitted(mask, image, picture) -> np.ndarray:
-    """A mask of the image, as bool in the size of the picture."""
+    """Decodes a mask of the image and resizes it to the picture, bool."""
     mask = rle.decode(mask) if isinstance(mask, Mapping) else np.asarray(mask, bool)
     if mask.shape != image.shape[:2]:
         raise ValueError(f"expected masks of the image's size {image.shape[:2]}, got {mask.shape}")
@@ -176,9 +169,9 @@ def _scaled(boxes, image, picture) -> np.ndarray:
 
 
 def _draw(picture, boxes, mask_of, labels, colors, order, alpha) -> np.ndarray:
-    """Draws objects into a picture; `order`: of their labels, the most important first.
+    """Draws objects into a picture, labels in the given `order`.
 
-    `mask_of` gives the mask of an object, in the size of the picture; None for boxes alone.
+    `mask_of` returns an object's mask in the picture's size; None draws boxes only.
     """
     unit = max(1, round(max(picture.shape[:2]) / _UNIT))
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -187,7 +180,7 @@ def _draw(picture, boxes, mask_of, labels, colors, order, alpha) -> np.ndarray:
         if mask_of is not None:
             _paint(picture, mask_of(index), color, alpha, unit)
         x_min, y_min, x_max, y_max = np.round(boxes[index]).astype(int).tolist()
-        # Pixels, of which the last lies within the box; its outline goes inward.
+        # Corner pixels: the last row and column are still inside the box.
         corners = (x_min, y_min), (max(x_min, x_max - 1), max(y_min, y_max - 1))
         cv2.rectangle(picture, *corners, color, unit)
     taken = []
@@ -203,7 +196,7 @@ def _draw(picture, boxes, mask_of, labels, colors, order, alpha) -> np.ndarray:
 
 
 def _paint(picture, mask, color, alpha, unit) -> None:
-    """Blends the colour into a mask and draws its outline, inside of it, in place."""
+    """Blends the colour into a mask and draws an outline inside it, in place."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     window = np.s_[y : y + height, x : x + width]
     inside, part = mask[window].astype(np.uint8), picture[window]
@@ -214,7 +207,7 @@ def _paint(picture, mask, color, alpha, unit) -> None:
     )[unit:-unit, unit:-unit]
     blended = np.round((1 - alpha) * part + alpha * np.array(color)).astype(np.uint8)
     part[:] = np.where(inside[..., None] > 0, blended, part)
-    # Lightened, so that the outline stands off from its own fill and from a dark image.
+    # Lightened, so that the outline stands out from its own fill and from a dark image.
     part[(inside > 0) & (core == 0)] = np.array(color) // 4 * 3 + 63
 
 
@@ -224,7 +217,7 @@ def _text_size(text, unit) -> tuple[int, int, int]:
 
 
 def _find_place(text, box, shape, unit, taken) -> tuple[int, int, int, int] | None:
-    """Where a label's plate (left, top, right, bottom) fits: at the box, on no other plate."""
+    """Finds a place for a label's plate (left, top, right, bottom) at the box, off other plates."""
     width, height, below = _text_size(text, unit)
     width, height = width + 4 * unit, height + below + 2 * unit
     x_min, y_min, x_max, y_max = np.round(box).astype(int).tolist()
@@ -257,7 +250,7 @@ def _write(picture, text, place, color, unit) -> None:
 
 
 def _matched_colors(masks, true_masks, true_colors, crowd) -> np.ndarray:
-    """The colour of the true object that each mask covers best, each given once; or a new one."""
+    """Gives each mask the colour of the true object it covers best, if free, else a new one."""
     colors = _new_colors(len(masks), after=len(true_masks))
     true_places = np.flatnonzero(~crowd)
     if not masks or not true_places.size:

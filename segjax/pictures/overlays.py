@@ -1,4 +1,4 @@
-"""Pictures of images, labels, instances and errors, drawn with NumPy and OpenCV.
+"""Pictures of images, labels, instances and errors.
 
 Every picture is uint8 RGB [H, W, 3]. Label 255 means "ignored" and is drawn as a grey hatch, so
 that nobody takes an unlabelled region for background.
@@ -11,24 +11,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segjax.pictures.canvas import captioned_row, fit, legend, resize_nearest, stack, text_line
+from segjax.pictures.canvas import captioned_row, fit, legend, resize_nearest, stack, title_rows
 from segjax.pictures.colors import ERROR_COLORS, color_map, instance_colors
 
 IGNORED = 255
-LEGEND_WIDTH = 320  # pixels, the least
+LEGEND_WIDTH = 320  # pixels; narrower pictures are widened
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Returns an image as uint8 RGB [H, W, 3], for looking at.
+    """Converts an image to uint8 RGB [H, W, 3], for looking at.
 
     Args:
-        image: [H, W], [H, W, 1] or [H, W, 3]; uint8 stays as it is; floats within [0, 1] are
-            scaled by 255; other floats and uint16 are stretched linearly from their 0.5th to their
-            99.5th percentile, jointly over channels, because 12-bit cameras leave most of the 16
-            bits unused. Non-finite values become black.
+        image: [H, W], [H, W, 1] or [H, W, 3]. uint8 stays as it is. Floats within [0, 1] are
+            scaled by 255. Other floats and uint16 are stretched linearly from their 0.5th to their
+            99.5th percentile over all channels, because 12-bit cameras leave most of the 16 bits
+            unused. Non-finite values become black.
 
     Raises:
-        ValueError: for another shape or type.
+        ValueError: the image has another shape or type.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -68,12 +68,12 @@ def overlay(
         image: anything that `to_rgb` takes, [H, W] or [H, W, C].
         labels: integers [H, W], 255 = ignored (hatched).
         colors: uint8 [classes, 3]; by default `color_map`.
-        background: the class whose pixels show the image alone; None where no class is one.
-        alpha: share of the colour inside a region; the outline has the colour alone.
-        outline: width in pixels, inside the region; 0 for none.
+        background: the class whose pixels show the image only; None paints all classes.
+        alpha: opacity of the colour inside a region.
+        outline: width in pixels of the opaque outline inside a region; 0 draws none.
 
     Raises:
-        ValueError: if the shapes differ or a label has no colour.
+        ValueError: the shapes differ, or a label has no colour.
     """
     picture, labels = to_rgb(image), _checked(labels, image)
     classes = labels[labels != IGNORED]
@@ -96,21 +96,21 @@ def with_legend(
     colors: np.ndarray | None = None,
     background: int | None = 0,
 ) -> np.ndarray:
-    """Returns an overlay with the names and colours of the classes in it below.
+    """Adds a legend below an overlay: the names and colours of the classes in it.
 
     Args:
         picture: uint8 [H, W, 3].
-        labels: integers [H, W], what `overlay` has drawn.
-        classes: their names.
+        labels: integers [H, W] that `overlay` has drawn.
+        classes: names of the classes.
         colors, background: as in `overlay`.
 
     Returns:
-        uint8 [H + legend, W', 3], where a narrow picture is widened on the right to `LEGEND_WIDTH`.
+        uint8 [H + legend, W', 3]. A narrow picture is widened on the right to `LEGEND_WIDTH`.
     """
     colors = color_map(len(classes)) if colors is None else colors
     seen = sorted(set(np.unique(labels).tolist()) - {IGNORED, background})
     width = max(picture.shape[1], LEGEND_WIDTH)
-    # Text is as large, relative to a large picture, as in one of twice LEGEND_WIDTH.
+    # On large pictures, text is as large in proportion as on one of twice LEGEND_WIDTH.
     scale = max(1, round(width / (2 * LEGEND_WIDTH)))
     strip = legend("classes", {classes[i]: colors[i] for i in seen}, -(-width // scale))
     strip = np.kron(strip, np.ones((scale, scale, 1), np.uint8))[:, :width]
@@ -125,15 +125,15 @@ def overlay_instances(
 
     Args:
         image: anything that `to_rgb` takes, [H, W] or [H, W, C].
-        instances: integers [H, W], 0 = background. Touching ones are parted by both outlines.
-        alpha: share of the colour inside an instance.
-        outline: width in pixels; 0 for none.
+        instances: integers [H, W], 0 = background. Both outlines separate touching instances.
+        alpha: opacity of the colour inside an instance.
+        outline: width in pixels; 0 draws none.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: the shapes differ.
     """
     picture, instances = to_rgb(image), _checked(instances, image)
-    # Indices in place of ids, which may exceed what float32 holds.
+    # Ids may exceed what float32 holds; indices do not.
     ids, index = np.unique(instances, return_inverse=True)
     index = index.reshape(instances.shape)
     return _paint(
@@ -146,7 +146,7 @@ def _paint(picture, color, painted, regions, *, alpha, outline):
     picture = np.where(painted[..., None], blended, picture)
     if outline:
         edge = painted & _edges(regions, outline)
-        # Lightened, so that the outline stands off from its own fill and from a dark image.
+        # Lightened, so that the outline stands out from its own fill and from a dark image.
         picture = np.where(edge[..., None], color // 4 * 3 + 63, picture)
     return picture.astype(np.uint8)
 
@@ -175,19 +175,19 @@ def _checked(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def errors(labels: np.ndarray, prediction: np.ndarray, *, background: int | None = 0) -> np.ndarray:
-    """Returns a picture of where a prediction is right and how it is wrong, uint8 [H, W, 3].
+    """Draws where a prediction is right and how it is wrong, uint8 [H, W, 3].
 
-    The colours are those of `ERROR_COLORS`. "False positive": foreground where the truth is
-    background; "false negative": the reverse; "wrong class": one foreground class for another.
+    The colours are those of `ERROR_COLORS`. A false positive is foreground where the truth is
+    background, and a false negative the reverse. "Wrong class" confuses two foreground classes.
 
     Args:
         labels: integers [H, W], 255 = ignored (grey).
         prediction: integers [H, W].
-        background: the class that counts as empty; None where no class does, and then a pixel is
-            "correct" or "wrong class".
+        background: the class that counts as empty. With None, a pixel is either "correct" or
+            "wrong class".
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: the shapes differ.
     """
     labels, prediction = np.asarray(labels), _checked(prediction, labels)
     right = labels == prediction
@@ -222,21 +222,22 @@ def panel(
 ) -> np.ndarray:
     """Returns one row "image | truth | prediction | errors" with a title, scores and a legend.
 
-    Large images are reduced to 512 pixels on the longer side and small ones enlarged by a whole
-    number; outlines are drawn afterwards and so are one pixel wide at any size.
+    Before drawing, large images are reduced to 512 pixels on the longer side and small ones are
+    enlarged by a whole number, so that outlines are one pixel wide at any size.
 
     Args:
         image: anything that `to_rgb` takes.
         labels: integers [H, W], 255 = ignored.
         prediction: integers [H, W].
-        title: drawn above, with `scores` (drawn with three decimals, a NaN as "-").
-        classes: their names, for the legend; those in neither map are left out.
-        instances, predicted_instances: integers [H, W], 0 = background; drawn in place of classes,
-            a predicted one in the colour of the true one that it covers.
+        title: text above the row, followed by `scores`.
+        scores: numbers by name, written with three decimals and NaN as "-".
+        classes: names of the classes; the legend lists those in either map.
+        instances, predicted_instances: integers [H, W], 0 = background; drawn instead of classes. A
+            predicted instance has the colour of the true one that it covers.
         colors, background: see `overlay`.
 
     Raises:
-        ValueError: if shapes differ or a label has no colour.
+        ValueError: shapes differ, or a label has no colour.
     """
     for array in (labels, prediction, instances, predicted_instances):
         if array is not None:
@@ -258,12 +259,8 @@ def panel(
             tiles[f"{name}: {count} instances"] = _hatch(picture, drawn == IGNORED)
     tiles["errors"] = wrong = errors(labels, prediction, background=background)
 
-    for name, value in (scores or {}).items():
-        title += f"   {name} " + (f"{value:.3f}" if np.isfinite(value) else "-")
     row = captioned_row(tiles)
-    rows = [row]
-    if title.strip():
-        rows.insert(0, text_line(title.strip(), row.shape[1], size=0.6))
+    rows = [*title_rows(title, scores, row.shape[1]), row]
     if classes is not None and instances is None:
         colors = color_map(len(classes)) if colors is None else colors
         seen = set(np.unique([labels, prediction]).tolist()) - {IGNORED, background}
@@ -275,10 +272,9 @@ def panel(
 
 
 def _matched(predicted: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Gives a prediction the id of the true instance that is mostly it, and new ids to the rest.
+    """Gives a prediction the id of the true instance it overlaps most, if free, else a new id.
 
-    So a found cell keeps its colour between the two pictures, and of the pieces of a split cell
-    only the largest does.
+    So a found cell has one colour in both pictures. If a cell is split, its largest piece has it.
     """
     both = (predicted != 0) & (instances != 0)
     pairs, overlaps = np.unique(

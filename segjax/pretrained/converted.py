@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from segjax.data.voc_classes import VOC_CLASSES
+from segjax.models.network import Network
 from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
 
@@ -19,7 +19,7 @@ class Pretrained:
     """A model and its trained variables.
 
     Attributes:
-      model: a Linen module: a whole network, or a backbone.
+      model: a whole network, or a backbone.
       variables: {"params": ..., "batch_stats": ...} for `model.apply`.
       preprocess: (example, None) → example with the float32 "image" that the weights want, RGB
         0..255 in.
@@ -27,7 +27,7 @@ class Pretrained:
         `evaluator()` scores what it predicts for the examples of a data set with its classes.
     """
 
-    model: nn.Module
+    model: Network
     variables: Any
     preprocess: Callable[[dict, None], dict]
     task: SemanticTask | InstanceTask | None = None

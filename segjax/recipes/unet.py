@@ -192,7 +192,7 @@ def training_transforms(
 
 def segmentation_task(
     unet: UNetConfig,
-    dataset: str,
+    dataset: str | tuple[tuple[str, ...], int],
     *,
     prediction: PredictionConfig,
     loss: SemanticLoss,
@@ -202,8 +202,12 @@ def segmentation_task(
     """The task for a U-Net and a data set, which need not be prepared.
 
     The negative log-likelihood, which is the loss without pixel weights, is among its metrics.
+
+    Args:
+      dataset: its name in the catalogue, or, of one's own, the class names and the channels of
+        the images.
     """
-    classes, channels = describe_dataset(dataset)
+    classes, channels = describe_dataset(dataset) if isinstance(dataset, str) else dataset
     return SemanticTask(
         model=unet.model(len(classes)),
         classes=classes,

@@ -1,4 +1,4 @@
-"""One HTML file about one run, or comparing several, from the files of run directories."""
+"""Writes one HTML file about one run or several, from the files of run directories."""
 
 from segjax.report.document import write_report
 

@@ -1,7 +1,7 @@
 """Charts of the report, as HTML text: curves in SVG and a confusion matrix as a table.
 
-Colours come from the page's style sheet (classes `s0` to `s7`), so that the charts follow its dark
-and light themes.
+Colours come from the page's style sheet (classes `s0` to `s7`), so that charts follow its light and
+dark themes.
 """
 
 import math
@@ -14,14 +14,14 @@ import numpy as np
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 18, 8, 26  # margins for the axes' numbers
 _NUM_COLORS = 8
-_FEW_POINTS = 60  # up to here each point is marked; beyond, the line is smoothed
-_MOST_POINTS = 400  # more would be finer than a pixel
-_MOST_CLASSES = 30  # of a matrix that can be read
+_FEW_POINTS = 60  # up to here every point is marked; longer curves are smoothed
+_MOST_POINTS = 400  # more points would be finer than a pixel
+_MOST_CLASSES = 30  # a larger matrix is hard to read
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: steps ascending, values None where undefined."""
+    """One curve of a chart: ascending steps, and values that are None where undefined."""
 
     label: str
     steps: Sequence[float]
@@ -31,7 +31,7 @@ class Series:
 
     @property
     def style(self) -> str:
-        """Classes of the style sheet."""
+        """The curve's classes in the style sheet."""
         return f"s{self.color % _NUM_COLORS}" + (" dashed" if self.dashed else "")
 
 
@@ -49,7 +49,7 @@ class _Axes:
     """Maps steps and values to the pixels of the chart."""
 
     steps: tuple[float, float]
-    values: tuple[float, float]  # of the logarithms on a logarithmic scale
+    values: tuple[float, float]  # their logarithms on a logarithmic scale
     logarithmic: bool
 
     @classmethod
@@ -99,12 +99,13 @@ def _ticks(low: float, high: float) -> list[float]:
 def line_chart(title: str, series: Sequence[Series], *, logarithmic: bool = False) -> str:
     """Draws curves over steps as an HTML figure.
 
-    Many points are drawn pale under their running mean; the line breaks where a value is undefined.
+    Curves of many points are drawn pale under their running mean. A curve breaks where its value is
+    undefined.
 
     Args:
-        title: stands above.
+        title: heading of the chart.
         series: the curves; those without a defined value are left out.
-        logarithmic: take a logarithmic scale if all values are positive and span a factor of 50.
+        logarithmic: use a logarithmic scale if all values are positive and span a factor above 50.
     """
     caption = f"<figcaption>{escape(title)}%s</figcaption>"
     drawn = [(line, *_thinned(line)) for line in series]
@@ -132,7 +133,7 @@ def line_chart(title: str, series: Sequence[Series], *, logarithmic: bool = Fals
 
 
 def _thinned(line: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values with NaN where undefined, averaged to at most _MOST_POINTS."""
+    """Returns steps and values, averaged to at most _MOST_POINTS; undefined values are NaN."""
     steps = np.array(line.steps, np.float64)
     values = np.array([np.nan if value is None else value for value in line.values], np.float64)
     size = math.ceil(len(steps) / _MOST_POINTS)
@@ -182,9 +183,9 @@ def _path(x: np.ndarray, y: np.ndarray, style: str) -> str:
 
 
 def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Averages what is defined up to `reach` points to both sides; NaN stays NaN.
+    """Averages the defined values up to `reach` points to either side; NaN stays NaN.
 
-    Near the ends it reaches less far, to both sides alike, so that a slope stays a slope.
+    Near the ends the reach is shorter, equally on both sides, so that a slope stays a slope.
     """
     index = np.arange(len(values))
     reaches = np.minimum(reach, np.minimum(index, index[::-1]))
@@ -197,10 +198,10 @@ def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Draws a confusion matrix (rows: truth) as a table of row shares, counts shown on hovering.
+    """Draws a confusion matrix (rows are true classes) as a table of row shares.
 
-    Under it come the largest confusions; above 30 classes only those. There is one row and one
-    column for each class.
+    Hovering shows counts. The largest confusions are listed below. With more than 30 classes, only
+    that list is drawn.
     """
     counts = np.array(matrix, np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -223,7 +224,7 @@ def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> 
 
 def _cell(counts, shares, classes, row, column) -> str:
     share, count = shares[row, column], counts[row, column]
-    # The root makes rare mistakes visible: 1 % of a class still has a tenth of the full colour.
+    # The square root makes rare mistakes visible: 1 % of a class has a tenth of the full colour.
     strength = math.sqrt(share)
     kind = "hit" if row == column else "miss"
     text = f"{100 * share:.1f}" if count else "·"

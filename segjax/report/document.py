@@ -1,4 +1,4 @@
-"""The whole report: what came out, how it went, what was wrong, how to repeat it."""
+"""The whole report: results, course of training, examples, and how to repeat the run."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from segjax.report.page import page, section, table
 from segjax.report.results import all_splits, best_index, classes, curves, readable, scores
 from segjax.report.run import Run, differing, headline, load_runs
 
-_UNCOMPARED = ("workdir", "command")  # entries of the configuration that always differ
+_UNCOMPARED = ("workdir", "command")  # configuration entries that always differ
 
 
 def write_report(
@@ -21,18 +21,18 @@ def write_report(
 ) -> Path:
     """Writes the report of one run directory, or of several side by side, and returns its path.
 
-    The file is self-contained: styles, curves and pictures are within it. A run in progress or
-    killed has a report too, which says what is not there.
+    The file is self-contained: it includes styles, curves and pictures. A run in progress or killed
+    gets a report too, which lists what is missing.
 
     Args:
-        run_directories: a path or several. Read are config.json, environment.json, metrics.jsonl,
-            evaluation/<split>.json and predictions/*.png.
+        run_directories: one path or several. The report reads config.json, environment.json,
+            metrics.jsonl, evaluation/<split>.json and predictions/*.png.
         output: the HTML file; it appears whole or not at all.
 
     Raises:
-        FileNotFoundError: if a run directory does not exist.
-        ValueError: if a directory holds none of a run's files or is given twice, or if a confusion
-            matrix does not fit its classes.
+        FileNotFoundError: a run directory does not exist.
+        ValueError: a directory holds none of a run's files or is given twice, or a confusion matrix
+            does not fit its classes.
     """
     if isinstance(run_directories, str | os.PathLike):
         run_directories = [run_directories]
@@ -58,7 +58,7 @@ def write_report(
 
 
 def _main_score(runs: Sequence[Run]) -> tuple[str, str] | None:
-    """The split and the name of the score that stands for the runs; None where there is none."""
+    """The split and the name of the score that represents the runs; None if there is none."""
     for split in all_splits(runs):
         if (name := headline(runs, split)) is not None:
             return split, name
@@ -93,7 +93,7 @@ def _summary(runs: Sequence[Run]) -> str:
 
 
 def _progress(run: Run) -> str:
-    """In words, how far a run came, in what time and on what."""
+    """Says how far a run came, in what time and on which devices."""
     done, asked = run.last_step, run.num_steps
     if done is None:
         return "no step logged"
@@ -123,7 +123,7 @@ def _devices(run: Run) -> str:
 
 
 def _commit(run: Run) -> str:
-    """The commit's first letters, with a star where there were uncommitted changes."""
+    """The commit's first ten characters, with a star if there were uncommitted changes."""
     commit, _, changes = str(run.environment.get("commit") or "").partition(" ")
     return commit[:10] + "*" * bool(changes) if commit else "–"
 
@@ -156,7 +156,7 @@ def _facts(run: Run) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    """A line for each run, and the entries of configuration and environment that differ."""
+    """A row for each run, and the configuration and environment entries that differ."""
     main = _main_score(runs)
     values = [_value(run, main) for run in runs]
     best = best_index(main[1], values) if main else None

@@ -1,4 +1,4 @@
-"""The report's pictures: the best and the worst examples, or those on which runs differ most."""
+"""The report's pictures: the best and worst examples, or those on which runs differ most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from segjax.report.page import picture, section
 from segjax.report.results import all_splits
 from segjax.report.run import Run, number
 
-_ALL_BYTES = 1_150_000  # of all pictures together; base64 makes a third more of it
-_MOST_PICTURES = 6  # of a split
+_ALL_BYTES = 1_150_000  # for all pictures together; base64 adds a third
+_MOST_PICTURES = 6  # for each split
 
 
 @dataclass(frozen=True)
 class _Example:
-    """An example that an evaluation has a picture of; rank 1 has the highest score of the split."""
+    """An example with a picture. Of the split's `count` examples, rank 1 has the highest score."""
 
     id: str
     score: float | None
     rank: int
-    of: int
+    count: int
     path: Path
 
 
-# A heading with pictures, each with its caption.
+# A heading, and pictures with their captions.
 _Group = tuple[str, list[tuple[str, Path]]]
 
 
 def examples(runs: Sequence[Run]) -> str:
-    """The best and the worst examples of each split; of several runs, those that differ most.
+    """Shows the best and worst examples of each split, or those on which several runs differ most.
 
-    Where no evaluation names pictures, the last ones in `predictions/` stand for them.
+    If no evaluation names pictures, the last ones in `predictions/` are shown.
     """
     groups: list[_Group] = []
     for split in all_splits(runs):
@@ -58,7 +58,7 @@ def examples(runs: Sequence[Run]) -> str:
 
 
 def _pictured(run: Run, split: str) -> list[_Example]:
-    """Returns the examples that have pictures, the best first, those without a score last."""
+    """Returns the examples that have pictures, best first, and those without a score last."""
     listed = run.evaluations.get(split, {}).get("examples") or []
     scored = [(number(example.get("score")), example) for example in listed]
     scored.sort(key=lambda pair: (pair[0] is None, -(pair[0] or 0)))
@@ -67,7 +67,7 @@ def _pictured(run: Run, split: str) -> list[_Example]:
             id=str(example.get("id")),
             score=score,
             rank=rank,
-            of=len(listed),
+            count=len(listed),
             path=run.directory / example["picture"],
         )
         for rank, (score, example) in enumerate(scored, start=1)
@@ -77,7 +77,10 @@ def _pictured(run: Run, split: str) -> list[_Example]:
 
 def _captioned(pictured: Sequence[_Example]) -> list[tuple[str, Path]]:
     return [
-        (f"{each.id} · score {format_number(each.score)}, rank {each.rank} of {each.of}", each.path)
+        (
+            f"{each.id} · score {format_number(each.score)}, rank {each.rank} of {each.count}",
+            each.path,
+        )
         for each in pictured
     ]
 
@@ -85,7 +88,7 @@ def _captioned(pictured: Sequence[_Example]) -> list[tuple[str, Path]]:
 def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
     if not pictured:
         return []
-    if pictured[0].of <= _MOST_PICTURES:
+    if pictured[0].count <= _MOST_PICTURES:
         return [(f"{where}: best first", _captioned(pictured))]
     half = _MOST_PICTURES // 2
     best = pictured[: min(half, -(-len(pictured) // 2))]
@@ -99,7 +102,7 @@ def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
 def _most_different(
     runs: Sequence[Run], pictured: Sequence[Sequence[_Example]], split: str
 ) -> list[_Group]:
-    """Returns the examples that all runs have, those first whose scores lie farthest apart."""
+    """Returns the examples that all runs have, largest differences of scores first."""
     by_id = [{each.id: each for each in found if each.score is not None} for found in pictured]
     common = [key for key in by_id[0] if all(key in found for found in by_id)]
     spread = {

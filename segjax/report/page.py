@@ -1,4 +1,4 @@
-"""The page of the report: style sheet, tables and embedded pictures, with nothing from outside."""
+"""The report's page: style sheet, tables and embedded pictures; it loads nothing else."""
 
 import base64
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details table { margin-top: 8px; }
 """
 
-# Tried in turn until the file is small enough: width in pixels and JPEG quality.
+# Widths in pixels and JPEG qualities, tried in turn until the file is small enough.
 _ENCODINGS = ((1600, 88), (1400, 82), (1200, 76), (1000, 70), (800, 60))
 
 
@@ -98,7 +98,7 @@ def page(title: str, body: str) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Returns a section with its heading, or nothing where it has no parts."""
+    """Returns a section with its heading, or an empty text if it has no parts."""
     content = "\n".join(filter(None, parts))
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
 
@@ -111,14 +111,14 @@ def table(
     best: Sequence[int | None] = (),
     headline: int | None = None,
 ) -> str:
-    """Returns a table of texts, which are escaped here.
+    """Returns a table. Its texts are escaped here.
 
     Args:
-        head: the columns' names.
-        rows: of as many texts.
-        style: class of the style sheet: "text" aligns all to the left.
-        best: for each row the column to be marked, or None.
-        headline: the row to be marked.
+        head: names of the columns.
+        rows: a text for each column.
+        style: class in the style sheet; "text" aligns all columns to the left.
+        best: the column to mark in each row, or None.
+        headline: the row to mark.
     """
     lines = []
     for index, row in enumerate(rows):
@@ -136,9 +136,9 @@ def table(
 
 
 def picture(path: Path, caption: str, *, max_bytes: int) -> str:
-    """Returns a figure with the picture in it, as it is if small enough, else as a JPEG.
+    """Returns a figure that embeds a picture: the file itself if small enough, else a JPEG.
 
-    A picture that is absent or cannot be read is said to be, by its name.
+    If the picture is missing or unreadable, the figure says so and names it.
     """
     source = _encoded(path, max_bytes)
     content = f'<img alt="{escape(caption)}" src="data:{source}">' if source else ""

@@ -1,4 +1,4 @@
-"""The report's numbers: scores, curves and classes, of one run or of several."""
+"""The report's numbers: scores, curves and classes of one run or several."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,24 +8,24 @@ from segjax.report.charts import Series, confusion_table, format_number, line_ch
 from segjax.report.page import section, table
 from segjax.report.run import Run, headline, is_scalar, number, scalars
 
-_FIRST_CURVES = 6  # the others are folded
+_FIRST_CURVES = 6  # further curves are folded away
 _NO_CURVES = ("step", "split", "elapsed_seconds")
 _WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
 _SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
 
 
 def readable(name: str) -> str:
-    """Returns the words of a name: "mean_iou" as "mean IoU"."""
+    """Writes a name as words: "mean_iou" becomes "mean IoU"."""
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def all_splits(runs: Sequence[Run]) -> list[str]:
-    """Returns the splits that any run was evaluated on, the most telling first."""
+    """Returns the splits that any run was evaluated on, the most important first."""
     return list(dict.fromkeys(split for run in runs for split in run.splits()))
 
 
 def best_index(name: str, values: Sequence[float | None]) -> int | None:
-    """Returns which of several runs has the best score, None where they do not differ."""
+    """Returns the index of the run with the best score; None if all scores are equal."""
     defined = [value for value in values if value is not None]
     if len(set(defined)) < 2:
         return None
@@ -34,7 +34,7 @@ def best_index(name: str, values: Sequence[float | None]) -> int | None:
 
 
 def scores(runs: Sequence[Run]) -> str:
-    """Tables of the final scores: a column for each split of one run, or for each of several."""
+    """Tables of final scores: a column for each split of one run, or for each of several runs."""
     splits = all_splits(runs)
     if len(runs) == 1:
         columns = [(split, *runs[0].scores(split)) for split in splits]
@@ -61,7 +61,7 @@ def scores(runs: Sequence[Run]) -> str:
         ]
     if any("–" in part for part in parts):
         parts.append(
-            '<p class="note">– : undefined (as with no pixel of the class) or not measured.</p>'
+            '<p class="note">– : undefined (as for a class without pixels) or not measured.</p>'
         )
     return section("Scores", *parts)
 
@@ -71,7 +71,7 @@ def _step(step: int | None) -> str:
 
 
 def curves(runs: Sequence[Run]) -> str:
-    """Charts of everything in the logs over the steps; several runs lie over each other."""
+    """Charts of everything in the logs over the steps; several runs share each chart."""
     entries = [entry for run in runs for entry in run.metrics]
     evaluated = {
         k: v for entry in entries if entry["split"] != "train" for k, v in scalars(entry).items()
@@ -123,7 +123,7 @@ def _series(runs: Sequence[Run], name: str) -> list[Series]:
 
 
 def classes(runs: Sequence[Run]) -> str:
-    """A table of the scores of each class, and the confusion matrices, for each split."""
+    """A table of scores by class and a confusion matrix for each split."""
     parts = []
     for split in all_splits(runs):
         evaluated = [(run, run.evaluations[split]) for run in runs if split in run.evaluations]

@@ -1,4 +1,4 @@
-"""Reads run directories for the report: whatever of their files there is, and says what is not."""
+"""Reads the files of run directories for the report, and notes which are missing."""
 
 import json
 import math
@@ -11,27 +11,27 @@ from typing import Any
 
 from segjax.training.logging import from_json, read_metrics
 
-# The score that stands for a run: the one that its evaluation names as "headline", else the first
-# of these that it has, else its first score.
-_HEADLINES = ("AP", "panoptic_quality", "seg", "cell_tracking_seg", "foreground_iou", "mean_iou")
-# Counted on the side of what they say; they are no scores.
+# The score that represents a run, if its evaluation names no "headline": the first of these that it
+# has, else its first score.
+_HEADLINES = ("mask_AP", "seg", "foreground_iou", "mean_iou")
+# Logged values that are not scores.
 _NOT_SCORES = ("step", "elapsed_seconds", "images_per_second", "learning_rate")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of one run directory say.
+    """The contents of one run directory.
 
     Attributes:
-        name: short and unique among the runs of a report.
-        directory: where it lies.
+        name: short name, unique among the runs of a report.
+        directory: path of the run directory.
         config: the resolved configuration, flat: {"train.num_steps": 400}.
-        command: the command line that started it; None where it is not known.
+        command: the command line that started the run; None if unknown.
         environment: versions, commit and devices, flat.
         metrics: the objects of `metrics.jsonl`, in order.
-        evaluations: by split, the objects of `evaluation/<split>.json`.
-        pictures: `predictions/*.png`, oldest name first.
-        missing: a sentence for each file that is absent or cannot be read.
+        evaluations: the object of each `evaluation/<split>.json`, by split.
+        pictures: paths of `predictions/*.png`, sorted by name.
+        missing: a sentence for each file that is missing or unreadable.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that left a line or an evaluation."""
+        """The last step that was logged or evaluated."""
         entries = [*self.metrics, *self.evaluations.values()]
         return max((int(entry["step"]) for entry in entries if "step" in entry), default=None)
 
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Time from the start to the last line of the log, without the pauses between resumes."""
+        """Time from the start to the last line of the log, without pauses before resuming."""
         return max(filter(None, self.curve("elapsed_seconds")[1]), default=None)
 
     @property
@@ -67,7 +67,7 @@ class Run:
         return speeds[len(speeds) // 2] if speeds else None
 
     def splits(self) -> list[str]:
-        """The splits with scores: test, validation, then others as they came, training last."""
+        """The splits with scores: test, validation, others in order of appearance, then train."""
         found = dict.fromkeys([*self.evaluations, *(entry["split"] for entry in self.metrics)])
         order = {"test": 0, "validation": 1, "train": 3}
         return sorted(
@@ -76,7 +76,7 @@ class Run:
         )
 
     def scores(self, split: str) -> tuple[int | None, dict[str, float | None]]:
-        """The step and the final scores of a split: of its evaluation, else of its last line."""
+        """The step and final scores of a split, from its evaluation or else its last log line."""
         if split in self.evaluations:
             evaluation = self.evaluations[split]
             return evaluation.get("step"), scalars(evaluation.get("metrics", {}))
@@ -84,7 +84,7 @@ class Run:
         return (lines[-1]["step"], scalars(lines[-1])) if lines else (None, {})
 
     def curve(self, metric: str, split: str | None = None) -> tuple[list[int], list[float | None]]:
-        """Steps and values of a metric over the run, None where it is undefined."""
+        """Steps and values of a metric over the run; undefined values are None."""
         lines = [
             entry
             for entry in self.metrics
@@ -97,9 +97,9 @@ def load_runs(directories: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads run directories.
 
     Raises:
-        ValueError: none or the same twice are given, one holds no file of a run, or a confusion
-            matrix does not fit its classes.
-        FileNotFoundError: one does not exist.
+        ValueError: no directory is given, or one twice; one holds none of a run's files; or a
+            confusion matrix does not fit its classes.
+        FileNotFoundError: a directory does not exist.
     """
     paths = [Path(directory).resolve() for directory in directories]
     if not paths or len(set(paths)) < len(paths):
@@ -120,8 +120,8 @@ def _load(directory: Path, name: str) -> Run:
             evaluations[str(evaluation.get("split", path.stem))] = evaluation
     if not evaluations:
         missing.append(
-            "There is no evaluation/*.json: the run has not come to its evaluation. "
-            "Scores are those of the last evaluation in metrics.jsonl, if there was one."
+            "There is no evaluation/*.json: the run has not reached its evaluation. "
+            "Scores come from the last evaluation in metrics.jsonl, if there is one."
         )
     metrics = []
     try:
@@ -178,7 +178,7 @@ def _check_matrix(path: Path, evaluation: Mapping[str, Any]) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Names each run by the shortest end of its path that tells it from the others."""
+    """Names each run by the end of its path, just long enough to tell the runs apart."""
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = [str(Path(*path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names):
@@ -198,7 +198,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the keys on which mappings differ, each with all its values (None where absent)."""
+    """Returns the keys on which mappings differ, each with all values (None if absent)."""
     keys = dict.fromkeys(key for mapping in values for key in mapping)
     rows = {key: [mapping.get(key) for mapping in values] for key in keys}
     return {key: row for key, row in rows.items() if any(item != row[0] for item in row)}
@@ -212,12 +212,12 @@ def number(value: Any) -> float | None:
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether a metric's value is one number, or one that is undefined."""
+    """Whether a metric's value is a single number or undefined."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Returns the scores among metrics: what is a single number, None where it is undefined."""
+    """Returns the metrics that are scores of a single number; undefined ones are None."""
     return {
         name: number(value)
         for name, value in metrics.items()
@@ -226,7 +226,7 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def headline(runs: Sequence[Run], split: str) -> str | None:
-    """Returns the name of the score of a split that stands for the runs, None where none does."""
+    """Returns the name of the score that represents the runs on a split; None if there is none."""
     named = [run.evaluations.get(split, {}).get("headline") for run in runs]
     found = [item for run in runs for item in run.scores(split)[1].items()]
     defined = [name for name, value in found if value is not None]

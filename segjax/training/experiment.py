@@ -12,7 +12,8 @@ import numpy as np
 
 from segjax.tasks.protocol import Task
 from segjax.training import configuration
-from segjax.training.run_directory import read_config
+from segjax.training.experiment_files import experiments_folder
+from segjax.training.run_directory import KEPT_EXPERIMENT, read_config
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def load_run(
       changes: other values of settings, by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
-      FileNotFoundError: `run` is no run directory, or its experiment file has gone.
+      FileNotFoundError: `run` is no run directory, or neither its experiment file nor the copy that
+        it keeps is there.
       ValueError: its configuration does not fit the experiment file any more.
     """
     run = Path(run)
     recorded = read_config(run)
-    module = load_module(_here(Path(recorded["experiment"])))
+    module = load_module(_find(Path(recorded["experiment"]), run))
     values = recorded["config"] | {"workdir": str(run)}
     if data_dir is not None:
         values["data_dir"] = str(data_dir)
@@ -98,10 +100,11 @@ def load_run(
     return module.build(config), config
 
 
-def _here(path: Path) -> Path:
-    """The file, or the one of the same name in this checkout for a run that came from another."""
-    if not path.is_file() and "experiments" in path.parts:
-        below = path.parts[path.parts.index("experiments") :]
-        same = Path(__file__).resolve().parents[2].joinpath(*below)
-        return same if same.is_file() else path
-    return path
+def _find(recorded: Path, run: Path) -> Path:
+    """The recorded file; without it, this segjax's own of that name, or the run's copy."""
+    places = [recorded]
+    if "experiments" in recorded.parts:  # of another checkout or wheel
+        below = recorded.parts[recorded.parts.index("experiments") + 1 :]
+        places.append(experiments_folder().joinpath(*below))
+    places.append(run / KEPT_EXPERIMENT / recorded.name)
+    return next((path for path in places if path.is_file()), recorded)

@@ -1,8 +1,10 @@
 """Experiment files as commands: the command line, the processes, the errors that users cause."""
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -58,6 +60,33 @@ def set_up(config: configuration.ExperimentConfig):
         jax.config.update("jax_compilation_cache_dir", str(cache))
     distributed = config.distributed
     if distributed.auto or distributed.coordinator_address:
+        check_own_address()
         jax.distributed.initialize(
             distributed.coordinator_address, distributed.num_processes, distributed.process_id
         )
+
+
+def check_own_address():
+    """Ends the process with a remedy if this machine's host name does not lead to it.
+
+    The CPU backend connects processes by gloo, which listens on the address of the host name; JAX
+    has no option for another. JAX starts the CPU backend on machines with accelerators too, unless
+    `JAX_PLATFORMS` leaves it out.
+    """
+    if "cpu" not in (jax.config.jax_platforms or "cpu"):
+        return
+    name = socket.gethostname()
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        found = []
+    for family, kind, protocol, _, address in found:
+        with suppress(OSError), socket.socket(family, kind, protocol) as listener:
+            listener.bind(address)
+            return
+    problem = "leads to another machine" if found else "has no address"
+    sys.exit(
+        f"error: the host name {name!r} {problem}, and processes that train together listen on its "
+        f'address: add the line "127.0.0.1 {name}" to /etc/hosts (on several machines, with this '
+        "machine's address in their network)"
+    )

@@ -20,7 +20,7 @@ from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import open_run
+from segjax.training.run_directory import changed_versions, open_run
 from segjax.training.schedules import (
     frozen_parameters,
     learning_rate_schedule,
@@ -63,8 +63,14 @@ def train(
         if name not in splits:
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {', '.join(splits)}")
     if is_main_process():
+        changed = changed_versions(config.workdir)
         resumed = open_run(config, experiment_file)
         _print_start(config, resumed, {"train": source, **splits}, parallel)
+        if changed:
+            print(
+                f"versions changed since the last part of this run: {', '.join(changed)}; it goes "
+                "on, but no longer equals an uninterrupted run bit for bit"
+            )
     wait_for_all("run directory")
     with Checkpoints(
         config.workdir / "checkpoints",

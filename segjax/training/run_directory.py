@@ -4,12 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
 import jax
 
 from segjax.training import configuration
+from segjax.training.experiment_files import with_siblings
+
+# Holds the experiment file, which may lie outside of any checkout, be edited or go.
+KEPT_EXPERIMENT = "experiment"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,12 +25,15 @@ class ChangedConfiguration(ValueError):
 
 
 def open_run(config, experiment_file: Path) -> bool:
-    """Writes `config.json` and `environment.json`, or checks that they fit this configuration.
+    """Writes what the run is, or checks that the directory holds a run of this configuration.
+
+    What it is: `config.json`, `environment.json`, and `experiment/` with the experiment file and
+    the files of its folder that it imports.
 
     Args:
       config: an `ExperimentConfig`.
-      experiment_file: the file that defines the experiment, recorded so that the command line
-        can rebuild it.
+      experiment_file: the file that defines the experiment; its path is recorded, so that the
+        command line can rebuild the experiment.
 
     Returns:
       Whether the directory held this run already.
@@ -64,6 +72,8 @@ def open_run(config, experiment_file: Path) -> bool:
         },
     )
     _write_environment(config.workdir / "environment.json")
+    if experiment_file.is_file():
+        _keep(with_siblings(experiment_file), config.workdir / KEPT_EXPERIMENT)
     return resumed
 
 
@@ -89,12 +99,12 @@ def read_config(run: Path) -> dict:
 
 def environment() -> dict:
     """Returns the versions, the commit and the devices of this process."""
-    devices = jax.devices()
+    devices, versions = jax.devices(), _versions()
     return {
-        "python": platform.python_version(),
+        "python": versions.pop("python"),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions,
         "commit": _commit(),
         "backend": devices[0].platform,
         "device_kind": devices[0].device_kind,
@@ -103,15 +113,36 @@ def environment() -> dict:
     }
 
 
+def changed_versions(run: Path) -> list[str]:
+    """Lists what has another version than in the last part of a run, as "jax 0.10.2 -> 0.12.0".
+
+    Call it before `open_run`, which records the new versions. A run may go on with other versions,
+    but then it no longer equals an uninterrupted run bit for bit.
+    """
+    before = _read_environment(Path(run) / "environment.json")
+    if before is None:
+        return []
+    old, new = {"python": before["python"], **before["versions"]}, _versions()
+    return [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+
+
 def _write_environment(path):
     """Writes this process's environment; those of the run's earlier parts stay, under "earlier"."""
-    now, earlier = environment(), []
-    if path.exists():
-        before = json.loads(path.read_text())
+    now, earlier, before = environment(), [], _read_environment(path)
+    if before is not None:
         earlier = before.pop("earlier", [])
         if before != now:
             earlier.append(before)
     _write_json(path, now | {"earlier": earlier})
+
+
+def _read_environment(path):
+    """The environment of the run's last part; None if the run is new."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _versions():
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package):
@@ -139,6 +170,14 @@ def _commit():
         return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _keep(files, folder):
+    """Copies the files, unless the run is resumed from its own copy."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        if file.parent != folder.resolve():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _write_json(path, values):

@@ -27,7 +27,7 @@ def test_a_rectangle_covers_the_half_open_range_of_pixels(turned):
     np.testing.assert_array_equal(draw_polygon(polygon, (6, 8)), expected)
 
 
-def test_what_lies_outside_the_image_is_cut_off():
+def test_pixels_outside_the_image_are_cut_off():
     assert draw_polygon([-9, -9, 99, -9, 99, 99, -9, 99], (6, 8)).all()
     assert not draw_polygon([20, 1, 30, 1, 30, 4, 20, 4], (6, 8)).any()
 

@@ -1,4 +1,4 @@
-"""COCO's run lengths, byte for byte those of pycocotools."""
+"""Run lengths equal those of pycocotools byte for byte."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def random_masks(count, largest):
 
 
 def blocks():
-    """Masks with runs of thousands of pixels, which take several characters, shorter and longer."""
+    """Masks with short runs and runs of thousands of pixels, which take several characters."""
     mask = np.zeros((700, 900), bool)
     yield mask
     yield ~mask
@@ -81,7 +81,7 @@ def test_an_image_without_pixels_has_one_empty_run(size):
     ("counts", "message"),
     [
         ("1 3", "expected compressed run lengths"),
-        ("1X", "expected compressed run lengths"),  # the last number goes on
+        ("1X", "expected compressed run lengths"),  # the last number is cut short
         ("o" * 9 + "0", "expected compressed run lengths"),
         ("13", "runs that fill 2 × 3 pixels, found 4"),
         ("", "runs that fill 2 × 3 pixels, found 0"),

@@ -1,8 +1,9 @@
-"""Discs in a picture, as a map of instances and as an example: what tests of objects share."""
+"""Discs as a map of instances and as an example, shared by tests of objects."""
 
 import numpy as np
 
-from segjax.data.instance_masks import InstancesToObjects, paste_mask
+from segjax.coco.masks import paste_mask
+from segjax.data.instance_masks import InstancesToObjects
 
 SIZE = (90, 120)
 DISCS = {
@@ -14,7 +15,7 @@ DISCS = {
 
 
 def draw(scale=1.0, size=SIZE):
-    """Discs in a map of instances, drawn at a scale."""
+    """Draws discs into a map of instances, at a scale."""
     rows, columns = (np.arange(side) + 0.5 for side in size)
     instances = np.zeros(size, np.int32)
     for number, (row, column, radius) in DISCS.items():
@@ -24,7 +25,7 @@ def draw(scale=1.0, size=SIZE):
 
 
 def make_example(seed=0):
-    """The discs, white on black in the image, as objects of class 2."""
+    """The discs as objects of class 2, white on black in the image."""
     instances = draw()
     image = np.repeat(np.uint8(255 * (instances > 0))[..., None], 3, axis=2)
     labels = np.where(instances > 0, 2, 0).astype(np.uint8)
@@ -33,7 +34,7 @@ def make_example(seed=0):
 
 
 def whole(example):
-    """The masks of an example over its whole image, bool [H, W]."""
+    """The masks of an example as whole images, bool [H, W]."""
     size = example["image"].shape[:2]
     return [paste_mask(mask, size) for mask in example["masks"]]
 
@@ -43,7 +44,7 @@ def iou(a, b):
 
 
 def frozen(example):
-    """The arrays of an example, unwritable."""
+    """Makes the arrays of an example read-only."""
     for value in (example["image"], example["boxes"], *(m.pixels for m in example["masks"])):
         value.flags.writeable = False
     return example

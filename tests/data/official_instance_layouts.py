@@ -1,4 +1,4 @@
-"""Small trees of files with objects, as COCO, Cityscapes and the Data Science Bowl have them."""
+"""Writes small data sets with objects in the layouts of COCO, Cityscapes and the DSB."""
 
 import json
 
@@ -12,7 +12,7 @@ SIZES = {7: (40, 60), 30: (60, 40), 200: (40, 40)}  # of COCO's images, by their
 
 
 def write_coco(folder):
-    """Three images a split: two objects and a crowd, a box of no extent alone, nothing."""
+    """Three images in each split: two objects and a crowd; only a box without extent; nothing."""
     rng = np.random.default_rng(0)
     categories = [{"id": number, "name": name} for number, name in COCO_CATEGORIES.items()]
     for split in ("train", "val"):
@@ -44,7 +44,7 @@ def write_coco(folder):
 
 
 def write_cityscapes(folder):
-    """A frame a split: two cars, one touching a group of cars, a person, a road."""
+    """One frame in each split: two cars, one touching a group of cars, a person and a road."""
     ids = np.full((20, 24), 7, np.int32)
     ids[2:8, 2:8], ids[2:8, 8:14], ids[2:8, 14:20] = 26_000, 26_001, 26
     ids[10:18, 4:7] = 24_003
@@ -59,7 +59,7 @@ def write_cityscapes(folder):
 
 
 def write_nuclei(folder):
-    """Six grey and six stained images as maps of ids, each with two nuclei."""
+    """Six grey and six stained images with two nuclei each, as maps of ids."""
     rng = np.random.default_rng(2)
     ids = np.zeros((40, 48), np.uint16)
     ids[5:17, 5:17], ids[20:34, 30:44] = 1, 2

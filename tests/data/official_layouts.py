@@ -1,7 +1,7 @@
 """Writes tiny data sets in the official layouts, and returns what should be read from them.
 
-Each function fills a folder and returns, for each split, the examples that a faithful builder makes
-of it. The pictures are noise; the masks are blobs.
+Each function fills a folder and returns the examples of each split that a faithful builder reads
+from it. The pictures are noise; the masks are blobs.
 """
 
 import json
@@ -85,7 +85,7 @@ def write_cell_tracking(
 def write_drive(
     folder: Path, *, test_folder: str = "test", test_truth: bool = True
 ) -> dict[str, list[dict]]:
-    """The two halves of 20 photographs, the second observer with DRIVE's own odd palette."""
+    """Two halves of 20 photographs; the second observer has DRIVE's own odd palette."""
     rng = np.random.default_rng(2)
     expected = {"train": [], "test": []}
     halves = (
@@ -160,10 +160,10 @@ def write_camvid(folder: Path, *, suffix: str = ".png") -> dict[str, list[dict]]
 
 
 def write_voc2012(folder: Path, *, sbd: str | None = "mat") -> dict[str, list[dict]]:
-    """Three training and two validation images, and SBD's labels as "mat", "png" or not at all.
+    """Three training and two validation images, with SBD's labels as "mat" or "png" or without.
 
-    SBD drew all of them but one of train, and three more. Its labels of VOC's images are wrong on
-    purpose: none of them may be read.
+    SBD labels all of them except one of train, and three more images. Its labels of VOC's images
+    are wrong on purpose: none of them may be read.
     """
     rng = np.random.default_rng(5)
     voc = folder / "VOCdevkit" / "VOC2012"
@@ -205,7 +205,7 @@ def write_voc2012(folder: Path, *, sbd: str | None = "mat") -> dict[str, list[di
 
 
 def write_cityscapes(folder: Path) -> dict[str, list[dict]]:
-    """Two cities in each split, frames out of order between them; label maps of official ids."""
+    """Two cities in each split, with frames out of order; label maps of official ids."""
     rng = np.random.default_rng(6)
     train_ids = [255] * 34
     evaluated = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
@@ -249,7 +249,7 @@ def write_ade20k(folder: Path) -> dict[str, list[dict]]:
 
 
 def write_coco_voc(folder: Path) -> dict[str, list[dict]]:
-    """Images of rectangles: a dog over a person, a crowd of cars, things that VOC has not."""
+    """Images of rectangles: a dog over a person, a crowd of cars, and classes that VOC lacks."""
     rng = np.random.default_rng(8)
     size = (60, 80)
     categories = _coco_categories()
@@ -314,7 +314,7 @@ def _rectangle(left: int, top: int, right: int, bottom: int) -> list[int]:
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed runs: down the columns, first of 0, then of 1, and so on."""
+    """COCO's uncompressed run lengths: down the columns, alternating, starting with 0."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     return np.diff([0, *changes, flat.size]).tolist()
@@ -323,7 +323,7 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 def _with_labels(
     image: Path, labels: Path, rng, *, stored: np.ndarray, ids, palette=False, grey=False
 ) -> dict:
-    """Writes an image of noise and the stored values of its labels, as indices of a palette or not.
+    """Writes an image of noise and the stored values of its labels, grey or with a palette.
 
     Returns:
       The example, with the class id of each stored value.

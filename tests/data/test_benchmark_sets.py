@@ -32,7 +32,7 @@ def check_files(name, source):
 
 
 def read_files(name, source):
-    """The examples that a builder makes of a source folder."""
+    """The examples that a builder reads from a source folder."""
     builder = make_builder(name, data_dir=source)
     listing = builder.find_examples(source)
     assert listing.problems == []

@@ -52,7 +52,7 @@ def assert_same_example(example, expected):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder with the tiny ISBI 2012, and what was written."""
+    """A folder with the tiny ISBI 2012, and the examples written there."""
     source, data_dir = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
     expected = official_layouts.write_isbi2012(source)
     prepare("isbi2012", source=source, data_dir=data_dir)

@@ -36,7 +36,7 @@ def tiff_page(pixels, *, planar=False, **tags):
 
 
 def write_tiff(path, *pages):
-    """Little-endian TIFF, written by hand for tags and layouts that neither library can write."""
+    """Writes a little-endian TIFF with tags and layouts that neither library can write."""
     numbers = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "compression": 259}
     numbers |= {"photometric": 262, "strips": 273, "orientation": 274, "channels": 277}
     numbers |= {"rows": 278, "bytes": 279, "planar": 284, "format": 339}
@@ -64,7 +64,7 @@ def write_tiff(path, *pages):
 
 
 def write_grey_png(path, rows, width, depth, colour_type):
-    """A PNG of depths and types that neither library writes; `rows` are its packed bytes."""
+    """Writes a PNG of a depth and type that neither library writes; `rows` are packed bytes."""
 
     def chunk(name, data):
         check = struct.pack(">I", zlib.crc32(name + data))
@@ -181,7 +181,7 @@ def test_jpeg_is_rgb_within_the_error_of_its_compression(tmp_path):
 
 
 def upright(pixels, orientation):
-    """What the eight values of the orientation tag mean, by where row 0 and column 0 lie."""
+    """Applies an orientation tag; its eight values say where row 0 and column 0 lie."""
     transposed = pixels.swapaxes(0, 1)
     return {
         1: pixels,
@@ -299,7 +299,7 @@ def animated_gif(path):
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(tmp_path, write, message):
+def test_unreadable_files_are_refused_by_name(tmp_path, write, message):
     path = tmp_path / "image.png"
     write(path)
     with pytest.raises(ValueError, match=rf"image\.png: .*{message}"):

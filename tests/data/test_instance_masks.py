@@ -1,16 +1,16 @@
-"""Masks as windows of an image, cut out of maps of instances, measured and resampled."""
+"""Masks are cut out of maps of instances, measured and resampled as windows of an image."""
 
 import itertools
 
 import numpy as np
 import pytest
 
+from segjax.coco.masks import paste_mask
 from segjax.data.instance_masks import (
     InstancesToObjects,
     coverage,
     crop_mask,
     masks_from_instances,
-    paste_mask,
     resample_mask,
     tight_boxes,
 )

@@ -1,4 +1,4 @@
-"""COCO, Cityscapes with instances and the Data Science Bowl, from official files to batches."""
+"""COCO, Cityscapes and the Data Science Bowl with objects, from official files to batches."""
 
 import pickle
 from itertools import islice
@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
+from segjax.coco.masks import paste_mask
 from segjax.data.augmentation.instance import RandomFlip, ResizeShortSide
 from segjax.data.augmentation.semantic import Normalize
 from segjax.data.checks.check import check
 from segjax.data.checks.labels import find_notes, find_problems
 from segjax.data.datasets.cityscapes_instances import cityscapes_instances_dataset_builder
 from segjax.data.datasets.dsb2018.dsb2018_dataset_builder import choose_test
-from segjax.data.instance_masks import CroppedMask, InstancesToObjects, paste_mask
+from segjax.data.instance_masks import CroppedMask, InstancesToObjects
 from segjax.data.loading.aspect_ratio import orientation_groups
 from segjax.data.loading.loader import training_batches
 from segjax.data.loading.pack_objects import PackObjects
@@ -29,7 +30,7 @@ from tests.data.official_instance_layouts import SIZES, write_cityscapes, write_
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
-    """A folder in COCO's layout, and the folder that it is prepared in."""
+    """A folder in COCO's layout, and the folder it is prepared in."""
     source, data_dir = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
     write_coco(source)
     prepare("coco", source=source, data_dir=data_dir)
@@ -169,7 +170,7 @@ def test_wrong_objects_are_problems(change, problem):
     assert problem in found
 
 
-def test_of_objects_that_overlap_the_smaller_is_drawn_on_top():
+def test_the_smaller_of_overlapping_objects_is_drawn_on_top():
     example = {
         "image": np.zeros((64, 64, 3), np.uint8),
         "masks": (
@@ -254,7 +255,7 @@ def test_both_layouts_of_the_data_science_bowl_hold_the_same_examples(tmp_path):
             for key in ("image", "labels", "instances"):
                 np.testing.assert_array_equal(example[key], other[key])
     kinds = [int(files.id[1:]) % 2 for files in listings[0].splits["test"]]
-    assert sorted(kinds) == [0, 1]  # one of six of either kind
+    assert sorted(kinds) == [0, 1]  # one of the six images of each kind
 
 
 def test_the_split_of_the_data_science_bowl_never_changes():

@@ -1,4 +1,4 @@
-"""Touching cells are parted, and the parts found and made whole again."""
+"""Touching cells are separated, found again and made whole."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from segjax.data.instances import (
 
 
 def clustered_cells(size=(90, 90), count=14, seed=0):
-    """Round cells that share borders: each pixel near a centre goes to the nearest centre."""
+    """Round cells that share borders: pixels near a centre belong to the nearest one."""
     rng = np.random.default_rng(seed)
     centres = rng.uniform(10, np.array(size) - 10, (count, 2))
     distances = np.linalg.norm(np.moveaxis(np.indices(size), 0, -1)[:, :, None] - centres, axis=-1)
@@ -20,7 +20,7 @@ def clustered_cells(size=(90, 90), count=14, seed=0):
 
 
 def chebyshev_to_others(instances):
-    """Rows or columns from each cell pixel to the nearest pixel of another cell."""
+    """Chebyshev distance from each cell pixel to the nearest pixel of another cell."""
     pixels = np.argwhere(instances > 0)
     ids = instances[tuple(pixels.T)]
     distances = np.abs(pixels[:, None] - pixels[None]).max(-1)
@@ -86,7 +86,7 @@ def test_clustered_cells_come_back_nearly_whole(seed):
     whole = close_gaps(label_components(separate_touching(instances, width=2)), width=2)
     numbers, areas = np.unique(instances[instances > 0], return_counts=True)
     assert (areas > 150).sum() > 8
-    for number in numbers[areas > 150]:  # the strips leave little of a sliver between neighbours
+    for number in numbers[areas > 150]:  # strips remove most of a sliver between neighbours
         cell = instances == number
         found = whole == np.bincount(whole[cell]).argmax()
         assert (cell & found).sum() / (cell | found).sum() > 0.9

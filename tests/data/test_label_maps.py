@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.label_maps import read_label_map, read_stored_values
+from segjax.data.label_maps import read_label_map, read_stored_values, to_class_ids
 
 VALUES = np.array([[0, 1, 2], [7, 1, 255]], np.uint8)
 CLASS_IDS = {0: 255, 1: 0, 2: 1, 7: 5, 255: 255}
@@ -25,6 +25,16 @@ def test_stored_values_become_class_ids_whatever_their_colours(kind, tmp_path):
     labels = read_label_map(tmp_path / "labels.png", CLASS_IDS)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, [[255, 0, 1], [5, 0, 255]])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])
+def test_stored_values_may_be_negative_or_large(dtype):
+    stored = np.array([[-1, 0], [300, 7]], dtype)
+    labels = to_class_ids(stored, {-1: 255, 0: 0, 7: 1, 300: 2}, origin="here")
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, [[255, 0], [2, 1]])
+    with pytest.raises(ValueError, match="here: value -1; expected 0 to 1, 7, 300"):
+        to_class_ids(stored, {0: 0, 1: 0, 7: 1, 300: 2}, origin="here")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

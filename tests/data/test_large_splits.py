@@ -22,7 +22,7 @@ from tests.data import official_layouts
 
 
 class TensorFlowThatFails:
-    """Finds a TensorFlow, installed or not, that raises an error when it is imported."""
+    """Finds a TensorFlow, installed or not, and raises an error when it is imported."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -39,13 +39,13 @@ class TensorFlowThatFails:
 
 @pytest.fixture
 def no_tensorflow(monkeypatch):
-    """Makes every import of TensorFlow an error, and TFDS spill from its memory after 1 kB."""
+    """Makes every import of TensorFlow an error, and lets TFDS spill to disk after 1 kB."""
     monkeypatch.setattr(sys, "meta_path", [TensorFlowThatFails, *sys.meta_path])
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
 
 
 def noise(folder, count, *, size=100):
-    """Writes files of so many bytes, as the images of examples."""
+    """Writes files of `size` bytes as the images of examples."""
     folder.mkdir()
     for number in range(count):
         content = np.random.default_rng(number).bytes(size)
@@ -97,7 +97,7 @@ def test_building_twice_writes_the_same_bytes(tmp_path, monkeypatch):
 
 
 def peak_of_building(tmp_path, name):
-    """Peak of the memory that building a set of 3 × 1 MB takes, in bytes."""
+    """Peak memory in bytes while building a set of 3 × 1 MB."""
     builder = make_builder("camvid", data_dir=tmp_path / name)
     config = tfds.download.DownloadConfig(manual_dir=tmp_path / "source")
     tracemalloc.start()
@@ -158,7 +158,7 @@ def test_images_are_stored_as_the_files_that_were_published(suffix, tmp_path):
 
 
 def saved(path, *, kind):
-    """Writes an image of some kind, and returns what `read_image` makes of it."""
+    """Writes an image of some kind, and returns it as `read_image` reads it."""
     colour = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     image, options, expected = Image.fromarray(colour), {}, colour
     if kind == "turned":

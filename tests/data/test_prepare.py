@@ -14,6 +14,8 @@ from segjax.data.prepare import prepare
 from segjax.data.sources.semantic import open_dataset
 from tests.data import official_layouts
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory):
@@ -29,13 +31,13 @@ def damaged_drive(drive, tmp_path):
 
 @pytest.fixture
 def four_cells(monkeypatch):
-    """Makes the synthetic set four pictures."""
+    """Limits the synthetic set to four pictures."""
     splits = {"train": 2, "validation": 1, "test": 1}
     monkeypatch.setattr(synthetic_cells_dataset_builder, "SPLITS", splits)
 
 
 def refusal(name, source, data_dir):
-    """The message of a refusal, which must leave nothing behind."""
+    """Returns the message of a refusal, which must leave nothing behind."""
     with pytest.raises(ValueError, match=f"{name} is not prepared") as caught:
         prepare(name, source=source, data_dir=data_dir)
     assert not list(data_dir.glob("**/*"))

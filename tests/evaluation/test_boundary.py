@@ -10,7 +10,7 @@ from segjax.evaluation.boundary import (
 
 
 def slow_boundary(mask, counted, distance):
-    """Marks mask pixels with a pixel of another class, or none, within a chessboard distance."""
+    """Marks mask pixels within a chessboard distance of another class or of the image's outside."""
     outside = np.pad(counted & ~mask, distance, constant_values=True)
     boundary = np.zeros_like(mask)
     for y, x in np.argwhere(mask & counted):
@@ -39,8 +39,8 @@ def test_counts_agree_with_a_search_around_each_pixel(ratio, distance):
 
 
 def test_hand_computed_square_shifted_by_one():
-    # A 4×4 square has a ring of 12 boundary pixels. Two rings one column apart share 3 pixels of
-    # their top rows and 3 of their bottom rows.
+    # A 4×4 square has a ring of 12 boundary pixels. Two rings one column apart share 3 pixels in
+    # the top row and 3 in the bottom row.
     labels = np.zeros((20, 20), int)
     labels[5:9, 5:9] = 1
     counts = boundary_counts(labels, np.roll(labels, 1, axis=1), num_classes=2)
@@ -103,7 +103,7 @@ def test_bad_input_is_named(labels, predictions, options, message):
 
 
 def slow_band(labels, width, border):
-    """Marks the counted pixels with void, or another class, within a chessboard distance."""
+    """Marks the counted pixels within a chessboard distance of void or of another class."""
     band = np.zeros(labels.shape, bool)
     for y, x in np.argwhere(labels != 255):
         window = labels[max(y - width, 0) : y + width + 1, max(x - width, 0) : x + width + 1]
@@ -126,6 +126,21 @@ def test_trimaps_agree_with_a_search_around_each_pixel(border):
     assert counts.dtype == np.int64
     assert (np.diff(counts.sum((1, 2))) > 0).all()
     assert counts[-1].sum() == (labels != 255).sum()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
+def test_counts_are_those_of_the_classes_whatever_integers_hold_them(dtype):
+    labels = 120 * blobs(0).astype(np.int64)  # 0, 120 and 240, the last beyond int8
+    predictions = np.roll(labels, 1, axis=1)
+    labels[3:9, 8:13] = 255
+    given = labels.astype(dtype), predictions.astype(dtype)
+    for border in ("void", "classes"):
+        options = {"num_classes": 241, "widths": (1, 3), "border": border}
+        expected = trimap_counts(labels, predictions, **options)
+        assert expected.any()
+        np.testing.assert_array_equal(trimap_counts(*given, **options), expected)
+    expected = boundary_counts(labels, predictions, num_classes=241)
+    np.testing.assert_array_equal(boundary_counts(*given, num_classes=241), expected)
 
 
 def test_trimap_of_a_void_line_by_hand():

@@ -45,7 +45,7 @@ def test_exactly_half_is_no_match_and_one_pixel_more_is():
 
 
 def test_one_predicted_object_may_match_several_true_ones():
-    # Each half is covered whole by one object twice its size.
+    # One object, twice the size of each half, covers both halves.
     assert cell_tracking_seg(np.array([[1, 1, 2, 2]]), np.array([[9, 9, 9, 9]])) == 0.5
 
 

@@ -1,4 +1,4 @@
-"""COCO's scores are those of its own code, and bad input is named."""
+"""Scores equal those of COCO's own code, and bad input is named."""
 
 import contextlib
 import copy
@@ -75,7 +75,7 @@ def random_world(seed, *, images=8, categories=(3, 7, 21), decimals=1, copies=3,
 
 
 def pycocotools_scores(truth, found, iou_type, max_detections=(1, 10, 100)):
-    """COCO's own code; an empty list of results, which it cannot read, as a set without any."""
+    """Scores by COCO's own code, which cannot read an empty list of results."""
     key = {"bbox": "bbox", "segm": "segmentation"}[iou_type]
     found = [
         {name: row[name] for name in ("image_id", "category_id", "score", key)} for row in found
@@ -131,7 +131,7 @@ def test_more_detections_than_count_are_cut_by_score(iou_type):
     result = evaluate_coco(truth, found, iou_type, max_detections=(5, 300))
     expected = pycocotools_scores(truth, found, iou_type, (5, 300)).eval
     assert result["AP"] == pytest.approx(expected["precision"][:, :, 0, 0, 1].mean(), rel=1e-12)
-    recall = expected["recall"][:, 0, 0]  # of the class that occurs
+    recall = expected["recall"][:, 0, 0]  # of the class that occurs in the truth
     assert result["AR5"] == pytest.approx(recall[..., 0].mean())
     assert result["AR300"] == pytest.approx(recall[..., 1].mean())
     assert "AR100" not in result
@@ -159,7 +159,7 @@ def hand_made():
 
 def test_scores_of_a_case_worked_out_by_hand():
     truth, boxes = hand_made()
-    # A hit, a miss of lower score, and two within the crowd that count for nothing.
+    # A hit, a miss of lower score, and two within the crowd that do not count.
     found = [
         detection(10, 1, boxes[0], 0.9),
         detection(10, 1, (120, 100, 20, 20), 0.8),
@@ -170,12 +170,12 @@ def test_scores_of_a_case_worked_out_by_hand():
     # Precision 1 at the 51 of 101 recalls up to a half, and 0 beyond.
     assert result["AP"] == pytest.approx(51 / 101)
     assert result["AR100"] == result["AR10"] == 0.5
-    assert result["AR1"] == 0  # the best detection is one of the crowd
+    assert result["AR1"] == 0  # the best detection lies on the crowd
     assert np.isnan(result["APs"])
     assert result["APm"] == pytest.approx(51 / 101)
 
 
-def test_of_equal_scores_the_earlier_detection_goes_first():
+def test_the_earlier_of_equally_scored_detections_goes_first():
     truth, boxes = hand_made()
     good, bad = detection(10, 1, boxes[0], 0.5), detection(10, 1, (120, 100, 20, 20), 0.5)
     first = check_equal(truth, [good, bad], "bbox")["AP"]
@@ -191,7 +191,7 @@ def test_sizes_of_masks_are_those_of_masks_and_not_of_boxes():
 
 
 def test_objects_without_usable_ids_are_found():
-    """COCO's code takes a match with an object of id 0 for none."""
+    """COCO's code takes a match with an object of id 0 for no match."""
     truth, boxes = hand_made()
     found = [detection(10, 1, box, 0.9) for box in boxes[:2]]
     truth["annotations"][0]["id"] = 0
@@ -229,8 +229,8 @@ def test_polygons_and_uncompressed_runs_of_the_truth_are_read():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, d: d[0].update(image_id=99), "detection 0 is of image 99, which is not"),
-        (lambda t, d: d[1].update(category_id=5), "detection 1 is of category 5"),
+        (lambda t, d: d[0].update(image_id=99), "detection 0 has image_id 99, which is not"),
+        (lambda t, d: d[1].update(category_id=5), "detection 1 has category_id 5"),
         (lambda t, d: d[1].pop("score"), "detection 1 has no 'score'"),
         (lambda t, d: d[0].pop("segmentation"), "detection 0 has no 'segmentation'"),
         (lambda t, d: d[0].update(score=float("nan")), "expected a number as score, found nan"),
@@ -239,7 +239,7 @@ def test_polygons_and_uncompressed_runs_of_the_truth_are_read():
         (lambda t, d: d[0].update(segmentation=[[1, 2, 3]]), "expected a mask as compressed run"),
         (lambda t, d: t.pop("categories"), 'with a list "categories"'),
         (lambda t, d: t["annotations"][2].pop("area"), "annotation 2 has no 'area'"),
-        (lambda t, d: t["annotations"][1].update(image_id=4), "annotation 1 is of image 4"),
+        (lambda t, d: t["annotations"][1].update(image_id=4), "annotation 1 has image_id 4"),
         (lambda t, d: t["images"].append(t["images"][0]), "two images have the id 10"),
         (
             lambda t, d: t["categories"].append({"id": 2, "name": "class 1"}),

@@ -11,7 +11,7 @@ from segjax.evaluation.evaluator import SummingEvaluator
 
 @dataclass(frozen=True)
 class Share:
-    """The share of pixels above a threshold, where any were counted."""
+    """The share of counted pixels above a threshold; NaN without counted pixels."""
 
     name: str
     threshold: float = 0.5
@@ -30,7 +30,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Constant:
-    """Adds the same array for each example, whatever it is."""
+    """Adds the same array for every example."""
 
     value: np.ndarray
 

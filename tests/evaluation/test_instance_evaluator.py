@@ -1,4 +1,4 @@
-"""Detections added up over examples and processes: order changes nothing, scores are COCO's."""
+"""Detections of all examples and processes have COCO's scores, in whatever order they come."""
 
 import json
 from types import SimpleNamespace
@@ -147,7 +147,7 @@ def test_the_score_of_an_example_is_its_panoptic_quality():
     evaluator = CocoEvaluator(CLASSES)
     boxes = [[0, 0, 20, 20], [30, 0, 50, 20], [30, 30, 50, 50]]
     example = make_example("a", boxes, [1, 1, 2])
-    # IoU 0.75; of the wrong class; of too low a score; and nothing at all there.
+    # IoU 0.75; the wrong class; too low a score; and no object there.
     found = make_prediction(
         [[0, 0, 15, 20], boxes[1], boxes[2], [60, 0, 70, 10]], [1, 2, 2, 1], [0.9, 0.8, 0.4, 0.6]
     )

@@ -6,7 +6,7 @@ import pytest
 from segjax.evaluation.boundary import boundary_iou, trimap_counts
 from segjax.evaluation.cell_tracking import cell_tracking_seg
 from segjax.evaluation.confusion_matrix import ConfusionMatrix
-from segjax.evaluation.em_segmentation import em_stack_errors
+from segjax.evaluation.em_segmentation import em_counts, em_errors
 from segjax.evaluation.metrics import (
     BoundaryIou,
     CellTracking,
@@ -181,8 +181,12 @@ def test_roc_auc_counts_pixels_in_the_field_of_view_that_are_not_ignored():
 
 def test_em_errors_of_examples_are_those_of_the_stack():
     metric = EmErrors(thresholds=(0.4, 0.6))
-    cells = stacked(PAIRS, 1, "probabilities")[..., 1]
-    expected = em_stack_errors(stacked(PAIRS, 0, "labels"), cells, thresholds=(0.4, 0.6))
+    slices = [
+        em_counts(example["labels"], prediction["probabilities"][..., 1], thresholds=(0.4, 0.6))
+        for example, prediction in PAIRS
+    ]
+    stack = {name: sum(counts[name] for counts in slices) for name in slices[0]}
+    expected = em_errors(stack, thresholds=(0.4, 0.6))
     assert metric.result(summed(metric, PAIRS)) == expected
 
 

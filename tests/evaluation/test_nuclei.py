@@ -1,4 +1,4 @@
-"""The score of the 2018 Data Science Bowl, against loops over objects and cases worked by hand."""
+"""The 2018 Data Science Bowl's score, against loops over objects and cases worked by hand."""
 
 from types import SimpleNamespace
 
@@ -65,7 +65,7 @@ def test_a_pixel_belongs_to_the_mask_with_the_highest_score():
     scores = np.array([0.5, 0.9, 0.5, 0.8])
     result = instance_map([rle.encode(mask) for mask in masks], scores, (6, 8))
     expected = np.zeros((6, 8), np.int32)
-    for index in (2, 0, 3, 1):  # of equal scores the earlier is drawn over the later
+    for index in (2, 0, 3, 1):  # at equal scores, the earlier mask is drawn over the later one
         expected[masks[index]] = index + 1
     np.testing.assert_array_equal(result, expected)
     assert result.dtype == np.int32

@@ -1,4 +1,4 @@
-"""Panoptic quality, against panopticapi's rules written out in loops, and cases worked by hand."""
+"""Panoptic quality, against panopticapi's rules in loops and cases worked by hand."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ COLOR = 200_000  # ids may be 24-bit colours
 
 
 def slow_counts(truth, prediction, num_classes):
-    """[classes, (IoU, TP, FP, FN)] by the rules of panopticapi's evaluation, one image."""
+    """[classes, (IoU, TP, FP, FN)] of one image by panopticapi's rules."""
     counts = np.zeros((num_classes, 4))
     matched_true, matched_found = set(), set()
     true_ids, found_ids = (
@@ -89,8 +89,9 @@ def row(*runs):
 
 def test_a_case_worked_out_by_hand():
     truth = Segments(row((1, 10), (2, 10), (0, 10), (3, 10)), {1: 0, 2: 1, 3: 1}, crowds=[3])
-    # 4 finds 8 of the 10 pixels of 1, and 2 void ones that do not count; 5 finds too little of 2
-    # and 6 is of another class: false positives; 7 and 8 lie mostly on void and 9 on the crowd.
+    # 4 finds 8 of the 10 pixels of 1, and 2 void ones that do not count. False positives are 5,
+    # which finds too little of 2, and 6, which has another class. 7 and 8 lie mostly on void, and 9
+    # on the crowd.
     found = row((4, 8), (0, 2), (5, 4), (6, 5), (7, 1), (4, 2), (7, 3), (8, 4), (7, 1), (9, 10))
     prediction = Segments(found, {4: 0, 5: 1, 6: 0, 7: 0, 8: 2, 9: 1})
     result = panoptic_quality(truth, prediction, num_classes=4, things=[1])

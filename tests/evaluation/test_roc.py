@@ -10,7 +10,7 @@ from segjax.evaluation.roc import (
 
 
 def pairwise_auc(positive, scores):
-    """Counts (positive, negative) pairs in the right order, ties one half."""
+    """Counts (positive, negative) pairs in the right order; ties count one half."""
     above = scores[positive][:, None] - scores[~positive][None, :]
     return ((above > 0).sum() + 0.5 * (above == 0).sum()) / above.size
 
@@ -30,7 +30,7 @@ def test_exact_auc_counts_pairs_with_and_without_ties(decimals):
 
 
 def test_hand_computed_auc_and_average_precision():
-    # Falling scores: positive, negative, positive, negative.
+    # By falling score: positive, negative, positive, negative.
     positive, scores = np.array([True, False, True, False]), np.array([0.9, 0.7, 0.5, 0.1])
     counts = roc_counts(positive, scores)
     assert roc_auc(positive, scores) == roc_auc_of_counts(counts) == 3 / 4

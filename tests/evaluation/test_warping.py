@@ -7,7 +7,7 @@ from segjax.evaluation.warping import split_merge_counts, warp_truth, warping_er
 
 
 def topology(cells):
-    """Numbers of 4-connected cells and of 8-connected membranes, all membrane beyond the image."""
+    """Counts 4-connected cells and 8-connected membranes; beyond the image all is membrane."""
     padded = np.pad(cells, 1)
     return ndimage.label(padded)[1], ndimage.label(~padded, np.ones((3, 3)))[1]
 
@@ -19,7 +19,7 @@ def flip(cells, y, x):
 
 
 def slow_warp(truth, prediction, threshold, mask):
-    """The documented descent; a pixel is simple if its flip keeps the topology of the image."""
+    """The documented descent, with topology checked on the whole image at every flip."""
     cells, target = truth.copy(), prediction > threshold
     pixels = [(y, x) for x in range(truth.shape[1]) for y in range(truth.shape[0])]
     pixels.sort(key=lambda pixel: -abs(float(prediction[pixel]) - threshold))
@@ -34,7 +34,7 @@ def slow_warp(truth, prediction, threshold, mask):
 
 
 def slow_split_merge(warped, target, radius):
-    """Counts by looking at each pixel's component ids, as the docstring says."""
+    """Counts by the component ids around each pixel, as the docstring says."""
 
     def ids_around(cells, y, x):
         labels = np.pad(ndimage.label(cells)[0], 1)[y : y + 3, x : x + 3].ravel()
@@ -112,7 +112,7 @@ ONE_CELL = np.pad(np.ones((7, 10), bool), 1)
 HAND_CASES = {
     "nothing changed": (cells_with_wall(), cells_with_wall(), 0, (0, 0)),
     "wall moved by its width": (cells_with_wall(5), cells_with_wall(6), 0, (0, 0)),
-    # No pixel between the two places disagrees, so none may be flipped on the way.
+    # The pixels between the two places agree, so none of them may be flipped.
     "wall moved beyond its width": (cells_with_wall(5), cells_with_wall(7), 9 + 1, (1, 9)),
     "wall wider": (cells_with_wall(5), cells_with_wall(4, width=4), 0, (0, 0)),
     "wall bent": (
@@ -178,7 +178,7 @@ def test_split_and_merge_pixels_agree_with_a_search_at_each(seed, radius):
 
 
 def test_ring_is_split_only_as_seen_in_the_window():
-    # Without one of its pixels a wide ring is still one cell, but not near that pixel.
+    # A ring without one pixel is still one cell, but near that pixel it looks like two.
     ring = np.zeros((30, 30), bool)
     ring[5:25, 5:25] = True
     ring[6:24, 6:24] = False

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import table
-from experiments.benchmarks.measure import Options, Results, Side, Timing, compare
+from experiments.benchmarks import measure, table
+from experiments.benchmarks.measure import Options, Results, Side, Timing, compare, environment
 
 SIDES = """
 import os
@@ -52,10 +52,12 @@ def test_sides_run_by_turns_each_in_its_own_process(sides, tmp_path):
 
 def test_processes_may_be_kept_for_the_next_case(sides, tmp_path):
     running, arguments = {}, {"path": str(tmp_path / "calls")}
-    first = compare(sides("appending"), arguments, rounds=1, running=running)
-    second = compare(sides("appending"), arguments, rounds=1, running=running)
-    for worker in running.values():
-        worker.close()
+    try:
+        first = compare(sides("appending"), arguments, rounds=1, running=running)
+        second = compare(sides("appending"), arguments, rounds=1, running=running)
+    finally:
+        for worker in running.values():
+            worker.close()
     assert {n: t.note for n, t in first.items()} == {n: t.note for n, t in second.items()}
 
 
@@ -82,6 +84,16 @@ def test_a_call_may_count_its_own_seconds_and_the_record_holds_the_ratio(sides, 
     lines = capsys.readouterr().out.splitlines()
     assert "|  | a | b | a / b | load |" in lines
     assert lines[-2].startswith("| work | 250 (250–250) | 500 (500–500) | 0.50 |")
+
+
+def test_without_git_the_record_says_that_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment([sys.executable])["commit"] == "unknown"
+
+
+def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "__file__", str(tmp_path / "measure.py"))
+    assert environment([sys.executable])["commit"] == "unknown"
 
 
 def test_median_and_quartiles_are_those_of_the_rounds():

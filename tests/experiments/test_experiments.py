@@ -18,6 +18,12 @@ from tests.data import official_instance_layouts, official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
+# One of each family is enough for a quick look.
+QUICK = {"quickstart.py", "deeplab/v3_voc2012.py", "mask_rcnn/synthetic_cells.py"}
+RUNS = [
+    pytest.param(path, id=name, marks=[pytest.mark.quick] if name in QUICK else [])
+    for path, name in ((path, str(path.relative_to(EXPERIMENTS))) for path in FILES)
+]
 SHORT = [
     *("--train.num-steps", "2", "--train.batch-size", "4", "--train.log-every", "1"),
     *("--train.eval-every", "1", "--train.checkpoint-every", "1", "--train.num-workers", "0"),
@@ -115,7 +121,7 @@ def paths_of_coco(folder):
     return flags
 
 
-@pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(EXPERIMENTS)) for f in FILES])
+@pytest.mark.parametrize("file", RUNS)
 def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path):
     module = load_module(file)
     workdir = tmp_path / "run"

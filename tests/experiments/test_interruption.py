@@ -3,11 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -16,6 +17,8 @@ import pytest
 
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
+from tests.processes import kill, started
+from tests.readme import readme_code
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
@@ -28,21 +31,21 @@ SMALL = [
 
 
 def start(file, workdir, *arguments, devices=1):
-    """Starts an experiment as a process, with its output in a file beside its run directory."""
+    """An experiment as a process of a `with` block; its output is beside its run directory."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     }
-    with workdir.with_suffix(".log").open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, str(file), "--workdir", str(workdir), *arguments],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, str(file), "--workdir", str(workdir), *arguments]
+    return started(command, output=workdir.with_suffix(".log"), environment=environment)
+
+
+def run(file, workdir, *arguments, devices=1):
+    """Runs an experiment to its end."""
+    with start(file, workdir, *arguments, devices=devices) as process:
+        finish(process, workdir)
 
 
 def finish(process, workdir):
@@ -72,17 +75,17 @@ def kill_after(process, workdir, step):
         time.sleep(0.02)
     time.sleep(random.random() * 0.2)
     assert process.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
 
 
 def test_a_quickstart_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     data = ["--data-dir", str(tmp_path / "data")]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(QUICKSTART, whole, *SMALL, *data), whole)
+    run(QUICKSTART, whole, *SMALL, *data)
     for step in (1, 5, 9):
-        kill_after(start(QUICKSTART, killed, *SMALL, *data), killed, step)
-    finish(start(QUICKSTART, killed, *SMALL, *data), killed)
+        with start(QUICKSTART, killed, *SMALL, *data) as process:
+            kill_after(process, killed, step)
+    run(QUICKSTART, killed, *SMALL, *data)
     assert killed.with_suffix(".log").read_text().count("resuming from step") >= 2
     assert logged(killed) == logged(whole)
     assert [line["step"] for line in logged(whole) if line["split"] == "train"] == [*range(1, 13)]
@@ -96,12 +99,12 @@ def test_a_quickstart_killed_three_times_equals_an_uninterrupted_one_bit_for_bit
 def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
     steps = ["--train.num-steps", "100000", "--train.checkpoint-every", "100000"]
-    process = start(TINY, workdir, *steps, "--train.eval-every", "None")
-    while not any(line["step"] >= 3 for line in logged(workdir)):
-        assert process.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130
+    with start(TINY, workdir, *steps, "--train.eval-every", "None") as process:
+        while not any(line["step"] >= 3 for line in logged(workdir)):
+            assert process.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
     output = workdir.with_suffix(".log").read_text()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         latest = checkpoints.latest_step
@@ -115,7 +118,7 @@ def two_processes(tmp_path_factory):
     """A run of one process with four devices, and of two processes with two devices each."""
     folder = tmp_path_factory.mktemp("processes")
     one, two = folder / "one", folder / "two"
-    finish(start(TINY, one, "--norm", "batch", devices=4), one)
+    run(TINY, one, "--norm", "batch", devices=4)
     run_two(two, "--norm", "batch")
     return one, two
 
@@ -124,19 +127,16 @@ def run_two(workdir, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
-        start(
-            TINY,
-            workdir,
-            *arguments,
-            *("--distributed.coordinator-address", f"127.0.0.1:{port}"),
-            *("--distributed.num-processes", "2", "--distributed.process-id", str(index)),
-            devices=2,
-        )
-        for index in range(2)
-    ]
-    for process in processes:
-        finish(process, workdir)
+    together = ("--distributed.coordinator-address", f"127.0.0.1:{port}")
+    together += ("--distributed.num-processes", "2")
+    with ExitStack() as stack:
+        processes = []
+        for index in range(2):
+            which = (*together, "--distributed.process-id", str(index))
+            process = start(TINY, workdir, *arguments, *which, devices=2)
+            processes.append(stack.enter_context(process))
+        for process in processes:
+            finish(process, workdir)
 
 
 def numbers(workdir):
@@ -174,12 +174,30 @@ def test_two_processes_write_one_log_and_one_set_of_checkpoints(two_processes):
     assert two.with_suffix(".log").read_text().count("report    ") == 1
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["one process", "two processes"])
+def test_plain_orbax_reads_a_run_of_several_devices_on_one_as_the_readme_says(
+    two_processes, which, tmp_path
+):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "v3").symlink_to(two_processes[which])
+    save = "import numpy\nnumpy.savez('found', *map(numpy.asarray, jax.tree.leaves(state)))\n"
+    code = f"import os\nos.chdir({str(tmp_path)!r})\n{readme_code('Checkpoints')}{save}"
+    log = tmp_path / "log"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    with started(command, output=log, environment=environment) as process:
+        assert process.wait(timeout=120) == 0, log.read_text()[-4000:]
+    found = [*np.load(tmp_path / "found.npz").values()]
+    expected, _ = final_arrays(two_processes[which])
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_a_run_of_one_process_goes_on_in_two(two_processes, tmp_path):
     one, _ = two_processes
     more = ["--norm", "batch", "--train.num-steps", "8", "--accept-changes", "True"]
     for name in ("alone", "together"):
-        subprocess.run(["cp", "-r", str(one), str(tmp_path / name)], check=True)
+        shutil.copytree(one, tmp_path / name)
     run_two(tmp_path / "together", *more)
     alone = tmp_path / "alone"
-    finish(start(TINY, alone, *more, devices=1), alone)
+    run(TINY, alone, *more)
     assert_same_numbers(numbers(tmp_path / "together"), numbers(alone))

@@ -1,4 +1,4 @@
-"""What all coverings promise, and where WholeImage and SlidingWindow put their windows."""
+"""Properties of all coverings, and where WholeImage and SlidingWindow put their windows."""
 
 import itertools
 
@@ -14,7 +14,7 @@ COVERINGS = [
     WholeImage((33, 49), multiple=16),
     SlidingWindow((20, 24), (12, 10)),
     Tiling((30, 36), (16, 20), multiple=4),
-    Tiling((20, 24), (16, 20), multiple=4, overlap=0.5, weighting="gaussian"),
+    Tiling((32, 38), (18, 22), multiple=4),  # outputs overlap by two pixels
 ]
 SIZES = [(61, 83), (20, 24), (33, 49), (5, 7), (1, 40)]
 
@@ -26,7 +26,7 @@ def noise(height, width):
 
 
 def kept(covering, window):
-    """What is kept of the output of a network that returns its input."""
+    """The kept part of the output of a network that returns its input."""
     height, width = covering.kept_size(window.shape[:2])
     top, left = (window.shape[0] - height) // 2, (window.shape[1] - width) // 2
     return window[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""Merging the detections of several views of an image."""
+"""Detections of several views of an image are merged."""
 
 import numpy as np
 import pytest
@@ -49,10 +49,10 @@ def test_an_overlap_at_the_threshold_suppresses_nothing():
 
 def test_masks_are_averaged_over_views_with_one_of_each():
     first = make_view([[0, 0, 100, 100]], [0.9], value=1.0)
-    # The best of the second view counts once; that of its own view does not count at all.
+    # Both boxes of the second view are suppressed; only the mask of the more similar one counts.
     second = make_view([[0, 0, 100, 100], [0, 0, 100, 90]], [0.8, 0.85], value=0.4)
     second["masks"][1] = 0
-    # Suppressed, and yet too different to be the same object.
+    # Suppressed, but too different to be the same object.
     third = make_view([[0, 0, 100, 60]], [0.7], value=0.0)
     merged = merge_views([first, second, third], **OPTIONS)
     np.testing.assert_allclose(merged["masks"], np.full((1, 28, 28), 0.7), atol=1e-6)
@@ -60,7 +60,7 @@ def test_masks_are_averaged_over_views_with_one_of_each():
 
 
 def test_masks_of_other_boxes_are_moved_into_the_frame_of_the_kept_box():
-    """A disc seen in two frames that are a little apart is the same disc."""
+    """A disc seen in two slightly different frames is the same disc."""
     frames = np.array([[10, 10, 90, 90], [14, 6, 90, 94]], np.float32)
     views = []
     for frame, score in zip(frames, (0.9, 0.8), strict=True):
@@ -88,7 +88,7 @@ def test_a_mirrored_and_enlarged_view_is_mapped_back_to_the_image():
     np.testing.assert_array_equal(restored["boxes"], box)
     np.testing.assert_array_equal(restored["masks"], mask)
     assert restored["scores"] == 1
-    # What is drawn in the mirror image is the mirror image of what is drawn.
+    # Pasting into the mirrored image and mirroring back equals pasting directly.
     drawn = paste(seen["masks"][0], seen["boxes"][0], view_size, rule="detectron2")[:, ::-1]
     direct = paste(mask[0], 2 * box[0], view_size, rule="detectron2")
     np.testing.assert_allclose(drawn, direct, atol=1e-6)
@@ -109,6 +109,6 @@ def test_views_without_detections_and_no_views():
         merge_views([], **OPTIONS)
 
 
-def test_empty_boxes_make_no_trouble():
+def test_empty_boxes_are_kept_and_suppress_nothing():
     view = make_view([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 9, 9]], [0.9, 0.8, 0.7])
     assert len(merge_views([view], **OPTIONS)["scores"]) == 3

@@ -1,4 +1,4 @@
-"""Masks pasted by both rules, against loops over pixels written after the two systems."""
+"""Masks are pasted by both rules as in loops over pixels, written after the two systems."""
 
 import math
 
@@ -9,7 +9,7 @@ from segjax.coco import run_lengths as rle
 from segjax.inference.paste import paste, paste_to_rle
 
 SIZE = (37, 45)
-# Within the image, over its corners and edges, outside, thin, and of one pixel.
+# Inside the image, across its corners and edges, outside, thin, and of one pixel.
 BOXES = np.array(
     [
         [10.3, 5.2, 30.9, 25.1],
@@ -34,7 +34,7 @@ def probabilities(count, side=7):
 
 
 def bilinear(mask, y, x):
-    """Linear interpolation between the centres of cells; cells beyond the mask are 0."""
+    """Bilinear interpolation between the centres of cells; cells beyond the mask are 0."""
     total = 0.0
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -99,8 +99,8 @@ def test_run_lengths_are_those_of_the_pasted_mask_cut_at_the_threshold(rule, thr
 def test_a_full_mask_fills_the_pixels_whose_centres_are_in_its_box():
     box = np.array([2.5, 1.5, 6.5, 4.0], np.float32)
     expected = np.zeros((8, 9), bool)
-    expected[1:4, 2:7] = True  # centres 2.5 to 6.5 and 1.5 to 3.5, those on the border included
-    expected[1, [2, 6]] = False  # but for corners: half of a half
+    expected[1:4, 2:7] = True  # centres 2.5 to 6.5 and 1.5 to 3.5, including the border
+    expected[1, [2, 6]] = False  # except corners, where the value is half of a half
     (found,) = paste_to_rle(np.ones((1, 28, 28)), box[None], (8, 9), rule="detectron2")
     np.testing.assert_array_equal(rle.decode(found), expected)
 

@@ -1,17 +1,15 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from segjax.inference.tiling import Tiling
 
 PAPER = Tiling((572, 572), (388, 388), multiple=16)
-# The shape law of `ToyUNet` without padding: 4b + 6 in, 4b − 14 out.
+# `ToyUNet` without padding maps a side of 4b + 6 to 4b − 14.
 VALID = Tiling((46, 54), (26, 34), multiple=4)
 
 
 class ToyUNet:
-    """Two poolings, skips and an uneven up-sampling: only shifts by 4 commute with it."""
+    """Two poolings, skips and an uneven up-sampling: it commutes only with shifts by 4."""
 
     def __init__(self, *, padded):
         self.padded = padded
@@ -35,7 +33,7 @@ class ToyUNet:
             x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max((1, 3))
         x = self.convolve(x, self.kernels[2])
         for kernel in self.kernels[3:]:
-            # Up-sampling that tells the four pixels of a block apart, as an up-convolution does.
+            # The four pixels of a block get different values, as in an up-convolution.
             x = np.kron(x, np.array([[1.0, 0.5], [0.25, 0.8]])[..., None])
             skip = skips.pop()
             top, left = (skip.shape[0] - x.shape[0]) // 2, (skip.shape[1] - x.shape[1]) // 2
@@ -49,7 +47,7 @@ def noise(height, width, channels=2):
 
 
 def predict(network, image, tiling):
-    """Covers an image with outputs, of which what the tiling keeps is cut out."""
+    """Predicts an image tile by tile; the kept centre is cut out of each output."""
 
     def kept(position):
         output = network(tiling.extract(image, position))
@@ -60,8 +58,8 @@ def predict(network, image, tiling):
     return tiling.stitch(map(kept, tiling.positions(image.shape)), image.shape)
 
 
-# Odd, even, smaller than a tile or than the mirrored margin, one pixel, exactly one and two tiles,
-# one pixel more, and long and thin.
+# Odd and even; smaller than a tile, and than the mirrored margin; one pixel; exactly one and two
+# tiles, and one pixel more; long and thin.
 SIZES = [
     *[(61, 83), (64, 96), (17, 25), (5, 3), (1, 1), (1, 40)],
     *[(26, 34), (50, 66), (51, 67), (27, 2), (150, 9)],
@@ -69,25 +67,13 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
-def test_tiles_of_a_valid_network_equal_the_whole_image_pass(size, weighting):
+def test_tiles_of_a_valid_network_equal_the_whole_image_pass(size):
     image = noise(*size)
     network = ToyUNet(padded=False)
     whole = predict(network, image, VALID.single(image.shape))
-    tiled = predict(network, image, dataclasses.replace(VALID, weighting=weighting))
+    tiled = predict(network, image, VALID)
     assert whole.shape == (*size, 3)
     assert whole.std() > 0.01
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
-
-
-@pytest.mark.parametrize("size", [(61, 83), (9, 40), (1, 1)])
-def test_more_overlap_changes_nothing_when_tiles_are_exact(size):
-    image = noise(*size)
-    network = ToyUNet(padded=False)
-    whole = predict(network, image, VALID.single(image.shape))
-    tiling = dataclasses.replace(VALID, overlap=0.5, weighting="gaussian")
-    assert len(tiling.positions(size)) >= len(VALID.positions(size))
-    tiled = predict(network, image, tiling)
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
 
 
@@ -106,7 +92,7 @@ def test_tiles_of_a_padded_network_equal_the_whole_image_pass_with_enough_contex
 
     def largest_difference(context):
         tiling = Tiling((24 + 2 * context, 32 + 2 * context), (24, 32), multiple=4)
-        # The reference sees the wide context too, or its own padding would be the difference.
+        # The reference has the wide context too; otherwise its own padding would differ.
         wide = Tiling((48, 56), (24, 32), multiple=4)
         whole = predict(network, image, wide.single(image.shape))
         return np.abs(predict(network, image, tiling) - whole).max() / np.abs(whole).max()
@@ -153,52 +139,33 @@ def test_single_tile_of_the_papers_network_is_the_smallest_valid_size(length, pa
 
 
 @pytest.mark.parametrize(
-    ("output", "multiple", "overlap", "stride"),
+    ("output", "multiple", "stride"),
     [
-        ((388, 200), 16, 0.5, (192, 96)),
-        ((80, 160), 16, 0.8, (16, 32)),  # 80 · (1 − 0.8) falls below 16 in floating point
-        ((100, 100), 1, 0.25, (75, 75)),
-        ((33, 33), 32, 0.0, (32, 32)),
+        ((388, 200), 16, (384, 192)),
+        ((100, 100), 1, (100, 100)),
+        ((33, 33), 32, (32, 32)),
     ],
 )
-def test_stride_is_the_largest_multiple_that_leaves_the_overlap(output, multiple, overlap, stride):
-    assert Tiling(output, output, multiple, overlap).stride == stride
+def test_stride_is_the_largest_multiple_within_the_output(output, multiple, stride):
+    assert Tiling(output, output, multiple).stride == stride
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
-def test_stitch_equals_a_weighted_mean_computed_pixel_by_pixel(weighting):
-    tiling = Tiling((8, 12), (8, 12), multiple=2, overlap=0.6, weighting=weighting)
-    assert tiling.stride == (2, 4)
+def test_stitch_equals_a_mean_computed_pixel_by_pixel():
+    tiling = Tiling((8, 12), (8, 12), multiple=5)
+    assert tiling.stride == (5, 10)
     shape = (13, 21)
     positions = tiling.positions(shape)
     outputs = np.random.default_rng(0).normal(size=(len(positions), 8, 12, 2))
-
-    def weight(i, j):
-        if weighting == "uniform":
-            return 1.0
-        return np.exp(-((i - 3.5) ** 2) / 2 / 1.0**2 - (j - 5.5) ** 2 / 2 / 1.5**2)
-
     expected = np.zeros((*shape, 2))
     for row, column in np.ndindex(shape):
-        shares = [
-            (weight(row - r, column - c), output[row - r, column - c])
+        found = [
+            output[row - r, column - c]
             for (r, c), output in zip(positions, outputs, strict=True)
             if 0 <= row - r < 8 and 0 <= column - c < 12
         ]
-        expected[row, column] = sum(w * y for w, y in shares) / sum(w for w, _ in shares)
+        expected[row, column] = np.mean(found, axis=0)
     stitched = tiling.stitch(outputs, shape)
     np.testing.assert_allclose(stitched, expected, atol=1e-6)
-
-
-def test_gaussian_weighting_hides_a_seam_that_uniform_weighting_leaves():
-    outputs = np.stack([np.zeros((32, 32)), np.ones((32, 32))])
-
-    def largest_step(weighting):
-        tiling = Tiling((32, 32), (32, 32), overlap=0.5, weighting=weighting)
-        return np.abs(np.diff(tiling.stitch(outputs, (32, 48))[0])).max()
-
-    assert largest_step("uniform") == pytest.approx(0.5)
-    assert largest_step("gaussian") < 0.35
 
 
 @pytest.mark.parametrize(
@@ -208,10 +175,7 @@ def test_gaussian_weighting_hides_a_seam_that_uniform_weighting_leaves():
         (((572, 380), (388, 388)), "input width 380, output width 388"),
         (((572, 572), (0, 388)), "output height 0"),
         (((16, 16), (12, 12), 16), "multiples of 16"),
-        (((32, 32), (32, 32), 16, 0.75), "smaller overlap"),
-        (((32, 32), (32, 32), 16, 1.0), r"overlap must be in \[0, 1\), found 1.0"),
         (((32, 32), (32, 32), 0), "multiple must be at least 1"),
-        (((32, 32), (32, 32), 1, 0.5, "linear"), '"uniform" or "gaussian", found \'linear\''),
     ],
 )
 def test_impossible_tilings_are_refused(arguments, message):

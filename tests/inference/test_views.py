@@ -29,14 +29,14 @@ def averaged(predict, image, views):
 
 
 def isotropic(image):
-    """Probabilities from each pixel and its four neighbours alike: turns with its input."""
+    """Probabilities from each pixel and its four neighbours alike: they turn with the input."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")
     neighbours = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
     return softmax(image - 0.3 * neighbours)
 
 
 def anisotropic(image):
-    """Probabilities that depend on where in the array a pixel is."""
+    """Probabilities that depend on a pixel's place in the array."""
     rows, columns = np.indices(image.shape[:2])[..., None] / 10
     return softmax(image * (1 + rows) + [0, 1] * columns)
 
@@ -119,7 +119,7 @@ def test_restore_inverts_augment_where_there_is_nothing_to_lose(view):
     ramps = np.stack([rows, columns, np.full_like(rows, 7)], -1)
     restored = restore(augment(ramps, view), view, (60, 90))
     inner = np.s_[4:-4, 4:-4]  # the ramps are flat within half a pixel of the border
-    # An area of fractional pixels has its mean a little off its middle.
+    # The mean over fractional pixels lies slightly off the middle of their area.
     atol = 0.15 if view.scale < 0.5 else 1e-3
     np.testing.assert_allclose(restored[inner], ramps[inner], atol=atol)
 

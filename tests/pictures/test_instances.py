@@ -1,4 +1,4 @@
-"""Pictures of objects: what is coloured, where labels go, and what is refused."""
+"""Pictures of objects: their colours, where labels go, and which input is refused."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ IMAGE = np.full((600, 800, 3), 100, np.uint8)
 
 @pytest.fixture
 def plates(monkeypatch):
-    """The texts that are written and where, (text, (left, top, right, bottom))."""
+    """The labels that are written, as (text, (left, top, right, bottom))."""
     written = []
     write = visualize_instances._write
 
@@ -44,7 +44,7 @@ def test_masks_are_tinted_outlined_and_boxed_in_their_colour():
         assert picture[300, 400].tolist() == [150, 70, 50]  # halfway from grey to the colour
         border = picture[250, mask[250].argmax()]
         assert border.tolist() == [213, 93, 63]  # the lightened outline
-        assert (picture[[220, 379], 400] == colors).all()  # the box, within its last pixel
+        assert (picture[[220, 379], 400] == colors).all()  # the box, drawn on its last pixels
         assert (picture[300, [320, 479]] == colors).all()
         assert (picture[100] == 100).all()
     boxes_alone = draw_detections(IMAGE, colors=colors, **options)

@@ -25,7 +25,7 @@ def count(picture, color):
 
 
 def contains(picture, part):
-    """Whether a picture holds another one, pixel for pixel."""
+    """Whether a picture contains another one, pixel for pixel."""
     difference = cv2.matchTemplate(picture, part, cv2.TM_SQDIFF)
     row, column = np.unravel_index(difference.argmin(), difference.shape)
     window = picture[row : row + part.shape[0], column : column + part.shape[1]]
@@ -63,7 +63,7 @@ def test_to_rgb_is_not_thrown_off_by_outliers_non_finite_or_constant_values():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (0, 4), (1, 4, 4, 3)])
-def test_to_rgb_refuses_what_is_no_image(shape):
+def test_to_rgb_refuses_arrays_that_are_no_image(shape):
     with pytest.raises(ValueError, match="expected an image"):
         to_rgb(np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match="int32"):

@@ -12,6 +12,7 @@ from tests.fixtures.reference_weights import FOLDER, load_record
 from tests.pretrained.source_shapes import forward
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "name", ["torchvision/deeplabv3_resnet50", "smp/unet_resnet34", "smp/deeplabv3plus_resnet50"]
 )

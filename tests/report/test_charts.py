@@ -1,4 +1,4 @@
-"""The curves, confusion tables and numbers of a report."""
+"""Curves, confusion tables and numbers of a report."""
 
 import re
 

@@ -17,7 +17,7 @@ VOID = {"img", "meta"}
 
 
 class Structure(HTMLParser):
-    """Checks that every element is closed in order, and collects attributes and text."""
+    """Checks that elements are closed in order; collects attributes and text."""
 
     def __init__(self, document):
         super().__init__()
@@ -42,7 +42,7 @@ class Structure(HTMLParser):
 
 
 def embedded(page):
-    """Decodes the pictures of a page."""
+    """Decodes the pictures embedded in a page."""
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     found = []
     for source in sources:
@@ -53,14 +53,14 @@ def embedded(page):
 
 
 def rows(document, cell):
-    """The cells of each table row whose first cell is the given text."""
+    """The cells of each table row whose first cell has the given text."""
     found = re.findall(r"<tr[^>]*>(.*?)</tr>", document)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in found]
     return [[html.unescape(text) for text in row[1:]] for row in cells if row and row[0] == cell]
 
 
 def make_run(folder, *, learning_rate=0.1, iou=0.75, steps=20, examples=3, num_steps=20, **config):
-    """Writes a run directory like that of a training on two classes."""
+    """Writes a run directory as training on two classes would."""
     folder.mkdir(parents=True)
     write = lambda name, content: (folder / name).write_text(json.dumps(json_ready(content)))  # noqa: E731
     values = {"workdir": str(folder), "train": {"num_steps": num_steps}, "rate": learning_rate}
@@ -137,7 +137,7 @@ def test_every_picture_is_embedded_as_it_is(run, tmp_path):
     assert shown == [40, 20, 0], "best first"
 
 
-def test_of_many_examples_the_three_best_and_the_three_worst_are_shown(tmp_path):
+def test_the_three_best_and_the_three_worst_of_many_examples_are_shown(tmp_path):
     run = make_run(tmp_path / "run", examples=10)
     pictures = embedded(Structure(report(run, tmp_path)))
     assert [int(image[0, 0, 0]) // 20 for _, image in pictures] == [9, 8, 7, 0, 1, 2]
@@ -221,7 +221,7 @@ def test_a_lone_configuration_is_enough_for_a_report(run, tmp_path):
     assert "No scores yet, no step logged." in Structure(report(lone, tmp_path)).text
 
 
-def test_what_is_no_run_directory_is_refused_by_name(run, tmp_path):
+def test_other_directories_than_runs_are_refused_by_name(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty is not a run directory"):
         report(tmp_path / "empty", tmp_path)

@@ -8,7 +8,9 @@ import pytest
 
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.state import TrainState
+from tests.readme import readme_code
 
+pytestmark = pytest.mark.quick
 NAN = float("nan")
 
 
@@ -114,3 +116,21 @@ def test_saved_arrays_are_those_of_the_moment_of_saving(tmp_path):
         for number, value in ((1, 1.0), (2, 2.0)):
             kernel = checkpoints.read(number)["params"]["layer"]["kernel"]
             np.testing.assert_array_equal(kernel, value)
+
+
+@pytest.mark.parametrize("scores", [(0.1, 0.5, 0.3, None), (0.5, 0.5, 0.3, 0.2), (0.1, None, 0.2)])
+def test_plain_orbax_finds_and_reads_the_best_as_the_readme_says(tmp_path, monkeypatch, scores):
+    folder = tmp_path / "runs" / "v3" / "checkpoints"
+    with Checkpoints(folder, keep=1, best_metric="mean_iou") as checkpoints:
+        for step, score in enumerate(scores, start=1):
+            metrics = None if score is None else {"mean_iou": score}
+            checkpoints.save(state(step), data={}, metrics=metrics)
+        checkpoints.wait()
+        best = checkpoints.best_step
+    before = sorted(folder.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(readme_code("Checkpoints"), names)
+    assert names["run"].best_step() == best
+    chex.assert_trees_all_equal(names["state"]["params"], state(best).params)
+    assert sorted(folder.rglob("*")) == before

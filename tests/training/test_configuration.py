@@ -25,6 +25,7 @@ from segjax.training.experiment import load_module
 from segjax.training.schedules import OptimizerConfig
 from tests.training import tiny
 
+pytestmark = pytest.mark.quick
 EXPERIMENTS = sorted(
     path
     for path in (Path(__file__).parents[2] / "experiments").rglob("*.py")

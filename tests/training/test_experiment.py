@@ -1,12 +1,14 @@
 """Finding an experiment again from its run directory."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from segjax.training import configuration
+from segjax.training import configuration, experiment_files
 from segjax.training.experiment import load_module, load_run
+from segjax.training.experiment_files import experiments_folder
 from segjax.training.run_directory import open_run
 from tests.training import tiny
 
@@ -75,3 +77,45 @@ def test_a_run_from_another_checkout_finds_its_experiment_in_this_one(run):
     )
     edited(run, lambda values: values.update(experiment=elsewhere, config=drive))
     assert load_run(run)[0].task.classes == ("background", "vessel")
+
+
+def test_a_run_keeps_its_experiment_for_when_the_file_has_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    source = tmp_path / "mine"
+    source.mkdir()
+    (source / "kept_numbers.py").write_text("NORM = 'group'\n")
+    (source / "kept.py").write_text(
+        "import dataclasses, kept_numbers\n"
+        "from tests.training import tiny\n"
+        "from tests.training.tiny import Config\n"
+        "def build(config):\n"
+        "    return tiny.build(dataclasses.replace(config, norm=kept_numbers.NORM))\n"
+    )
+    config = tiny.Config(workdir=tmp_path / "run")
+    open_run(config, source / "kept.py")
+    run = config.workdir.rename(tmp_path / "elsewhere")
+    source.rename(tmp_path / "gone")
+    assert load_run(run)[0].task.model.norm == "group"
+    # The copy can train on, too.
+    assert open_run(tiny.Config(workdir=run), run / "experiment" / "kept.py")
+    assert {path.name for path in (run / "experiment").glob("*.py")} == {
+        "kept.py",
+        "kept_numbers.py",
+    }
+    assert load_run(run)[0].task.model.norm == "group"
+
+
+def test_a_resumed_run_keeps_the_experiment_as_it_is_now(tmp_path):
+    path, config = tmp_path / "mine.py", tiny.Config(workdir=tmp_path / "run")
+    for text in ("first = 1\n", "second = 2\n"):
+        path.write_text(text)
+        open_run(config, path)
+        assert (config.workdir / "experiment" / "mine.py").read_text() == text
+
+
+def test_a_wheel_has_its_experiments_in_the_package(tmp_path, monkeypatch):
+    assert experiments_folder() == EXPERIMENTS
+    monkeypatch.setattr(experiment_files, "_PACKAGE", tmp_path / "site-packages" / "segjax")
+    (tmp_path / "site-packages" / "experiments").mkdir(parents=True)  # somebody else's
+    (tmp_path / "site-packages" / "segjax" / "experiments").mkdir(parents=True)
+    assert experiments_folder() == tmp_path / "site-packages" / "segjax" / "experiments"

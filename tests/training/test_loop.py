@@ -50,6 +50,7 @@ def whole_run(tmp_path_factory):
     return workdir, results
 
 
+@pytest.mark.quick
 def test_a_run_leaves_all_that_the_design_promises(whole_run):
     workdir, results = whole_run
     names = {path.name for path in workdir.iterdir()}
@@ -76,6 +77,7 @@ def test_a_run_leaves_all_that_the_design_promises(whole_run):
     ]
 
 
+@pytest.mark.quick
 def test_a_run_cut_short_and_resumed_equals_the_whole_run(whole_run, tmp_path):
     workdir, _ = whole_run
     # Take the run back to its checkpoint of step 4, as a kill after it would have left it.
@@ -95,6 +97,20 @@ def test_a_finished_run_is_left_as_it_is(whole_run, capsys):
     assert (workdir / "metrics.jsonl").read_bytes() == before
     assert again["test"].scalars == results["test"].scalars
     assert "resuming" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_with_other_versions_says_which(whole_run, tmp_path, capsys):
+    shutil.copytree(whole_run[0], tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["jax"] = "0.1.2"
+    path.write_text(json.dumps(environment))
+    for said in (True, False):
+        run(tmp_path / "run", norm="batch", dropout_rate=0.5)
+        line = f"versions changed since the last part of this run: jax 0.1.2 -> {jax.__version__};"
+        assert (line in capsys.readouterr().out) == said
+    versions = [part["versions"]["jax"] for part in json.loads(path.read_text())["earlier"]]
+    assert "0.1.2" in versions
 
 
 def test_evaluation_does_not_depend_on_the_number_of_devices(whole_run, tmp_path):

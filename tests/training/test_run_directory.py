@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from segjax.training import configuration, run_directory
 from segjax.training.configuration import ExperimentConfig, OptimizerConfig, TrainConfig
 from segjax.training.run_directory import (
     ChangedConfiguration,
+    changed_versions,
     environment,
     open_run,
     read_config,
@@ -193,3 +195,23 @@ def test_the_environments_of_earlier_parts_of_a_run_are_kept(config, monkeypatch
     written = json.loads((config.workdir / "environment.json").read_text())
     assert written["commit"] == "c"
     assert [earlier["commit"] for earlier in written["earlier"]] == ["a", "b"]
+
+
+def test_changed_versions_are_those_since_the_last_part_of_the_run(config):
+    assert changed_versions(config.workdir) == []
+    open_run(config, __file__)
+    assert changed_versions(config.workdir) == []
+    path = config.workdir / "environment.json"
+    other = json.loads(path.read_text())
+    now = dict(other["versions"])
+    other["python"], other["versions"]["jax"] = "3.0.0", "0.1.2"
+    del other["versions"]["grain"]
+    path.write_text(json.dumps(other))
+    assert changed_versions(config.workdir) == [
+        f"python 3.0.0 -> {platform.python_version()}",
+        f"jax 0.1.2 -> {now['jax']}",
+        f"grain None -> {now['grain']}",
+    ]
+    for _ in range(2):  # the part with the other versions is then no longer the last
+        open_run(config, __file__)
+        assert changed_versions(config.workdir) == []

@@ -1,1 +1,1 @@
-"""Random changes of training examples: one file per kind."""
+"""Random changes of training examples, one file for each kind."""

@@ -2,9 +2,9 @@
 
 A transform is a frozen dataclass, `transform(example, rng) -> example`, as in
 `segjax.data.augmentation.semantic`. It never writes into its input and takes all its randomness
-from `rng`. It changes the "boxes" and "masks" of the objects; "classes", "crowd" and "areas" (those
-annotated, in pixels of the original image) go where their objects go. Masks are resampled within
-their windows, never as whole images: a pixel belongs to a mask that covers half of it or more.
+from `rng`. It changes "boxes" and "masks". "classes", "crowd" and "areas" (as annotated, in pixels
+of the original image) stay with their objects. Masks are resampled within their windows, never as
+whole images. A pixel belongs to a mask that covers at least half of it.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -17,7 +17,7 @@ from PIL import Image
 from segjax.data.augmentation.semantic import OUTSIDE
 from segjax.data.instance_masks import EMPTY, CroppedMask, resample_mask, tight_boxes
 
-OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # the entries with one row an object
+OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # the entries with a row per object
 
 Rounding = Literal["nearest", "down"]
 
@@ -29,13 +29,13 @@ def resized_size(
     *,
     rounding: Rounding = "nearest",
 ) -> tuple[int, int]:
-    """Computes the size at which the short side has a length, the long side at most another.
+    """Computes the size at which the short side has a given length, with the long side limited.
 
     Args:
       size: height and width of the image.
       short_side: length of the shorter side, unless the longer one would exceed `max_size`.
-      max_size: the longest that the longer side may become.
-      rounding: "nearest" as detectron2 does (ResizeShortestEdge); "down" as torchvision does
+      max_size: the largest length of the longer side.
+      rounding: "nearest" as in detectron2 (ResizeShortestEdge), "down" as in torchvision
         (GeneralizedRCNNTransform).
 
     Returns:
@@ -53,11 +53,11 @@ def resized_size(
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
-    """Resizes an image [H, W, C] to `size` (height, width) bilinearly, its type kept.
+    """Resizes an image [H, W, C] to `size` (height, width) bilinearly and keeps its type.
 
-    The corners of the picture stay its corners (half-pixel centres). With `antialias` all pixels
-    count where a side shrinks, as in detectron2 (Pillow's filter); without, as in torchvision, the
-    nearest two a side alone.
+    Pixel centres are at halves, so that corners stay corners. With `antialias`, all pixels count
+    where a side shrinks, as in detectron2 (Pillow's filter). Without it, only the two nearest on
+    each axis count, as in torchvision.
     """
     size = tuple(size)
     if image.shape[:2] == size:
@@ -77,7 +77,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = 
 
 
 def keep_objects(example: dict, kept: np.ndarray) -> dict:
-    """Keeps the objects that `kept` selects, bool [n] or indices, in that order."""
+    """Keeps the objects that `kept` (bool [n] or indices) selects, in that order."""
     places = np.arange(len(example["masks"]))[kept]
     objects = {key: example[key][places] for key in OBJECTS if key != "masks"}
     return {**example, **objects, "masks": tuple(example["masks"][place] for place in places)}
@@ -85,17 +85,17 @@ def keep_objects(example: dict, kept: np.ndarray) -> dict:
 
 @dataclass(frozen=True)
 class ResizeShortSide:
-    """Resizes the image so that its short side has one of several lengths, drawn evenly.
+    """Resizes the image so that its short side has one of several lengths, drawn uniformly.
 
-    A single length is the rule of evaluation: nothing is drawn, and an image may come alone,
-    without objects. Boxes are scaled as they are annotated. An object whose mask becomes empty is
-    kept: it still has a box.
+    With a single length, as in evaluation, nothing is drawn, and an example may be an image without
+    objects. Annotated boxes are scaled. An object whose mask becomes empty is kept, because it
+    still has a box.
 
     Attributes:
       short_sides: lengths in pixels.
-      max_size: the longest that the long side may become; the short side is then shorter.
-      rounding: of the new size, see `resized_size`.
-      antialias: see `resize_image`.
+      max_size: the largest length of the long side; to stay within it, the short side gets shorter.
+      rounding: how the new size is rounded; see `resized_size`.
+      antialias: whether all pixels count when shrinking; see `resize_image`.
     """
 
     short_sides: tuple[int, ...]
@@ -125,7 +125,7 @@ class ResizeShortSide:
         scale = new[0] / old[0], new[1] / old[1]
         boxes = example["boxes"] * np.tile(scale[::-1], 2)
         return {
-            "portrait": old[0] > old[1],  # also where it becomes a square by rounding
+            "portrait": old[0] > old[1],  # even if rounding makes it a square
             **example,
             "image": image,
             "boxes": np.clip(boxes, 0, [*new[::-1]] * 2).astype(np.float32),
@@ -138,7 +138,7 @@ class ResizeShortSide:
 
 @dataclass(frozen=True)
 class Enlarge:
-    """Resizes an image that comes alone, without objects, by a factor: a rule of evaluation."""
+    """Resizes an image without objects by a factor, for evaluation."""
 
     scale: float
 
@@ -154,7 +154,7 @@ class Enlarge:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirrors left and right, up and down, or both, each in half of the cases."""
+    """Mirrors left and right (`horizontal`) and up and down (`vertical`), each half of the time."""
 
     _: KW_ONLY
     horizontal: bool = True
@@ -167,7 +167,7 @@ class RandomFlip:
             return example
         image, boxes, masks = example["image"], example["boxes"].copy(), example["masks"]
         height, width = image.shape[:2]
-        code = -1 if vertical and horizontal else int(horizontal)  # of OpenCV
+        code = -1 if vertical and horizontal else int(horizontal)  # OpenCV's flip code
         if horizontal:
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         if vertical:
@@ -189,19 +189,19 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class LargeScaleJitter:
-    """Resizes the image to a random part or multiple of a size, then crops or fills to that size.
+    """Resizes the image to fit a random multiple of a size, then crops or fills to that size.
 
-    Large-scale jittering of Ghiasi et al., "Simple Copy-Paste" (2021), as in detectron2's
-    ResizeScale and FixedSizeCrop: the image, its proportions kept, is fitted into `size` times a
-    scale; a window at a random place is cut where it is larger than `size`, and the rest is filled
-    below and at the right where it is smaller. Boxes are those of the masks in the window; objects
-    of which nothing is left are dropped. The place is drawn for rows and columns apart, where
+    This is the large-scale jittering of Ghiasi et al., "Simple Copy-Paste" (2021), as in
+    detectron2's ResizeScale and FixedSizeCrop. The image is fitted into `size` times a scale, with
+    its proportions kept. Where it is larger than `size`, a window at a random place is cut; where
+    it is smaller, it is filled below and on the right. Boxes are those of the masks in the window,
+    and objects that lie outside are dropped. Rows and columns of the place are drawn separately;
     detectron2 draws one number for both.
 
     Attributes:
       size: height and width of the result.
-      scale: range of the scale, uniform.
-      fill: value outside of the image; 128 in detectron2.
+      scale: range of the scale, drawn uniformly.
+      fill: value outside the image; 128 in detectron2.
     """
 
     size: tuple[int, int]
@@ -223,14 +223,14 @@ class LargeScaleJitter:
 class RandomCrop:
     """Scales the image at random and cuts a window of a fixed size at a random place.
 
-    Boxes are those of the masks in the window. Where the image is smaller than the window it lies
-    at the top left and the rest is filled.
+    Boxes are those of the masks in the window. An image smaller than the window lies at the top
+    left, and the rest is filled.
 
     Attributes:
       size: height and width of the window.
-      scale: range of the magnification, uniform.
-      min_area: objects of which fewer pixels are left are dropped.
-      fill: value outside of the image.
+      scale: range of the magnification, drawn uniformly.
+      min_area: objects with fewer pixels in the window are dropped.
+      fill: value outside the image.
     """
 
     size: tuple[int, int]
@@ -253,18 +253,18 @@ class RandomCrop:
 
 
 def check_objects(example: dict) -> None:
-    """Raises ValueError for an example without objects, or with maps that would not follow."""
+    """Raises ValueError for an example without objects, or with maps that would not move along."""
     missing = [key for key in OBJECTS if key not in example]
     maps = [key for key in OUTSIDE if key in example]
     if missing or maps:
         raise ValueError(
             f"expected an example with {', '.join(OBJECTS)} and no {', '.join(OUTSIDE)}; missing: "
-            f"{missing}, there: {maps}. InstancesToObjects makes one of a map of instances"
+            f"{missing}, found: {maps}. InstancesToObjects converts a map of instances"
         )
 
 
 def _resize_and_crop(example, new, size, rng, *, min_area, fill) -> dict:
-    """Resizes to `new` (height, width) and cuts or fills to `size`; boxes are those of masks."""
+    """Resizes to `new` (height, width), crops or fills to `size`, and takes boxes from masks."""
     image = example["image"]
     new = tuple(np.maximum(new, 1).tolist())
     corner = rng.integers(0, np.maximum(np.subtract(new, size), 0), endpoint=True)

@@ -1,7 +1,7 @@
-"""Transforms of an image's grey values and colours; the truth stays as it is.
+"""Transforms of an image's grey values and colours, which leave the truth as it is.
 
-They are frozen dataclasses, `transform(example, rng) -> example`, as in
-`segjax.data.augmentation.semantic`, and never write into their input.
+A transform is a frozen dataclass, `transform(example, rng) -> example`, as in
+`segjax.data.augmentation.semantic`. It never writes into its input.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ import numpy as np
 class GreyValues:
     """Varies the grey values of the image: gamma, contrast, brightness and noise, in this order.
 
-    All are relative to the range from the image's lowest to its highest value, so that 8 and 16
-    bit pictures are treated alike. Channels share the draw; only noise differs from pixel to
-    pixel. The result is float32 in the units of the input, and not clipped.
+    All are relative to the range from the image's lowest to its highest value, so that 8- and
+    16-bit pictures are treated alike. Each draw holds for all channels and pixels, except noise.
+    The result is float32 in the units of the input and not clipped.
 
     Attributes:
-      brightness: largest amount added or taken away, as part of the range.
-      contrast: the deviations from the mean are multiplied by a number in 1 ± contrast.
-      gamma: the exponent is drawn between 1 / (1 + gamma) and 1 + gamma, log-uniformly.
-      noise: largest standard deviation of Gaussian noise, as part of the range.
+      brightness: largest amount added or subtracted, as a fraction of the range.
+      contrast: deviations from the mean are multiplied by a number within 1 ± contrast.
+      gamma: the exponent is drawn log-uniformly from 1 / (1 + gamma) to 1 + gamma.
+      noise: largest standard deviation of Gaussian noise, as a fraction of the range.
     """
 
     brightness: float = 0.0
@@ -60,17 +60,17 @@ class GreyValues:
 class PhotometricDistortion:
     """Varies brightness, contrast, saturation and hue of a colour image, each in half of the cases.
 
-    The distortion of SSD (Liu et al., ECCV 2016) as mmsegmentation has it: brightness, saturation
-    and hue in this order, contrast in half of the cases after brightness, else at the end. Values
-    are cut to their range after each; mmsegmentation rounds them to 8 bits as well.
+    This is SSD's distortion (Liu et al., ECCV 2016) as in mmsegmentation: brightness, saturation
+    and hue in this order. Contrast comes after brightness in half of the cases, else at the end.
+    Values are clipped after each step; mmsegmentation also rounds them to 8 bits.
 
     Takes RGB from 0 to 255, uint8 or floating point, and returns float32 from 0 to 255.
 
     Attributes:
-      brightness: largest grey level added or taken away.
-      contrast: range of the factor of all values.
-      saturation: range of the factor of the saturation (of hue, saturation, value).
-      hue: largest turn of the hue in degrees. The 18 of mmsegmentation counts in steps of 2.
+      brightness: largest grey level added or subtracted.
+      contrast: range of the factor that multiplies all values.
+      saturation: range of the factor that multiplies the saturation (in hue, saturation, value).
+      hue: largest turn of the hue in degrees. mmsegmentation's 18 counts in steps of 2 degrees.
     """
 
     brightness: float = 32.0
@@ -106,7 +106,7 @@ class PhotometricDistortion:
             image = _changed(image, contrast, 0)
         if saturation != 1 or hue != 0:
             colours = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            # On the way back OpenCV takes degrees above 360, but not (where vectorised) below 0.
+            # OpenCV converts hues above 360 degrees correctly, but its vectorised code not below 0.
             colours[..., 0] += hue % 360
             colours[..., 1] = np.minimum(colours[..., 1] * saturation, 1)
             image = cv2.cvtColor(colours, cv2.COLOR_HSV2RGB)
@@ -116,7 +116,7 @@ class PhotometricDistortion:
 
 
 def _changed(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    """Computes image · factor + offset in place, cut to 0 to 255."""
+    """Computes image · factor + offset in place, clipped to 0 to 255."""
     if factor != 1:
         image *= factor
     if offset != 0:

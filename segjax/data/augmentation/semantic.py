@@ -1,7 +1,7 @@
 """Transforms of an example: `transform(example, rng) -> example`, image and truth together.
 
-A transform is a frozen dataclass. It returns a new dict and never writes into the arrays it is
-given; all its randomness comes from `rng`. The image is interpolated, everything else ("labels",
+A transform is a frozen dataclass. It returns a new dict and never writes into its input. All its
+randomness comes from `rng`. The image is interpolated. Everything else ("labels",
 "second_observer", "instances", "weights", "field_of_view") takes the nearest pixel, so that ids
 stay ids.
 """
@@ -15,56 +15,49 @@ import numpy as np
 
 from segjax.data.augmentation.elastic import elastic_displacement
 
-# What stands where there is no picture: no label, no cell, no weight, outside the field of view.
+# Values outside the picture: no label, no cell, no weight, outside the field of view.
 OUTSIDE = {"labels": 255, "second_observer": 255, "instances": 0, "weights": 0, "field_of_view": 0}
 MAX_SIDE = 32766  # cv2.remap counts pixels in 16 bits
-_REDRAWS = 10  # of a window with too much of one class
+_REDRAWS = 10  # at most, for a window with too much of one class
 
 Move = Callable[[np.ndarray, str], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Cuts a window of a fixed size at a random place, moved, turned, scaled, mirrored and bent.
+    """Cuts a window of a fixed size at a random place, rotated, scaled, mirrored and deformed.
 
-    All of it is one sampling map, so that each array is resampled once. With every option off the
-    result is a plain crop, bit for bit.
-
-    Displacements and shifts are in pixels. The elastic deformation is that of U-Net (2015, section
-    3.1), in pixels of the output: `elastic_sigma=10` on the paper's 3 × 3 grid over the window.
+    All of this is one sampling map, so that each array is resampled once. With every option off,
+    the result is a plain crop, bit for bit.
 
     Attributes:
-      size: height and width of the result. Where the picture is smaller, it lies at a random place
-        within the window (in TensorFlow DeepLab and torchvision at its top left) and the border is
-        filled in.
-      shift: largest displacement of the window beyond its random place, down and to the right.
-        Pictures of the size of the window move by it alone.
+      size: height and width of the result. A smaller picture lies at a random place within the
+        window (at its top left in TensorFlow DeepLab and torchvision), and the border is filled.
       rotation: largest angle in degrees, either way, about the centre of the window.
-      scale: range of the magnification, uniform; above 1 things get larger.
-      scale_step: draw the magnification from this far apart, (0.5, 2.0) by 0.25 in DeepLab; None
+      scale: range of the magnification, drawn uniformly; above 1 things get larger.
+      scale_step: distance of the magnifications to draw from, (0.5, 2.0) by 0.25 in DeepLab; None
         draws from the whole range.
       flip_horizontal: mirror left and right in half of the cases.
       flip_vertical: mirror up and down in half of the cases.
-      elastic_sigma: standard deviation of the displacements at the nodes of the grid; 0 = off.
-      elastic_grid: nodes of the grid a side.
-      interpolation: of the image.
-      border: outside the picture, its mirror image (the edge pixel not doubled) or a constant:
-        `fill` in the image, 255 in labels, 0 in all others.
-      fill: of a constant border, in the units the image has at this point; a tuple for channels.
-      cat_max_ratio: draw the place again, up to ten times, while the window has a single class or
-        one with this part of its labelled pixels or more; 0.75 in mmsegmentation, None = off.
+      elastic_sigma: strength of the elastic deformation of U-Net (2015, section 3.1): standard
+        deviation of the displacements at 3 × 3 nodes over the window, in pixels of the result. The
+        paper uses 10; 0 is off.
+      interpolation: interpolation of the image.
+      border: what lies outside the picture: its mirror image (without repeating the edge pixel), or
+        a constant, which is `fill` in the image, 255 in labels and 0 in everything else.
+      fill: value of a constant border, in the image's current units; a tuple for channels.
+      cat_max_ratio: limit on the share of one class among the labelled pixels. While a class
+        reaches it, the place is drawn again, up to ten times. 0.75 in mmsegmentation; None is off.
     """
 
     size: tuple[int, int]
     _: KW_ONLY
-    shift: float = 0.0
     rotation: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     scale_step: float | None = None
     flip_horizontal: bool = False
     flip_vertical: bool = False
     elastic_sigma: float = 0.0
-    elastic_grid: int = 3
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     border: Literal["mirror", "constant"] = "mirror"
     fill: float | tuple[float, ...] = 0.0
@@ -83,11 +76,9 @@ class Warp:
                 )
         if self.cat_max_ratio is not None and not 0 < self.cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio must be in (0, 1] or None, got {self.cat_max_ratio}")
-        for name in ("shift", "rotation", "elastic_sigma"):
+        for name in ("rotation", "elastic_sigma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.elastic_grid < 3:
-            raise ValueError(f"elastic_grid must be at least 3, got {self.elastic_grid}")
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(
                 f"interpolation must be {_one_of(_INTERPOLATIONS)}, got {self.interpolation!r}"
@@ -112,7 +103,7 @@ class Warp:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws where in a picture of `image_size` (height, width) each pixel of the result lies.
 
-        `labels` are those of the picture, for `cat_max_ratio` to look at.
+        `cat_max_ratio` needs the picture's `labels`.
 
         Returns:
           Rows and columns in the picture, float32 [height, width] each; (0, 0) is the centre of
@@ -123,19 +114,17 @@ class Warp:
         room = np.round(image_size - size / scale).astype(int)
         lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
         corner = rng.integers(lowest, highest, endpoint=True)
-        shift = rng.uniform(-self.shift, self.shift, 2)
+        rng.random(2)  # two unused draws, so that recorded runs keep their augmentation
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         flips = rng.random(2) < (0.5 * self.flip_vertical, 0.5 * self.flip_horizontal)
 
         rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         matrix = (rotation * np.where(flips, -1, 1) / scale).astype(np.float32)
-        centre = (corner + shift + (size / scale - 1) / 2).astype(np.float32)
+        centre = (corner + (size / scale - 1) / 2).astype(np.float32)
         down = np.arange(self.size[0], dtype=np.float32)[:, None] - (self.size[0] - 1) / 2
         right = np.arange(self.size[1], dtype=np.float32)[None, :] - (self.size[1] - 1) / 2
         if self.elastic_sigma:
-            displacement = elastic_displacement(
-                self.size, rng, sigma=self.elastic_sigma, grid=self.elastic_grid
-            )
+            displacement = elastic_displacement(self.size, rng, sigma=self.elastic_sigma)
             down, right = down + displacement[0], right + displacement[1]
         rows, columns = (matrix[i, 0] * down + centre[i] + matrix[i, 1] * right for i in (0, 1))
         if labels is not None:
@@ -173,7 +162,7 @@ class Warp:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Computes (image − mean) / std as float32; one number, or one for each channel."""
+    """Computes (image − mean) / std as float32, with one number or one for each channel."""
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
@@ -184,7 +173,7 @@ class Normalize:
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         image = example["image"].astype(np.float32)
-        # Row by row, not pixel by pixel: NumPy is slow where the innermost loop has 3 channels.
+        # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
         rows -= np.broadcast_to(np.float32(self.mean), image.shape[1:]).ravel()
         rows /= np.broadcast_to(np.float32(self.std), image.shape[1:]).ravel()
@@ -207,12 +196,12 @@ class Standardize:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cuts the middle `size` (height, width); of an odd rest, the larger part is cut at the end."""
+    """Cuts the middle `size` (height, width); an odd extra row or column is cut at the end."""
 
     size: tuple[int, int]
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        top, left = _margins(example, self.size, -1, "CenterCrop")
+        top, left = _margins(example, self.size)
         window = np.s_[top : top + self.size[0], left : left + self.size[1]]
         return _move_all(example, lambda array, key: array[window])
 
@@ -221,8 +210,8 @@ class CenterCrop:
 class CropTruth:
     """Cuts the middle `size` (height, width) of the truth and leaves the image whole.
 
-    For networks whose output is smaller than their input. It is a last step: image and truth do
-    not lie over each other any more. Of the truth, what is not in `keep` is left out.
+    It is for networks whose output is smaller than their input, and the last step, because image
+    and truth no longer lie over each other. Truth that is not in `keep` is left out.
     """
 
     size: tuple[int, int]
@@ -234,29 +223,6 @@ class CropTruth:
         return {**CenterCrop(self.size)(truth, rng), "image": example["image"]}
 
 
-@dataclass(frozen=True)
-class MirrorPad:
-    """Extends the image to `size` (height, width) by its mirror image, evenly on all sides.
-
-    The truth is not extended: labels are 255 there (all others 0), so that each true pixel is
-    scored once. Of an odd number of rows or columns, the larger part goes to the end.
-    """
-
-    size: tuple[int, int]
-
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        height, width = example["image"].shape[:2]
-        top, left = _margins(example, self.size, +1, "MirrorPad")
-        margins = (top, self.size[0] - height - top, left, self.size[1] - width - left)
-
-        def move(array, key):
-            if key == "image":
-                return cv2.copyMakeBorder(array, *margins, cv2.BORDER_REFLECT_101)
-            return cv2.copyMakeBorder(array, *margins, cv2.BORDER_CONSTANT, value=OUTSIDE[key])
-
-        return _move_all(example, move)
-
-
 _INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 _BORDERS = {"mirror": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}
 
@@ -265,20 +231,16 @@ def _one_of(names) -> str:
     return " or ".join(repr(name) for name in names)
 
 
-def _margins(example, size, sign, name) -> tuple[int, int]:
-    """Half of the rows and of the columns by which the image is larger (sign −1) or smaller."""
-    missing = [
-        sign * (new - old) for new, old in zip(size, example["image"].shape[:2], strict=True)
-    ]
-    if min(missing) < 0:
-        limit = "smaller" if sign < 0 else "larger"
-        height, width = example["image"].shape[:2]
-        raise ValueError(f"the image is {height} × {width}, {limit} than {name}{size}")
-    return missing[0] // 2, missing[1] // 2
+def _margins(example, size) -> tuple[int, int]:
+    """Half of the rows and columns by which the image is larger than `size`."""
+    height, width = example["image"].shape[:2]
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"the image is {height} × {width}, smaller than CenterCrop{size}")
+    return (height - size[0]) // 2, (width - size[1]) // 2
 
 
 def _move_all(example: dict, move: Move) -> dict:
-    """Applies `move(array, key)` to each array that lies over the image, and to the image."""
+    """Applies `move(array, key)` to the image and to each array that lies over it."""
     moved = {}
     for key, value in example.items():
         if not isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""The pixel weights of U-Net (2015, equation 2): class balance, and gaps between close cells."""
+"""U-Net's pixel weights (2015, equation 2): class balance, and gaps between close cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ def weight_map(
     """Weighs each pixel by w(x) = w_c(x) + w0·exp(−(d1(x) + d2(x))² / 2σ²).
 
     w_c balances the classes; d1 and d2 are the distances to the nearest and the second nearest
-    cell. The paper writes the second term for all x. Here it is added to background pixels only:
-    it is there to force the network to learn the narrow background between touching cells, and
-    weighing the rims of those cells as much would take that preference away again.
+    cell. The paper adds the second term for all x. We add it to background pixels only: it should
+    make the network learn the narrow background between touching cells, and equal weights on the
+    rims of those cells would cancel that.
 
     Args:
       labels: [H, W] class ids, 0 = background, 255 = ignored.
-      instances: [H, W] cell ids, 0 = none. A cell is where its id stands and `labels` is not 0, so
-        that instances need not have the gaps that were cut between touching cells in the labels.
+      instances: [H, W] cell ids, 0 = none. Pixels with label 0 belong to no cell, so that gaps
+        between touching cells need to be cut in the labels only.
       w0: weight of a gap of no width; the paper's value.
       sigma: pixels; the paper's value is about 5.
-      class_weights: w_c of each class id. By default those of `balanced_class_weights` for the
-        classes in these labels. On small tiles a class of few pixels then gets a very large
-        weight: prefer the weights of the whole training set there.
+      class_weights: w_c of each class id, by default `balanced_class_weights` of these labels. On
+        small tiles that gives a rare class a very large weight; better use weights of the whole
+        training set.
 
     Returns:
       float32 [H, W], 0 where the label is 255.
@@ -60,7 +60,7 @@ def weight_map(
 
 
 def balanced_class_weights(pixel_counts: Sequence[int]) -> np.ndarray:
-    """Weights that let each class count alike and average to 1 over all the pixels counted.
+    """Weights that give all classes equal influence and average to 1 over the counted pixels.
 
     Args:
       pixel_counts: number of pixels of each class, without ignored ones.
@@ -79,12 +79,13 @@ def separation_term(instances: np.ndarray, *, w0: float = 10.0, sigma: float = 5
     """Computes w0·exp(−(d1 + d2)² / 2σ²) for each pixel.
 
     d1 and d2 are Euclidean distances between pixel centres, from the pixel to the nearest pixel of
-    the nearest and of the second nearest cell: 1 beside a cell, 0 inside it. Cells further away
-    than 6σ, where the term is below 1e-7·w0, are not looked for; with fewer than two, it is 0.
+    the nearest and of the second nearest cell: 1 beside a cell, 0 inside it. Cells farther away
+    than 6σ, where the term is below 1e-7·w0, are not searched. With fewer than two cells the term
+    is 0.
 
     Args:
       instances: [H, W] cell ids, 0 = none.
-      w0: value at a pixel that two cells would share.
+      w0: the value for d1 = d2 = 0.
       sigma: pixels.
 
     Returns:
@@ -97,12 +98,12 @@ def separation_term(instances: np.ndarray, *, w0: float = 10.0, sigma: float = 5
         raise ValueError(f"sigma must be positive, got {sigma}")
     if instances.min(initial=0) < 0:
         raise ValueError(f"instance ids must not be negative, got {instances.min()}")
-    if instances.max(initial=0) > instances.size:  # ids of another numbering, such as COCO's
+    if instances.max(initial=0) > instances.size:  # sparse ids, such as COCO's
         _, ranks = np.unique(np.append(instances, 0), return_inverse=True)
         instances = ranks[:-1].reshape(instances.shape)
     height, width = instances.shape
     reach = int(np.ceil(6 * sigma))
-    nearest = np.full((height, width), np.inf, np.float32)  # squared, as all distances here
+    nearest = np.full((height, width), np.inf, np.float32)  # squared distances
     second = nearest.copy()
     for number, box in enumerate(ndimage.find_objects(instances), start=1):
         if box is None:
@@ -114,7 +115,7 @@ def separation_term(instances: np.ndarray, *, w0: float = 10.0, sigma: float = 5
         )
         elsewhere = (instances[window] != number).view(np.uint8)
         distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        # Rounding to the whole number that it is: OpenCV's last bit depends on memory alignment.
+        # Squared distances are whole numbers; OpenCV's last bit depends on memory alignment.
         squared = np.rint(np.square(distance, out=distance), out=distance)
         further = np.maximum(nearest[window], squared)
         np.minimum(second[window], further, out=second[window])
@@ -125,9 +126,9 @@ def separation_term(instances: np.ndarray, *, w0: float = 10.0, sigma: float = 5
 
 @dataclass(frozen=True, kw_only=True)
 class AddWeightMap:
-    """Transform: adds "weights" by `weight_map`, from "labels" and "instances".
+    """Transform: adds "weights", computed by `weight_map` from "labels" and "instances".
 
-    Put it after the geometric transforms: they move the borders that the weights follow.
+    Put it after geometric transforms, which move the borders that the weights follow.
     """
 
     w0: float = 10.0
@@ -137,8 +138,8 @@ class AddWeightMap:
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         if "instances" not in example:
             raise ValueError(
-                "the weight map needs 'instances': distances to cells of a class mask "
-                "alone are not defined"
+                "the weight map needs 'instances': a class mask alone does not define distances "
+                "to cells"
             )
         weights = weight_map(
             example["labels"],

@@ -1,4 +1,4 @@
-"""Looks through a data set before any training: what is there, and what is wrong with it."""
+"""Checks a data set before training: what it holds, and what is wrong with it."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,17 +24,17 @@ NAMES_PER_NOTE = 4
 def check(
     name: str, *, data_dir: Path, source: Path | None = None, contact_sheet: Path | None = None
 ) -> CheckReport:
-    """Looks through a source folder, or through the prepared data set where none is given.
+    """Checks a source folder, or the prepared data set if none is given.
 
     Args:
       name: a data set of `segjax.data.sources.catalog.dataset_names()`.
       data_dir: the folder of prepared data sets.
-      source: a folder in the official layout; all of its problems are listed.
+      source: a folder in the official layout; all its problems are listed.
       contact_sheet: PNG file to write, with examples of each split and their labels.
 
     Raises:
-      ValueError: no such data set, or one that has no source files.
-      FileNotFoundError: `source` is no folder or, without one, the data set is not prepared.
+      ValueError: there is no such data set, or it has no source files.
+      FileNotFoundError: `source` is not a folder, or is not given and the data set is not prepared.
     """
     if contact_sheet is not None and Path(contact_sheet).suffix != ".png":
         raise ValueError(f"{contact_sheet}: a contact sheet is a PNG; its name should end in .png")
@@ -53,7 +53,7 @@ def check(
 def check_source(
     name: str, builder: SegmentationBuilder, source: Path, *, contact_sheet: Path | None = None
 ) -> CheckReport:
-    """Looks through the files in the official layout that a builder would read.
+    """Checks the files in the official layout that a builder would read.
 
     Raises:
       ValueError: the data set is generated, or downloaded by TFDS.
@@ -89,7 +89,7 @@ def _fill(
     official_size: tuple[int, int] | None,
     contact_sheet: Path | None,
 ) -> CheckReport:
-    """Reads every example, enters it in the report and draws the contact sheet."""
+    """Reads every example, adds it to the report and draws the contact sheet."""
     tiles, notes = [], defaultdict(list)
     for split, read_all in readers.items():
         split_report = report.splits[split] = SplitReport(len(read_all))
@@ -106,7 +106,7 @@ def _fill(
                 notes[split, note].append(example["id"])
             if contact_sheet and index in shown:
                 tiles.append(draw_tile(example, f"{split} {example['id']}"))
-    report.problems = list(dict.fromkeys(report.problems))  # once, though in several splits
+    report.problems = list(dict.fromkeys(report.problems))  # each once, even if in several splits
     for (split, note), ids in notes.items():
         names = ", ".join(ids[:NAMES_PER_NOTE]) + " …" * (len(ids) > NAMES_PER_NOTE)
         report.notes.append(f"{split}: {note}: {len(ids)} of {len(readers[split])} ({names})")

@@ -1,4 +1,4 @@
-"""Finds the label-format traps in one example: what is wrong, and what is only unusual."""
+"""Finds label-format traps in one example: what is wrong, and what is only unusual."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ MAPS = ("labels", "second_observer", "instances", "field_of_view")
 
 
 def find_problems(example: dict, *, num_classes: int) -> list[str]:
-    """Says what makes an example unfit for training, one sentence each.
+    """Lists what makes an example unfit for training, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
-      num_classes: label values from here on are wrong, except 255 (ignored).
+      num_classes: labels must be below this, or 255 (ignored).
     """
     problems = []
     height_and_width = example["image"].shape[:2]
@@ -34,7 +34,7 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
 
 
 def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[str]:
-    """Says what is unusual in an example without being wrong, one sentence each.
+    """Lists what is unusual in an example but not wrong, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -44,8 +44,8 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
     image = example["image"]
     if official_size is not None and image.shape[:2] != official_size:
         notes.append(
-            f"not of the published size {official_size[0]}×{official_size[1]}, so that results "
-            "do not compare with published ones"
+            f"not of the published size {official_size[0]}×{official_size[1]}: results are not "
+            "comparable with published ones"
         )
     if image.min() == image.max():
         notes.append(f"the image is blank: {image.min()} everywhere")

@@ -11,18 +11,18 @@ SIZES_SHOWN = 6
 
 @dataclass
 class SplitReport:
-    """What a split holds.
+    """The contents of a split.
 
     Attributes:
-      num_examples: how many examples have all their files, readable or not.
-      images: how many images there are of each size and depth, such as "512×512×1 uint8".
+      num_examples: number of examples that have all their files, readable or not.
+      images: number of images of each size and type, such as "512×512×1 uint8".
       value_range: lowest and highest value of all images.
-      label_pixels: pixels of each label value, 255 included.
-      label_examples: examples that hold each label value.
-      instances: number of instances of each example; empty for a set without instances.
-      objects: objects of each class, crowds included; empty for a set with label maps.
-      object_examples: examples that hold objects of each class.
-      crowds: objects that are crowds.
+      label_pixels: number of pixels of each label value, including 255.
+      label_examples: number of examples with each label value.
+      instances: number of instances in each example; empty for a set without instances.
+      objects: number of objects of each class, including crowds; empty for a set with label maps.
+      object_examples: number of examples with objects of each class.
+      crowds: number of objects that are crowds.
     """
 
     num_examples: int
@@ -65,11 +65,11 @@ class CheckReport:
 
     Attributes:
       name: the data set.
-      origin: the folder looked through.
+      origin: the folder that was checked.
       class_names: name of each class id.
       splits: a report for each split.
-      problems: what must be mended before training, each naming its file or example.
-      notes: what is unusual without being wrong.
+      problems: what must be fixed before training; each names its file or example.
+      notes: what is unusual but not wrong.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""Batches of one kind of image each, such as one orientation, without losing track of examples.
+"""Schedules batches that hold one group of images each, such as one orientation.
 
-Images of a batch are padded to one shape: with landscape and portrait apart, that is 832 × 1344 or
-1344 × 832 and not 1344 × 1344. detectron2 and torchvision collect examples as they come until a
-batch of one kind is full, so that what a batch holds depends on all that came before. Here each
-group has an endless stream of its own, and which group a batch is of follows from its number.
+The images of a batch are padded to one shape. With landscape and portrait kept apart, that is
+832 × 1344 or 1344 × 832 and not 1344 × 1344. detectron2 and torchvision collect examples until a
+batch of one kind is full, so that a batch depends on all that came before. Here each group has its
+own endless stream, and the number of a batch determines its group.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def orientation_groups(sizes: np.ndarray) -> np.ndarray:
-    """The group of each image by its size (height, width), int32 [n]: 1 if taller than wide."""
+    """Groups images by their sizes (height, width): 1 if taller than wide, else 0, int32 [n]."""
     sizes = np.asarray(sizes)
     if sizes.ndim != 2 or sizes.shape[1] != 2:
         raise ValueError(f"expected sizes [n, 2], got shape {sizes.shape}")
@@ -22,11 +22,11 @@ def orientation_groups(sizes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class GroupSchedule:
-    """Says of which group each batch of an endless stream is, and how many of it came before.
+    """Assigns a group to each batch of an endless stream.
 
-    Of every n batches, n being the number of examples, each group has as many as it has examples,
-    spread evenly: the k-th of a group of c comes at (k + 1/2) / c of the way. Over n batches each
-    group thus goes through its examples as often as any other.
+    In every n batches, for n examples, each group has as many batches as it has examples. They are
+    spread evenly: the k-th batch of a group of c examples comes at (k + 1/2) / c of the way. So
+    over n batches, every group goes through its examples equally often.
 
     Attributes:
       groups: group of each example, int [n], 0 or more.
@@ -62,13 +62,13 @@ class GroupSchedule:
         counts = np.bincount(self.groups)
         group = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         rank = np.concatenate([np.arange(count) for count in counts])
-        # Different fractions of numbers this small differ as float64 too; of equal ones the lower
-        # group comes first.
+        # Unequal fractions of such small numbers stay unequal in float64. Among equal ones, the
+        # lower group comes first.
         return group[np.argsort((2 * rank + 1) / counts[group], kind="stable")]
 
     @cached_property
     def _before(self) -> np.ndarray:
-        """How many of the n batches are of the same group and earlier, int32 [n]."""
+        """The number of earlier batches of the same group, for each of n batches, int32 [n]."""
         before = np.empty(len(self._cycle), np.int32)
         for group in range(len(self._members)):
             places = self._cycle == group

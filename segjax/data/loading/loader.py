@@ -1,10 +1,10 @@
-"""Batches for training and evaluation: read, augmented and stacked ahead of use.
+"""Makes batches for training and evaluation: reads, augments and stacks examples ahead of use.
 
 The training stream is a pure function of (source, transforms, seed, position). Position p is
-place p mod n of epoch p div n, whose order is a permutation drawn from (seed, epoch); the example
-is augmented by a generator made from (seed, epoch, index). So the number of threads, worker
-processes and training processes changes nothing, and where to resume is one number. With groups
-the same holds for each group; a fixed schedule mixes their batches
+place p mod n of epoch p div n. The order of an epoch is a permutation drawn from (seed, epoch), and
+an example is augmented by a generator made from (seed, epoch, index). So the numbers of threads,
+worker processes and training processes change nothing, and one number says where to resume. With
+groups the same holds for each group, and a fixed schedule mixes their batches
 (`segjax.data.loading.aspect_ratio`).
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from segjax.data.loading.aspect_ratio import GroupSchedule
 from segjax.data.loading.read_ahead import read_ahead
 
-# What enters a batch, and as what; the other entries of an example stay behind.
+# The entries that enter a batch and their types; other entries of an example are dropped.
 BATCH_DTYPES = {
     "image": np.float32,
     "labels": np.int32,
@@ -49,33 +49,34 @@ def training_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of batches `start`, `start + 1`, ... without end.
 
-    Each epoch holds each example once; batches run on over the end of an epoch. With groups, that
-    is so for the examples and batches of each group. `.close()` ends the threads or worker
-    processes behind the iterator; so do its going out of use and any exception.
+    Each epoch holds each example once, and batches run on across the end of an epoch. With groups,
+    this holds within each group. `.close()`, an exception or dropping the iterator ends the threads
+    or worker processes behind it.
 
     Args:
       source: examples by index; pickled to the worker processes.
       transforms: applied to each example in turn, as `transform(example, rng)`.
       batch_size: examples in a batch over all training processes. Process k takes the k-th
         contiguous part of each batch.
-      seed: of order and augmentation, 0 <= seed < 2³².
-      start: number of batches taken before; costs nothing.
-      groups: int [n], the group of each example, where all of a batch are to be of one, such as
-        `orientation_groups(source.sizes)`; None makes one group of all.
-      num_workers: processes that read and augment, started on first use (2 seconds or so); 0 does
-        it in threads of this one. OpenCV and NumPy let threads run in parallel for the most part.
-      num_threads: in each process that reads; 0 reads when asked, if there are no workers.
-      process_index: of this training process.
-      process_count: of training processes.
+      seed: seed of order and augmentation, 0 <= seed < 2³².
+      start: number of batches to skip; skipping costs nothing.
+      groups: int [n], the group of each example, such as `orientation_groups(source.sizes)`. All
+        examples of a batch then belong to one group. None makes one group of all.
+      num_workers: processes that read and augment, started on first use in about 2 seconds. With 0,
+        threads of this process do it; OpenCV and NumPy mostly let them run in parallel.
+      num_threads: threads in each process that reads. 0 without workers reads on demand.
+      process_index: index of this training process.
+      process_count: number of training processes.
 
     Yields:
-      Dicts of `BATCH_DTYPES` arrays, [share, ...] each, of the entries that the examples have,
+      Dicts of `BATCH_DTYPES` arrays, [share, ...] each, for the entries that the examples have,
       and "index" int32 [share], their indices in the source.
 
     Raises:
-      ValueError: empty source; sizes that do not divide; groups of other examples; examples of a
-        batch that differ in shape.
-      RuntimeError: an example cannot be read or transformed; the message names it. A worker died.
+      ValueError: the source is empty, sizes do not divide, groups do not match the examples, or
+        examples of a batch differ in shape.
+      RuntimeError: an example cannot be read or transformed (the message names it), or a worker
+        died.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be within 0..2³² − 1, got {seed}")
@@ -120,10 +121,10 @@ def evaluation_examples(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[tuple[int, dict]]:
-    """Yields (index, example), each example once over all processes.
+    """Yields (index, example) for each example, once over all processes.
 
-    Process k takes the k-th contiguous part of the source, in order; parts differ by one example
-    at most. Transforms get a generator made from the index, the same in each evaluation.
+    Process k takes the k-th contiguous part of the source, in order; parts differ by at most one
+    example. Transforms get a generator made from the index, so that all evaluations are alike.
 
     Raises:
       RuntimeError: an example cannot be read or transformed; the message names it.
@@ -136,7 +137,7 @@ def evaluation_examples(
 
 @dataclass(frozen=True)
 class _EvaluationStream:
-    """Random access to (index, transformed example) for some of the indices of a source."""
+    """Random access to (index, transformed example) for some indices of a source."""
 
     source: Sequence[dict]
     transforms: tuple
@@ -164,7 +165,7 @@ class _TrainingStream:
     process_count: int
 
     def __len__(self) -> int:
-        return sys.maxsize  # grain asks for an end
+        return sys.maxsize  # grain requires a length
 
     def __getitem__(self, number: int) -> dict:
         share = self.batch_size // self.process_count
@@ -186,15 +187,15 @@ class _TrainingStream:
 def _order(size: int, seed: int, epoch: int, key: int) -> np.ndarray:
     """The order of the examples of a group in an epoch; `key` tells groups apart.
 
-    4 bytes an example are kept. grain's `index_shuffle` needs none, but its permutations of few
+    It takes 4 bytes an example. grain's `index_shuffle` takes none, but its permutations of few
     examples are visibly not uniform (20 examples: χ² of 500 at 361 degrees of freedom).
     """
-    # `key` is the index of no example, so that no example shares this generator.
+    # No example has the index `key`, so that no example shares this generator.
     return np.random.default_rng((seed, epoch, key)).permutation(size).astype(np.int32)
 
 
 def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
-    """The transformed example; an error names it, whatever went wrong."""
+    """Reads and transforms an example; any error names it."""
     name, doing = f"example {index} of {len(source)}", "reading"
     try:
         example = source[index]
@@ -202,7 +203,7 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
         for transform in transforms:
             doing = type(transform).__name__
             example = transform(example, rng)
-    # A source and transforms may be the user's own, and raise anything.
+    # A user's own source and transforms may raise anything.
     except Exception as error:
         failure = RuntimeError(f"{name}: {doing} failed: {type(error).__name__}: {error}")
         # A cause would be lost on the way from a worker process, and not every error pickles.
@@ -212,13 +213,13 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
 
 
 def _row(index: int, example: dict) -> dict:
-    """What of an example goes into a batch, with its id for messages."""
+    """The entries of an example that enter a batch, and its id for messages."""
     row = {key: example[key] for key in BATCH_DTYPES if key in example}
     return {**row, "index": index, "id": str(example.get("id"))}
 
 
 def _stack(rows: list[dict]) -> dict[str, np.ndarray]:
-    """A batch from its rows, in ordinary memory (workers hand rows over in shared memory)."""
+    """Stacks rows to a batch in ordinary memory (workers pass rows in shared memory)."""
     batch = {"index": np.array([row["index"] for row in rows], np.int32)}
     for key, dtype in BATCH_DTYPES.items():
         shapes = [np.shape(row[key]) if key in row else None for row in rows]

@@ -1,4 +1,4 @@
-"""Maps a function over many files in threads: decoders leave Python's lock to others."""
+"""Maps a function over items in threads: image decoders release Python's lock."""
 
 import os
 from collections import deque
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields function(item) of each item, in order; few of them are computed ahead of use.
+    """Yields function(item) for each item in order, and computes a few ahead of use.
 
     An error of the function is raised in its item's place.
     """

@@ -1,4 +1,4 @@
-"""The last transform of an example with objects: arrays of the few shapes that a batch may have."""
+"""The last transform of an example with objects, which gives all arrays fixed shapes."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -15,25 +15,25 @@ from segjax.data.instance_masks import CroppedMask, coverage
 class PackObjects:
     """Normalises and pads the image, and gives the objects a fixed capacity.
 
-    The image goes to the top left of the bucket of its orientation; the padding is 0 after
-    normalisation. An example that was resized is as "portrait" as it was before, so that rounding
-    makes no other group of it (`segjax.data.loading.aspect_ratio`). Grey images become three equal
-    channels. Crowds are left out. Of more objects than the capacity the largest boxes are kept, in
-    their order.
+    The image goes to the top left of the bucket for its orientation; padding is 0 after
+    normalisation. "portrait" holds the orientation before resizing, so that rounding cannot change
+    an example's group (`segjax.data.loading.aspect_ratio`). Grey images become three equal
+    channels. Crowds are left out. If there are more objects than the capacity, those with the
+    largest boxes are kept, in their order.
 
-    The result has "id", and "image_id" where the example has it, "image" float32 [H, W, 3], "size"
-    int32 [2] (height and width without padding), "boxes" float32 [M, 4], "classes" int32 [M] (0 =
-    no object), "masks" uint8 [M, m, m] and "dropped" int32 (objects beyond the capacity). A mask is
-    in the frame of its box: the value at (i, j) is the part of the (i, j)-th of m × m equal cells
-    of the box that the mask covers, times 255. 100 masks of 112 × 112 are 1.3 MB, where masks of a
-    whole image of 800 × 1333 would be 107 MB.
+    The result has "id", "image_id" if the example has it, "image" float32 [H, W, 3], "size" int32
+    [2] (height and width without padding), "boxes" float32 [M, 4], "classes" int32 [M] (0 = no
+    object), "masks" uint8 [M, m, m] and "dropped" int32 (number of objects beyond the capacity). A
+    mask is in the frame of its box, which is divided into m × m equal cells: a value is 255 times
+    the part of its cell that the mask covers. 100 masks of 112 × 112 take 1.3 MB; masks of a whole
+    image of 800 × 1333 would take 107 MB.
 
     Attributes:
-      buckets: the size (height, width) of all images, or one for those at least as wide as high
-        and one for those that are higher.
+      buckets: the size (height, width) of all images, or two: one for images at least as wide as
+        high, and one for taller images.
       max_objects: the capacity M.
-      normalize: how image values become those that the network expects.
-      mask_size: cells m a side of a mask; 112 are 4 × 4 for each pixel of Mask R-CNN's 28.
+      normalize: the normalisation of the image.
+      mask_size: cells m on a side of a mask; 112 has 4 × 4 cells for each pixel of Mask R-CNN's 28.
     """
 
     buckets: tuple[tuple[int, int], ...]
@@ -84,12 +84,12 @@ class PackObjects:
         }
 
     def _padded(self, image: np.ndarray, portrait: bool) -> np.ndarray:
-        """The normalised image [h, w, 3] within zeros of the size of a bucket."""
+        """Normalises the image and pads it with zeros to its bucket, [H, W, 3]."""
         height, width = image.shape[:2]
         bucket = bucket_of((height, width), self.buckets, portrait=portrait)
         image = match_channels(image, 3)
         padded = np.zeros((*bucket, 3), np.float32)
-        # Row by row, not pixel by pixel: NumPy is slow where the innermost loop has 3 channels.
+        # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = padded.reshape(bucket[0], -1)[:height, : 3 * width]
         mean, std = (
             np.tile(np.broadcast_to(np.float32(value), 3), width)
@@ -103,10 +103,10 @@ class PackObjects:
 def bucket_of(
     size: tuple[int, int], buckets: Sequence[tuple[int, int]], *, portrait: bool
 ) -> tuple[int, int]:
-    """The bucket (height, width) of an orientation; of a single bucket, that one.
+    """The bucket (height, width) for an orientation; a single bucket serves both.
 
     Raises:
-      ValueError: an image of `size` does not fit into it.
+      ValueError: an image of `size` does not fit.
     """
     bucket = next((b for b in buckets if (b[0] > b[1]) == portrait), buckets[0])
     if size[0] > bucket[0] or size[1] > bucket[1]:
@@ -118,12 +118,12 @@ def bucket_of(
 
 
 def box_frame_mask(mask: CroppedMask, box: np.ndarray, mask_size: int) -> np.ndarray:
-    """Resamples a mask to the frame of a box: what part of each cell it covers, 0 to 255.
+    """Resamples a mask to the frame of a box: the part of each cell that it covers, 0 to 255.
 
     Args:
-      mask: in the image.
+      mask: the mask in the image.
       box: [x_min, y_min, x_max, y_max], of positive extent.
-      mask_size: cells a side.
+      mask_size: cells on a side.
 
     Returns:
       uint8 [mask_size, mask_size].

@@ -1,7 +1,6 @@
-"""Computes the elements of a random-access stream ahead of use, in threads or processes, by grain.
+"""Computes the elements of a random-access stream ahead of use, in grain's threads or processes.
 
-grain's own iterator state is not used: a stream is a function of its index, so that whoever reads
-it knows where they are.
+grain's own iterator state is not used: a stream is a function of the index, and its reader counts.
 """
 
 import atexit
@@ -23,18 +22,19 @@ _OPEN = weakref.WeakSet()
 def read_ahead(
     stream: Sequence, *, num_workers: int, num_threads: int, buffer_size: int
 ) -> Generator:
-    """Yields stream[0], stream[1], ... in order, whoever computed them.
+    """Yields stream[0], stream[1], ... in order, computed in threads or worker processes.
 
-    Nothing is started before the first element is asked for. Closing the iterator ends what was.
+    Nothing starts before the first element is requested. Closing the iterator ends all threads and
+    workers.
 
     Args:
       stream: has `__len__` and a thread-safe `__getitem__`; pickled to the workers.
-      num_workers: processes that compute elements; 0 = none, threads of this process do.
-      num_threads: in each process that computes; 0 = no thread beside the process's own.
-      buffer_size: elements to keep ready.
+      num_workers: processes that compute elements. With 0, threads of this process do it.
+      num_threads: threads in each process that computes. With 0, the process itself computes.
+      buffer_size: number of elements to keep ready.
 
     Yields:
-      Elements; from workers, large arrays in them lie in shared memory, freed with the array.
+      Elements. Large arrays from workers lie in shared memory, which is freed with the array.
 
     Raises:
       RuntimeError: a worker process died.
@@ -47,7 +47,7 @@ def read_ahead(
     )
     if num_workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain fails on flags of absl that nobody has parsed
+            flags.FLAGS.mark_as_parsed()  # grain fails if absl's flags are not parsed
         options = grain.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=-(-buffer_size // num_workers)
         )
@@ -71,20 +71,20 @@ def _elements(dataset: grain.IterDataset) -> Generator:
 
 @atexit.register
 def _close_all() -> None:
-    """Ends what was left open, while grain can still clean up after itself."""
+    """Closes what was left open while grain can still clean up."""
     for elements in list(_OPEN):
-        with suppress(ValueError):  # a thread that is cut off is waiting for it
+        with suppress(ValueError):  # a stopped thread is still executing it
             elements.close()
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
     """Runs first in each worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    cv2.setNumThreads(1)  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
+    cv2.setNumThreads(1)  # the processes already run in parallel
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone: grain's workers outlive a killed one for ever."""
+    """Ends this worker with its parent; grain's workers would outlive a killed parent for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -11,11 +11,7 @@ from segjax.data.builder import SegmentationBuilder
 
 def dataset_names() -> list[str]:
     """Names of all data sets, "name" or "name/config", such as "cell_tracking/phc_c2dh_u373"."""
-    names = []
-    for module in pkgutil.iter_modules(datasets.__path__):
-        configs = _builder_class(module.name).BUILDER_CONFIGS
-        names += [f"{module.name}/{config.name}" for config in configs] or [module.name]
-    return names
+    return [name for folder in _folders() for name in _names(folder)]
 
 
 def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
@@ -24,13 +20,14 @@ def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
     Raises:
       ValueError: there is no data set of that name; the message lists those there are.
     """
-    names = dataset_names()
-    if name not in names:
+    # Other builders are not imported: each costs time, and one may need what is not there.
+    folder, _, config = name.partition("/")
+    if folder not in _folders() or name not in _names(folder):
+        names = dataset_names()
         configs = [known for known in names if known.startswith(f"{name}/")]
         close = configs or difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"no data set is named {name!r}.{hint} Data sets: {', '.join(names)}")
-    folder, _, config = name.partition("/")
     data_dir = Path(data_dir).expanduser().absolute()
     return _builder_class(folder)(data_dir=data_dir, config=config or None)
 
@@ -39,6 +36,15 @@ def describe_dataset(name: str) -> tuple[tuple[str, ...], int]:
     """Returns the class names of a data set and the channels of its images, prepared or not."""
     builder = make_builder(name, data_dir=Path("unused"))
     return builder.class_names, builder.info.features["image"].shape[-1]
+
+
+def _folders() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(datasets.__path__)]
+
+
+def _names(folder: str) -> list[str]:
+    configs = _builder_class(folder).BUILDER_CONFIGS
+    return [f"{folder}/{config.name}" for config in configs] or [folder]
 
 
 def _builder_class(folder: str) -> type[SegmentationBuilder]:

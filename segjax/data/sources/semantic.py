@@ -79,9 +79,26 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
         raise FileNotFoundError(
             f"{name} is not prepared in {data_dir}. Run: {prepare_command(name, builder)}"
         )
+    return open_builder(builder, split)
+
+
+def open_builder(builder: SegmentationBuilder, split: str) -> Source:
+    """Opens a split of what a builder of segjax has prepared, or of what TFDS's mocks make of it.
+
+    Raises:
+      ValueError: no such split (the message lists those there are), or a format that only
+        TensorFlow reads.
+    """
+    config = builder.builder_config
+    name = f"{builder.name}/{config.name}" if config else builder.name
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     try:
         records = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{name} is prepared as {builder.info.file_format.value}, which only TensorFlow reads; "
+            "prepare it again with --overwrite"
+        ) from error
     except (ValueError, KeyError, AssertionError) as error:
         known = ", ".join(f"{split} ({size})" for split, size in sizes.items())
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from segjax.models.layers import ConvolutionNorm, Norm, atrous_units, check_multi_grid
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 # The initialiser of TensorFlow's mobilenet.training_scope; the paper states none.
@@ -54,7 +55,7 @@ class InvertedResidual(nn.Module):
         return x + inputs if self.add_input else x, depthwise
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Network):
     """MobileNetV2 up to its last bottleneck, without the 1×1 convolution to 1280 channels.
 
     DeepLab reads the last bottleneck's output ("layer_18" in TensorFlow's numbering, which counts

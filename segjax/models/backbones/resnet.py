@@ -19,6 +19,7 @@ from segjax.models.layers import (
     check_multi_grid,
     max_pool,
 )
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 Block = Literal["bottleneck", "basic"]
@@ -72,7 +73,7 @@ class ResidualBlock(nn.Module):
         return nn.relu(x + inputs)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """ResNet with atrous stages.
 
     Parameters: "stem" (or "stem1" … "stem3") with "convolution" and "norm", and "stage1_block1" …;

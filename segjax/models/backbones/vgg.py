@@ -12,9 +12,10 @@ from typing import Any, Literal
 import flax.linen as nn
 
 from segjax.models.layers import Convolution, atrous_units, check_multi_grid, max_pool
+from segjax.models.network import Network
 
 
-class VGG16(nn.Module):
+class VGG16(Network):
     """VGG-16's thirteen convolutions with biases, 14,714,688 parameters.
 
     Parameters: "block1_conv1" … "block5_conv3", each with "kernel" and "bias". He initialisation

@@ -19,6 +19,7 @@ from segjax.models.layers import (
     atrous_units,
     check_multi_grid,
 )
+from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm
 
 # The initialiser of TensorFlow DeepLab's xception_arg_scope; the paper states none.
@@ -79,7 +80,7 @@ class XceptionBlock(nn.Module):
         return x, outputs[1]
 
 
-class Xception(nn.Module):
+class Xception(Network):
     """The aligned Xception without its classifier.
 
     Parameters: "stem1", "stem2" with "convolution" and "norm"; "entry_block1" …, "middle_block1" …,

@@ -1,9 +1,10 @@
-"""Image, boxes and masks move together, compared with masks of whole images."""
+"""Image, boxes and masks move together, as whole-image masks do."""
 
 import cv2
 import numpy as np
 import pytest
 
+from segjax.coco.masks import paste_mask
 from segjax.data.augmentation.instance import (
     LargeScaleJitter,
     RandomCrop,
@@ -12,7 +13,7 @@ from segjax.data.augmentation.instance import (
     resize_image,
     resized_size,
 )
-from segjax.data.instance_masks import masks_from_instances, paste_mask, tight_boxes
+from segjax.data.instance_masks import masks_from_instances, tight_boxes
 from tests.data.discs import SIZE, draw, frozen, iou, make_example, whole
 
 
@@ -138,7 +139,7 @@ def test_large_scale_jitter_draws_scales_over_the_whole_range():
     pictures = [jitter(example, rng)["image"][..., 0] == 0 for _ in range(60)]
     widths = np.array([picture.any(axis=0).sum() for picture in pictures])
     heights = np.array([picture.any(axis=1).sum() for picture in pictures])
-    assert (np.abs(heights - widths * 0.75) < 0.9).all()  # of 90 × 120, both rounded
+    assert (np.abs(heights - widths * 0.75) < 0.9).all()  # the sides of 90 × 120 are rounded
     assert widths.min() < 18
     assert widths.max() > 54
     assert np.abs(widths.mean() - 36) < 5
@@ -147,7 +148,7 @@ def test_large_scale_jitter_draws_scales_over_the_whole_range():
 def test_examples_that_cannot_be_moved_whole_are_refused():
     rng, example = np.random.default_rng(0), make_example()
     for transform in (ResizeShortSide((50,), 100), RandomFlip(), RandomCrop((9, 9))):
-        with pytest.raises(ValueError, match=r"there: \['labels'\]"):
+        with pytest.raises(ValueError, match=r"found: \['labels'\]"):
             transform({**example, "labels": np.zeros(SIZE, np.uint8)}, rng)
         with pytest.raises(ValueError, match=r"missing: \['masks'\]"):
             transform({key: example[key] for key in example if key != "masks"}, rng)

@@ -52,7 +52,7 @@ def test_a_flat_image_survives_grey_values():
 
 
 def colours(dtype=np.uint8):
-    """All sorts of colours: a grid, grey levels, and the primary and secondary ones."""
+    """Many colours: a grid, grey levels, and the primary and secondary colours."""
     grid = np.stack(np.meshgrid(*[[0, 30, 100, 170, 254]] * 3), -1).reshape(-1, 3)
     grey = np.repeat(np.arange(0, 256, 15), 3).reshape(-1, 3)
     pure = 255 * (np.arange(8)[:, None] >> np.arange(3) & 1)
@@ -68,7 +68,7 @@ def distorted(seed=0, image=None, **options):
 
 
 def slow_hsv(image, *, turn=0.0, factor=1.0):
-    """Turns the hue by degrees and multiplies the saturation, pixel by pixel."""
+    """Turns the hue by degrees and multiplies the saturation pixel by pixel."""
     result = []
     for pixel in image.reshape(-1, 3) / 255:
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
@@ -121,7 +121,7 @@ def test_hue_turns_all_colours_alike_up_to_its_limit_and_leaves_grey():
     turns = []
     for seed in range(60):
         result = distorted(seed, hue=36.0)
-        red = result[0, -7]  # was pure
+        red = result[0, -7]  # pure red before
         turn = 360 * colorsys.rgb_to_hsv(*(red / 255).tolist())[0]
         turn = turn - 360 if turn > 180 else turn
         np.testing.assert_allclose(result, slow_hsv(colours(), turn=turn), atol=2e-2)

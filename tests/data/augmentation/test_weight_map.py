@@ -1,4 +1,4 @@
-"""The U-Net weight map against equation 2 of the paper, computed pixel by pixel."""
+"""The U-Net weight map equals equation 2 of the paper, computed pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from segjax.data.augmentation.weight_map import (
 
 
 def separation_oracle(instances, w0, sigma):
-    """Every distance between every pixel and every cell pixel."""
+    """Computes every distance between a pixel and a cell pixel."""
     pixels = np.argwhere(np.ones_like(instances, bool))
     to_cells = []
     for number in np.unique(instances[instances > 0]):
@@ -111,7 +111,7 @@ def test_weights_are_the_same_bits_wherever_the_array_lies_in_memory():
         moved = memory[offset : offset + instances.size].reshape(instances.shape)
         moved[:] = instances
         np.testing.assert_array_equal(separation_term(moved), expected)
-        # Windows of other widths, so that OpenCV's rows start at other addresses.
+        # With other widths, OpenCV's rows start at other addresses.
         part = np.ascontiguousarray(instances[:, offset:])
         if set(np.unique(part)) == set(np.unique(instances)):
             inner = separation_term(part)[:, 40:]

@@ -18,7 +18,7 @@ def example_with(labels, **more):
 
 @pytest.fixture(scope="module")
 def cell_tracking(tmp_path_factory):
-    """A tiny source folder, the folder that it is prepared in, and what it holds."""
+    """A tiny source folder, the folder it is prepared in, and its contents."""
     source, data_dir = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data")
     expected = official_layouts.write_cell_tracking(source)
     prepare("cell_tracking/dic_c2dh_hela", source=source, data_dir=data_dir)
@@ -183,7 +183,7 @@ def test_the_contact_sheet_is_a_png_with_examples_of_each_split(cell_tracking, t
     path = tmp_path / "new" / "sheet.png"
     check("cell_tracking/dic_c2dh_hela", data_dir=data_dir, contact_sheet=path)
     sheet = cv2.imread(str(path))
-    # 2 + 2 gold and 4 + 4 silver examples, three a row, each two panels of 213×256.
+    # 2 + 2 gold and 4 + 4 silver examples, three in a row, each with two panels of 213×256.
     assert sheet.shape[0] > 4 * 213
     assert sheet.shape[1] > 3 * 2 * 256
 

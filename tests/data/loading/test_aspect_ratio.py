@@ -1,4 +1,4 @@
-"""Grouped batches: one group each, every example as often as any other, a function of position."""
+"""Batches hold one group each, use all examples equally, and are a function of position."""
 
 from itertools import islice
 
@@ -30,7 +30,7 @@ def test_each_group_has_its_share_of_the_batches_spread_evenly(counts):
         group, before = schedule.of_batch(number)
         assert before == seen[group]
         seen[group] += 1
-        # Of what its share says, a group never has a whole batch more or less for each other group.
+        # A group deviates from its share by less than one batch for each other group.
         share = (number + 1) * np.array(counts) / total
         assert (np.abs(seen - share) < max(1, len(counts) - 1)).all()
     np.testing.assert_array_equal(seen, 3 * np.array(counts))
@@ -55,7 +55,7 @@ def test_each_epoch_of_a_group_has_each_of_its_examples_once():
         of_group = seen[GROUPS[seen] == group]
         epochs = of_group.reshape(-1, len(members))
         np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(members, (len(epochs), 1)))
-    # 35 batches of 4 are 20 epochs of all 7 examples.
+    # 35 batches of 4 are 20 epochs of 7 examples.
     np.testing.assert_array_equal(np.bincount(seen), np.full(7, 20))
 
 
@@ -86,7 +86,7 @@ def test_the_shares_of_two_processes_make_up_the_grouped_batches_of_one():
 
 
 def test_without_groups_the_order_is_a_permutation_drawn_from_seed_epoch_and_count():
-    """Written out, so that no rewriting of the loader changes the order of recorded runs."""
+    """The order is written out, so that no change of the loader alters recorded runs."""
     expected = [np.random.default_rng((3, epoch, 7)).permutation(7) for epoch in range(4)]
     source = make_source()
     np.testing.assert_array_equal(indices(take(7, source, ())), np.concatenate(expected))

@@ -1,4 +1,4 @@
-"""The batches are a function of source, transforms, seed and position, whoever computes them."""
+"""Batches are a function of source, transforms, seed and position, whoever computes them."""
 
 import multiprocessing
 import subprocess
@@ -16,7 +16,7 @@ AUGMENT = (Warp((6, 5), rotation=90.0, flip_horizontal=True), GreyValues(noise=0
 
 
 def make_source(count=7, height=8, width=9):
-    """Examples whose first pixel says which one it is."""
+    """Examples whose first pixel is their index."""
     images = np.random.default_rng(0).integers(256, size=(count, height, width, 1), dtype=np.uint8)
     images[:, 0, 0, 0] = range(count)
     return [
@@ -137,7 +137,7 @@ next(batches)
 print("running", len(multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    # A surviving worker would hold the pipe open, and this would run into its time limit.
+    # A surviving worker would hold the pipe open until the time limit.
     result = subprocess.run(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,

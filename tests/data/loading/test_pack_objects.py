@@ -1,11 +1,11 @@
-"""Packing: arrays of fixed shapes, and the buckets that images are padded to."""
+"""Packing makes arrays of fixed shapes and pads images to buckets."""
 
 import numpy as np
 import pytest
 
+from segjax.coco.masks import paste_mask
 from segjax.data.augmentation.instance import ResizeShortSide, keep_objects
 from segjax.data.augmentation.semantic import Normalize
-from segjax.data.instance_masks import paste_mask
 from segjax.data.loading.pack_objects import PackObjects, box_frame_mask, bucket_of
 from tests.data.discs import SIZE, frozen, iou, make_example
 
@@ -24,7 +24,7 @@ def test_a_box_frame_mask_pasted_back_is_the_mask():
         )
         padded = np.pad(framed, 1)[np.clip(i + 1, 0, 113)[:, None], np.clip(j + 1, 0, 113)]
         assert iou(padded > 127, paste_mask(mask, SIZE)) > 0.95
-        # Of the mask's area the box leaves out 0.3 of the first row.
+        # The box leaves out 0.3 of the mask's first row.
         extent = (box[2] - box[0]) * (box[3] - box[1])
         expected = area - 0.3 * mask.pixels[0].sum()
         assert abs(framed.mean() / 255 * extent - expected) < 0.005 * area
@@ -53,7 +53,7 @@ def test_packed_arrays_hold_what_the_example_holds_and_zeros_elsewhere():
     assert {key: packed[key].dtype for key in packed if key != "id"} == dtypes
 
 
-def test_of_too_many_objects_the_largest_are_kept_in_their_order_and_the_rest_counted():
+def test_too_many_objects_leave_the_largest_in_their_order_and_a_count_of_the_rest():
     pack = PackObjects((SIZE,), max_objects=2, normalize=NORMALIZE, mask_size=28)
     example = make_example()
     packed = pack(example, np.random.default_rng(0))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segjax.coco import run_lengths as rle
-from segjax.data.instance_masks import paste_mask
+from segjax.coco.masks import paste_mask
 from segjax.data.loading.loader import training_batches
 from segjax.data.sources.coco_files import CocoInstances
 
@@ -166,8 +166,14 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
         ({"annotations": {}}, "missing: annotations"),
         ({"categories": [{"id": "a", "name": "x"}]}, "categories need an integer id"),
         ({"categories": [{"id": 7, "name": "x"}] * 2}, "two categories have the same id"),
-        ({"categories": [{"id": 8, "name": "x"}]}, "1 annotations are of no category .*_id 7"),
-        ({"annotations": [annotation(1, image=6)]}, "1 annotations are of no image .* image_id 6"),
+        (
+            {"categories": [{"id": 8, "name": "x"}]},
+            "1 annotations name a category_id that .* first 7",
+        ),
+        (
+            {"annotations": [annotation(1, image=6)]},
+            "1 annotations name a image_id that .* first 6",
+        ),
         ({"annotations": [annotation(1, image="5")]}, "annotation 1: expected image_id"),
         ({"annotations": [annotation(41, bbox=[1, 2, 3])]}, "annotation 41: expected image_id"),
         ({"annotations": [annotation(1, bbox=[1, 2, 3, None])]}, "annotation 1: expected"),

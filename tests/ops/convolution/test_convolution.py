@@ -164,6 +164,7 @@ def values_and_gradients(form, inputs, kernel, options):
     return jax.jit(run)(inputs, kernel, weights)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", CASES)
 def test_every_form_equals_xlas_convolution_with_its_gradients(case):
     inputs, kernel, options = arrays(*CASES[case])

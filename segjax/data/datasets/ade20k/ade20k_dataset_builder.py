@@ -1,6 +1,7 @@
 """ADE20K: the MIT scene parsing benchmark of 150 classes."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +20,9 @@ class Builder(SegmentationBuilder):
     """The labels of the benchmark less one, so that 0 is a class and "other" is ignored."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "http://sceneparsing.csail.mit.edu"
+    license = "Images for non-commercial research and education; annotations BSD 3-clause"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked ADEChallengeData2016.zip, with images and annotations: "
         "http://sceneparsing.csail.mit.edu"

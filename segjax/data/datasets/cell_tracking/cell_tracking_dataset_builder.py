@@ -40,6 +40,9 @@ class Builder(SegmentationBuilder):
     """Annotated frames of both training sequences, in a split for each sequence and truth."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://celltrackingchallenge.net/2d-datasets"
+    license = "The challenge's conditions of use"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked training archive of the data set, with the folders 01, 01_GT, 01_ST, 02, "
         "02_GT and 02_ST: https://celltrackingchallenge.net/2d-datasets"

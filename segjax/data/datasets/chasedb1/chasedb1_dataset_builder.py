@@ -1,6 +1,7 @@
 """CHASE_DB1: blood vessels in photographs of children's retinas."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,10 +17,15 @@ class Builder(SegmentationBuilder):
     """Both eyes of 14 children, drawn by two observers; the first ten children train."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = (
+        "https://researchinnovation.kingston.ac.uk/en/datasets/"
+        "chasedb1-retinal-vessel-reference-dataset-4"
+    )
+    license = "Research use; see the archive's page"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked archive, a folder with Image_01L.jpg, Image_01L_1stHO.png, "
-        "Image_01L_2ndHO.png and so on: https://researchinnovation.kingston.ac.uk/en/datasets/"
-        "chasedb1-retinal-vessel-reference-dataset-4"
+        f"Image_01L_2ndHO.png and so on: {homepage}"
     )
     official_size = (960, 999)
 

@@ -1,6 +1,7 @@
 """Cityscapes: street scenes of 50 cities, finely annotated."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -43,6 +44,9 @@ class Builder(SegmentationBuilder):
     """The finely annotated frames, city by city, with the 19 classes that are evaluated."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://www.cityscapes-dataset.com"
+    license = "The Cityscapes licence; non-commercial research and teaching, no redistribution"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with leftImg8bit and gtFine, of leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip: https://www.cityscapes-dataset.com/downloads"

@@ -1,6 +1,7 @@
 """Cityscapes with instances: the things of street scenes, each outlined."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +20,9 @@ class Builder(SegmentationBuilder):
     """The finely annotated frames, city by city, with the 8 classes that have instances."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = cityscapes.Builder.homepage
+    license = cityscapes.Builder.license
     MANUAL_DOWNLOAD_INSTRUCTIONS = cityscapes.Builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     official_size = cityscapes.Builder.official_size
 

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,7 +10,7 @@ import tensorflow_datasets as tfds
 from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
 from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.coco.run_lengths import decode, encode
-from segjax.data.builder import SegmentationBuilder, image_feature
+from segjax.data.builder import SegmentationBuilder, decode_text, image_feature
 from segjax.data.instance_masks import crop_mask
 from segjax.data.sources.coco_files import read_coco_example
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
@@ -21,6 +22,9 @@ class Builder(SegmentationBuilder):
     """Photographs with objects: boxes, classes and, as run lengths, masks."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://cocodataset.org"
+    license = "Annotations CC BY 4.0; the images are Flickr's, subject to its terms of use"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with train2017, val2017 and annotations/instances_{train,val}2017.json: "
         "https://cocodataset.org/#download"
@@ -81,10 +85,10 @@ class Builder(SegmentationBuilder):
     def to_example(record: dict) -> dict:
         """Turns a record as TFDS reads it into an example of a `Source`."""
         size = record["image"].shape[:2]
-        counts = record["masks"].decode().split()
+        counts = decode_text(record["masks"]).split()
         return {
             **record,
-            "id": record["id"].decode(),
+            "id": decode_text(record["id"]),
             "image_id": int(record["image_id"]),
             "masks": tuple(crop_mask(decode({"size": size, "counts": run})) for run in counts),
         }

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,6 +39,9 @@ class Builder(SegmentationBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://cocodataset.org"
+    license = "Annotations CC BY 4.0; the images are Flickr's, subject to its terms of use"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with train2017, val2017 and annotations/instances_{train,val}2017.json: "
         "https://cocodataset.org/#download"

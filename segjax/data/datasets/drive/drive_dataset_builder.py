@@ -1,6 +1,7 @@
 """DRIVE: blood vessels in photographs of the retina."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,6 +15,9 @@ class Builder(SegmentationBuilder):
     """The official halves of 20 photographs each, with the field of view of the camera."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://drive.grand-challenge.org"
+    license = "Research and education only, no redistribution"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The unpacked archive, with the folders training and test (or testing): "
         "https://drive.grand-challenge.org"

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -31,6 +32,9 @@ class Builder(SegmentationBuilder):
     """The training images, split by the hashes of their names, grey and colour ones apart."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://bbbc.broadinstitute.org/BBBC038"
+    license = "CC0"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder with stage1_train of https://bbbc.broadinstitute.org/BBBC038, or with images "
         "and labels"

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -23,6 +24,9 @@ class Builder(SegmentationBuilder):
     """Two stacks of 30 slices; the labels of the test stack were never published."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "https://imagej.net/events/isbi-2012-segmentation-challenge"
+    license = "The data may be used for research if the two papers in `CITATIONS.bib` are cited"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "A folder with train-volume.tif, train-labels.tif and test-volume.tif of the ISBI 2012 "
         "challenge: https://imagej.net/events/isbi-2012-segmentation-challenge"

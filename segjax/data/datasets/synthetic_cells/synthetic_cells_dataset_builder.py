@@ -1,5 +1,7 @@
 """Pictures of touching cells, drawn by `segjax.data.sources.synthetic`; nothing to download."""
 
+from typing import ClassVar
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -19,6 +21,10 @@ class Builder(SegmentationBuilder):
     """96 pictures of 256×256; a generator for each, from its number in the whole set."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    # It has no page on the web. Without any, TFDS names a page of its catalogue that is not there.
+    homepage = "segjax.data.sources.synthetic"
+    license = "Apache-2.0"
     official_size = (256, 256)
 
     def _info(self):

@@ -1,6 +1,7 @@
 """PASCAL VOC 2012 segmentation, with the training images that SBD adds."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.io
@@ -20,6 +21,9 @@ class Builder(SegmentationBuilder):
     """The official splits, and `train_aug` where SBD's labels are at hand."""
 
     VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    homepage = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+    license = "The images are Flickr's, subject to its terms of use; research only"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder that holds VOCdevkit/VOC2012 and, for the split train_aug, benchmark_RELEASE "
         "(SBD): http://host.robots.ox.ac.uk/pascal/VOC/voc2012"

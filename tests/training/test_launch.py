@@ -1,0 +1,74 @@
+"""What ends a run of several processes before it begins."""
+
+import socket
+from pathlib import Path
+
+import jax
+import pytest
+
+from segjax.training.configuration import DistributedConfig, ExperimentConfig
+from segjax.training.launch import check_own_address, set_up
+
+TOGETHER = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2, process_id=0)
+
+
+@pytest.fixture
+def no_start(monkeypatch):
+    """Lets JAX start nothing; returns what it was asked to start."""
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: asked.append(arguments))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    monkeypatch.setattr(socket, "gethostname", lambda: "f3a9")
+    return asked
+
+
+def leads_to(monkeypatch, *addresses):
+    """Lets every host name lead to these addresses."""
+
+    def getaddrinfo(name, *_, **__):
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        return [(*kind, (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        ([], r"'f3a9' has no address, .* add the line \"127.0.0.1 f3a9\" to /etc/hosts"),
+        (["192.0.2.1"], "'f3a9' leads to another machine, "),  # of no machine: RFC 5737
+    ],
+)
+def test_a_host_name_that_does_not_lead_to_the_machine_is_named(
+    no_start, monkeypatch, addresses, message
+):
+    leads_to(monkeypatch, *addresses)
+    for distributed in (TOGETHER, DistributedConfig(auto=True)):
+        with pytest.raises(SystemExit, match=message) as end:
+            set_up(ExperimentConfig(workdir=Path("a"), distributed=distributed))
+        assert "\n" not in str(end.value)
+    set_up(ExperimentConfig(workdir=Path("a")))  # one process needs no address
+    assert no_start == []
+
+
+def test_one_address_of_this_machine_is_enough(no_start, monkeypatch):
+    leads_to(monkeypatch, "192.0.2.1", "127.0.0.1")
+    set_up(ExperimentConfig(workdir=Path("a"), distributed=TOGETHER))
+    assert no_start == [("127.0.0.1:1", 2, 0)]
+
+
+def test_a_name_of_this_machine_passes(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    check_own_address()
+
+
+def test_without_the_cpu_backend_the_host_name_does_not_matter(monkeypatch):
+    leads_to(monkeypatch)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        check_own_address()
+    finally:
+        jax.config.update("jax_platforms", before)
