@@ -28,7 +28,7 @@ lovasz, distillation, mask_scoring = (
     for name in ("lovasz", "distillation", "mask_scoring_rcnn")
 )
 SHORT = [
-    *("--train.num-steps", "2", "--train.batch-size", "2", "--train.eval-batch-size", "1"),
+    *("--train.num-steps", "1", "--train.batch-size", "4", "--train.num-workers", "0"),
     *("--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"),
 ]
 
