@@ -10,31 +10,23 @@ Command   python experiments/quickstart.py --workdir runs/quickstart
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from segjax.data.prepare import open_generated
-from segjax.evaluation.metrics import CellTracking
-from segjax.losses import SemanticLoss
+from segjax.commands.launch import run
+from segjax.data.sources.splits import generated_splits
 from segjax.recipes.unet import (
-    AugmentConfig,
-    CellInstances,
-    PredictionConfig,
+    CellExperimentConfig,
+    UNetAugmentConfig,
     UNetConfig,
-    WeightMapConfig,
-    segmentation_task,
-    training_transforms,
+    cell_experiment,
 )
-from segjax.training.configuration import ExperimentConfig, TrainConfig, parse
+from segjax.training.configuration import TrainConfig, parse
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
-
-DATASET = "synthetic_cells"
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class Config(ExperimentConfig):
+class Config(CellExperimentConfig):
     """A small U-Net on generated cells."""
 
     workdir: Path = Path("runs/quickstart")
@@ -49,32 +41,18 @@ class Config(ExperimentConfig):
         schedule="cosine",
         warmup_steps=20,
     )
-    unet: UNetConfig = UNetConfig(features=16, depth=3, norm="batch", tile=140)
-    augment: AugmentConfig = AugmentConfig(elastic_sigma=5.0)
-    weight_map: WeightMapConfig = WeightMapConfig()
-    loss: SemanticLoss = SemanticLoss()
-    prediction: PredictionConfig = PredictionConfig()
+    network: UNetConfig = UNetConfig(features=16, depth=3, norm="batch", tile=140)
+    augment: UNetAugmentConfig = UNetAugmentConfig(elastic_sigma=5.0)
 
 
 def build(config: Config) -> Experiment:
-    decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
-    return Experiment(
-        task=segmentation_task(
-            config.unet,
-            DATASET,
-            prediction=config.prediction,
-            loss=config.loss,
-            metrics=(CellTracking(),),
-            decode=decode,
-        ),
-        train=partial(open_generated, DATASET, "train", data_dir=config.data_dir),
-        transforms=training_transforms(config.unet, config.augment, config.weight_map),
-        evaluation={
-            split: partial(open_generated, DATASET, split, data_dir=config.data_dir)
-            for split in ("validation", "test")
-        },
-        best_metric="seg",
+    splits = generated_splits(
+        "synthetic_cells",
+        data_dir=config.data_dir,
+        train="train",
+        evaluation={"validation": "validation", "test": "test"},
     )
+    return cell_experiment(config, splits)
 
 
 def say_what_next(workdir: Path, scores: dict):
@@ -94,7 +72,7 @@ Look at {workdir}/report.html first, and at the pictures in {workdir}/prediction
   {segjax} predict {workdir} IMAGES... --output DIR
       segments images of your own with this network
   {python} {this_file} --help
-      lists everything that can be changed, such as --unet.features 32 --workdir runs/wider
+      lists everything that can be changed, such as --network.features 32 --workdir runs/wider
   {segjax} experiments list
       lists the experiments, such as the paper's network on published data sets
 """

@@ -1,6 +1,5 @@
 """The command line: `segjax experiments | data | evaluate | predict | crf | report`."""
 
-import difflib
 import sys
 
 import tyro
@@ -14,6 +13,7 @@ from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
 from segjax.commands.predict import predict_command
 from segjax.commands.report import report_command
+from segjax.messages.hints import did_you_mean
 
 COMMANDS = {
     "experiments": {"list": list_experiments_command, "copy": copy_command},
@@ -75,8 +75,7 @@ def _check_command(arguments: list[str]) -> None:
         if not isinstance(known, dict) or word.startswith("-"):
             return
         if word not in known:
-            nearest = difflib.get_close_matches(word, known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+            hint = did_you_mean(word, known) or "."
             raise UserError(f"no command {word!r}{hint} Commands: {', '.join(known)}")
         known = known[word]
 

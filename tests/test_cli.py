@@ -71,7 +71,6 @@ def run(trained, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(copy / "evaluation")
     shutil.rmtree(copy / "predictions")
-    (copy / "report.html").unlink()
     return copy
 
 

@@ -11,33 +11,38 @@ pytestmark = pytest.mark.quick
 PACKAGE = Path(__file__).resolve().parents[1] / "segjax"
 # What each room may import of the package besides itself: rooms, or single modules of them.
 MAY_KNOW = {
+    "files": [],
+    "messages": [],
     "ops": [],
     "losses": ["ops"],
     "models": ["ops"],
     "coco": [],
-    "pictures": ["coco"],
+    "pictures": ["coco", "files"],
     "inference": ["coco"],
     "evaluation": ["coco", "inference"],
-    "data": ["coco", "pictures"],  # the contact sheet
+    "data": ["coco", "messages", "pictures"],  # the contact sheet
     "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
-    "report": ["training.logging"],  # the format of metrics.jsonl
-    "training": ["data", "ops.devices", "pictures", "report", "tasks.protocol"],
+    "report": ["files", "training.logging"],  # the format of metrics.jsonl
+    # of tasks the protocol alone
+    "training": ["data", "files", "messages", "ops.devices", "pictures", "tasks.protocol"],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.voc_classes"),
+        *("data.augmentation", "data.voc_classes", "messages"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
         *("pretrained", "tasks", "training"),
     ],
     "commands": [
-        *("coco", "data", "evaluation", "inference", "ops", "pictures", "pretrained"),
-        *("recipes", "report", "tasks", "training"),
+        *("coco", "data", "evaluation", "files", "inference", "messages", "ops", "pictures"),
+        *("pretrained", "recipes", "report", "tasks", "training"),
     ],
-    "cli": ["commands"],
+    "cli": ["commands", "messages"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
-WITHOUT_JAX = ("coco", "data", "evaluation", "inference", "pictures", "report")
+WITHOUT_JAX = (
+    *("coco", "data", "evaluation", "files", "inference", "messages", "pictures", "report"),
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -95,7 +95,14 @@ def training_run(data: Path, options: StallOptions, *, every: int, steps: int | 
         workdir, output = Path(folder) / "run", Path(folder) / "output"
         command = [
             *(sys.executable, str(ROOT / "experiments" / "quickstart.py")),
-            *("--workdir", str(workdir), "--data-dir", str(data), "--unet.tile", str(options.tile)),
+            *(
+                "--workdir",
+                str(workdir),
+                "--data-dir",
+                str(data),
+                "--network.tile",
+                str(options.tile),
+            ),
             *("--train.num-steps", str(NEVER), "--train.eval-every", "None"),
             *("--train.log-every", "1", "--train.checkpoint-every", str(every)),
         ]

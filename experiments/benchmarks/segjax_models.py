@@ -17,8 +17,8 @@ from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.recipes.mask_rcnn import FROZEN
 from segjax.tasks import InstanceTask, SemanticTask
+from segjax.training.optimizer import OptimizerConfig, frozen_parameters
 from segjax.training.parallel import DataParallel
-from segjax.training.schedules import OptimizerConfig, frozen_parameters
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 

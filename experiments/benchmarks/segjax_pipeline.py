@@ -54,13 +54,13 @@ def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int)
         decodes, as an experiment does; otherwise the files, by Pillow.
     """
     from segjax.pretrained.preprocess import IMAGENET
-    from segjax.recipes.deeplab import AugmentConfig, training_transforms
+    from segjax.recipes.deeplab import DeepLabAugmentConfig, training_transforms
 
     if prepared:
         source = open_dataset("voc2012", "train", data_dir=Path(folder) / "prepared")
     else:
         source = Files(Path(folder), objects=False)
-    transforms = training_transforms(AugmentConfig(), IMAGENET)
+    transforms = training_transforms(DeepLabAugmentConfig(), IMAGENET)
     return timed(source, transforms, batch, batches, workers)
 
 

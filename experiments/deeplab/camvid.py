@@ -20,11 +20,13 @@ Command   python experiments/deeplab/camvid.py --workdir runs/camvid
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
+from segjax.data.sources.splits import prepared_splits
 from segjax.losses import SemanticLoss
 from segjax.recipes.deeplab import (
-    AugmentConfig,
-    DeepLabConfig,
-    PredictionConfig,
+    DeepLabAugmentConfig,
+    DeepLabExperimentConfig,
+    DeepLabPredictionConfig,
     deeplab_experiment,
 )
 from segjax.recipes.deeplab_networks import (
@@ -35,12 +37,11 @@ from segjax.recipes.deeplab_networks import (
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DeepLabConfig):
+class Config(DeepLabExperimentConfig):
     """DeepLab on CamVid."""
 
     train: TrainConfig = TrainConfig(
@@ -66,8 +67,10 @@ class Config(DeepLabConfig):
         # The weights' batch norm is folded into their kernels: what is left is scale and bias.
         batch_norm=BatchNormConfig(epsilon=1e-3, frozen=True),
     )
-    augment: AugmentConfig = AugmentConfig(crop=(257, 321), scale_step=None)
-    prediction: PredictionConfig = PredictionConfig(output_stride=8, size=(361, 481), refine=True)
+    augment: DeepLabAugmentConfig = DeepLabAugmentConfig(crop=(257, 321), scale_step=None)
+    prediction: DeepLabPredictionConfig = DeepLabPredictionConfig(
+        output_stride=8, size=(361, 481), refine=True
+    )
 
 
 VARIANTS = {
@@ -84,13 +87,14 @@ VARIANTS = {
                 ("^backbone/block[123]", 0.0),
             ),
         ),
-        "augment": AugmentConfig(crop=(225, 289), scale=(0.5, 1.25), scale_step=None),
+        "augment": DeepLabAugmentConfig(crop=(225, 289), scale=(0.5, 1.25), scale_step=None),
         "loss": SemanticLoss(supervise="coarse"),
     },
     "v3plus": {
         "network": DeepLabV3PlusConfig(
             backbone="mobilenet_v2",
-            features=128,
+            aspp_features=128,
+            decoder_features=128,
             # A few thousand steps: momenta of 0.9997 would not settle.
             batch_norm=BatchNormConfig(momentum=0.99, epsilon=1e-3),
         ),
@@ -106,9 +110,10 @@ VARIANTS = {
 
 
 def build(config: Config) -> Experiment:
-    return deeplab_experiment(
-        config, "camvid", train="train", evaluation={"val": "val", "test": "test"}
+    splits = prepared_splits(
+        "camvid", data_dir=config.data_dir, evaluation={"val": "val", "test": "test"}
     )
+    return deeplab_experiment(config, splits)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,18 @@ Command   python experiments/deeplab/v1_voc2012.py --workdir runs/v1
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig
-from segjax.recipes.deeplab import AugmentConfig, PredictionConfig
+from segjax.recipes.deeplab import (
+    DeepLabAugmentConfig,
+    DeepLabPredictionConfig,
+    VocConfig,
+    voc_experiment,
+)
 from segjax.recipes.deeplab_networks import DeepLabV1Config
-from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def four_by_four(atrous_rate: int) -> DeepLabV1Config:
@@ -53,10 +57,12 @@ class Config(VocConfig):
         multipliers=(("^logits/", 10.0), ("bias$", 2.0)),
     )
     network: DeepLabV1Config = DeepLabV1Config()
-    augment: AugmentConfig = AugmentConfig(crop=(321, 321), scale=(1.0, 1.0), scale_step=None)
+    augment: DeepLabAugmentConfig = DeepLabAugmentConfig(
+        crop=(321, 321), scale=(1.0, 1.0), scale_step=None
+    )
     loss: SemanticLoss = SemanticLoss(supervise="coarse")
     # The values and the normalisation of the released program.
-    prediction: PredictionConfig = PredictionConfig(
+    prediction: DeepLabPredictionConfig = DeepLabPredictionConfig(
         refine=True, crf=CrfConfig(normalization="per_pixel")
     )
 

@@ -31,20 +31,24 @@ Command   python experiments/deeplab/v2_voc2012.py --workdir runs/v2
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig
-from segjax.recipes.deeplab import AugmentConfig, PredictionConfig
+from segjax.recipes.deeplab import (
+    DeepLabAugmentConfig,
+    DeepLabPredictionConfig,
+    VocConfig,
+    voc_experiment,
+)
 from segjax.recipes.deeplab_networks import DeepLabV2Config
-from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 MULTI_SCALE = (0.5, 0.75, 1.0)
 LARGE_FOV = (12,)
 # Before the row that adds LargeFOV; the paper does not say what stands there.
 SMALL_FOV = DeepLabV2Config(atrous_rates=(1,), kernel_size=1)
-UNSCALED = AugmentConfig(crop=(321, 321), scale=(1.0, 1.0), scale_step=None)
+UNSCALED = DeepLabAugmentConfig(crop=(321, 321), scale=(1.0, 1.0), scale_step=None)
 
 
 def optimizer(batch_size: int = 10, schedule: str = "poly") -> OptimizerConfig:
@@ -60,7 +64,9 @@ def optimizer(batch_size: int = 10, schedule: str = "poly") -> OptimizerConfig:
 
 
 def vgg(atrous_rates: tuple[int, ...]) -> DeepLabV2Config:
-    return DeepLabV2Config(backbone="vgg16", pixels="caffe", atrous_rates=atrous_rates)
+    return DeepLabV2Config(
+        backbone="vgg16", pixels="caffe", head_features=1024, atrous_rates=atrous_rates
+    )
 
 
 def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> dict:
@@ -76,7 +82,7 @@ def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> di
 
 def refined(
     position_sigma: float, smoothness_weight: float, smoothness_sigma: float
-) -> PredictionConfig:
+) -> DeepLabPredictionConfig:
     """The CRF's values as re-implementations give them from the released scripts."""
     crf = CrfConfig(
         appearance_weight=4,
@@ -86,7 +92,7 @@ def refined(
         smoothness_sigma=smoothness_sigma,
         normalization="per_pixel",
     )
-    return PredictionConfig(refine=True, crf=crf)
+    return DeepLabPredictionConfig(refine=True, crf=crf)
 
 
 VGG_CRF = refined(65, 2, 2)
@@ -99,9 +105,11 @@ class Config(VocConfig):
     train: TrainConfig = TrainConfig(num_steps=20_000, batch_size=10, checkpoint_every=1000)
     optimizer: OptimizerConfig = optimizer()
     network: DeepLabV2Config = DeepLabV2Config(scales=MULTI_SCALE)
-    augment: AugmentConfig = AugmentConfig(crop=(321, 321), scale=(0.5, 1.5), scale_step=None)
+    augment: DeepLabAugmentConfig = DeepLabAugmentConfig(
+        crop=(321, 321), scale=(0.5, 1.5), scale_step=None
+    )
     loss: SemanticLoss = SemanticLoss(supervise="coarse", auxiliary=1.0)
-    prediction: PredictionConfig = refined(67, 3, 1)
+    prediction: DeepLabPredictionConfig = refined(67, 3, 1)
 
 
 VARIANTS = {

@@ -20,16 +20,16 @@ Command   python experiments/deeplab/v3_cityscapes.py --workdir runs/v3_cityscap
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
-from segjax.recipes.deeplab_cityscapes import (
+from segjax.recipes.deeplab import (
     DETECTRON2_AUGMENT,
     CityscapesConfig,
     cityscapes_experiment,
     detectron2_optimizer,
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Config(CityscapesConfig):
 VARIANTS = {
     "detectron2": {
         "network": DeepLabV3Config(
-            image_pooling_window=(32, 64),
+            image_pooling=(32, 64),
             align_corners=False,
             batch_norm=BatchNormConfig(momentum=0.9),
         ),

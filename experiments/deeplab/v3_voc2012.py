@@ -30,13 +30,12 @@ Command   python experiments/deeplab/v3_voc2012.py --workdir runs/v3
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
-from segjax.recipes.deeplab import AugmentConfig
+from segjax.recipes.deeplab import DeepLabAugmentConfig, VocConfig, voc_experiment
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3Config
-from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def optimizer(learning_rate: float = 0.007) -> OptimizerConfig:
@@ -72,7 +71,7 @@ VARIANTS = {
     "cascade-block7": {"network": DeepLabV3Config(cascaded_stages=3, multi_grid=(1, 2, 1))},
     "no-batch-norm": {"network": DeepLabV3Config(batch_norm=BatchNormConfig(frozen=True))},
     "subsampled-labels": {"loss": SemanticLoss(supervise="coarse")},
-    "crop-321": {"augment": AugmentConfig(crop=(321, 321))},
+    "crop-321": {"augment": DeepLabAugmentConfig(crop=(321, 321))},
     "stride-8": {"network": DeepLabV3Config(output_stride=8)},
     "stride-32": {"network": DeepLabV3Config(output_stride=32)},
     "phase-two": {

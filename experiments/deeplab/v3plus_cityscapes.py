@@ -19,16 +19,16 @@ Command   python experiments/deeplab/v3plus_cityscapes.py --workdir runs/v3plus_
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
-from segjax.recipes.deeplab_cityscapes import (
+from segjax.recipes.deeplab import (
     DETECTRON2_AUGMENT,
     CityscapesConfig,
     cityscapes_experiment,
     detectron2_optimizer,
 )
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3PlusConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 XCEPTION_65 = DeepLabV3PlusConfig()
 XCEPTION_71 = DeepLabV3PlusConfig(backbone="xception71", image_pooling=False)
@@ -49,7 +49,7 @@ class Config(CityscapesConfig):
 
 
 VARIANTS = {
-    "xception65-no-decoder": {"network": replace(XCEPTION_65, decoder=False)},
+    "xception65-no-decoder": {"network": replace(XCEPTION_65, low_level_features=None)},
     "xception65": {"network": XCEPTION_65},
     "xception65-no-pooling": {"network": replace(XCEPTION_65, image_pooling=False)},
     "detectron2": {
@@ -57,7 +57,7 @@ VARIANTS = {
             backbone="resnet101",
             pixels="imagenet",
             multi_grid=(1, 2, 4),
-            image_pooling_window=(32, 64),
+            image_pooling=(32, 64),
             separable=False,
             align_corners=False,
             batch_norm=BatchNormConfig(momentum=0.9),

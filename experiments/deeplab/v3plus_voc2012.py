@@ -28,11 +28,11 @@ Command   python experiments/deeplab/v3plus_voc2012.py --workdir runs/v3plus
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
+from segjax.recipes.deeplab import VocConfig, voc_experiment
 from segjax.recipes.deeplab_networks import BatchNormConfig, DeepLabV3PlusConfig
-from segjax.recipes.deeplab_voc2012 import VocConfig, voc_experiment
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 WITHOUT_DEPTHWISE = r"(?<!depthwise)/kernel$"
 
@@ -81,9 +81,11 @@ VARIANTS = {
         for channels in (8, 16, 32, 48, 64)
     },
     "resnet101-three-convolutions": resnet(decoder_convolutions=3),
-    "resnet101-no-decoder": resnet(decoder=False),
+    "resnet101-no-decoder": resnet(low_level_features=None),
     "resnet101-stride-32": resnet(output_stride=32),
-    "xception65-no-decoder": {"network": replace(XCEPTION, decoder=False, separable=False)},
+    "xception65-no-decoder": {
+        "network": replace(XCEPTION, low_level_features=None, separable=False)
+    },
     "xception65-dense": {"network": replace(XCEPTION, separable=False)},
     "phase-two": {
         "training_set": "trainval",

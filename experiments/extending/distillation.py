@@ -22,12 +22,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.commands.launch import run
 from segjax.losses.cross_entropy import IGNORE_LABEL
 from segjax.recipes.unet import UNetConfig
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment, load_module
-from segjax.training.launch import run
 from segjax.training.state import TrainState
 
 quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
@@ -40,8 +40,8 @@ class Config(quickstart.Config):
 
     workdir: Path = Path("runs/distillation")
     train: TrainConfig = dataclasses.replace(DEFAULTS.train, ema_decay=0.99)
-    unet: UNetConfig = dataclasses.replace(DEFAULTS.unet, features=8)
-    teacher: UNetConfig = DEFAULTS.unet
+    network: UNetConfig = dataclasses.replace(DEFAULTS.network, features=8)
+    teacher: UNetConfig = DEFAULTS.network
     """The teacher's network; it predicts the same tiles as the student's."""
     teacher_run: Path | None = None
     """Run directory of the teacher; None takes the moving average of the student."""

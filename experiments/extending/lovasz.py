@@ -17,9 +17,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from segjax.commands.launch import run
 from segjax.losses.cross_entropy import IGNORE_LABEL
 from segjax.training.experiment import Experiment, load_module
-from segjax.training.launch import run
 
 quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
 

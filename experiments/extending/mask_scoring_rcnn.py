@@ -20,13 +20,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax.commands.launch import run
 from segjax.losses.instance import take
 from segjax.models import MaskRCNN
 from segjax.models.layers import ConvolutionNorm, max_pool
 from segjax.models.roi_heads import mask_probabilities
 from segjax.ops import box_area
 from segjax.training.experiment import Experiment, load_module
-from segjax.training.launch import run
 
 cells = load_module(Path(__file__).parents[1] / "mask_rcnn" / "synthetic_cells.py")
 

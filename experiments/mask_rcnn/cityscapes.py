@@ -14,18 +14,19 @@ Command   python experiments/mask_rcnn/cityscapes.py --workdir runs/cityscapes_i
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
+from segjax.data.sources.splits import as_objects, prepared_splits
 from segjax.recipes.mask_rcnn import (
     FROZEN,
     InputConfig,
-    InstancePredictionConfig,
     MaskRCNNExperimentConfig,
+    MaskRCNNPredictionConfig,
     ShortSides,
     mask_rcnn_experiment,
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 BUCKETS = ((1024, 2048),)
 
@@ -52,15 +53,14 @@ class Config(MaskRCNNExperimentConfig):
         buckets=BUCKETS,
         max_objects=150,
     )
-    prediction: InstancePredictionConfig = InstancePredictionConfig(
+    prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig(
         short_sides=(1024,), max_size=2048, buckets=BUCKETS
     )
 
 
 def build(config: Config) -> Experiment:
-    return mask_rcnn_experiment(
-        config, "cityscapes_instances", train="train", evaluation={"val": "val"}
-    )
+    splits = prepared_splits("cityscapes_instances", data_dir=config.data_dir)
+    return mask_rcnn_experiment(config, as_objects(splits))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
 from dataclasses import dataclass
 
 from segjax.coco.index import read_coco_index
+from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
     CocoFiles,
     MaskRCNNExperimentConfig,
-    coco_files_experiment,
+    coco_files_splits,
+    mask_rcnn_experiment,
 )
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def build(config: Config) -> Experiment:
             "the classes are read from --files.train-annotations, and there is no such file: "
             f"{config.files.train_annotations}"
         )
-    return coco_files_experiment(config, config.files, config.classes)
+    return mask_rcnn_experiment(config, coco_files_splits(config.files, config.classes))
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ Command   python experiments/mask_rcnn/coco_lsj.py --workdir runs/coco_lsj
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
     InputConfig,
     Jitter,
     MaskRCNNExperimentConfig,
+    coco_experiment,
 )
-from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 NETWORK = MaskRCNNConfig(
     backbone="resnet50",

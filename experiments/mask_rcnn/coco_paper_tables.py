@@ -19,6 +19,7 @@ Command   python experiments/mask_rcnn/coco_paper_tables.py --workdir runs/paper
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import RegionPooling, RegionSampling
 from segjax.models.rpn import ProposalConfig
@@ -27,12 +28,11 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     MaskRCNNExperimentConfig,
     ShortSides,
+    coco_experiment,
 )
-from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def optimizer(*frozen) -> OptimizerConfig:

@@ -24,6 +24,7 @@ Command   python experiments/mask_rcnn/coco_r50_fpn.py --workdir runs/coco_r50_f
 
 from dataclasses import dataclass, replace
 
+from segjax.commands.launch import run
 from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
@@ -32,12 +33,11 @@ from segjax.recipes.mask_rcnn import (
     InputConfig,
     MaskRCNNExperimentConfig,
     ShortSides,
+    coco_experiment,
 )
-from segjax.recipes.mask_rcnn_coco import coco_experiment
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 def train(num_steps: int = 90_000) -> TrainConfig:

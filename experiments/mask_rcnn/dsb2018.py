@@ -14,21 +14,22 @@ Command   python experiments/mask_rcnn/dsb2018.py --workdir runs/dsb2018
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
+from segjax.data.sources.splits import as_objects, prepared_splits
 from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
     Crop,
     InputConfig,
-    InstancePredictionConfig,
     MaskRCNNExperimentConfig,
+    MaskRCNNPredictionConfig,
     mask_rcnn_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Config(MaskRCNNExperimentConfig):
     network: MaskRCNNConfig = MaskRCNNConfig(
         backbone="resnet34",
         width_multiplier=0.5,
-        pixels="minus_one_to_one",
+        pixels="tensorflow",
         fpn_features=64,
         norm="batch",
         anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
@@ -68,7 +69,7 @@ class Config(MaskRCNNExperimentConfig):
     )
     proposals: ProposalConfig = ProposalConfig(pre_nms=500, post_nms=250)
     region_sampling: RegionSampling = RegionSampling(size=128, positive_fraction=0.33)
-    prediction: InstancePredictionConfig = InstancePredictionConfig(
+    prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig(
         scales=(1.0,),
         buckets=((256, 256), (256, 320), (384, 384), (544, 704), (1056, 1408)),
         max_detections=(1, 100, 400),
@@ -76,9 +77,8 @@ class Config(MaskRCNNExperimentConfig):
 
 
 def build(config: Config) -> Experiment:
-    return mask_rcnn_experiment(
-        config, "dsb2018", train="train", evaluation={"test": "test"}, nuclei_score=True
-    )
+    splits = prepared_splits("dsb2018", data_dir=config.data_dir, evaluation={"test": "test"})
+    return mask_rcnn_experiment(config, as_objects(splits), nuclei_score=True)
 
 
 if __name__ == "__main__":

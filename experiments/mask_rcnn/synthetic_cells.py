@@ -9,29 +9,23 @@ Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rc
 """
 
 from dataclasses import dataclass
-from functools import partial
 
-from segjax.data.prepare import open_generated
-from segjax.data.sources.instance import ObjectSource
+from segjax.commands.launch import run
+from segjax.data.sources.splits import as_objects, generated_splits
 from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
     Crop,
     InputConfig,
-    InstancePredictionConfig,
     MaskRCNNExperimentConfig,
-    experiment_on,
-    instance_task,
+    MaskRCNNPredictionConfig,
+    mask_rcnn_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
-
-DATASET = "synthetic_cells"
-CLASSES = ("background", "cell")
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +47,7 @@ class Config(MaskRCNNExperimentConfig):
     network: MaskRCNNConfig = MaskRCNNConfig(
         backbone="resnet34",
         width_multiplier=0.25,
-        pixels="minus_one_to_one",
+        pixels="tensorflow",
         fpn_features=64,
         norm="batch",
         anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0),
@@ -71,21 +65,19 @@ class Config(MaskRCNNExperimentConfig):
     )
     proposals: ProposalConfig = ProposalConfig(pre_nms=300, post_nms=150)
     region_sampling: RegionSampling = RegionSampling(size=96, positive_fraction=0.33)
-    prediction: InstancePredictionConfig = InstancePredictionConfig(
+    prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig(
         short_sides=(256,), max_size=256, buckets=((256, 256),)
     )
 
 
 def build(config: Config) -> Experiment:
-    def open_split(split):
-        return ObjectSource(open_generated(DATASET, split, data_dir=config.data_dir))
-
-    return experiment_on(
-        config,
-        instance_task(config, CLASSES, nuclei_score=True),
-        train=partial(open_split, "train"),
-        evaluation={split: partial(open_split, split) for split in ("validation", "test")},
+    splits = generated_splits(
+        "synthetic_cells",
+        data_dir=config.data_dir,
+        train="train",
+        evaluation={"validation": "validation", "test": "test"},
     )
+    return mask_rcnn_experiment(config, as_objects(splits), nuclei_score=True)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.recipes.unet import UNetConfig
 from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True)
 class Config(VesselConfig):
     """A padded U-Net on CHASE_DB1; its images are larger than DRIVE's, and so are its tiles."""
 
-    unet: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
+    network: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
 
 
 def build(config: Config) -> Experiment:

@@ -13,9 +13,9 @@ Command   python experiments/unet/drive.py --workdir runs/drive
 
 from dataclasses import dataclass
 
+from segjax.commands.launch import run
 from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True)

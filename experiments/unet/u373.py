@@ -13,11 +13,12 @@ Command   python experiments/unet/u373.py --workdir runs/u373
 
 from dataclasses import dataclass
 
-from segjax.recipes.unet import UNetConfig, WeightMapConfig
-from segjax.recipes.unet_cell_tracking import CellTrackingConfig, cell_tracking_experiment
+from segjax.commands.launch import run
+from segjax.data.sources.splits import prepared_splits
+from segjax.recipes.unet import WeightMapConfig, cell_experiment
+from segjax.recipes.unet_cell_tracking import CellTrackingConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,18 @@ class Config(CellTrackingConfig):
     train: TrainConfig = TrainConfig(
         num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
     )
-    unet: UNetConfig = UNetConfig()
     # Class weights stay at one: we have not had this data set to count its pixels.
     weight_map: WeightMapConfig = WeightMapConfig(gap=4)
 
 
 def build(config: Config) -> Experiment:
-    return cell_tracking_experiment(
-        config,
+    splits = prepared_splits(
         "cell_tracking/phc_c2dh_u373",
+        data_dir=config.data_dir,
         train="silver_01[:85%]",
-        validation="silver_01[85%:]",
-        test="gold_02",
+        evaluation={"validation": "silver_01[85%:]", "test": "gold_02"},
     )
+    return cell_experiment(config, splits)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+from segjax.files.atomic import write_json
 
 ROWS = 10  # of the table of settings
 Values = tyro.conf.arg(metavar="VALUE ...")
@@ -215,10 +215,7 @@ def _write(run: Path, found: Search, **about) -> Path:
         "unrefined_mean_iou": found.unrefined,
         "settings": [{**s.values, "mean_iou": s.mean_iou} for s in found.ranked],
     }
-    path = run / "crf_search.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    return partial.replace(path)
+    return write_json(run / "crf_search.json", values)
 
 
 def _flag(name: str) -> str:

@@ -1,6 +1,5 @@
 """What `segjax predict` writes: label maps of a segmentation, or detections; pictures of both."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from segjax.coco import run_lengths as rle
 from segjax.data.images import write_labels
+from segjax.files.atomic import write_json
 from segjax.pictures.instances import draw_detections
 from segjax.pictures.overlays import overlay, overlay_instances, with_legend, write_png
 
@@ -121,10 +121,7 @@ class DetectionFiles:
         categories = [{"id": i, "name": name} for i, name in enumerate(self._classes) if i]
         content = {"images": self._images, "categories": categories}
         content["annotations"] = self._annotations
-        path = self._output / "detections.json"
-        partial = path.with_name(".detections.json.partial")
-        partial.write_text(json.dumps(content))
-        partial.replace(path)
+        path = write_json(self._output / "detections.json", content, indent=None)
         return [
             f"detections  {path}  (COCO's format: {len(self._annotations)} objects with scores)",
             f"overlays    {self._output / 'overlays'}  (those of score {SHOWN_SCORE} or more)",

@@ -86,8 +86,8 @@ def load_trained(
     from segjax.training.checkpoint import Checkpoints
     from segjax.training.configuration import ExperimentConfig
     from segjax.training.experiment import load_run
-    from segjax.training.launch import set_up
     from segjax.training.parallel import DataParallel
+    from segjax.training.set_up import set_up
     from segjax.training.state import TrainState
 
     # This process is alone, whatever the run was.
@@ -152,8 +152,8 @@ def load_pretrained(name: str, weights: Path) -> TrainedModel:
     """
     from segjax import pretrained
     from segjax.training.configuration import ExperimentConfig
-    from segjax.training.launch import set_up
     from segjax.training.parallel import DataParallel
+    from segjax.training.set_up import set_up
 
     set_up(ExperimentConfig(workdir=Path()))
     with user_errors():

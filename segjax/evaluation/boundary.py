@@ -120,8 +120,8 @@ def trimap_counts(
     labels, predictions = _two_images(labels, predictions)
     check_trimaps(widths, border)
     counted = counted_pixels(labels, num_classes=num_classes, ignore_label=ignore_label)
-    # Where one class is all that a neighbourhood has, its highest and lowest label agree.
-    # 16 bits, so that the highest class of 8-bit labels is still below what ignored pixels get.
+    # A neighbourhood has one class only if its highest and lowest labels agree. 16 bits leave room
+    # above 8-bit labels for the value of ignored pixels.
     classes = labels.astype(np.uint16)
     highest = np.where(counted, classes, np.uint16(0))
     lowest = np.where(counted, classes, np.iinfo(np.uint16).max)

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.models.layers import Convolution, ConvolutionNorm, Norm, SeparableConvolution
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import Convolution, ConvolutionNorm, SeparableConvolution
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 ImagePooling = bool | tuple[int, int]
@@ -33,11 +33,10 @@ class ASPP(nn.Module):
     Attributes:
       rates: atrous rates of the 3×3 branches, in positions of the map; may be empty.
       features: channels of every branch and of the result.
-      image_pooling: a branch with the mean over the map; False for none; (height, width) for means
-        over windows of so many positions, as detectron2 does so that large test images keep the
-        statistics of the training crops. A window is cut to the map.
-      image_pooling_norm: whether that branch has a normalisation, whose batch statistics are over
-        batch positions only where the pooling is global; without (detectron2), it has a bias.
+      image_pooling: True adds a branch with the mean over the map, normalised over the batch;
+        (height, width) takes means over windows of so many positions, with a bias instead of a
+        norm, as detectron2 does, so that large test images keep the statistics of training crops.
+        A window is cut to the map. False leaves the branch out.
       separable: atrous separable convolutions instead of the 3×3 ones.
       normalize_depthwise: norm and ReLU between a separable convolution's two parts, as TensorFlow
         DeepLab has it and segmentation-models-pytorch has not.
@@ -47,7 +46,6 @@ class ASPP(nn.Module):
     rates: tuple[int, ...]
     features: int = 256
     image_pooling: ImagePooling = True
-    image_pooling_norm: bool = True
     separable: bool = False
     normalize_depthwise: bool = True
     dropout_rate: float = 0.1
@@ -81,28 +79,19 @@ class ASPP(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
     def _pooled(self, x, train):
-        size = x.shape[1:3]
+        size, name = x.shape[1:3], "image_pooling"
         if self.image_pooling is True:
             means = jnp.mean(x, axis=(1, 2), keepdims=True)
+            layer = ConvolutionNorm(
+                self.features, kernel_size=1, norm=self.norm, dtype=self.dtype, name=name
+            )
+            means = layer(means, train)
         else:
             window = tuple(min(pair) for pair in zip(self.image_pooling, size, strict=True))
             sums = nn.pool(x.astype(jnp.float32), 0.0, lax.add, window, (1, 1), "VALID")
             means = (sums / math.prod(window)).astype(x.dtype)
-        if self.image_pooling_norm:
-            means = ConvolutionNorm(
-                self.features,
-                kernel_size=1,
-                norm=self.norm,
-                dtype=self.dtype,
-                name="image_pooling",
-            )(means, train)
-        else:
             layer = Convolution(
-                self.features,
-                kernel_size=1,
-                use_bias=True,
-                dtype=self.dtype,
-                name="image_pooling",
+                self.features, kernel_size=1, use_bias=True, dtype=self.dtype, name=name
             )
             means = nn.relu(layer(means))
         return resize_bilinear(means, size, align_corners=self.align_corners)

@@ -23,32 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
+from segjax.models.heads import classifier, upsampled
 from segjax.models.layers import Convolution
 from segjax.models.network import Network
-from segjax.ops.resize import resize_bilinear
-
-
-def classifier(num_classes: int, *, kernel_size: int = 1, rate: int = 1, dtype: Any) -> Convolution:
-    """Returns the convolution to class scores, "logits", as all released DeepLabs start it.
-
-    Weights from N(0, 0.01²), which TensorFlow's cut at two standard deviations; biases of zero.
-    """
-    return Convolution(
-        num_classes,
-        kernel_size=kernel_size,
-        rate=rate,
-        use_bias=True,
-        kernel_init=nn.initializers.normal(0.01),
-        dtype=dtype,
-        name="logits",
-    )
-
-
-def upsampled(coarse_logits, size: tuple[int, int], *, align_corners: bool) -> dict:
-    """Returns "logits" of this height and width, float32, and "coarse_logits" as they came."""
-    coarse_logits = coarse_logits.astype(jnp.float32)
-    logits = resize_bilinear(coarse_logits, size, align_corners=align_corners)
-    return {"logits": logits, "coarse_logits": coarse_logits}
 
 
 class DeepLabV1(Network):

@@ -21,10 +21,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
-from segjax.models.deeplab_v1 import classifier, upsampled
-from segjax.models.layers import Convolution, Norm
+from segjax.models.heads import classifier, upsampled
+from segjax.models.layers import Convolution
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 

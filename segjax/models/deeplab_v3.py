@@ -13,42 +13,20 @@ image-level branch (section 3.3), multi-grid rates in the last stage (section 3.
   TensorFlow's MobileNetV2    backbone="mobilenet_v2", multi_grid=None, atrous_rates=()
   torchvision                 output_stride=8, multi_grid=None, head_features=256,
                               dropout_rate=0.5, auxiliary_head=True, align_corners=False
-  detectron2                  image_pooling=(32, 64), image_pooling_norm=False, align_corners=False
+  detectron2                  image_pooling=(32, 64), align_corners=False
 """
 
 from typing import Any
 
 import chex
 import flax.linen as nn
-import jax.numpy as jnp
 
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
-from segjax.models.deeplab_v1 import classifier, upsampled
-from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.heads import AuxiliaryHead, classifier, upsampled
+from segjax.models.layers import ConvolutionNorm
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
-
-
-class AuxiliaryHead(nn.Module):
-    """3×3 to a quarter of the channels → dropout → classifier: torchvision's FCNHead.
-
-    The paper has none. Parameters: "head", "logits".
-    """
-
-    num_classes: int
-    dropout_rate: float = 0.1
-    norm: Norm = BatchNorm
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        """Maps [batch, h, w, channels] to logits [batch, h, w, num_classes] in float32."""
-        x = ConvolutionNorm(x.shape[-1] // 4, norm=self.norm, dtype=self.dtype, name="head")(
-            x, train
-        )
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return classifier(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+from segjax.models.normalization import BatchNorm, Norm
 
 
 class DeepLabV3(Network):
@@ -65,7 +43,7 @@ class DeepLabV3(Network):
       aspp: False leaves the classifier alone on the backbone's features.
       atrous_rates: of ASPP, in positions of the map; None follows the output stride: (6, 12, 18)
         at 16, doubled at 8. With () there are the 1×1 branch and image pooling.
-      image_pooling, image_pooling_norm: of ASPP.
+      image_pooling: the image-level branch of ASPP; see there.
       aspp_features: channels of ASPP.
       head_features: of a 3×3 convolution between ASPP and the classifier; None for none.
       dropout_rate: after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
@@ -83,7 +61,6 @@ class DeepLabV3(Network):
     aspp: bool = True
     atrous_rates: tuple[int, ...] | None = None
     image_pooling: ImagePooling = True
-    image_pooling_norm: bool = True
     aspp_features: int = 256
     head_features: int | None = None
     dropout_rate: float = 0.1
@@ -115,7 +92,6 @@ class DeepLabV3(Network):
                 rates_at(self.output_stride) if rates is None else rates,
                 features=self.aspp_features,
                 image_pooling=self.image_pooling,
-                image_pooling_norm=self.image_pooling_norm,
                 dropout_rate=self.dropout_rate,
                 align_corners=self.align_corners,
                 norm=self.norm,

@@ -12,7 +12,7 @@ What it changes against v3: a decoder that joins ASPP's features with a map of s
   Xception (table 5)          the default; without SC separable=False
   Cityscapes (table 7)        image_pooling=False; backbone="xception71"
   detectron2                  backbone="resnet103", multi_grid=(1, 2, 4), align_corners=False,
-                              image_pooling=(32, 64), image_pooling_norm=False
+                              image_pooling=(32, 64)
   segmentation-models-pytorch backbone="resnet50" …, multi_grid=(1, 1, 1), dropout_rate=0.5,
                               atrous_rates=(12, 24, 36), head_features=256,
                               decoder_convolutions=1, normalize_depthwise=False
@@ -27,11 +27,10 @@ import jax.numpy as jnp
 
 from segjax.models.aspp import ASPP, ImagePooling, rates_at
 from segjax.models.backbones.registry import BackboneName, backbone_of
-from segjax.models.deeplab_v1 import classifier, upsampled
-from segjax.models.deeplab_v3 import AuxiliaryHead
-from segjax.models.layers import ConvolutionNorm, Norm, SeparableConvolution
+from segjax.models.heads import AuxiliaryHead, classifier, upsampled
+from segjax.models.layers import ConvolutionNorm, SeparableConvolution
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
 
 
@@ -81,7 +80,7 @@ class DeepLabV3Plus(Network):
       num_classes: background included.
       backbone: a name, or a module, which keeps its own norm and dtype.
       output_stride: of the encoder: 8, 16 or 32.
-      multi_grid, atrous_rates, image_pooling, image_pooling_norm, aspp_features: as in DeepLabV3.
+      multi_grid, atrous_rates, image_pooling, aspp_features: as in DeepLabV3.
       head_features: of a 3×3 convolution between ASPP and decoder; None for none.
       dropout_rate: after ASPP's projection.
       low_level_features: channels to which the map of stride 4 is reduced; None for no decoder.
@@ -101,7 +100,6 @@ class DeepLabV3Plus(Network):
     multi_grid: tuple[int, ...] | None = None
     atrous_rates: tuple[int, ...] | None = None
     image_pooling: ImagePooling = True
-    image_pooling_norm: bool = True
     aspp_features: int = 256
     head_features: int | None = None
     dropout_rate: float = 0.1
@@ -137,7 +135,6 @@ class DeepLabV3Plus(Network):
             rates_at(self.output_stride) if rates is None else rates,
             features=self.aspp_features,
             image_pooling=self.image_pooling,
-            image_pooling_norm=self.image_pooling_norm,
             separable=self.separable,
             normalize_depthwise=self.normalize_depthwise,
             dropout_rate=self.dropout_rate,

@@ -4,7 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.layers import ConvolutionNorm
+from segjax.models.normalization import Norm
 
 # Xavier's uniform distribution by fan-in, Caffe2's way: torchvision and detectron2 have it here.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")

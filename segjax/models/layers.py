@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import convolution, up_convolution
 
-Norm = Callable[..., nn.Module]  # see segjax.models.normalization
 Activation = Callable[[Any], Any]
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -20,9 +20,8 @@ from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups
-from segjax.models.layers import Norm
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm, is_over_batch
+from segjax.models.normalization import BatchNorm, Norm, is_over_batch
 from segjax.models.regions import RegionPooling
 from segjax.models.roi_heads import (
     BoxHead,

@@ -5,14 +5,19 @@ A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes b
     norm = functools.partial(BatchNorm, epsilon=1e-3)
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.ops.devices import bound_axis
+
+Norm = Callable[..., nn.Module]
+NormName = Literal["batch", "frozen", "group"]
 
 
 class BatchNorm(nn.Module):
@@ -59,22 +64,38 @@ class BatchNorm(nn.Module):
             return norm(x)
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(nn.Module):
     """Group normalisation, the same in training and prediction: Wu and He, 2018 (arXiv:1803.08494).
 
-    The statistics are each example's own; in the heads of Mask R-CNN, each region's.
+    The statistics are those of each example; in the heads of Mask R-CNN, of each region.
 
     Attributes:
-      num_groups: that the channels are cut into; the number of channels divides by it.
+      num_groups: number of groups of channels; fewer if it does not divide the channels: the
+        greatest common divisor.
       epsilon: added to the variance, 1e-5 in PyTorch.
+      dtype: dtype of the output; None takes the input's, and at least float32.
     """
 
+    num_groups: int = 32
     epsilon: float = 1e-5
+    dtype: Any = None
 
+    @nn.compact
     def __call__(self, x, train: bool = False):
         del train
+        groups = math.gcd(self.num_groups, x.shape[-1])
+        norm = nn.GroupNorm(num_groups=groups, epsilon=self.epsilon, dtype=self.dtype)
+        nn.share_scope(self, norm)
         with jax.numpy_dtype_promotion("standard"):
-            return super().__call__(x)
+            return norm(x)
+
+
+def norm_of(name: NormName) -> Norm:
+    """Returns the norm of this name; "frozen" is batch norm with its running statistics."""
+    norms = {"batch": BatchNorm, "frozen": partial(BatchNorm, frozen=True), "group": GroupNorm}
+    if name not in norms:
+        raise ValueError(f"norm={name!r}; expected one of {', '.join(map(repr, norms))}")
+    return norms[name]
 
 
 def is_over_batch(norm: Callable[..., nn.Module] | None) -> bool:

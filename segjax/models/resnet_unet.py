@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones.registry import BackboneName, backbone_of
-from segjax.models.layers import Convolution, ConvolutionNorm, Norm
+from segjax.models.layers import Convolution, ConvolutionNorm
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 SKIPS = ("stage3", "stage2", "stage1", "stem")  # from the deepest to stride 2
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.resnet import ResidualBlock, StrideIn
 from segjax.models.fpn import xavier
-from segjax.models.layers import ConvolutionNorm, Norm, Unit, UpConvolution
-from segjax.models.normalization import BatchNorm
+from segjax.models.layers import ConvolutionNorm, Unit, UpConvolution
+from segjax.models.normalization import BatchNorm, Norm
 
 normal = nn.initializers.normal
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.layers import ConvolutionNorm, Norm
+from segjax.models.layers import ConvolutionNorm
+from segjax.models.normalization import Norm
 from segjax.ops.anchors import grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import nms

@@ -7,8 +7,8 @@ pooling, learned 2×2 up-convolutions, centre-cropped skip connections, 23 convo
 `nearest_valid_sizes` are its shape law.
 """
 
-import math
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -16,10 +16,8 @@ import jax.numpy as jnp
 
 from segjax.models.layers import UpConvolution, max_pool
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm, GroupNorm
+from segjax.models.normalization import GroupNorm, Norm, NormName, norm_of
 from segjax.ops.convolution import Padding, linen_convolution
-
-Norm = Literal["batch", "group"]
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
 # incoming nodes of one neuron.
@@ -79,24 +77,26 @@ def _output_size_or_none(size, depth, padding):
 class UNet(Network):
     """The U-Net of the paper, and by its arguments the padded and normalised ones that followed.
 
+    A subclass may override `block` and `skip`.
+
     Attributes:
       num_classes: channels of the logits, background included.
       features: channels of the first level; each deeper level has twice as many.
       depth: number of 2×2 poolings.
-      padding: "VALID" as in the paper (572 → 388), or "SAME" (output as large as the input, whose
-        sides must then be multiples of 2**depth).
-      norm: None as in the paper, "batch", or "group" (32 groups, or as many as divide the
-        channels); between each 3×3 convolution and its ReLU.
-      dropout_rate: of the dropout at the end of the contracting path (section 3.1), which the
-        authors' released network has after the last two levels, before the skip is taken.
-      dtype: of the computation, such as `jnp.bfloat16`; parameters stay float32.
+      padding: "VALID" as in the paper (572 → 388), or "SAME": the output is as large as the input,
+        whose sides must be multiples of 2**depth.
+      norm: None as in the paper, a name, or a module class; it comes between each 3×3 convolution
+        and its ReLU.
+      dropout_rate: dropout at the end of the contracting path (section 3.1). The authors' released
+        network has it after the last two levels, before the skip is taken.
+      dtype: dtype of the computation, such as `jnp.bfloat16`; parameters stay float32.
     """
 
     num_classes: int
     features: int = 64
     depth: int = 4
     padding: Padding = "VALID"
-    norm: Norm | None = None
+    norm: NormName | Norm | None = None
     dropout_rate: float = 0.5
     dtype: Any = None
 
@@ -119,7 +119,7 @@ class UNet(Network):
         x = images
         skips = []
         for level in range(self.depth + 1):
-            x = self._block(x, self.features * 2**level, train)
+            x = self.block(x, level, train)
             if level >= self.depth - 1:
                 x = dropout(x)
             if level < self.depth:
@@ -127,8 +127,8 @@ class UNet(Network):
                 x = max_pool(x, size=2, stride=2)
         for level in reversed(range(self.depth)):
             x = UpConvolution(self.features * 2**level, dtype=self.dtype)(x)
-            x = jnp.concatenate([_center_crop(skips[level], x.shape[1:3]), x], axis=-1)
-            x = self._block(x, self.features * 2**level, train)
+            x = self.skip(skips[level], x, level, train)
+            x = self.block(x, level, train)
         logits = nn.Conv(
             self.num_classes,
             (1, 1),
@@ -139,11 +139,11 @@ class UNet(Network):
         )(x)
         return {"logits": logits.astype(jnp.float32)}
 
-    def _block(self, x, features, train):
-        """Applies two 3×3 convolutions, each followed by a ReLU."""
+    def block(self, x, level: int, train: bool):
+        """Applies two 3×3 convolutions, each followed by a ReLU; level 0 is the finest."""
         for _ in range(2):
             x = nn.Conv(
-                features,
+                self.features * 2**level,
                 (3, 3),
                 padding=self.padding,
                 kernel_init=he_normal,
@@ -151,19 +151,33 @@ class UNet(Network):
                 dtype=self.dtype,
                 conv_general_dilated=linen_convolution,
             )(x)
-            if self.norm:
-                x = self._normalization(features)(x, train)
+            if self.norm is not None:
+                x = self._norm()(dtype=self.dtype)(x, train)
             x = nn.relu(x)
         return x
 
-    def _normalization(self, features):
-        if self.norm == "batch":
-            return BatchNorm(dtype=self.dtype)
+    def skip(self, skip, x, level: int, train: bool):
+        """Joins the map of the contracting path with the upsampled map of the expanding path.
+
+        Args:
+          skip: [batch, height, width, features], not yet cropped.
+          x: the upsampled map, no larger.
+          level: 0 is the finest.
+          train: whether this is a training step.
+
+        Returns:
+          [batch, height of x, width of x, 2 · features].
+        """
+        del level, train
+        return jnp.concatenate([center_crop(skip, x.shape[1:3]), x], axis=-1)
+
+    def _norm(self) -> Norm:
         if self.norm == "group":
-            return GroupNorm(math.gcd(32, features), epsilon=1e-6, dtype=self.dtype)
-        raise ValueError(f"norm={self.norm!r}; expected None, 'batch' or 'group'")
+            return partial(GroupNorm, epsilon=1e-6)
+        return norm_of(self.norm) if isinstance(self.norm, str) else self.norm
 
 
-def _center_crop(x, size):
+def center_crop(x, size: tuple[int, int]):
+    """Crops [batch, height, width, channels] to the centre of this height and width."""
     top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
     return x[:, top : top + size[0], left : left + size[1]]

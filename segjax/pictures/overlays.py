@@ -6,11 +6,11 @@ that nobody takes an unlabelled region for background.
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from segjax.files.atomic import write_bytes
 from segjax.pictures.canvas import captioned_row, fit, legend, resize_nearest, stack, title_rows
 from segjax.pictures.colors import ERROR_COLORS, color_map, instance_colors
 
@@ -297,10 +297,6 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     The file appears whole or not at all, so that a killed run leaves no broken pictures. Folders
     are made as needed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = np.asarray(picture)
     encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(encoded.tobytes())
-    partial.replace(path)
+    write_bytes(path, encoded.tobytes())

@@ -4,6 +4,8 @@ Caffe's and MSRA's networks were trained on BGR. Their first kernels are turned 
 converted (`mapping.Source.reverse_inputs`), so that every model here reads RGB.
 """
 
+from typing import Literal
+
 from segjax.data.augmentation.semantic import Normalize
 
 # Mean and standard deviation of ImageNet's colours, which torchvision states in 0..1.
@@ -19,3 +21,12 @@ FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
 CAFFE = Normalize(mean=(123.68, 116.779, 103.939), std=1.0)
 # To [−1, 1], TensorFlow's MobileNet and Xception.
 MINUS_ONE_TO_ONE = Normalize(mean=127.5, std=127.5)
+
+Pixels = Literal["imagenet", "msra", "facebook", "caffe", "tensorflow"]
+NORMALIZATIONS: dict[str, Normalize] = {
+    "imagenet": IMAGENET,
+    "msra": MSRA,
+    "facebook": FACEBOOK,
+    "caffe": CAFFE,
+    "tensorflow": MINUS_ONE_TO_ONE,
+}

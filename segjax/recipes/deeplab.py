@@ -1,32 +1,31 @@
 """The DeepLab papers' protocols: crops, augmentation, prediction, evaluation.
 
-Chen et al.: v1 (arXiv:1412.7062), v2 (1606.00915), v3 (1706.05587), v3+ (1802.02611). What differs
-from data set to data set and from version to version is a field here, set in
-`experiments/deeplab/`.
+Chen et al.: v1 (arXiv:1412.7062), v2 (1606.00915), v3 (1706.05587), v3+ (1802.02611). Fields here
+hold what differs between data sets and versions; `experiments/deeplab/` sets them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from segjax.data.augmentation.photometric import PhotometricDistortion
 from segjax.data.augmentation.semantic import Normalize, Warp
-from segjax.data.sources.catalog import describe_dataset
-from segjax.data.sources.semantic import open_dataset
+from segjax.data.sources.splits import Splits, prepared_splits
 from segjax.evaluation.metrics import BoundaryIou, TrimapIou
 from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View, scales_and_flips
 from segjax.losses.semantic import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
-from segjax.recipes.deeplab_networks import NetworkConfig
 from segjax.recipes.initial import InitialConfig
+from segjax.recipes.network_config import NetworkConfig
 from segjax.tasks.semantic import SemanticTask
-from segjax.training.configuration import ExperimentConfig
+from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class DeepLabAugmentConfig:
     """Random changes of training images."""
 
     crop: tuple[int, int] = (513, 513)
@@ -42,7 +41,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class PredictionConfig:
+class DeepLabPredictionConfig:
     """How whole images are predicted; may differ between evaluations of one run."""
 
     output_stride: int | None = None
@@ -74,17 +73,17 @@ class PredictionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLabConfig(ExperimentConfig):
+class DeepLabExperimentConfig(ExperimentConfig):
     """What the experiments of the DeepLab line have in common."""
 
     network: NetworkConfig
     initial: InitialConfig = InitialConfig()
-    augment: AugmentConfig = AugmentConfig()
+    augment: DeepLabAugmentConfig = DeepLabAugmentConfig()
     loss: SemanticLoss = SemanticLoss()
-    prediction: PredictionConfig = PredictionConfig()
+    prediction: DeepLabPredictionConfig = DeepLabPredictionConfig()
 
 
-def training_transforms(augment: AugmentConfig, normalize: Normalize) -> tuple:
+def training_transforms(augment: DeepLabAugmentConfig, normalize: Normalize) -> tuple:
     """From an example to a normalised crop and its labels."""
     steps = [PhotometricDistortion()] if augment.photometric else []
     crop = Warp(
@@ -99,9 +98,10 @@ def training_transforms(augment: AugmentConfig, normalize: Normalize) -> tuple:
     return (*steps, crop, normalize)
 
 
-def deeplab_task(config: DeepLabConfig, dataset: str) -> SemanticTask:
-    """The task for a network and a data set, which need not be prepared."""
-    classes, channels = describe_dataset(dataset)
+def deeplab_task(
+    config: DeepLabExperimentConfig, classes: tuple[str, ...], channels: int
+) -> SemanticTask:
+    """Builds the task for these classes and images of so many channels."""
     model = config.network.model(len(classes))
     prediction = config.prediction
     evaluation_model = None
@@ -119,26 +119,19 @@ def deeplab_task(config: DeepLabConfig, dataset: str) -> SemanticTask:
         evaluation_model=evaluation_model,
         views=prediction.views,
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
-        # Street scenes have none: their class 0 is the sky or the road.
+        # Street scenes have no background: their class 0 is the sky or the road.
         background=0 if classes[0] == "background" else None,
     )
 
 
-def deeplab_experiment(
-    config: DeepLabConfig, dataset: str, *, train: str, evaluation: Mapping[str, str]
-) -> Experiment:
-    """Builds the experiment on splits of a prepared data set.
-
-    Args:
-      evaluation: name → split, the one scored along the way first.
-    """
-    open_split = partial(open_dataset, dataset, data_dir=config.data_dir)
-    task = deeplab_task(config, dataset)
+def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Experiment:
+    """Builds the experiment on splits of any data set."""
+    task = deeplab_task(config, splits.classes, splits.channels)
     return Experiment(
         task=task,
-        train=partial(open_split, train),
+        train=splits.train,
         transforms=training_transforms(config.augment, config.network.normalize),
-        evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
+        evaluation=splits.evaluation,
         best_metric="mean_iou",
         initialize=partial(
             config.initial.initialize,
@@ -146,3 +139,51 @@ def deeplab_experiment(
             backbone=task.model.backbone,
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocConfig(DeepLabExperimentConfig):
+    """What the experiments on VOC 2012 have in common."""
+
+    training_set: Literal["train", "train_aug", "trainval", "coco"] = "train_aug"
+    """VOC's 1,464 images; the 10,582 with SBD's annotations; all with published labels, for the
+    test server (val is then no held-out set); or COCO's with VOC's classes (pre-training)."""
+
+
+def voc_experiment(config: VocConfig) -> Experiment:
+    """Builds the experiment; it is scored on VOC's "val", or COCO's in pre-training."""
+    name, train = "voc2012", config.training_set
+    if train == "coco":
+        name, train = "coco_voc", "train"
+    return deeplab_experiment(config, prepared_splits(name, data_dir=config.data_dir, train=train))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesConfig(DeepLabExperimentConfig):
+    """What the experiments on Cityscapes have in common: the protocol of v3 and v3+."""
+
+    train: TrainConfig = TrainConfig(
+        num_steps=90_000, batch_size=16, eval_every=10_000, eval_batch_size=1, checkpoint_every=1000
+    )
+    augment: DeepLabAugmentConfig = DeepLabAugmentConfig(crop=(769, 769))
+    prediction: DeepLabPredictionConfig = DeepLabPredictionConfig(size=(1025, 2049))
+
+
+def cityscapes_experiment(config: CityscapesConfig) -> Experiment:
+    """Builds the experiment: trained on the finely annotated "train", scored on "val"."""
+    return deeplab_experiment(config, prepared_splits("cityscapes", data_dir=config.data_dir))
+
+
+def detectron2_optimizer() -> OptimizerConfig:
+    """Returns detectron2's settings for DeepLab: warm-up times poly, norms without decay."""
+    return OptimizerConfig(
+        learning_rate=0.01,
+        reference_batch_size=16,
+        weight_decay=1e-4,
+        decayed=r"(kernel|convolution/bias|logits/bias)$",
+        warmup_steps=1000,
+    )
+
+
+# detectron2 crops 512 × 1024 from images whose shorter side is drawn from 512 to 2048.
+DETECTRON2_AUGMENT = DeepLabAugmentConfig(crop=(512, 1024), scale=(0.5, 2.0), scale_step=0.25)

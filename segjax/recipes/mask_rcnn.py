@@ -1,10 +1,9 @@
 """Mask R-CNN's protocols: images in buckets, augmentation, sampling, losses, COCO's scores.
 
-He et al., ICCV 2017 (arXiv:1703.06870), as detectron2 and torchvision train it. What differs from
-data set to data set is a field here, set in `experiments/mask_rcnn/`.
+He et al., ICCV 2017 (arXiv:1703.06870), as detectron2 and torchvision train it. Fields here hold
+what differs between data sets; `experiments/mask_rcnn/` sets them.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,8 @@ from segjax.data.augmentation.instance import (
 )
 from segjax.data.loading.aspect_ratio import orientation_groups
 from segjax.data.loading.pack_objects import PackObjects
-from segjax.data.sources.catalog import describe_dataset
 from segjax.data.sources.coco_files import CocoInstances
-from segjax.data.sources.instance import ObjectSource
-from segjax.data.sources.semantic import open_dataset
+from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
 from segjax.losses.instance import DetectionLoss
@@ -35,9 +32,9 @@ from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.tasks.instance import InstanceTask, InstanceView
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
-# Of OptimizerConfig.multipliers: the stem, the first stage and all norms of the backbone stay.
+# For OptimizerConfig.multipliers: freezes the stem, the first stage and the backbone's norms.
 FROZEN = (("^backbone/(stem|stage1_)", 0.0), ("^backbone/.*/norm/", 0.0))
 
 
@@ -97,7 +94,7 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
-class InstancePredictionConfig:
+class MaskRCNNPredictionConfig:
     """How whole images are predicted; may differ between evaluations of one run."""
 
     short_sides: tuple[int, ...] = (800,)
@@ -161,7 +158,7 @@ class MaskRCNNExperimentConfig(ExperimentConfig):
     """In training."""
     anchor_sampling: AnchorSampling = AnchorSampling()
     region_sampling: RegionSampling = RegionSampling()
-    prediction: InstancePredictionConfig = InstancePredictionConfig()
+    prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig()
 
 
 def instance_task(
@@ -171,11 +168,11 @@ def instance_task(
     category_ids: tuple[int, ...] | None = None,
     nuclei_score: bool = False,
 ) -> InstanceTask:
-    """The task for classes, the background first.
+    """Builds the task for these classes, the background first.
 
     Args:
-      category_ids: COCO's, of the classes.
-      nuclei_score: score by the 2018 Data Science Bowl's mean precision as well.
+      category_ids: COCO's ids of the classes.
+      nuclei_score: also score the mean precision of the 2018 Data Science Bowl.
     """
     extra = {"mean_precision": example_mean_precision} if nuclei_score else None
     prediction = config.prediction
@@ -202,44 +199,54 @@ def instance_task(
 
 
 def mask_rcnn_experiment(
-    config: MaskRCNNExperimentConfig,
-    dataset: str,
-    *,
-    train: str,
-    evaluation: Mapping[str, str],
-    category_ids: tuple[int, ...] | None = None,
-    nuclei_score: bool = False,
+    config: MaskRCNNExperimentConfig, splits: Splits, *, nuclei_score: bool = False
 ) -> Experiment:
-    """Builds the experiment on splits of a prepared data set.
-
-    Args:
-      evaluation: name → split, the one scored along the way first.
-    """
-    classes, _ = describe_dataset(dataset)
-
-    def open_split(split, **options):
-        source = open_dataset(dataset, split, data_dir=config.data_dir)
-        return ObjectSource(source, **options)
-
-    task = instance_task(config, classes, category_ids=category_ids, nuclei_score=nuclei_score)
-    return experiment_on(
-        config,
-        task,
-        train=partial(open_split, train, drop_empty=True),
-        evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
+    """Builds the experiment on splits whose examples have objects; see `as_objects`."""
+    task = instance_task(
+        config, splits.classes, category_ids=splits.category_ids, nuclei_score=nuclei_score
+    )
+    settings, normalize = config.input, config.network.normalize
+    return Experiment(
+        task=task,
+        train=splits.train,
+        transforms=(
+            settings.resize.transform,
+            RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
+            PackObjects(
+                settings.buckets,
+                max_objects=settings.max_objects,
+                normalize=normalize,
+                mask_size=settings.mask_size,
+            ),
+        ),
+        evaluation=splits.evaluation,
+        groups=_groups if len(settings.buckets) > 1 else None,
+        best_metric="mask_AP",
+        initialize=partial(
+            config.initial.initialize,
+            normalize=normalize,
+            backbone=task.model.backbone,
+            moved={"backbone/stage4_": "box_head/"} if config.network.neck == "c4" else {},
+        ),
     )
 
 
-def coco_files_experiment(
-    config: MaskRCNNExperimentConfig, files: CocoFiles, classes: tuple[str, ...]
-) -> Experiment:
-    """Builds the experiment on JSON files of the user's.
+def coco_experiment(config: MaskRCNNExperimentConfig) -> Experiment:
+    """Builds the experiment on COCO 2017, scored on val2017 with COCO's own class ids."""
+    return mask_rcnn_experiment(
+        config, as_objects(prepared_splits("coco", data_dir=config.data_dir))
+    )
+
+
+def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
+    """Returns splits of one's own JSON files.
 
     Args:
-      classes: the names of the files' categories in the order of their ids, without background.
+      files: the paths.
+      classes: names of the files' categories in the order of their ids, without background.
 
     Raises:
-      ValueError: when they are opened: the files have other categories.
+      ValueError: on opening, if the files have other categories.
     """
 
     def open_files(annotations, images, **options):
@@ -253,51 +260,16 @@ def coco_files_experiment(
             print(f"{annotations}: {note}")
         return source
 
-    train = partial(open_files, files.train_annotations, files.train_images, drop_empty=True)
-    return experiment_on(
-        config,
-        instance_task(config, ("background", *classes)),
-        train=train,
+    return Splits(
+        classes=("background", *classes),
+        channels=3,
+        train=partial(open_files, files.train_annotations, files.train_images, drop_empty=True),
         evaluation={"val": partial(open_files, files.val_annotations, files.val_images)},
     )
 
 
-def experiment_on(
-    config: MaskRCNNExperimentConfig,
-    task: InstanceTask,
-    *,
-    train: Callable,
-    evaluation: Mapping[str, Callable],
-) -> Experiment:
-    """Builds the experiment on sources of examples with objects."""
-    settings, normalize = config.input, config.network.normalize
-    return Experiment(
-        task=task,
-        train=train,
-        transforms=(
-            settings.resize.transform,
-            RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
-            PackObjects(
-                settings.buckets,
-                max_objects=settings.max_objects,
-                normalize=normalize,
-                mask_size=settings.mask_size,
-            ),
-        ),
-        evaluation=evaluation,
-        groups=_groups if len(settings.buckets) > 1 else None,
-        best_metric="mask_AP",
-        initialize=partial(
-            config.initial.initialize,
-            normalize=normalize,
-            backbone=task.model.backbone,
-            moved={"backbone/stage4_": "box_head/"} if config.network.neck == "c4" else {},
-        ),
-    )
-
-
 def _groups(source) -> np.ndarray:
-    """Landscape and portrait apart, so that a batch needs one bucket."""
+    """Separates landscape from portrait, so that a batch needs one bucket."""
     if source.sizes is None:
         raise ValueError(
             "the data set was prepared before it kept the sizes of its images: "

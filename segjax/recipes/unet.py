@@ -1,11 +1,11 @@
 """The U-Net paper's protocol: tiles, augmentation, weight map, prediction (arXiv:1505.04597).
 
-The numbers that differ from data set to data set are fields here, set in `experiments/unet/`.
+Fields here hold the numbers that differ between data sets; `experiments/unet/` sets them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +14,8 @@ from segjax.data.augmentation.photometric import GreyValues
 from segjax.data.augmentation.semantic import CropTruth, Standardize, Warp
 from segjax.data.augmentation.weight_map import AddWeightMap
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
-from segjax.data.sources.catalog import describe_dataset
-from segjax.evaluation.metrics import NegativeLogLikelihood
+from segjax.data.sources.splits import Splits
+from segjax.evaluation.metrics import CellTracking, NegativeLogLikelihood
 from segjax.inference.tiling import Tiling
 from segjax.inference.views import (
     View,
@@ -23,34 +23,35 @@ from segjax.inference.views import (
     seven_rotated_versions,
 )
 from segjax.losses.semantic import SemanticLoss
-from segjax.models.unet import Norm, Padding, UNet, input_size_for, output_size
+from segjax.models.normalization import NormName
+from segjax.models.unet import UNet, input_size_for, output_size
+from segjax.recipes.network_config import configures, module_of
 from segjax.tasks.semantic import SemanticTask
+from segjax.training.configuration import ExperimentConfig
+from segjax.training.experiment import Experiment
 
 
-@dataclass(frozen=True)
+@configures(UNet)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """The network; see `segjax.models.UNet`. The defaults are the paper's."""
 
-    features: int = 64
-    depth: int = 4
-    padding: Padding = "VALID"
-    norm: Norm | None = None
-    dropout_rate: float = 0.5
+    norm: NormName | None = None
+    """Norm between each 3×3 convolution and its ReLU; the paper has none."""
     bfloat16: bool = False
     """Compute in bfloat16; parameters and losses stay float32."""
     tile: int = 388
     """Side of the output of one pass, in training and in prediction."""
 
+    if TYPE_CHECKING:  # for the fields that `configures` adds
+
+        def __init__(self, **settings: Any): ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def model(self, num_classes: int) -> UNet:
-        return UNet(
-            num_classes=num_classes,
-            features=self.features,
-            depth=self.depth,
-            padding=self.padding,
-            norm=self.norm,
-            dropout_rate=self.dropout_rate,
-            dtype=jnp.bfloat16 if self.bfloat16 else None,
-        )
+        dtype = jnp.bfloat16 if self.bfloat16 else None
+        return module_of(self, UNet, num_classes, norm=self.norm, dtype=dtype)
 
     @property
     def training_sides(self) -> tuple[int, int]:
@@ -82,7 +83,7 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class UNetAugmentConfig:
     """Random changes of training tiles: shift and rotation, elastic deformation, grey values
     (section 3.1). Amounts beyond the elastic grid are not in the paper."""
 
@@ -113,7 +114,7 @@ class WeightMapConfig:
 
 
 @dataclass(frozen=True)
-class PredictionConfig:
+class UNetPredictionConfig:
     """How whole images are predicted."""
 
     average_over: Literal["one", "seven", "eight"] = "one"
@@ -152,8 +153,8 @@ class CellInstances:
 
 
 def training_transforms(
-    unet: UNetConfig,
-    augment: AugmentConfig,
+    network: UNetConfig,
+    augment: UNetAugmentConfig,
     weights: WeightMapConfig | None = None,
 ) -> tuple[Callable, ...]:
     """From an example to an input tile and the labels of its output.
@@ -161,7 +162,7 @@ def training_transforms(
     Args:
       weights: for data sets with instances; None weighs all pixels alike.
     """
-    side, tile = unet.training_sides
+    side, tile = network.training_sides
     steps = []
     if weights is not None and weights.gap:
         steps.append(SeparateTouching(weights.gap))
@@ -191,31 +192,93 @@ def training_transforms(
 
 
 def segmentation_task(
-    unet: UNetConfig,
-    dataset: str | tuple[tuple[str, ...], int],
+    network: UNetConfig,
+    classes: tuple[str, ...],
+    channels: int,
     *,
-    prediction: PredictionConfig,
+    prediction: UNetPredictionConfig,
     loss: SemanticLoss,
     metrics: tuple = (),
     decode: Callable | None = None,
 ) -> SemanticTask:
-    """The task for a U-Net and a data set, which need not be prepared.
+    """Builds the task for these classes and images of so many channels.
 
-    The negative log-likelihood, which is the loss without pixel weights, is among its metrics.
-
-    Args:
-      dataset: its name in the catalogue, or, of one's own, the class names and the channels of
-        the images.
+    Its metrics include the negative log-likelihood, which is the loss without pixel weights.
     """
-    classes, channels = describe_dataset(dataset) if isinstance(dataset, str) else dataset
     return SemanticTask(
-        model=unet.model(len(classes)),
+        model=network.model(len(classes)),
         classes=classes,
         channels=channels,
-        covering=unet.tiling,
+        covering=network.tiling,
         preprocess=Standardize(),
         loss_function=loss,
         metrics=(NegativeLogLikelihood(), *metrics),
         views=prediction.views,
+        decode=decode,
+    )
+
+
+@dataclass(frozen=True)
+class UNetExperimentConfig(ExperimentConfig):
+    """What the experiments with the U-Net have in common."""
+
+    network: UNetConfig = UNetConfig()
+    augment: UNetAugmentConfig = UNetAugmentConfig()
+    loss: SemanticLoss = SemanticLoss()
+    prediction: UNetPredictionConfig = UNetPredictionConfig()
+
+
+def unet_experiment(
+    config: UNetExperimentConfig,
+    splits: Splits,
+    *,
+    best_metric: str,
+    minimize: bool = False,
+    weights: WeightMapConfig | None = None,
+    metrics: tuple = (),
+    decode: Callable | None = None,
+) -> Experiment:
+    """Builds the experiment on splits of any data set.
+
+    Args:
+      best_metric, minimize: rank the checkpoints; see `Experiment`.
+      weights: weight map, for data sets with instances; None weighs all pixels alike.
+      metrics: scores besides those of every semantic task.
+      decode: instances from probabilities, such as `CellInstances`.
+    """
+    return Experiment(
+        task=segmentation_task(
+            config.network,
+            splits.classes,
+            splits.channels,
+            prediction=config.prediction,
+            loss=config.loss,
+            metrics=metrics,
+            decode=decode,
+        ),
+        train=splits.train,
+        transforms=training_transforms(config.network, config.augment, weights),
+        evaluation=splits.evaluation,
+        best_metric=best_metric,
+        minimize=minimize,
+    )
+
+
+@dataclass(frozen=True)
+class CellExperimentConfig(UNetExperimentConfig):
+    """What the experiments on separate cells have in common."""
+
+    weight_map: WeightMapConfig = WeightMapConfig()
+
+
+def cell_experiment(config: CellExperimentConfig, splits: Splits) -> Experiment:
+    """Builds an experiment that tells cells apart; SEG ranks its checkpoints."""
+    decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
+    return unet_experiment(
+        config,
+        splits,
+        best_metric="seg",
+        weights=config.weight_map,
+        metrics=(CellTracking(),),
         decode=decode,
     )

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from segjax.files.atomic import write_text
 from segjax.report.charts import format_number
 from segjax.report.examples import examples
 from segjax.report.page import page, section, table
@@ -49,12 +50,7 @@ def write_report(
         _reproduction(runs),
         _details(runs),
     ]
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page(title, "\n".join(filter(None, parts))), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(output, page(title, "\n".join(filter(None, parts))))
 
 
 def _main_score(runs: Sequence[Run]) -> tuple[str, str] | None:

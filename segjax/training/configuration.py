@@ -1,7 +1,6 @@
 """Configurations: frozen dataclasses in, typed flags over them, plain JSON out."""
 
 import dataclasses
-import difflib
 import json
 import shlex
 import sys
@@ -15,7 +14,8 @@ from typing import Any
 
 import tyro
 
-from segjax.training.schedules import OptimizerConfig
+from segjax.messages.hints import did_you_mean
+from segjax.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,9 @@ def parse(
     arguments = sys.argv[1:] if arguments is None else arguments
     name = _asked_variant(arguments)
     if name and name not in variants:
-        nearest = difflib.get_close_matches(name, variants, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         known = ", ".join(variants) or "none"
-        sys.exit(f"error: no variant is named {name!r}; {hint}this experiment has: {known}")
+        hint = did_you_mean(name, variants) or "."
+        sys.exit(f"error: no variant is named {name!r}{hint} This experiment has: {known}")
     description = config_class.__doc__
     if variants:
         description += f"\n\nVariants (--variant NAME): {', '.join(variants)}."
@@ -168,8 +167,7 @@ def from_dict(config_class, values: dict, *, where: str = "config"):
         raise ValueError(f"{where}={values!r}; expected an object with keys of {sorted(fields)}")
     for key in values:
         if key not in fields:
-            nearest = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {sorted(fields)}"
+            hint = did_you_mean(key, fields) or f"; known: {sorted(fields)}"
             raise ValueError(f"{where}: unknown key {key!r}{hint}")
     arguments = {k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()}
     try:
@@ -183,8 +181,7 @@ def _from_json(hint, value, where):
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        options = [option for option in options if option is not type(None)]
-        return _from_json(_option_that_fits(options, value), value, where)
+        return _from_union([option for option in options if option is not type(None)], value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where=where)
     if origin is tuple:
@@ -209,16 +206,26 @@ def _from_json(hint, value, where):
     return value
 
 
-def _option_that_fits(options, value):
-    """Of several dataclasses the one nearest to a JSON object by its keys, or else the first."""
-    if not isinstance(value, dict):
-        return options[0]
+def _from_union(options, value, where):
+    """Reads a value as the first option of a union that takes it.
 
-    def strangers(option):
-        fields = [f.name for f in dataclasses.fields(option)]
-        return len({*fields} ^ {*value})
+    Among dataclasses, the one whose keys are nearest to the value's comes first.
+    """
+    if isinstance(value, dict):
 
-    return min(options, key=strangers)
+        def strangers(option):
+            fields = [f.name for f in dataclasses.fields(option)]
+            return len({*fields} ^ {*value})
+
+        dataclass_options = [o for o in options if dataclasses.is_dataclass(o)]
+        options = sorted(dataclass_options, key=strangers) or options
+    errors = []
+    for option in options:
+        try:
+            return _from_json(option, value, where)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def with_value(values: dict, name: str, value) -> dict:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax.data.loading.loader import evaluation_examples
+from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
@@ -31,12 +32,14 @@ class Evaluation:
     Attributes:
       metrics: as `evaluator().result()` gives them.
       examples: {"id", "score", and "picture" for some}, in the order of the split.
+      pictures: those that this process drew, uint8 [height, width, 3], by their examples' ids.
     """
 
     split: str
     step: int
     metrics: dict
     examples: list[dict]
+    pictures: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -81,6 +84,14 @@ class Evaluator:
         """
         evaluator = self._task.evaluator()
         numbers, rows, best, worst = [], [], [], []
+        pictures = {}
+
+        def draw(prefix, example, prediction, row):
+            picture = self._task.picture(example, prediction, row["score"])
+            name = re.sub(r"[^\w.-]+", "_", f"{prefix}_{example['id']}")
+            row["picture"] = f"predictions/{name}.png"
+            write_png(self._workdir / row["picture"], picture)
+            pictures[example["id"]] = picture
 
         def examples():
             for number, example in evaluation_examples(
@@ -104,33 +115,24 @@ class Evaluator:
             if self._workdir is None:
                 continue
             if not final and row["number"] < 2:
-                row["picture"] = self._write_picture(
-                    f"step_{step:07d}_{split}", example, prediction, score
-                )
+                draw(f"step_{step:07d}_{split}", example, prediction, row)
             elif final and not math.isnan(score):
                 _push(best, (score, -place), example, prediction)
                 _push(worst, (-score, -place), example, prediction)
         for (_, minus_place), example, prediction in best + worst:
             row = rows[-minus_place]
             if "picture" not in row:
-                row["picture"] = self._write_picture(split, example, prediction, row["score"])
-        return self._gather(evaluator, rows, split, step)
+                draw(split, example, prediction, row)
+        return self._gather(evaluator, rows, pictures, split, step)
 
-    def _write_picture(self, prefix, example, prediction, score):
-        name = re.sub(r"[^\w.-]+", "_", f"{prefix}_{example['id']}")
-        path = Path("predictions") / f"{name}.png"
-        (self._workdir / "predictions").mkdir(exist_ok=True)
-        write_png(self._workdir / path, self._task.picture(example, prediction, score))
-        return str(path)
-
-    def _gather(self, evaluator, rows, split, step):
+    def _gather(self, evaluator, rows, pictures, split, step):
         wait_for_all("evaluated")  # with its own time limit, unlike the gathering
         total = self._task.evaluator()
         for state in gather_bytes(evaluator.state()):
             total.merge(state)
         parts = [json.loads(part) for part in gather_bytes(json.dumps(rows).encode())]
         rows = sorted((row for part in parts for row in part), key=lambda row: row.pop("number"))
-        return Evaluation(split, step, total.result(), rows)
+        return Evaluation(split, step, total.result(), rows, pictures)
 
 
 def write_evaluation(
@@ -140,7 +142,6 @@ def write_evaluation(
     metrics = dict(evaluation.metrics)
     matrix = metrics.pop("confusion_matrix", None)
     path = Path(workdir) / "evaluation" / f"{evaluation.split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = {
         "split": evaluation.split,
         "step": evaluation.step,
@@ -150,9 +151,7 @@ def write_evaluation(
         "classes": list(classes),
         "examples": evaluation.examples,
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(json_ready(values), indent=2) + "\n")
-    return partial.replace(path)
+    return write_json(path, json_ready(values))
 
 
 def read_evaluations(workdir: Path) -> dict[str, Evaluation]:

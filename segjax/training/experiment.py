@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import optax
 
 from segjax.tasks.protocol import Task
 from segjax.training import configuration
@@ -20,7 +21,7 @@ from segjax.training.run_directory import KEPT_EXPERIMENT, read_config
 class Experiment:
     """The parts that a configuration resolves to.
 
-    Data sets are opened by the calls that need them, so that a trained model predicts without.
+    Data sets open lazily; prediction needs none.
 
     Attributes:
       task: see `segjax.tasks`.
@@ -33,11 +34,14 @@ class Experiment:
         are of one group, such as an orientation. None mixes all.
       best_metric: of the split scored along the way, by which checkpoints are the best.
       minimize: whether less of it is better.
-      initialize: from freshly drawn variables to those that the first step begins with, such as
-        ones with a trained backbone; NumPy arrays in and out. None keeps them.
-      frozen: returns the variables of other networks by name, such as {"teacher": variables}, that
-        the terms of the loss find in variables["frozen"]; NumPy arrays. A resumed run has them from
-        its checkpoint, and does not call this.
+      initialize: maps freshly initialised variables to those of the first step, such as ones with a
+        trained backbone; NumPy arrays in and out. None keeps them.
+      schedule: step → learning rate; None builds that of `config.optimizer`.
+      optimizer: maps the schedule to an Optax transformation, such as `optax.lion`; None builds
+        that of `config.optimizer`. Its multipliers of zero freeze parameters in both cases.
+      frozen: returns the variables of other networks by name, such as {"teacher": variables}, as
+        NumPy arrays; loss terms find them in variables["frozen"]. A resumed run reads them from its
+        checkpoint and does not call this.
     """
 
     task: Task
@@ -48,6 +52,8 @@ class Experiment:
     best_metric: str = "mean_iou"
     minimize: bool = False
     initialize: Callable[[dict], dict] | None = None
+    schedule: optax.Schedule | None = None
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
     frozen: Callable[[], dict] | None = None
 
 

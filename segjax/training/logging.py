@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from segjax.files.atomic import write_bytes
+
 # The fields in which a killed and resumed run may differ from an uninterrupted one.
 WALL_CLOCK_FIELDS = frozenset({"elapsed_seconds", "images_per_second"})
 
@@ -124,14 +126,11 @@ class MetricsLog:
         if not write:
             return
         path = Path(workdir) / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if resume_step is not None and path.exists():
             kept = [line for line in _lines(path) if line[0]["step"] <= resume_step]
         elapsed = kept[-1][0].get("elapsed_seconds", 0.0) if kept else 0.0
-        partial = path.with_name(".metrics.jsonl.partial")
-        partial.write_bytes(b"".join(raw + b"\n" for _, raw in kept))
-        partial.replace(path)  # at once: a kill in the middle of a rewrite must not lose the log
+        write_bytes(path, b"".join(raw + b"\n" for _, raw in kept))
         self._clock, self._start = clock, clock() - elapsed
         self._file = path.open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(

@@ -1,31 +1,29 @@
-"""The training loop: data, state, step, resume, evaluate, checkpoint, report."""
+"""The training loop: data, state, step, resume, evaluate, checkpoint."""
 
 import contextlib
-import functools
 import itertools
 import math
 import os
 from collections import deque
+from functools import partial
 
 import jax
 
-from segjax.data.images import read_image
 from segjax.data.loading.loader import training_batches
-from segjax.report import write_report
 from segjax.training import configuration
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, write_evaluation
 from segjax.training.experiment import Experiment
 from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
-from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
-from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import changed_versions, open_run
-from segjax.training.schedules import (
+from segjax.training.optimizer import (
     frozen_parameters,
     learning_rate_schedule,
     make_optimizer,
 )
+from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
+from segjax.training.progress import Progress, Throughput
+from segjax.training.run_directory import changed_versions, open_run
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 
@@ -80,20 +78,17 @@ def train(
     ) as checkpoints:
         if checkpoints.latest_step != settings.num_steps:
             _train(experiment, config, source, splits, parallel, checkpoints)
-    if is_main_process():
-        report = write_report([config.workdir], config.workdir / "report.html")
-        print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
-    wait_for_all("report")
+    wait_for_all("trained")
     return read_evaluations(config.workdir)
 
 
 def _train(experiment, config, source, splits, parallel, checkpoints):
     """Trains from the newest checkpoint, or from the start, to the last step."""
     settings, main = config.train, is_main_process()
-    schedule = learning_rate_schedule(
+    schedule = experiment.schedule or learning_rate_schedule(
         config.optimizer, num_steps=settings.num_steps, batch_size=settings.batch_size
     )
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = (experiment.optimizer or partial(make_optimizer, config.optimizer))(schedule)
     step_function = parallel.train_step(
         make_train_step(
             experiment.task,
@@ -102,7 +97,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
             seed=config.seed,
             micro_batches=settings.micro_batches,
             ema_decay=settings.ema_decay,
-            frozen=functools.partial(frozen_parameters, config.optimizer),
+            frozen=partial(frozen_parameters, config.optimizer),
         )
     )
     evaluator = Evaluator(
@@ -200,7 +195,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
     """The state that the run begins or goes on with, on all devices."""
-    create = functools.partial(
+    create = partial(
         create_state,
         experiment.task,
         optimizer,
@@ -243,10 +238,8 @@ def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> di
                 headline=experiment.best_metric,
                 workdir=config.workdir,
             )
-            for row in result.examples:
-                if "picture" in row:
-                    picture = read_image(config.workdir / row["picture"])
-                    log.picture(step, f"{result.split}/{row['id']}", picture)
+            for name, picture in result.pictures.items():
+                log.picture(step, f"{result.split}/{name}", picture)
         key = experiment.best_metric
         progress.message(
             f"step {step}  {result.split}  {key} {result.metrics.get(key, math.nan):.4f}"

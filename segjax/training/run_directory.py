@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from segjax.files.atomic import write_json
 from segjax.training import configuration
 from segjax.training.experiment_files import with_siblings
 
@@ -63,7 +64,7 @@ def open_run(config, experiment_file: Path) -> bool:
                 + "\nTake another --workdir, or pass --accept-changes True to go on from its last "
                 "checkpoint with the new values."
             )
-    _write_json(
+    write_json(
         path,
         {
             "experiment": str(experiment_file),
@@ -133,7 +134,7 @@ def _write_environment(path):
         earlier = before.pop("earlier", [])
         if before != now:
             earlier.append(before)
-    _write_json(path, now | {"earlier": earlier})
+    write_json(path, now | {"earlier": earlier})
 
 
 def _read_environment(path):
@@ -178,9 +179,3 @@ def _keep(files, folder):
     for file in files:
         if file.parent != folder.resolve():
             shutil.copyfile(file, folder / file.name)
-
-
-def _write_json(path, values):
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)

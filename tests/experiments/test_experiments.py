@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from segjax.commands.launch import run
 from segjax.data.prepare import prepare
 from segjax.tasks import InstanceTask
 from segjax.training.configuration import parse, variant_config
 from segjax.training.experiment import load_module
-from segjax.training.launch import run
 from segjax.training.logging import read_metrics
 from tests.data import official_instance_layouts, official_layouts
 
@@ -29,7 +29,7 @@ SHORT = [
     *("--train.eval-every", "1", "--train.checkpoint-every", "1", "--train.num-workers", "0"),
     *("--seed", "3"),
 ]
-SMALL_UNET = ["--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"]
+SMALL_UNET = ["--network.features", "2", "--network.depth", "1", "--network.tile", "64"]
 SMALL_DEEPLAB = [
     *("--network.width-multiplier", "0.05", "--augment.crop", "33", "33"),
     *("--prediction.size", "49", "65", "--prediction.refine", "False"),

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.commands.launch import run
 from segjax.models import UNet
 from segjax.training.configuration import parse
 from segjax.training.experiment import load_module
-from segjax.training.launch import run
 from tests.models.mask_rcnn_tiny import (
     compiled_loss,
     packed_example,
@@ -29,7 +29,7 @@ lovasz, distillation, mask_scoring = (
 )
 SHORT = [
     *("--train.num-steps", "1", "--train.batch-size", "4", "--train.num-workers", "0"),
-    *("--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"),
+    *("--network.features", "2", "--network.depth", "1", "--network.tile", "64"),
 ]
 
 

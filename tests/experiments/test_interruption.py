@@ -26,7 +26,7 @@ TINY = ROOT / "tests" / "training" / "tiny.py"
 SMALL = [
     *("--train.num-steps", "12", "--train.batch-size", "2", "--train.log-every", "1"),
     *("--train.checkpoint-every", "2", "--train.eval-every", "6", "--train.num-workers", "2"),
-    *("--unet.features", "2", "--unet.depth", "2", "--unet.tile", "100"),
+    *("--network.features", "2", "--network.depth", "2", "--network.tile", "100"),
 ]
 
 

@@ -118,7 +118,7 @@ def test_windows_keep_the_means_of_their_place():
     # windows lie in one half each, and corners that are aligned keep their values.
     x = np.ones((1, 2, 6, 1), np.float32)
     x[:, :, 3:] = 5
-    model = ASPP((), features=1, image_pooling=(2, 3), image_pooling_norm=False)
+    model = ASPP((), features=1, image_pooling=(2, 3))
     variables = random_variables(model, x)
     variables["params"]["pointwise"] = jax.tree.map(
         jnp.zeros_like, variables["params"]["pointwise"]
@@ -140,9 +140,9 @@ def test_windows_keep_the_means_of_their_place():
     np.testing.assert_allclose(found, np.stack([expected] * 2), rtol=1e-5)
 
 
-def test_image_pooling_without_norm_has_a_bias_and_no_statistics():
+def test_windows_of_image_pooling_have_a_bias_and_no_statistics():
     x = features(1, 4, 4, 3)
-    variables = random_variables(ASPP((), features=2, image_pooling_norm=False), x)
+    variables = random_variables(ASPP((), features=2, image_pooling=(4, 4)), x)
     assert set(variables["params"]["image_pooling"]) == {"kernel", "bias"}
     assert "image_pooling" not in variables["batch_stats"]
     without = random_variables(ASPP((), features=2, image_pooling=False), x)

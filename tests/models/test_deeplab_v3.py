@@ -10,7 +10,8 @@ import pytest
 from segjax.models.aspp import ASPP
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.resnet import ResNet, resnet50
-from segjax.models.deeplab_v3 import AuxiliaryHead, DeepLabV3
+from segjax.models.deeplab_v3 import DeepLabV3
+from segjax.models.heads import AuxiliaryHead
 from segjax.models.normalization import BatchNorm
 from tests.models.subsampling import (
     Subsampling,
@@ -185,7 +186,6 @@ def test_the_model_is_its_parts_one_after_the_other():
         aspp_features=4,
         auxiliary_head=True,
         image_pooling=(3, 2),
-        image_pooling_norm=False,
     )
     images = noise(2, 33, 41, 8)
     variables = random_variables(model, images)
@@ -196,7 +196,7 @@ def test_the_model_is_its_parts_one_after_the_other():
         inner = {key: variables[key][name] for key in variables if name in variables[key]}
         return run(module, inner, x)
 
-    aspp = ASPP((1, 2), features=4, image_pooling=(3, 2), image_pooling_norm=False)
+    aspp = ASPP((1, 2), features=4, image_pooling=(3, 2))
     classifier = variables["params"]["logits"]
     expected = part(aspp, "aspp", features) @ classifier["kernel"][0, 0] + classifier[
         "bias"

@@ -15,9 +15,9 @@ from segjax.inference.views import View
 from segjax.models.backbones.resnet import resnet50
 from segjax.pretrained import preprocess
 from segjax.recipes.deeplab import (
-    AugmentConfig,
-    DeepLabConfig,
-    PredictionConfig,
+    DeepLabAugmentConfig,
+    DeepLabExperimentConfig,
+    DeepLabPredictionConfig,
     deeplab_task,
     training_transforms,
 )
@@ -32,6 +32,7 @@ from segjax.recipes.initial import InitialConfig
 from segjax.training.loop import train
 from tests.training import tiny
 
+CLASSES = ("sky", "road")
 NETWORKS = (DeepLabV1Config(), DeepLabV2Config(), DeepLabV3Config(), DeepLabV3PlusConfig())
 
 
@@ -40,7 +41,7 @@ def test_around_a_small_image_there_is_the_mean_and_no_label(network):
     normalize = network.normalize
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     example = {"image": image, "labels": np.full((20, 30), 7, np.uint8)}
-    augment = AugmentConfig(crop=(64, 80), scale=(1.0, 1.0), scale_step=None, flip=False)
+    augment = DeepLabAugmentConfig(crop=(64, 80), scale=(1.0, 1.0), scale_step=None, flip=False)
     for transform in training_transforms(augment, normalize):
         example = transform(example, np.random.default_rng(0))
     inside = example["labels"] == 7
@@ -53,7 +54,7 @@ def test_around_a_small_image_there_is_the_mean_and_no_label(network):
 
 
 def config_of(network, **options):
-    return DeepLabConfig(workdir=Path("run"), network=network, **options)
+    return DeepLabExperimentConfig(workdir=Path("run"), network=network, **options)
 
 
 def variable_shapes(model):
@@ -63,19 +64,23 @@ def variable_shapes(model):
 
 
 def test_the_evaluation_may_have_another_output_stride_for_the_same_variables():
-    network = DeepLabV3Config(backbone="vgg16", multi_grid=None, width_multiplier=0.1, features=4)
-    task = deeplab_task(config_of(network, prediction=PredictionConfig(output_stride=8)), "camvid")
+    network = DeepLabV3Config(
+        backbone="vgg16", multi_grid=None, width_multiplier=0.1, aspp_features=4
+    )
+    task = deeplab_task(
+        config_of(network, prediction=DeepLabPredictionConfig(output_stride=8)), CLASSES, 3
+    )
     assert (task.model.output_stride, task.evaluation_model.output_stride) == (16, 8)
     assert variable_shapes(task.evaluation_model) == variable_shapes(task.model)
-    same = deeplab_task(config_of(network), "camvid")
+    same = deeplab_task(config_of(network), CLASSES, 3)
     assert same.evaluation_model is None
 
 
 def test_prediction_is_of_whole_images_or_windows_over_scales_and_flips():
-    whole = PredictionConfig(size=(65, 97), scales=(0.5, 1.0), flip=True)
+    whole = DeepLabPredictionConfig(size=(65, 97), scales=(0.5, 1.0), flip=True)
     assert whole.covering == WholeImage((65, 97), multiple=16)
     assert whole.views == tuple(View(flip=f, scale=s) for s in (0.5, 1.0) for f in (False, True))
-    windows = PredictionConfig(size=(64, 64), window_stride=(42, 42))
+    windows = DeepLabPredictionConfig(size=(64, 64), window_stride=(42, 42))
     assert windows.covering == SlidingWindow((64, 64), (42, 42))
 
 

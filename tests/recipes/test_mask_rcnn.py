@@ -19,15 +19,16 @@ from segjax.recipes.mask_rcnn import (
     FROZEN,
     CocoFiles,
     InputConfig,
-    InstancePredictionConfig,
     MaskRCNNExperimentConfig,
+    MaskRCNNPredictionConfig,
     ShortSides,
-    coco_files_experiment,
+    coco_files_splits,
     instance_task,
+    mask_rcnn_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.training.experiment import load_module
-from segjax.training.parameters import learning_rate_multipliers
+from segjax.training.optimizer import learning_rate_multipliers
 from tests.data.official_instance_layouts import write_coco
 
 SIDES = [(30, 40), (40, 30), (36, 36), (25, 60), (60, 25), (33, 41)]
@@ -40,7 +41,7 @@ CONFIG = MaskRCNNExperimentConfig(
         max_objects=3,
         mask_size=7,
     ),
-    prediction=InstancePredictionConfig(
+    prediction=MaskRCNNPredictionConfig(
         short_sides=(48,), max_size=96, buckets=((64, 96), (96, 64))
     ),
 )
@@ -75,8 +76,12 @@ def write_files(folder, *, sizes=SIDES, names=CLASSES):
     return CocoFiles(folder / "objects.json", folder, folder / "objects.json", folder)
 
 
+def coco_files_experiment(config, files, classes=CLASSES):
+    return mask_rcnn_experiment(config, coco_files_splits(files, classes))
+
+
 def test_images_of_all_sizes_are_traced_once_for_each_bucket(tmp_path):
-    experiment = coco_files_experiment(CONFIG, write_files(tmp_path / "files"), CLASSES)
+    experiment = coco_files_experiment(CONFIG, write_files(tmp_path / "files"))
     source = experiment.train()
     batches = training_batches(
         source,
@@ -107,13 +112,13 @@ def test_one_bucket_needs_no_groups(tmp_path):
     config = dataclasses.replace(
         CONFIG, input=dataclasses.replace(CONFIG.input, buckets=((96, 96),))
     )
-    experiment = coco_files_experiment(config, write_files(tmp_path / "files"), CLASSES)
+    experiment = coco_files_experiment(config, write_files(tmp_path / "files"))
     assert experiment.groups is None
 
 
 def test_files_with_other_classes_than_the_run_are_refused(tmp_path):
     files = write_files(tmp_path / "files", names=("thing", "novelty"))
-    experiment = coco_files_experiment(CONFIG, files, CLASSES)
+    experiment = coco_files_experiment(CONFIG, files)
     with pytest.raises(
         ValueError, match=r"objects.json has the categories thing novelty; --classes"
     ):
@@ -125,7 +130,7 @@ def test_annotations_that_are_left_out_are_said(tmp_path, capsys):
     content = json.loads(files.train_annotations.read_text())
     content["annotations"][0]["bbox"] = [4, 5, 0, 10]
     files.train_annotations.write_text(json.dumps(content))
-    coco_files_experiment(CONFIG, files, CLASSES).train()
+    coco_files_experiment(CONFIG, files).train()
     count = len(content["annotations"])
     expected = f"objects.json: 1 of {count} annotations left out: no width or height"
     assert expected in capsys.readouterr().out
@@ -166,14 +171,14 @@ def test_frozen_stages_are_the_stem_the_first_stage_and_all_norms_of_the_backbon
 
 
 def test_views_are_every_size_with_and_without_its_mirror_image():
-    sides = InstancePredictionConfig(short_sides=(400, 500), flip=True)
+    sides = MaskRCNNPredictionConfig(short_sides=(400, 500), flip=True)
     assert [(v.resize.short_sides, v.flip) for v in sides.views] == [
         ((400,), False),
         ((400,), True),
         ((500,), False),
         ((500,), True),
     ]
-    scales = InstancePredictionConfig(scales=(1.0, 2.0))
+    scales = MaskRCNNPredictionConfig(scales=(1.0, 2.0))
     assert [view.resize for view in scales.views] == [Enlarge(1.0), Enlarge(2.0)]
     grey = {"image": np.zeros((5, 7, 1), np.uint8)}
     assert scales.views[1].resize(grey, None)["image"].shape == (10, 14, 1)
@@ -184,7 +189,7 @@ def test_a_last_stage_for_c4_is_put_into_its_head(tmp_path):
         CONFIG.network, neck="c4", backbone="resnet50", width_multiplier=0.0625
     )
     config = dataclasses.replace(CONFIG, network=network)
-    experiment = coco_files_experiment(config, write_files(tmp_path / "files"), CLASSES)
+    experiment = coco_files_experiment(config, write_files(tmp_path / "files"))
     assert experiment.initialize.keywords["moved"] == {"backbone/stage4_": "box_head/"}
     assert experiment.task.model.backbone.num_stages == 3
 

@@ -14,10 +14,10 @@ from segjax.evaluation.metrics import NegativeLogLikelihood, RocAuc
 from segjax.inference.views import View
 from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
-    AugmentConfig,
     CellInstances,
-    PredictionConfig,
+    UNetAugmentConfig,
     UNetConfig,
+    UNetPredictionConfig,
     WeightMapConfig,
     segmentation_task,
     training_transforms,
@@ -44,7 +44,9 @@ UNETS = [
 
 # A tile as large as the example, and no change of it.
 WHOLE = UNetConfig(padding="SAME", depth=1, tile=80)
-STILL = AugmentConfig(rotation=0, flip=False, elastic_sigma=0, brightness=0, contrast=0, gamma=0)
+STILL = UNetAugmentConfig(
+    rotation=0, flip=False, elastic_sigma=0, brightness=0, contrast=0, gamma=0
+)
 
 
 def name_of(unet):
@@ -72,7 +74,7 @@ def transformed(transforms, example, seed=0):
 def random_network(unet):
     """A task and variables with which the deepest level weighs as much as the first."""
     task = segmentation_task(
-        unet, "synthetic_cells", prediction=PredictionConfig(), loss=SemanticLoss()
+        unet, ("background", "cell"), 1, prediction=UNetPredictionConfig(), loss=SemanticLoss()
     )
     rng = np.random.default_rng(0)
     side, _ = unet.training_sides
@@ -101,7 +103,7 @@ def predict(task, variables, example):
 def test_transforms_give_tiles_and_labels_of_the_sizes_between_which_the_network_maps(
     unet, weights
 ):
-    found = transformed(training_transforms(unet, AugmentConfig(), weights), cells())
+    found = transformed(training_transforms(unet, UNetAugmentConfig(), weights), cells())
     side, tile = found["image"].shape[0], unet.tile
     assert found["image"].shape == (side, side, 1)
     assert found["image"].dtype == np.float32
@@ -221,7 +223,7 @@ def test_tiles_equal_one_pass_over_the_whole_image(unet):
     ],
 )
 def test_a_tile_that_the_network_does_not_have_is_refused_with_the_next(unet, message):
-    for call in (lambda: unet.tiling, lambda: training_transforms(unet, AugmentConfig())):
+    for call in (lambda: unet.tiling, lambda: training_transforms(unet, UNetAugmentConfig())):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -235,11 +237,12 @@ def test_the_network_is_that_of_the_configuration():
     assert UNetConfig().model(2).dtype is None
 
 
-def test_the_task_has_the_classes_of_the_data_set_which_need_not_be_prepared():
+def test_the_task_has_the_given_classes_channels_metrics_and_views():
     task = segmentation_task(
         UNETS[1],
-        "drive",
-        prediction=PredictionConfig(average_over="eight"),
+        ("background", "vessel"),
+        3,
+        prediction=UNetPredictionConfig(average_over="eight"),
         loss=SemanticLoss(dice=1.0),
         metrics=(RocAuc(),),
     )
@@ -252,7 +255,7 @@ def test_the_task_has_the_classes_of_the_data_set_which_need_not_be_prepared():
 
 def test_the_papers_seven_versions_are_all_but_the_image_as_it_stands():
     one, seven, eight = (
-        PredictionConfig(average_over=number).views for number in ("one", "seven", "eight")
+        UNetPredictionConfig(average_over=number).views for number in ("one", "seven", "eight")
     )
     assert one == (View(),)
     assert {*seven} == {*eight} - {View()}

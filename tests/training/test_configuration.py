@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -22,7 +23,7 @@ from segjax.training.configuration import (
     to_dict,
 )
 from segjax.training.experiment import load_module
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 from tests.training import tiny
 
 pytestmark = pytest.mark.quick
@@ -39,6 +40,37 @@ class Config(ExperimentConfig):
 
     scale: tuple[float, float] = (1.0, 2.0)
     names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another option of a union."""
+
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Unions(ExperimentConfig):
+    """A configuration whose fields take values of several types."""
+
+    backbone: Literal["resnet50", "vgg16"] | Literal["convnext"] = "resnet50"
+    size: int | tuple[int, int] | None = None
+    head: OptimizerConfig | Other = Other()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"backbone": "convnext"}, {"size": 3}, {"size": (3, 4)}, {"head": OptimizerConfig()}],
+)
+def test_every_option_of_a_union_loads_again(changes):
+    config = Unions(workdir=Path("run"), **changes)
+    assert from_dict(Unions, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_value_that_no_option_of_a_union_takes_is_refused_by_name():
+    values = to_dict(Unions(workdir=Path("run"))) | {"backbone": "alexnet"}
+    with pytest.raises(ValueError, match=r"config\.backbone='alexnet'; expected one of"):
+        from_dict(Unions, values)
 
 
 def parsed(*arguments, config_class=Config):

@@ -24,8 +24,8 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.loop import train
+from segjax.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel
-from segjax.training.schedules import OptimizerConfig, learning_rate_schedule, make_optimizer
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 

@@ -7,6 +7,7 @@ import shutil
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
 from segjax.training.checkpoint import Checkpoints
@@ -55,7 +56,7 @@ def test_a_run_leaves_all_that_the_design_promises(whole_run):
     workdir, results = whole_run
     names = {path.name for path in workdir.iterdir()}
     assert names >= {"config.json", "environment.json", "metrics.jsonl", "checkpoints"}
-    assert names >= {"evaluation", "predictions", "report.html", "tensorboard"}
+    assert names >= {"evaluation", "predictions", "tensorboard"}
     assert set(results) == {"validation", "test"}
     assert [row["id"] for row in results["test"].examples] == [
         f"square_{i}" for i in range(200, 203)
@@ -227,7 +228,26 @@ def test_a_run_of_no_steps_evaluates_and_keeps_the_variables_that_it_was_given(t
     drawn = jax.jit(experiment.task.init)(jax.random.key(config.seed), batch)["params"]
     expected = jax.tree.map(lambda x: np.asarray(2 * x), drawn)
     chex.assert_trees_all_close(final_state(tmp_path)["params"], expected, rtol=1e-6)
-    assert (tmp_path / "report.html").is_file()
+
+
+def test_an_experiment_brings_its_own_optimizer_and_schedule(tmp_path):
+    config = tiny.Config(workdir=tmp_path)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2))
+    experiment = dataclasses.replace(
+        tiny.build(config),
+        schedule=optax.linear_schedule(0.5, 0.25, 1),
+        optimizer=lambda schedule: optax.chain(optax.scale_by_sign(), optax.sgd(schedule)),
+    )
+    start = dataclasses.replace(config, workdir=tmp_path / "start")
+    start = dataclasses.replace(start, train=dataclasses.replace(config.train, num_steps=0))
+    for each in (start, config):
+        train(experiment, each, experiment_file=tiny.__file__)
+    rates = [line["learning_rate"] for line in lines(tmp_path) if line["split"] == "train"]
+    assert rates == [0.5, 0.25]
+    before, after = (final_state(workdir)["params"] for workdir in (start.workdir, tmp_path))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b), before, after)
+    largest = max(np.max(leaf) for leaf in jax.tree.leaves(moved))
+    np.testing.assert_allclose(largest, 0.75, rtol=1e-5)  # both steps in one direction
 
 
 def test_initial_variables_are_those_of_the_first_step_only(tmp_path):

@@ -14,13 +14,14 @@ import pytest
 from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
 from segjax.ops.devices import AXIS_NAME
-from segjax.training.parallel import DataParallel
-from segjax.training.schedules import (
+from segjax.training.optimizer import (
     OptimizerConfig,
     frozen_parameters,
     learning_rate_schedule,
     make_optimizer,
+    matching,
 )
+from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 from tests.training import tiny
@@ -233,6 +234,11 @@ def test_a_pattern_that_is_found_nowhere_is_refused_with_paths_there_are(setting
     params = {"head": {"kernel": np.ones(1, np.float32)}}
     with pytest.raises(ValueError, match=rf"{setting}: 'hed/' is in no .* head/kernel"):
         updates_of(OptimizerConfig(**changes), params)
+
+
+def test_a_tree_without_leaves_matches_any_pattern():
+    """Optax's muon masks the parameters that its Adam part leaves out."""
+    assert matching({}, "kernel$", setting="optimizer.decayed") == {}
 
 
 def test_frozen_parameters_stay_and_take_no_part_in_the_gradient():

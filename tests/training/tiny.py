@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from segjax.commands.launch import run
 from segjax.data.augmentation.semantic import Standardize, Warp
 from segjax.evaluation.metrics import NegativeLogLikelihood
 from segjax.inference.tiling import Tiling
@@ -13,8 +14,7 @@ from segjax.models import UNet
 from segjax.tasks import SemanticTask
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
-from segjax.training.launch import run
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 
 SIDE = 16
 

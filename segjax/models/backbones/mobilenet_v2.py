@@ -7,9 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 
-from segjax.models.layers import ConvolutionNorm, Norm, atrous_units, check_multi_grid
+from segjax.models.layers import ConvolutionNorm, atrous_units, check_multi_grid
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 # The initialiser of TensorFlow's mobilenet.training_scope; the paper states none.
 truncated_normal = nn.initializers.truncated_normal(0.09)

@@ -13,14 +13,13 @@ import flax.linen as nn
 
 from segjax.models.layers import (
     ConvolutionNorm,
-    Norm,
     Unit,
     atrous_units,
     check_multi_grid,
     max_pool,
 )
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 Block = Literal["bottleneck", "basic"]
 StrideIn = Literal["3x3", "1x1"]

@@ -14,13 +14,12 @@ import jax
 
 from segjax.models.layers import (
     ConvolutionNorm,
-    Norm,
     SeparableConvolution,
     atrous_units,
     check_multi_grid,
 )
 from segjax.models.network import Network
-from segjax.models.normalization import BatchNorm
+from segjax.models.normalization import BatchNorm, Norm
 
 # The initialiser of TensorFlow DeepLab's xception_arg_scope; the paper states none.
 truncated_normal = nn.initializers.truncated_normal(0.09)

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from segjax.data.sources.splits import Splits
 from segjax.data.sources.tfds_builders import from_tfds
-from segjax.losses import SemanticLoss
 from segjax.recipes.unet import (
-    AugmentConfig,
-    PredictionConfig,
+    UNetAugmentConfig,
     UNetConfig,
-    segmentation_task,
-    training_transforms,
+    UNetExperimentConfig,
+    unet_experiment,
 )
-from segjax.training.configuration import ExperimentConfig, TrainConfig
-from segjax.training.experiment import Experiment
+from segjax.training.configuration import TrainConfig
 from segjax.training.loop import train
-from segjax.training.schedules import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig
 from tests.data import plain_builder
 
 CLASSES = ("square", "rest")
@@ -97,26 +95,26 @@ def test_a_builder_that_is_not_prepared_says_how_to(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ExperimentConfig):
+class Config(UNetExperimentConfig):
     train: TrainConfig = TrainConfig(
         num_steps=60, batch_size=4, eval_every=60, checkpoint_every=60, log_every=10
     )
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.3, reference_batch_size=4)
-    unet: UNetConfig = UNetConfig(
+    network: UNetConfig = UNetConfig(
         features=4, depth=1, padding="SAME", norm="batch", dropout_rate=0.0, tile=32
     )
+    augment: UNetAugmentConfig = UNetAugmentConfig(elastic_sigma=0)
 
 
 def build(config, builder):
     open_split = partial(from_tfds, builder, image="photo", labels="names")
-    return Experiment(
-        task=segmentation_task(
-            config.unet, (CLASSES, 3), prediction=PredictionConfig(), loss=SemanticLoss()
-        ),
+    splits = Splits(
+        classes=CLASSES,
+        channels=3,
         train=partial(open_split, "train"),
-        transforms=training_transforms(config.unet, AugmentConfig(elastic_sigma=0)),
         evaluation={"val": partial(open_split, "val")},
     )
+    return unet_experiment(config, splits, best_metric="mean_iou")
 
 
 def test_a_u_net_learns_from_a_builder_of_ones_own(builder, tmp_path):

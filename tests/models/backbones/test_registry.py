@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
-from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.models.backbones.registry import BACKBONES, BackboneName, make_backbone
 from segjax.models.backbones.resnet import ResNet, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.backbones.xception import Xception
@@ -161,6 +161,10 @@ def test_every_name_makes_a_backbone_with_the_given_norm_dtype_and_width(name):
     assert backbone.dtype == jnp.bfloat16
     assert backbone.norm is norm if name != "vgg16" else not hasattr(backbone, "norm")
     assert getattr(backbone, "width_multiplier", None) == 0.5 or backbone.width == 32
+
+
+def test_the_registry_has_the_names_of_the_type():
+    assert get_args(BackboneName) == tuple(BACKBONES)
 
 
 def test_variants_of_resnet_have_the_names_that_their_weights_are_known_by():

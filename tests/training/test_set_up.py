@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from segjax.training.configuration import DistributedConfig, ExperimentConfig
-from segjax.training.launch import check_own_address, set_up
+from segjax.training.set_up import check_own_address, set_up
 
 TOGETHER = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2, process_id=0)
 

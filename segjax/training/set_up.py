@@ -1,57 +1,20 @@
-"""Experiment files as commands: the command line, the processes, the errors that users cause."""
+"""JAX's settings for a run, made before its first use in this process."""
 
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import jax
 
-from segjax.training import configuration
-from segjax.training.evaluate import Evaluation
-from segjax.training.loop import NonFiniteLoss, train
-from segjax.training.run_directory import ChangedConfiguration
+from segjax.training.configuration import ExperimentConfig
 
 
-def run(
-    config_class,
-    build,
-    experiment_file,
-    arguments: list[str] | None = None,
-    *,
-    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> dict[str, Evaluation]:
-    """Runs an experiment file as a command: parse, set JAX up, build and train.
-
-    Args:
-      config_class: an `ExperimentConfig`.
-      build: config → `Experiment`.
-      experiment_file: the file of these two, `__file__`.
-      arguments: of the command line; None takes the process's own.
-      variants: see `configuration.parse`.
-
-    Returns:
-      The last evaluation of each split.
-    """
-    config = configuration.parse(config_class, arguments, variants=variants)
-    set_up(config)
-    try:
-        return train(build(config), config, experiment_file=experiment_file)
-    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
-
-
-def set_up(config: configuration.ExperimentConfig):
-    """Sets JAX up for a run, before its first use in this process."""
-    # On GPUs some kernels add up in the order in which threads arrive, unless told not to; a
-    # resumed run must have the bits of an uninterrupted one. The CPU's ignore the flag.
+def set_up(config: ExperimentConfig):
+    """Sets the compile cache, deterministic kernels and the processes of a distributed run."""
+    # By default some GPU kernels add in the order in which threads arrive. A resumed run must have
+    # the bits of an uninterrupted one. CPUs ignore the flag.
     flag = "--xla_gpu_deterministic_ops"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=true".strip()

@@ -1,12 +1,13 @@
-"""Learning-rate schedules and the Optax chains of the papers' recipes."""
+"""Optimisers and learning-rate schedules of the papers' recipes, as Optax builds them."""
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import optax
-
-from segjax.training.parameters import learning_rate_multipliers, matching
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,24 @@ class OptimizerConfig:
     nesterov: bool = False
     weight_decay: float = 0.0
     decayed: str = r"kernel$"
-    """Pattern of the paths of the parameters that decay. The default leaves out biases and
-    normalisation layers; "." takes all (torchvision, mmsegmentation), r"(?<!depthwise)/kernel$"
-    leaves out depthwise kernels as well (TensorFlow DeepLab)."""
+    """Pattern of the paths of the parameters that decay. The default excludes biases and
+    normalisation layers; "." decays everything (torchvision, mmsegmentation),
+    r"(?<!depthwise)/kernel$" excludes depthwise kernels as well (TensorFlow DeepLab)."""
     multipliers: tuple[tuple[str, float], ...] = ()
-    """Patterns of parameter paths and factors of their learning rate: ("bias$", 2.0) for doubled
-    biases, ("^(?!backbone/)", 10.0) for a head on a trained backbone. Where several are found,
-    all multiply. Zero freezes: no gradient is computed for these."""
+    """Patterns of parameter paths, each with a factor of the learning rate: ("bias$", 2.0) doubles
+    it for biases, ("^(?!backbone/)", 10.0) raises it for a head on a trained backbone. The factors
+    of all matching patterns multiply. Zero freezes parameters: no gradient is computed for them."""
     schedule: Literal["constant", "poly", "step", "cosine"] = "poly"
     power: float = 0.9
-    """Of the poly schedule, (1 - step / num_steps) ** power."""
+    """Exponent of the poly schedule, (1 - step / num_steps) ** power."""
     end_learning_rate: float = 0.0
-    """Where poly and cosine end; scaled as learning_rate is."""
+    """Last value of poly and cosine; scaled as learning_rate is."""
     step_boundaries: tuple[float, ...] = (2 / 3, 8 / 9)
-    """Of the step schedule, as shares of num_steps."""
+    """Where the step schedule drops, as shares of num_steps."""
     step_factor: float = 0.1
     warmup_steps: int = 0
     warmup_factor: float = 0.001
-    """Linear warm-up from warmup_factor to 1, multiplied with the schedule (detectron2)."""
+    """Start of the linear warm-up to 1; the schedule is multiplied by it (detectron2)."""
     clip_norm: float | None = None
     """Largest global norm of the gradient."""
 
@@ -107,3 +108,37 @@ def _multiply(multipliers) -> optax.GradientTransformation:
         return scaled, state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def path_of(path) -> str:
+    """Returns the path of a leaf as text, "backbone/stem/convolution/kernel"."""
+    return "/".join(str(getattr(key, "key", key)) for key in path)
+
+
+def matching(params, pattern: str, *, setting: str):
+    """Marks the parameters whose path matches the regular expression `pattern`: a tree of bool.
+
+    Raises:
+      ValueError: no path matches: a misspelt pattern would otherwise do nothing. The message begins
+        with `setting` and lists some paths.
+    """
+    marks = jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(pattern, path_of(path)) is not None, params
+    )
+    leaves = jax.tree.leaves(marks)
+    if leaves and not any(leaves):  # muon masks a tree whose leaves belong to another optimiser
+        paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        shown = ", ".join(paths[:: math.ceil(len(paths) / 6)])
+        raise ValueError(f"{setting}: {pattern!r} is in no parameter's path; some are {shown}")
+    return marks
+
+
+def learning_rate_multipliers(params, multipliers: Sequence[tuple[str, float]]):
+    """Multiplies, for each parameter, the factors whose patterns match its path."""
+    factors = jax.tree.map(lambda _: 1.0, params)
+    for pattern, factor in multipliers:
+        marks = matching(params, pattern, setting="optimizer.multipliers")
+        factors = jax.tree.map(
+            lambda old, marked, factor=factor: old * factor if marked else old, factors, marks
+        )
+    return factors

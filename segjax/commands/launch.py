@@ -1,0 +1,50 @@
+"""Experiment files as commands: the command line, the training, the report, the user's errors."""
+
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from segjax.report import write_report
+from segjax.training import configuration
+from segjax.training.evaluate import Evaluation
+from segjax.training.loop import NonFiniteLoss, train
+from segjax.training.parallel import is_main_process, wait_for_all
+from segjax.training.run_directory import ChangedConfiguration
+from segjax.training.set_up import set_up
+
+
+def run(
+    config_class,
+    build,
+    experiment_file,
+    arguments: list[str] | None = None,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, Evaluation]:
+    """Runs an experiment file as a command: parses, sets JAX up, builds, trains and reports.
+
+    Args:
+      config_class: an `ExperimentConfig`.
+      build: config → `Experiment`.
+      experiment_file: the file that defines both, `__file__`.
+      arguments: the command line; None takes the process's own.
+      variants: see `configuration.parse`.
+
+    Returns:
+      The last evaluation of each split.
+    """
+    config = configuration.parse(config_class, arguments, variants=variants)
+    set_up(config)
+    try:
+        results = train(build(config), config, experiment_file=experiment_file)
+    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+    if is_main_process():
+        report = write_report([config.workdir], config.workdir / "report.html")
+        print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
+    wait_for_all("report")
+    return results

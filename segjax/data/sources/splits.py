@@ -1,0 +1,93 @@
+"""The data of an experiment: class names, channels, and splits that open lazily."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from segjax.data.prepare import open_generated
+from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.instance import ObjectSource
+from segjax.data.sources.semantic import open_dataset
+
+Open = Callable[[], Sequence[dict]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Sources of examples by split.
+
+    A source is any object with `__len__` and `__getitem__`; see `segjax.data.sources.semantic` for
+    the entries of an example. Sources open when training or evaluation asks for them: prediction
+    needs none.
+
+    Attributes:
+      classes: name of each class id; for objects, background first.
+      channels: number of channels of the images.
+      train: opens the training examples.
+      evaluation: opens each evaluation split, by name; the first is scored during training.
+      category_ids: COCO's ids of the classes 1, 2, ...; None numbers them from 1.
+    """
+
+    classes: tuple[str, ...]
+    channels: int
+    train: Open
+    evaluation: Mapping[str, Open]
+    category_ids: tuple[int, ...] | None = None
+
+
+def prepared_splits(
+    name: str,
+    *,
+    data_dir: Path,
+    train: str = "train",
+    evaluation: Mapping[str, str] = MappingProxyType({"val": "val"}),
+) -> Splits:
+    """Returns splits of a data set of the catalogue, which is prepared before they open.
+
+    Args:
+      name: a name that `segjax data list` shows.
+      data_dir: folder of the prepared data sets.
+      train: split, or TFDS's arithmetic on splits, such as "train[:24]".
+      evaluation: the same for each evaluation split, by its name in the results.
+
+    Raises:
+      ValueError: there is no data set of this name.
+    """
+    return _catalog_splits(open_dataset, name, data_dir, train, evaluation)
+
+
+def generated_splits(
+    name: str, *, data_dir: Path, train: str, evaluation: Mapping[str, str]
+) -> Splits:
+    """Returns splits of a data set that is generated when first opened; see `prepared_splits`."""
+    return _catalog_splits(open_generated, name, data_dir, train, evaluation)
+
+
+def _catalog_splits(opener, name, data_dir, train, evaluation):
+    builder = make_builder(name, data_dir=data_dir)
+    open_split = partial(opener, name, data_dir=data_dir)
+    return Splits(
+        classes=builder.class_names,
+        channels=builder.info.features["image"].shape[-1],
+        train=partial(open_split, train),
+        evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
+        category_ids=getattr(builder, "category_ids", None),
+    )
+
+
+def as_objects(splits: Splits) -> Splits:
+    """Returns the splits with boxes, classes and masks of objects in their examples.
+
+    Training leaves out images without objects, as detectron2 does.
+    """
+
+    def objects(opener, *, drop_empty=False):
+        return ObjectSource(opener(), drop_empty=drop_empty)
+
+    return replace(
+        splits,
+        train=partial(objects, splits.train, drop_empty=True),
+        evaluation={name: partial(objects, each) for name, each in splits.evaluation.items()},
+    )

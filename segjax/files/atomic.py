@@ -1,0 +1,25 @@
+"""Atomic writing: a reader sees the old file or the whole new one, also after a kill."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
+    """Writes a file by way of a hidden neighbour, and returns its path; makes folders as needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    return partial.replace(path)
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Writes UTF-8; see `write_bytes`."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 2) -> Path:
+    """Writes JSON; see `write_bytes`."""
+    return write_text(path, json.dumps(value, indent=indent) + "\n")

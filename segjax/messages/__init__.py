@@ -1,0 +1,1 @@
+"""Words that error messages share. Every room may use it."""
