@@ -28,9 +28,10 @@ from segjax.recipes.unet import UNetConfig
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment, load_module
+from segjax.training.experiment_files import experiments_folder
 from segjax.training.state import TrainState
 
-quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
+quickstart = load_module(experiments_folder() / "quickstart.py")
 DEFAULTS = quickstart.Config()
 
 
