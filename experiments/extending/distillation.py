@@ -6,10 +6,10 @@ Paper     Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2
           (arXiv:1703.01780). Neither paper has numbers on this data.
 Protocol  The quickstart (experiments/quickstart.py) with a student of 8 features; the term
           "distillation" in the log is the divergence of teacher and student at a temperature.
+          The teacher is a run of the quickstart, to be trained first.
 Data      synthetic_cells, made by code on first use.
 Cost      not yet measured.
-Command   python experiments/quickstart.py --workdir runs/quickstart
-          python experiments/extending/distillation.py --workdir runs/distillation
+Command   python experiments/extending/distillation.py --workdir runs/distillation
           --teacher-run runs/quickstart
 """
 
@@ -28,9 +28,10 @@ from segjax.recipes.unet import UNetConfig
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment, load_module
+from segjax.training.experiment_files import experiments_folder
 from segjax.training.state import TrainState
 
-quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
+quickstart = load_module(experiments_folder() / "quickstart.py")
 DEFAULTS = quickstart.Config()
 
 

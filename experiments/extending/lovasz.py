@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from segjax.commands.launch import run
 from segjax.losses.cross_entropy import IGNORE_LABEL
 from segjax.training.experiment import Experiment, load_module
+from segjax.training.experiment_files import experiments_folder
 
-quickstart = load_module(Path(__file__).parents[1] / "quickstart.py")
+quickstart = load_module(experiments_folder() / "quickstart.py")
 
 
 @dataclass(frozen=True)

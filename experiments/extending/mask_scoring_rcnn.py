@@ -14,7 +14,6 @@ Command   python experiments/extending/mask_scoring_rcnn.py --workdir runs/mask_
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -27,8 +26,9 @@ from segjax.models.layers import ConvolutionNorm, max_pool
 from segjax.models.roi_heads import mask_probabilities
 from segjax.ops import box_area
 from segjax.training.experiment import Experiment, load_module
+from segjax.training.experiment_files import experiments_folder
 
-cells = load_module(Path(__file__).parents[1] / "mask_rcnn" / "synthetic_cells.py")
+cells = load_module(experiments_folder() / "mask_rcnn" / "synthetic_cells.py")
 
 
 @dataclass(frozen=True, kw_only=True)

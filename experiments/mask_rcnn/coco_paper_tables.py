@@ -20,7 +20,7 @@ Command   python experiments/mask_rcnn/coco_paper_tables.py --workdir runs/paper
 from dataclasses import dataclass
 
 from segjax.commands.launch import run
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import RegionPooling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (

@@ -25,7 +25,7 @@ Command   python experiments/mask_rcnn/coco_r50_fpn.py --workdir runs/coco_r50_f
 from dataclasses import dataclass, replace
 
 from segjax.commands.launch import run
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (

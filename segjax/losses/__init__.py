@@ -11,13 +11,9 @@ from segjax.losses.cross_entropy import (
     pixel_cross_entropy,
 )
 from segjax.losses.dice import dice_loss
-from segjax.losses.instance import DetectionLoss
 from segjax.losses.semantic import SemanticLoss
-from segjax.losses.terms import LossTerm
 
 __all__ = [
-    "DetectionLoss",
-    "LossTerm",
     "SemanticLoss",
     "cross_entropy",
     "dice_loss",

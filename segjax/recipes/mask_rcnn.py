@@ -23,7 +23,7 @@ from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS

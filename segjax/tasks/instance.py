@@ -59,7 +59,7 @@ class InstanceTask:
         `segjax.evaluation.instance_evaluator.CocoEvaluator`.
       loss_function: weights and forms of the losses.
       extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
-        variables) → scalar, see `segjax.losses.LossTerm`. The outputs are the "levels" of the
+        variables) → scalar, see `segjax.losses.terms.LossTerm`. The outputs are the "levels" of the
         pyramid; by level, the RPN's "objectness" [batch, anchors], "anchor_deltas" [batch, anchors,
         4] and "anchors" [anchors, 4]; "sampled_anchors" (`AnchorSampling`) and the heads' "regions"
         (`RegionSampling`), with "box_targets" [batch, ..., 4]; the box head's "class_logits"
@@ -229,7 +229,8 @@ class InstanceTask:
         fitting = [size for size in self.buckets if size[0] >= height and size[1] >= width]
         if fitting:
             return min(fitting, key=lambda size: size[0] * size[1])
-        return tuple(-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (height, width))
+        height, width = (-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (height, width))
+        return height, width
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
         """Returns "boxes", "scores", "classes" and "masks" (run lengths) in the image's pixels."""

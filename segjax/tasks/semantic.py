@@ -38,8 +38,8 @@ class SemanticTask:
         `segjax.data.augmentation.semantic` that draws nothing, such as `Standardize`.
       loss_function: of the network's outputs and the batch.
       extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
-        variables) → scalar, of all that the network returns; see `segjax.losses.LossTerm`. The
-        batch has "normalizer", the number of valid pixels of an image; see `cross_entropy`.
+        variables) → scalar of all that the network returns; see `segjax.losses.terms.LossTerm`.
+        The batch has "normalizer", the number of valid pixels of an image; see `cross_entropy`.
       metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
       evaluation_model: applied to the same variables in prediction, where it differs from `model`:
         DeepLab at another output stride.

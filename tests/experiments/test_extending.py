@@ -28,7 +28,7 @@ lovasz, distillation, mask_scoring = (
     for name in ("lovasz", "distillation", "mask_scoring_rcnn")
 )
 SHORT = [
-    *("--train.num-steps", "2", "--train.batch-size", "2", "--train.eval-batch-size", "1"),
+    *("--train.num-steps", "1", "--train.batch-size", "4", "--train.num-workers", "0"),
     *("--network.features", "2", "--network.depth", "1", "--network.tile", "64"),
 ]
 

@@ -109,6 +109,7 @@ def test_the_mean_over_devices_is_the_loss_of_the_whole_batch():
         options = {"weights": weights, "normalizer": mean_valid_pixels(labels)}
         loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, **options)
         own = jnp.mean(jnp.sum(labels != IGNORED, axis=(1, 2), dtype=jnp.float32))
+        own = jnp.broadcast_to(own, labels.shape[:1])
         naive = cross_entropy(logits, labels, weights=weights, normalizer=own)
         return loss, gradient, cross_entropy(logits, labels, weights=weights), naive
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import AnchorSampling, RegionSampling

@@ -12,7 +12,7 @@ import pytest
 from segjax.coco import run_lengths as rle
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.augmentation.semantic import Normalize
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionSampling
 from segjax.tasks import instance

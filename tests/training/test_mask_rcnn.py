@@ -14,7 +14,7 @@ import numpy as np
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.loading.loader import training_batches
 from segjax.evaluation.instance_evaluator import CocoEvaluator
-from segjax.losses import DetectionLoss
+from segjax.losses.instance import DetectionLoss
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.tasks.instance import InstanceView
 from segjax.training.checkpoint import Checkpoints
