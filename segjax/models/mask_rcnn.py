@@ -184,7 +184,7 @@ class MaskRCNN(Network):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the maps of `pyramid`."""
+        """Strides of the maps of `pyramid`."""
         if self.neck == "fpn":
             return (4, 8, 16, 32, 64)
         return (32,) if self.neck == "c5" else (16,)
@@ -193,12 +193,10 @@ class MaskRCNN(Network):
         """Computes the maps that all other stages read: P2 … P6, or a single one.
 
         Args:
-          images: [batch, height, width, channels] of a float dtype, sides divisible by 32.
+          images: [batch, height, width, channels] of a float dtype.
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
-        for side in images.shape[1:3]:
-            chex.assert_is_divisible(side, 32, custom_message="images")
         if self.neck == "dc5":
             # Every block at rate 2, without detectron2's "contraction" of the first.
             multi_grid = (1,) * self.backbone.stage_sizes[3]
@@ -303,7 +301,7 @@ class MaskRCNN(Network):
         """Finds the objects in images.
 
         Args:
-          images: [batch, height, width, channels] of a float dtype, sides divisible by 32.
+          images: [batch, height, width, channels] of a float dtype.
           sizes: [batch, 2], height and width of each image within its padding; None: all of it.
 
         Returns:
