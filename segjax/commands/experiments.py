@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from segjax.commands.errors import UserError
-from segjax.messages.hints import nearest, user_errors
+from segjax.commands.errors import UserError, user_errors
+from segjax.messages.hints import nearest
 from segjax.training.experiment_files import experiments_folder, with_siblings
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]

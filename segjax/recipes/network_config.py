@@ -94,14 +94,11 @@ def configures(module: type[nn.Module], *, without: tuple[str, ...] = ()) -> Cal
             added.append((name, hints[name], dataclasses.field(default=field.default)))
             lines.append(f"  {name}: {documented[name]}")
         doc = inspect.getdoc(config_class) + "\n\nAttributes:\n" + "\n".join(lines)
-        return dataclasses.make_dataclass(
-            config_class.__name__,
-            added,
-            bases=(config_class,),
-            frozen=True,
-            kw_only=True,
-            namespace={"__doc__": doc, "__module__": config_class.__module__},
+        derived = dataclasses.make_dataclass(
+            config_class.__name__, added, bases=(config_class,), frozen=True, kw_only=True
         )
+        derived.__doc__, derived.__module__ = doc, config_class.__module__
+        return derived
 
     return decorate
 

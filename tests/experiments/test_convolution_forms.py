@@ -1,17 +1,12 @@
 """The benchmark that turns the CPU's convolution forms off, one at a time."""
 
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
+from experiments.benchmarks.segjax_forms import FORMS, turn_off
 from segjax.ops import convolution
 from segjax.ops.convolution import cpu
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"))
-from convolution_forms import FORMS, turn_off
 
 # input, kernel and options of a convolution that each form computes
 CASES = {

@@ -53,6 +53,7 @@ WHOLE = [
     *("--prediction.short-sides", "64", "--prediction.max-size", "96"),
     *("--prediction.buckets", "64", "96", "96", "64"),
 ]
+V3PLUS = ["--network.aspp-features", "4", "--network.decoder-features", "4"]
 VGG = ["--network.backbone", "vgg16", "--network.multi-grid", "None"]  # quick to compile
 SMALL = {
     "v1_voc2012": [*SMALL_DEEPLAB, "--network.head-features", "4"],
@@ -60,10 +61,10 @@ SMALL = {
         *(*SMALL_DEEPLAB, *VGG[:2], "--network.head-features", "4"),
         *("--network.atrous-rates", "1", "2", "--network.scales", "0.5", "1"),
     ],
-    "v3_voc2012": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
-    "v3plus_voc2012": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
-    "v3_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
-    "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.features", "4"],
+    "v3_voc2012": [*SMALL_DEEPLAB, *VGG, "--network.aspp-features", "4"],
+    "v3plus_voc2012": [*SMALL_DEEPLAB, *VGG, *V3PLUS],
+    "v3_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.aspp-features", "4"],
+    "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, *V3PLUS],
     # This one refines by the CRF.
     "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
     "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],

@@ -105,12 +105,16 @@ def test_image_pooling_of_a_single_pixel_is_the_pixel():
 
 def test_a_window_over_the_whole_map_pools_globally_and_larger_ones_are_cut_to_it():
     x = features(2, 5, 4, 3)
-    model = ASPP((), features=2)
+    model = ASPP((), features=2, image_pooling=(5, 4))
     variables = random_variables(model, x)
-    everywhere = run(model, variables, x)
-    for window in ((5, 4), (32, 64)):
-        windowed = run(model.clone(image_pooling=window), variables, x)
-        np.testing.assert_allclose(windowed, everywhere, rtol=1e-5)
+    # The 1×1 branch sees nothing; the pooled one must not depend on where a value lies.
+    pointwise = variables["params"]["pointwise"]
+    variables["params"]["pointwise"] = jax.tree.map(jnp.zeros_like, pointwise)
+    whole = run(model, variables, x)
+    np.testing.assert_allclose(run(model, variables, x[:, ::-1, ::-1]), whole, rtol=1e-5)
+    larger = run(model.clone(image_pooling=(32, 64)), variables, x)
+    np.testing.assert_array_equal(larger, whole)
+    assert whole.std() > 0
 
 
 def test_windows_keep_the_means_of_their_place():

@@ -31,13 +31,13 @@ def config(tmp_path):
 
 def refuse_to_finish(monkeypatch):
     """Lets every file that is written end half-way."""
-    whole = Path.write_text
+    whole = Path.write_bytes
 
-    def half(path, text, *arguments, **options):
-        whole(path, text[: len(text) // 2], *arguments, **options)
+    def half(path, content):
+        whole(path, content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
 
 
 def git(folder, *arguments):

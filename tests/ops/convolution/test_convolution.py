@@ -282,7 +282,7 @@ def test_the_cpu_forms_can_be_turned_off(case, monkeypatch):
 
 
 def test_an_unknown_setting_of_the_forms_is_refused(monkeypatch):
-    inputs, kernel, options = arrays(*CASES["3×3"])
+    inputs, kernel, options = arrays(*CASES["many channels"])
     monkeypatch.setenv("SEGJAX_CONVOLUTION", "slow")
     with pytest.raises(ValueError, match="SEGJAX_CONVOLUTION='slow'; expected 'plain'"):
         convolution(inputs, kernel, **options)
