@@ -9,7 +9,7 @@
 | XLA's convolution | everything else | the input's gradient as one with the mirrored kernel |
 
 experiments/benchmarks/RESULTS.md has what each form saves on whole train steps (jax 0.12.0.1, two
-cores); a form stays only while it saves 5 % of one.
+cores). The third form and the mirrored kernel are not yet decided there.
 """
 
 import itertools
@@ -71,10 +71,7 @@ def _input_gradient(inputs, kernel, gradient, taps):
 
 
 def mirrored_convolution(inputs, kernel, gradient, taps):
-    """The gradient of an input as XLA's convolution with the mirrored kernel.
-
-    XLA's own gradient transposes the kernel in every step: 13 % of DeepLab v3's train step.
-    """
+    """Computes the gradient of an input as XLA's convolution with the mirrored kernel."""
     padding = []
     for axis, (before, _) in enumerate(taps.padding):
         span = taps.rate * (kernel.shape[axis] - 1)
