@@ -20,7 +20,7 @@ CONSTRAINTS = ROOT / ("constraints.txt" if sys.version_info >= (3, 12) else "con
 TINY = [
     *("--train.num-steps", "2", "--train.batch-size", "2", "--train.log-every", "1"),
     *("--train.eval-every", "2", "--train.checkpoint-every", "1", "--train.num-workers", "0"),
-    *("--unet.features", "2", "--unet.depth", "1", "--unet.tile", "64"),
+    *("--network.features", "2", "--network.depth", "1", "--network.tile", "64"),
 ]
 
 
