@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a command.
 
     Args:
-      arguments: of the command line; None takes the process's own.
+      arguments: the command line; None takes the process's own.
 
     Raises:
       SystemExit: with status 2 and a message on standard error for a mistake of the user's, 1

@@ -31,7 +31,7 @@ class Options:
       output: a JSON file, written anew after each case.
       torch_python: an interpreter with torch and torchvision.
       rounds: how often each side is timed, after its first call and one to warm up.
-      threads: that each side may use; None for all cores.
+      threads: number that each side may use; None for all cores.
     """
 
     output: Path | None = None
@@ -62,9 +62,9 @@ class Timing:
     """What one side of a case took.
 
     Attributes:
-      seconds: of each round, in order, without the warm-up.
-      first_seconds: of the first call, compilation included.
-      peak_bytes: of the device's memory where it counts it, and else of the process.
+      seconds: time of each round, in order, without the warm-up.
+      first_seconds: time of the first call, compilation included.
+      peak_bytes: peak memory of the device if it counts it, otherwise of the process.
       note: what the side says of itself.
       facts: numbers that it measured itself.
     """

@@ -10,7 +10,7 @@ class Operator:
 
     Args:
       call: the work.
-      path: of an .npz file.
+      path: an .npz file.
       arrays: from the call's result to NumPy arrays by name, in the layout of segjax.
     """
 

@@ -95,7 +95,7 @@ class ImageFile:
 
     Attributes:
       path: the file.
-      names: of the outputs of its pages, without suffix.
+      names: names of the outputs of its pages, without suffix.
       channels: the numbers of channels that its pages have.
       bits: of their pixels, 8 and 16.
     """

@@ -35,8 +35,8 @@ class TrainedModel:
       variables: what the task predicts with, on all of them.
       batch_size: inputs per device at a time, unless the user says otherwise.
       description: of where the variables come from, for people.
-      experiment: of a run; see `segjax.training.experiment`.
-      step: of a run's checkpoint.
+      experiment: the experiment of a run; see `segjax.training.experiment`.
+      step: the step of a run's checkpoint.
     """
 
     task: Any
@@ -144,7 +144,7 @@ def load_pretrained(name: str, weights: Path) -> TrainedModel:
     """Converts a file of weights that were trained elsewhere.
 
     Args:
-      name: of the source and its model; see `segjax.pretrained`.
+      name: name of the source and its model; see `segjax.pretrained`.
       weights: the file.
 
     Raises:

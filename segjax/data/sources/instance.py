@@ -16,7 +16,7 @@ class ObjectSource:
     Where the data set has a map of instances, they are made of it; see `InstancesToObjects`.
 
     Attributes:
-      source: of a data set that tells objects apart.
+      source: examples of a data set that tells objects apart.
       drop_empty: leave images without objects, or with crowds alone, out: there is little to learn
         from them (detectron2's FILTER_EMPTY).
     """

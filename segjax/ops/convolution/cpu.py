@@ -9,7 +9,7 @@
 | XLA's convolution | everything else | the input's gradient as one with the mirrored kernel |
 
 experiments/benchmarks/RESULTS.md has what each form saves on whole train steps (jax 0.12.0.1, two
-cores). The third form and the mirrored kernel are not yet decided there.
+cores). It is still undecided whether Winograd's form and the mirrored kernel pay.
 """
 
 import itertools
