@@ -1,4 +1,4 @@
-"""segjax's train steps with one of the CPU's convolution forms turned off."""
+"""Builds what `convolution_forms.py` times: a network without one of the CPU's forms."""
 
 import os
 
@@ -8,17 +8,32 @@ from segjax.ops.convolution import cpu
 from segjax.ops.convolution.taps import plain
 
 FORMS = ("depthwise", "outside", "winograd", "blocked", "mirrored")
+# Forms that only a backward pass uses.
+GRADIENT_FORMS = ("blocked", "mirrored")
 
 
-def step(network: str, batch: int, size: tuple[int, int], without: str | None = None):
-    """Builds a train step without one form, or without any ("all"); runs in a worker."""
+def used_forms(network: str, mode: str) -> tuple[str, ...]:
+    """Returns the forms that a network uses in a mode, "train step" or "inference"."""
+    unused = set() if mode == "train step" else set(GRADIENT_FORMS)
+    if network != "deeplabv3plus":
+        unused.add("depthwise")
+    if network in ("unet", "mask_rcnn"):
+        unused.add("outside")
+    return tuple(form for form in FORMS if form not in unused)
+
+
+def build(network: str, mode: str, batch: int, size: tuple[int, int], without: str | None):
+    """Builds what a worker times, without one form or without any ("all")."""
     import segjax_models
 
     turn_off(without)
-    shared = {"batch": batch, "size": size, "bfloat16": False}
-    if network == "mask_rcnn":
-        return segjax_models.instance_train_step(objects=8, **shared)
-    return segjax_models.semantic_train_step(network=network, **shared)
+    kind = "instance" if network == "mask_rcnn" else "semantic"
+    arguments = {"batch": batch, "size": size, "bfloat16": False}
+    if kind == "semantic":
+        arguments["network"] = network
+    elif mode == "train step":
+        arguments["objects"] = 8
+    return getattr(segjax_models, f"{kind}_{mode.replace(' ', '_')}")(**arguments)
 
 
 def turn_off(form: str | None):

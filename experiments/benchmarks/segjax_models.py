@@ -150,13 +150,14 @@ def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: 
     return task, data
 
 
-def instance_inference(weights: str, batch: int, size: tuple[int, int], bfloat16: bool):
-    """Weights as `torch_models.write_detector` left them, so that both find the same objects."""
+def instance_inference(batch: int, size: tuple[int, int], bfloat16: bool, weights=None):
+    """Builds a prediction with weights of `torch_models.write_detector`, or initial ones."""
     model = detector(bfloat16)
     images = jnp.asarray(inputs.images(batch, size, 3))
     sizes = jnp.tile(jnp.array(size, jnp.int32), (batch, 1))
     predict = jax.jit(partial(model.apply, train=False))
-    variables = jax.device_put(detector_variables(weights))
+    variables = detector_variables(weights) if weights else initialized(model, images, sizes[:1])
+    variables = jax.device_put(variables)
     return Reported(lambda: jax.device_get(predict(variables, images, sizes)), detections)
 
 
@@ -186,10 +187,11 @@ def train_step(task, data: dict, *, frozen=None, variables=None):
     return call
 
 
-def initialized(model, images):
+def initialized(model, images, *others):
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    init = jax.jit(partial(model.init, train=False)).lower(jax.random.key(0), images[:1])
-    return init.compile(compiler_options=options)(jax.random.key(0), images[:1])
+    arguments = jax.random.key(0), images[:1], *others
+    init = jax.jit(partial(model.init, train=False)).lower(*arguments)
+    return init.compile(compiler_options=options)(*arguments)
 
 
 class Reported:
