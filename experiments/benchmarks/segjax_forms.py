@@ -7,19 +7,19 @@ import jax
 from segjax.ops.convolution import cpu
 from segjax.ops.convolution.taps import plain
 
-FORMS = ("depthwise", "outside", "winograd", "blocked", "mirrored")
-# Forms that only a backward pass uses.
-GRADIENT_FORMS = ("blocked", "mirrored")
+FORMS = ("depthwise", "outside", "winograd", "blocked")
 
 
 def used_forms(network: str, mode: str) -> tuple[str, ...]:
     """Returns the forms that a network uses in a mode, "train step" or "inference"."""
-    unused = set() if mode == "train step" else set(GRADIENT_FORMS)
-    if network != "deeplabv3plus":
-        unused.add("depthwise")
-    if network in ("unet", "mask_rcnn"):
-        unused.add("outside")
-    return tuple(form for form in FORMS if form not in unused)
+    used = {"winograd"}
+    if mode == "train step":
+        used.add("blocked")  # a form of a gradient
+    if network == "deeplabv3":
+        used.add("outside")
+    if network == "deeplabv3plus":
+        used.add("depthwise")
+    return tuple(form for form in FORMS if form in used)
 
 
 def build(network: str, mode: str, batch: int, size: tuple[int, int], without: str | None):
@@ -39,9 +39,6 @@ def build(network: str, mode: str, batch: int, size: tuple[int, int], without: s
 def turn_off(form: str | None):
     """Replaces a form by XLA's own convolution, or its gradient, in this process."""
 
-    def plain_input_gradient(inputs, kernel, gradient, taps):
-        return jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1](gradient)[0]
-
     def plain_kernel_gradient(inputs, kernel, gradient, taps):
         return jax.vjp(lambda k: plain(inputs, k, taps), kernel)[1](gradient)[0]
 
@@ -51,8 +48,6 @@ def turn_off(form: str | None):
         cpu.mostly_outside = lambda inputs, taps: False
     elif form == "winograd":
         cpu.winograd_pays = lambda inputs, kernel, taps: False
-    elif form == "mirrored":
-        cpu.mirrored_convolution = plain_input_gradient
     elif form == "blocked":
         cpu.blocked_kernel_gradient = plain_kernel_gradient
     elif form == "depthwise":

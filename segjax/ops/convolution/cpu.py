@@ -4,12 +4,12 @@
 |---|---|---|
 | `sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
 | `sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
-| `winograd` | 3×3, 256 channels and more | 16 products instead of 36 |
+| `winograd` | 3×3, 256 channels and more, large maps | 16 products instead of 36 |
 | `blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
-| XLA's convolution | everything else | the input's gradient as one with the mirrored kernel |
+| XLA's convolution | everything else | it is the fastest there |
 
-experiments/benchmarks/RESULTS.md has what each form saves on whole train steps (jax 0.12.0.1, two
-cores). It is still undecided whether Winograd's form and the mirrored kernel pay.
+The section "Convolution forms on CPU" of experiments/benchmarks/RESULTS.md has what each form saves
+on whole train steps and predictions (jax 0.12.0.1, two cores).
 """
 
 import itertools
@@ -67,17 +67,7 @@ def _input_gradient(inputs, kernel, gradient, taps):
     if winograd_pays(inputs, kernel, taps):
         sizes, before = inputs.shape[1:3], [zeros for zeros, _ in taps.padding]
         return winograd.input_gradient(gradient, kernel, sizes=sizes, before=before, rate=taps.rate)
-    return mirrored_convolution(inputs, kernel, gradient, taps)
-
-
-def mirrored_convolution(inputs, kernel, gradient, taps):
-    """Computes the gradient of an input as XLA's convolution with the mirrored kernel."""
-    padding = []
-    for axis, (before, _) in enumerate(taps.padding):
-        span = taps.rate * (kernel.shape[axis] - 1)
-        grown = inputs.shape[axis + 1] - gradient.shape[axis + 1]
-        padding.append((span - before, grown + before))
-    return plain(gradient, kernel[::-1, ::-1].swapaxes(2, 3), taps, padding=padding)
+    return jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1](gradient)[0]
 
 
 def _kernel_gradient(inputs, kernel, gradient, taps):

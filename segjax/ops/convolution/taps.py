@@ -51,13 +51,13 @@ def pad(x, taps):
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
-def plain(inputs, kernel, taps, *, padding=None):
-    """XLA's own convolution, with the padding of the taps unless another is given."""
+def plain(inputs, kernel, taps):
+    """Computes the convolution in XLA's own form."""
     return lax.conv_general_dilated(
         inputs,
         kernel,
         window_strides=(taps.stride, taps.stride),
-        padding=taps.padding if padding is None else padding,
+        padding=taps.padding,
         rhs_dilation=(taps.rate, taps.rate),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=taps.groups,

@@ -19,7 +19,7 @@ FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
 # Of input and output channels. With fewer, the transforms cost what the products save.
 MIN_CHANNELS = 256
-MIN_POSITIONS = 300  # of all images; with fewer, the kernel's transform costs what they save
+MIN_POSITIONS = 1000  # of all images; with fewer, the kernel's transform costs what they save
 
 
 def pays(batch: int, kernel_shape: tuple[int, ...], sizes: tuple[int, int], rate: int) -> bool:
