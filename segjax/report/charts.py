@@ -238,7 +238,7 @@ def _cell(counts, shares, classes, row, column) -> str:
 def _largest_confusions(counts: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> str:
     wrong = counts * (1 - np.eye(len(classes), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
-    pairs = [np.unravel_index(index, wrong.shape) for index in order if wrong.flat[index]]
+    pairs = [divmod(int(index), len(classes)) for index in order if wrong.flat[index]]
     items = "".join(
         f"<li>{escape(classes[row])} predicted as {escape(classes[column])}: "
         f"{100 * shares[row, column]:.1f} % of {escape(classes[row])} "

@@ -105,10 +105,10 @@ def _most_different(
     """Returns the examples pictured in all runs whose scores differ most, one group each."""
     by_id = [{each.id: each for each in found if each.score is not None} for found in pictured]
     common = [key for key in by_id[0] if all(key in found for found in by_id)]
-    spread = {
-        key: max(found[key].score for found in by_id) - min(found[key].score for found in by_id)
-        for key in common
-    }
+    spread = {}
+    for key in common:
+        scores = [score for found in by_id if (score := found[key].score) is not None]
+        spread[key] = max(scores) - min(scores)
     return [
         (
             f"{split}, example {key}: scores differ by {format_number(spread[key])}",

@@ -179,11 +179,11 @@ def _check_matrix(path: Path, evaluation: Mapping[str, Any]) -> None:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names each run by the shortest end of its path that tells the runs apart."""
-    for length in range(1, max(len(path.parts) for path in paths) + 1):
+    for length in range(1, max(len(path.parts) for path in paths)):
         names = [str(Path(*path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    return [str(path) for path in paths]
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -102,7 +103,9 @@ class SemanticTask:
 
     def predict(self, variables, batch):
         model = self.evaluation_model or self.model
-        logits = model.apply(variables, batch["image"], train=False)["logits"]
+        # Without mutable collections, apply returns the outputs alone.
+        outputs = cast(dict, model.apply(variables, batch["image"], train=False))
+        logits = outputs["logits"]
         height, width = self.covering.kept_size(batch["image"].shape[1:3])
         top, left = (logits.shape[1] - height) // 2, (logits.shape[2] - width) // 2
         if min(top, left) < 0:

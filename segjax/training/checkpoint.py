@@ -43,7 +43,9 @@ class Checkpoints:
         minimize: bool = False,
         read_only: bool = False,
     ):
-        policies = [checkpoint_managers.LatestN(n=keep)]
+        policies: list[checkpoint_managers.PreservationPolicy] = [
+            checkpoint_managers.LatestN(n=keep)
+        ]
         self._best = max if not minimize else min
         self._best_metric = best_metric
 
@@ -94,7 +96,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The best-scoring step (ties: the newest), or the newest step if none was scored."""
         scored = {step: score for step in self.steps if (score := self.score(step)) is not None}
-        return self._best(reversed(scored), key=scored.get) if scored else self.latest_step
+        if not scored:
+            return self.latest_step
+        return self._best(reversed(scored), key=lambda step: scored[step])
 
     def score(self, step: int) -> float | None:
         """The value of `best_metric` saved with a step; None if it is missing or NaN."""
@@ -124,8 +128,8 @@ class Checkpoints:
             metrics=metrics or {},  # Orbax warns about None
         )
 
-    def restore(self, like: TrainState) -> TrainState:
-        """Returns the newest state.
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Returns the state at a step.
 
         Args:
           like: a state of `ShapeDtypeStruct` with the shapes and shardings to restore to; the run
@@ -133,10 +137,10 @@ class Checkpoints:
             the checkpoint.
         """
         fields = _fields(like)
-        saved = self._manager.item_metadata(self.latest_step)["state"].tree
+        saved = self._manager.item_metadata(step)["state"].tree
         if "frozen" in saved:
             fields["frozen"] = _like(saved["frozen"], like.step.sharding)
-        return TrainState(**self._restore(self.latest_step, fields))
+        return TrainState(**self._restore(step, fields))
 
     def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> dict:
         """Returns the fields of the state at a step, without knowing its experiment.

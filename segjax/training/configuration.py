@@ -147,13 +147,17 @@ def _asked_variant(arguments: list[str]) -> str:
     return name
 
 
-def to_dict(config) -> dict:
+def to_dict(config) -> dict[str, Any]:
     """Returns a configuration as JSON values."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, tuple | list):
-        return [to_dict(value) for value in config]
-    return str(config) if isinstance(config, Path) else config
+    return {f.name: _to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _to_json(value):
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_dict(config_class, values: dict, *, where: str = "config"):

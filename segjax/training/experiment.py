@@ -63,7 +63,7 @@ def load_module(path: Path):
 
     Raises:
       FileNotFoundError: the file does not exist.
-      ValueError: the file has no `Config` or no `build`.
+      ValueError: the file is not Python, or it has no `Config` or no `build`.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,6 +72,8 @@ def load_module(path: Path):
         sys.path.insert(0, str(path.parent))
     name = f"segjax_experiment_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)

@@ -80,7 +80,7 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
     for number, raw in enumerate(complete, start=1):
         try:
             entry = json.loads(raw)
-            entry["step"], entry["split"]
+            _ = entry["step"], entry["split"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected a JSON object with "step" and "split", '

@@ -63,7 +63,7 @@ def train(
     if is_main_process():
         changed = changed_versions(config.workdir)
         resumed = open_run(config, experiment_file)
-        _print_start(config, resumed, {"train": source, **splits}, parallel)
+        _print_start(experiment, config, resumed, {"train": source, **splits}, parallel)
         if changed:
             print(
                 f"versions changed since the last part of this run: {', '.join(changed)}; it goes "
@@ -203,7 +203,8 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         seed=config.seed,
         ema=config.train.ema_decay is not None,
     )
-    if checkpoints.latest_step is None:
+    step = checkpoints.latest_step
+    if step is None:
         state = create(batch=batch)
         if experiment.initialize is not None:
             state = state.starting_from(
@@ -218,7 +219,7 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
         jax.eval_shape(lambda: create(batch=batch)),
     )
-    return checkpoints.restore(like)
+    return checkpoints.restore(step, like)
 
 
 def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> dict[str, float]:
@@ -257,15 +258,18 @@ def _describe_failure(step, name, metrics, indices, source) -> str:
     )
 
 
-def _print_start(config, resumed, sources, parallel):
-    """Prints the resolved configuration, the data's sizes, the devices and the learning rate."""
+def _print_start(experiment, config, resumed, sources, parallel):
+    """Prints the resolved configuration, the data's sizes, the devices and a scaled learning rate.
+
+    An experiment's own schedule does not scale with the batch.
+    """
     print(f"{'resuming' if resumed else 'starting'} {config.workdir}")
     print(configuration.describe(configuration.to_dict(config)))
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     device = parallel.mesh.devices.flat[0]
     print(f"examples: {sizes}; devices: {parallel.mesh.size} × {device.device_kind}")
     optimizer, size = config.optimizer, config.train.batch_size
-    if size != optimizer.reference_batch_size:
+    if experiment.schedule is None and size != optimizer.reference_batch_size:
         scaled = optimizer.learning_rate * size / optimizer.reference_batch_size
         print(
             f"learning rate {optimizer.learning_rate:g} for batches of "
@@ -276,5 +280,7 @@ def _print_start(config, resumed, sources, parallel):
 def _worker_count(num_workers):
     if num_workers is not None:
         return num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return 0 if cores < 4 else cores // 2

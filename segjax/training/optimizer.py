@@ -105,12 +105,16 @@ def frozen_parameters(config: OptimizerConfig, params):
 def _multiply(multipliers) -> optax.GradientTransformation:
     """Scales the final updates, so that momentum and weight decay do not see the multipliers."""
 
-    def update(updates, state, params):
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
         factors = learning_rate_multipliers(params, multipliers)
         scaled = jax.tree.map(lambda u, factor: u * factor, updates, factors)
         return scaled, state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
 def path_of(path) -> str:

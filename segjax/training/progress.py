@@ -96,14 +96,14 @@ class Progress:
         if self._start is None:
             self._start = (step, now)  # leaves out the first step, which includes compilation
         if self._last_line is None or now - self._last_line >= self._interval:
-            self._print_line(now)
+            self._print_line(now, self._start)
 
-    def _print_line(self, now: float) -> None:
-        first, start = self._start
+    def _print_line(self, now: float, start: tuple[int, float]) -> None:
+        first, began = start
         parts = [f"step {self._step}/{self._num_steps} ({self._step / self._num_steps:.0%})"]
         parts += filter(None, self._shown.values())
         if first < self._step < self._num_steps:
-            left = (self._num_steps - self._step) * (now - start) / (self._step - first)
+            left = (self._num_steps - self._step) * (now - began) / (self._step - first)
             parts.append(f"{tqdm.tqdm.format_interval(left)} left")
         print("  ".join(parts), file=self._stream, flush=True)
         self._last_line, self._printed_step = now, self._step
@@ -120,7 +120,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif self._start is not None and self._printed_step != self._step:
-            self._print_line(self._clock())
+            self._print_line(self._clock(), self._start)
 
     def __enter__(self) -> "Progress":
         return self

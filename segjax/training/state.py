@@ -1,5 +1,6 @@
 """The state of a training run: everything that a step reads and writes besides the batch."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -38,7 +39,8 @@ class TrainState:
     def starting_from(self, variables) -> "TrainState":
         """Returns an initial state with these variables instead, of the same shapes."""
         averaged = None if self.ema_params is None else jax.tree.map(jnp.copy, variables["params"])
-        return self.replace(
+        return dataclasses.replace(
+            self,
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             ema_params=averaged,
