@@ -37,6 +37,7 @@ class TrainConfig:
     """Tiles or images in an evaluation batch, per device."""
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    """Newest checkpoints to keep, besides the best one."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the parameters, which is then evaluated in their
     place. None keeps no average."""

@@ -21,7 +21,7 @@ from segjax.training.parallel import DataParallel, gather_bytes, is_main_process
 
 # Each process draws this many of its best examples, and as many of its worst.
 BEST_AND_WORST = 3
-# Finished examples wait for an earlier one whose batch is not full, up to this many batches.
+# Examples may wait for an earlier one whose batch is not full, up to this many batches of them.
 HELD_BACK = 8
 
 
