@@ -1,14 +1,18 @@
-"""Strict JAX for every test: no silent dtype or rank promotion, four simulated CPU devices."""
+"""Strict JAX for every test: no silent dtype or rank promotion, and four simulated CPU devices."""
 
+import contextlib
 import os
 from pathlib import Path
 
-# Compiling takes most of the tests' time, and twice as long with LLVM's optimisations. Before JAX
-# is imported, and for the processes that tests start.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Compiling takes most of the tests' time, and twice as long with all of XLA's optimisations. JAX
+# reads this when it is imported, here and in the processes that tests start. Tests marked
+# "optimized" compile as users do.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import jax
 import pytest
+
+from tests.optimization import as_for_users
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,19 +27,27 @@ MEMORY_MAPS = Path("/proc/self/maps")
 
 @pytest.fixture(autouse=True)
 def _release_programs():
-    """Lets go of compiled programs in time.
+    """Releases compiled programs before the process runs out of memory maps.
 
-    Each holds a few memory maps. Linux gives a process 65,530 by default, and XLA crashes when it
-    gets no more; all tests in two processes came near.
+    Each program holds a few. Linux allows a process 65,530 by default, and XLA crashes without
+    more; the whole suite in two processes came near.
     """
     yield
     if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def _optimization(request):
+    """Compiles tests that are marked "optimized" as users do."""
+    marked = request.node.get_closest_marker("optimized") is not None
+    with as_for_users() if marked else contextlib.nullcontext():
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder with real data sets, which the repository does not hold."""
+    """The folder with real data sets, which are not in the repository."""
     default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     folder = Path(os.environ.get("SEGJAX_TEST_DATA", default))
     if not folder.is_dir():

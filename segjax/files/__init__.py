@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and numbers as JSON. Every room may use it."""
+"""Atomic writing of files, for use by every room."""

@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old file or the whole new one, also after a kill."""
+"""Atomic writing: a reader sees the old file or the whole new one, even after a kill."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
-    """Writes a file by way of a hidden neighbour, and returns its path; makes folders as needed."""
+    """Writes a hidden file beside `path` and renames it; creates folders, returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -16,10 +16,10 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
-    """Writes UTF-8; see `write_bytes`."""
+    """Writes text as UTF-8; see `write_bytes`."""
     return write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = 2) -> Path:
-    """Writes JSON; see `write_bytes`."""
+    """Writes a value as JSON; see `write_bytes`."""
     return write_text(path, json.dumps(value, indent=indent) + "\n")

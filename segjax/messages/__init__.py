@@ -1,1 +1,1 @@
-"""Words that error messages share. Every room may use it."""
+"""Phrases that error messages share, for use by every room."""

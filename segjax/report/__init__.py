@@ -1,4 +1,4 @@
-"""Writes one HTML file about one run or several, from the files of run directories."""
+"""The report: one HTML file about one or several runs, made from their run directories."""
 
 from segjax.report.document import write_report
 

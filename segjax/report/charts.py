@@ -1,4 +1,4 @@
-"""Charts of the report, as HTML text: curves in SVG and a confusion matrix as a table.
+"""The report's charts as HTML: curves in SVG, and confusion matrices as tables.
 
 Colours come from the page's style sheet (classes `s0` to `s7`), so that charts follow its light and
 dark themes.
@@ -14,14 +14,14 @@ import numpy as np
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 18, 8, 26  # margins for the axes' numbers
 _NUM_COLORS = 8
-_FEW_POINTS = 60  # up to here every point is marked; longer curves are smoothed
-_MOST_POINTS = 400  # more points would be finer than a pixel
-_MOST_CLASSES = 30  # a larger matrix is hard to read
+_FEW_POINTS = 60  # curves up to this length mark every point; longer ones are smoothed
+_MOST_POINTS = 400  # about one point per pixel
+_MOST_CLASSES = 30  # larger matrices are hard to read
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a chart: ascending steps, and values that are None where undefined."""
+    """A curve of a chart: ascending steps, and values, which are None where undefined."""
 
     label: str
     steps: Sequence[float]
@@ -31,12 +31,12 @@ class Series:
 
     @property
     def style(self) -> str:
-        """The curve's classes in the style sheet."""
+        """The curve's CSS classes."""
         return f"s{self.color % _NUM_COLORS}" + (" dashed" if self.dashed else "")
 
 
 def format_number(value: float | None) -> str:
-    """Writes a number with about four digits, integers with thousands separators, None as "–"."""
+    """Formats a number with about four digits, or thousands separators; None becomes "–"."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == round(value) and (isinstance(value, int) or 1000 <= abs(value) < 1e9):
@@ -49,7 +49,7 @@ class _Axes:
     """Maps steps and values to the pixels of the chart."""
 
     steps: tuple[float, float]
-    values: tuple[float, float]  # their logarithms on a logarithmic scale
+    values: tuple[float, float]  # logarithms if the scale is logarithmic
     logarithmic: bool
 
     @classmethod
@@ -99,8 +99,8 @@ def _ticks(low: float, high: float) -> list[float]:
 def line_chart(title: str, series: Sequence[Series], *, logarithmic: bool = False) -> str:
     """Draws curves over steps as an HTML figure.
 
-    Curves of many points are drawn pale under their running mean. A curve breaks where its value is
-    undefined.
+    Curves with many points are drawn pale under their running mean. A curve has a gap where its
+    value is undefined.
 
     Args:
         title: heading of the chart.
@@ -133,7 +133,7 @@ def line_chart(title: str, series: Sequence[Series], *, logarithmic: bool = Fals
 
 
 def _thinned(line: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values, averaged to at most _MOST_POINTS; undefined values are NaN."""
+    """Averages a curve down to at most `_MOST_POINTS`; undefined values become NaN."""
     steps = np.array(line.steps, np.float64)
     values = np.array([np.nan if value is None else value for value in line.values], np.float64)
     size = math.ceil(len(steps) / _MOST_POINTS)
@@ -183,9 +183,9 @@ def _path(x: np.ndarray, y: np.ndarray, style: str) -> str:
 
 
 def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Averages the defined values up to `reach` points to either side; NaN stays NaN.
+    """Averages the defined values within `reach` points on both sides; NaN stays NaN.
 
-    Near the ends the reach is shorter, equally on both sides, so that a slope stays a slope.
+    Near the ends, the window shrinks equally on both sides, so that slopes are kept.
     """
     index = np.arange(len(values))
     reaches = np.minimum(reach, np.minimum(index, index[::-1]))
@@ -198,10 +198,10 @@ def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Draws a confusion matrix (rows are true classes) as a table of row shares.
+    """Draws a confusion matrix (rows are true classes) as a table of percentages of each row.
 
-    Hovering shows counts. The largest confusions are listed below. With more than 30 classes, only
-    that list is drawn.
+    Hovering shows counts. A list of the largest confusions follows. With more than 30 classes, only
+    the list is drawn.
     """
     counts = np.array(matrix, np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -224,7 +224,7 @@ def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> 
 
 def _cell(counts, shares, classes, row, column) -> str:
     share, count = shares[row, column], counts[row, column]
-    # The square root makes rare mistakes visible: 1 % of a class has a tenth of the full colour.
+    # The square root makes rare mistakes visible: 1 % of a class gets a tenth of the full colour.
     strength = math.sqrt(share)
     kind = "hit" if row == column else "miss"
     text = f"{100 * share:.1f}" if count else "·"
@@ -238,7 +238,7 @@ def _cell(counts, shares, classes, row, column) -> str:
 def _largest_confusions(counts: np.ndarray, shares: np.ndarray, classes: Sequence[str]) -> str:
     wrong = counts * (1 - np.eye(len(classes), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
-    pairs = [np.unravel_index(index, wrong.shape) for index in order if wrong.flat[index]]
+    pairs = [divmod(int(index), len(classes)) for index in order if wrong.flat[index]]
     items = "".join(
         f"<li>{escape(classes[row])} predicted as {escape(classes[column])}: "
         f"{100 * shares[row, column]:.1f} % of {escape(classes[row])} "

@@ -1,4 +1,4 @@
-"""The whole report: results, course of training, examples, and how to repeat the run."""
+"""The whole report: scores, curves, examples, and how to repeat the run."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from segjax.report.page import page, section, table
 from segjax.report.results import all_splits, best_index, classes, curves, readable, scores
 from segjax.report.run import Run, differing, headline, load_runs
 
-_UNCOMPARED = ("workdir", "command")  # configuration entries that always differ
+_UNCOMPARED = ("workdir", "command")  # these configuration entries always differ
 
 
 def write_report(
     run_directories: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike
 ) -> Path:
-    """Writes the report of one run directory, or of several side by side, and returns its path.
+    """Writes a report of one run directory, or a comparison of several; returns its path.
 
-    The file is self-contained: it includes styles, curves and pictures. A run in progress or killed
-    gets a report too, which lists what is missing.
+    The file is self-contained: it includes styles, curves and pictures. Runs in progress and killed
+    runs get a report too, which lists what is missing.
 
     Args:
         run_directories: one path or several. The report reads config.json, environment.json,
             metrics.jsonl, evaluation/<split>.json and predictions/*.png.
-        output: the HTML file; it appears whole or not at all.
+        output: the HTML file, written atomically.
 
     Raises:
         FileNotFoundError: a run directory does not exist.
@@ -54,7 +54,7 @@ def write_report(
 
 
 def _main_score(runs: Sequence[Run]) -> tuple[str, str] | None:
-    """The split and the name of the score that represents the runs; None if there is none."""
+    """Returns the split and the name of the score to compare runs by; None without scores."""
     for split in all_splits(runs):
         if (name := headline(runs, split)) is not None:
             return split, name
@@ -89,7 +89,7 @@ def _summary(runs: Sequence[Run]) -> str:
 
 
 def _progress(run: Run) -> str:
-    """Says how far a run came, in what time and on which devices."""
+    """Describes how far a run came, in what time and on which devices."""
     done, asked = run.last_step, run.num_steps
     if done is None:
         return "no step logged"
@@ -119,7 +119,7 @@ def _devices(run: Run) -> str:
 
 
 def _commit(run: Run) -> str:
-    """The commit's first ten characters, with a star if there were uncommitted changes."""
+    """Returns the commit's first ten characters, with a star for uncommitted changes."""
     commit, _, changes = str(run.environment.get("commit") or "").partition(" ")
     return commit[:10] + "*" * bool(changes) if commit else "–"
 
@@ -152,7 +152,7 @@ def _facts(run: Run) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    """A row for each run, and the configuration and environment entries that differ."""
+    """Tabulates the runs, and the configuration and environment entries in which they differ."""
     main = _main_score(runs)
     values = [_value(run, main) for run in runs]
     best = best_index(main[1], values) if main else None

@@ -1,4 +1,4 @@
-"""The report's pictures: the best and worst examples, or those on which runs differ most."""
+"""The report's pictures: the best and worst examples, or those on which the runs differ most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from segjax.report.page import picture, section
 from segjax.report.results import all_splits
 from segjax.report.run import Run, number
 
-_ALL_BYTES = 1_150_000  # for all pictures together; base64 adds a third
-_MOST_PICTURES = 6  # for each split
+_ALL_BYTES = 1_150_000  # all pictures together, before base64, which adds a third
+_MOST_PICTURES = 6  # per split
 
 
 @dataclass(frozen=True)
 class _Example:
-    """An example with a picture. Of the split's `count` examples, rank 1 has the highest score."""
+    """An example with a picture; rank 1 has the highest score of the split's `count` examples."""
 
     id: str
     score: float | None
@@ -32,7 +32,7 @@ _Group = tuple[str, list[tuple[str, Path]]]
 def examples(runs: Sequence[Run]) -> str:
     """Shows the best and worst examples of each split, or those on which several runs differ most.
 
-    If no evaluation names pictures, the last ones in `predictions/` are shown.
+    If no evaluation lists pictures, the last ones in `predictions/` are shown.
     """
     groups: list[_Group] = []
     for split in all_splits(runs):
@@ -58,7 +58,7 @@ def examples(runs: Sequence[Run]) -> str:
 
 
 def _pictured(run: Run, split: str) -> list[_Example]:
-    """Returns the examples that have pictures, best first, and those without a score last."""
+    """Returns the examples that have pictures, best first; examples without a score come last."""
     listed = run.evaluations.get(split, {}).get("examples") or []
     scored = [(number(example.get("score")), example) for example in listed]
     scored.sort(key=lambda pair: (pair[0] is None, -(pair[0] or 0)))
@@ -102,13 +102,13 @@ def _extremes(pictured: Sequence[_Example], where: str) -> list[_Group]:
 def _most_different(
     runs: Sequence[Run], pictured: Sequence[Sequence[_Example]], split: str
 ) -> list[_Group]:
-    """Returns the examples that all runs have, largest differences of scores first."""
+    """Returns the examples pictured in all runs whose scores differ most, one group each."""
     by_id = [{each.id: each for each in found if each.score is not None} for found in pictured]
     common = [key for key in by_id[0] if all(key in found for found in by_id)]
-    spread = {
-        key: max(found[key].score for found in by_id) - min(found[key].score for found in by_id)
-        for key in common
-    }
+    spread = {}
+    for key in common:
+        scores = [score for found in by_id if (score := found[key].score) is not None]
+        spread[key] = max(scores) - min(scores)
     return [
         (
             f"{split}, example {key}: scores differ by {format_number(spread[key])}",

@@ -1,4 +1,4 @@
-"""The report's page: style sheet, tables and embedded pictures; it loads nothing else."""
+"""The report's page: style sheet, tables and embedded pictures. It loads no other files."""
 
 import base64
 from collections.abc import Sequence
@@ -83,12 +83,12 @@ details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details table { margin-top: 8px; }
 """
 
-# Widths in pixels and JPEG qualities, tried in turn until the file is small enough.
+# Widths in pixels and JPEG qualities, tried in order until the file is small enough.
 _ENCODINGS = ((1600, 88), (1400, 82), (1200, 76), (1000, 70), (800, 60))
 
 
 def page(title: str, body: str) -> str:
-    """Returns a whole HTML document."""
+    """Returns an HTML document."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -98,7 +98,7 @@ def page(title: str, body: str) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Returns a section with its heading, or an empty text if it has no parts."""
+    """Returns a section with a heading, or an empty string without parts."""
     content = "\n".join(filter(None, parts))
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
 
@@ -111,14 +111,14 @@ def table(
     best: Sequence[int | None] = (),
     headline: int | None = None,
 ) -> str:
-    """Returns a table. Its texts are escaped here.
+    """Returns a table; all its texts are escaped here.
 
     Args:
-        head: names of the columns.
-        rows: a text for each column.
-        style: class in the style sheet; "text" aligns all columns to the left.
-        best: the column to mark in each row, or None.
-        headline: the row to mark.
+        head: the columns' names.
+        rows: the rows, each with a text per column.
+        style: CSS class; "text" aligns all columns to the left.
+        best: for each row, the column to mark, or None.
+        headline: the row to mark, or None.
     """
     lines = []
     for index, row in enumerate(rows):
@@ -138,7 +138,7 @@ def table(
 def picture(path: Path, caption: str, *, max_bytes: int) -> str:
     """Returns a figure that embeds a picture: the file itself if small enough, else a JPEG.
 
-    If the picture is missing or unreadable, the figure says so and names it.
+    A missing or unreadable picture is replaced by a note with its name.
     """
     source = _encoded(path, max_bytes)
     content = f'<img alt="{escape(caption)}" src="data:{source}">' if source else ""
@@ -158,7 +158,7 @@ def _encoded(path: Path, max_bytes: int) -> str | None:
         scale = min(1.0, width / image.shape[1])
         size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        # Full colour resolution: the outlines are one pixel wide.
+        # Keep the full colour resolution, because outlines are one pixel wide.
         options = [
             cv2.IMWRITE_JPEG_QUALITY,
             quality,

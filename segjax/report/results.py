@@ -1,4 +1,4 @@
-"""The report's numbers: scores, curves and classes of one run or several."""
+"""The report's numbers: scores, curves and class tables of one or several runs."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,7 +15,7 @@ _SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
 
 
 def readable(name: str) -> str:
-    """Writes a name as words: "mean_iou" becomes "mean IoU"."""
+    """Returns a metric's name as words: "mean_iou" becomes "mean IoU"."""
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
@@ -25,7 +25,7 @@ def all_splits(runs: Sequence[Run]) -> list[str]:
 
 
 def best_index(name: str, values: Sequence[float | None]) -> int | None:
-    """Returns the index of the run with the best score; None if all scores are equal."""
+    """Returns the index of the best value; None if fewer than two different ones are defined."""
     defined = [value for value in values if value is not None]
     if len(set(defined)) < 2:
         return None
@@ -34,7 +34,7 @@ def best_index(name: str, values: Sequence[float | None]) -> int | None:
 
 
 def scores(runs: Sequence[Run]) -> str:
-    """Tables of final scores: a column for each split of one run, or for each of several runs."""
+    """Tabulates final scores, with a column per split for one run, or per run for several."""
     splits = all_splits(runs)
     if len(runs) == 1:
         columns = [(split, *runs[0].scores(split)) for split in splits]
@@ -71,7 +71,7 @@ def _step(step: int | None) -> str:
 
 
 def curves(runs: Sequence[Run]) -> str:
-    """Charts of everything in the logs over the steps; several runs share each chart."""
+    """Charts every logged value over the steps; several runs share each chart."""
     entries = [entry for run in runs for entry in run.metrics]
     evaluated = {
         k: v for entry in entries if entry["split"] != "train" for k, v in scalars(entry).items()
@@ -123,7 +123,7 @@ def _series(runs: Sequence[Run], name: str) -> list[Series]:
 
 
 def classes(runs: Sequence[Run]) -> str:
-    """A table of scores by class and a confusion matrix for each split."""
+    """Tabulates scores by class, with a confusion matrix, for each split."""
     parts = []
     for split in all_splits(runs):
         evaluated = [(run, run.evaluations[split]) for run in runs if split in run.evaluations]

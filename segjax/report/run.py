@@ -1,4 +1,4 @@
-"""Reads the files of run directories for the report, and notes which are missing."""
+"""Reading run directories for the report, with notes on what is missing."""
 
 import json
 import math
@@ -11,8 +11,8 @@ from typing import Any
 
 from segjax.training.logging import from_json, read_metrics
 
-# The score that represents a run, if its evaluation names no "headline": the first of these that it
-# has, else its first score.
+# The score that represents a run whose evaluation names no "headline" is the first of these that
+# it has, or else its first score.
 _HEADLINES = ("mask_AP", "seg", "foreground_iou", "mean_iou")
 # Logged values that are not scores.
 _NOT_SCORES = ("step", "elapsed_seconds", "images_per_second", "learning_rate")
@@ -31,7 +31,7 @@ class Run:
         metrics: the objects of `metrics.jsonl`, in order.
         evaluations: the object of each `evaluation/<split>.json`, by split.
         pictures: paths of `predictions/*.png`, sorted by name.
-        missing: a sentence for each file that is missing or unreadable.
+        missing: one sentence for each file that is missing or unreadable.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Run:
 
     @property
     def num_steps(self) -> int | None:
-        """The number of steps that the configuration asks for."""
+        """The number of steps in the configuration."""
         return self.config.get("train.num_steps")
 
     @property
     def seconds(self) -> float | None:
-        """Time from the start to the last line of the log, without pauses before resuming."""
+        """The time from the start to the last line of the log, without pauses before resuming."""
         return max(filter(None, self.curve("elapsed_seconds")[1]), default=None)
 
     @property
@@ -67,7 +67,7 @@ class Run:
         return speeds[len(speeds) // 2] if speeds else None
 
     def splits(self) -> list[str]:
-        """The splits with scores: test, validation, others in order of appearance, then train."""
+        """The splits with scores: test, validation, others by first appearance, then train."""
         found = dict.fromkeys([*self.evaluations, *(entry["split"] for entry in self.metrics)])
         order = {"test": 0, "validation": 1, "train": 3}
         return sorted(
@@ -97,8 +97,8 @@ def load_runs(directories: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads run directories.
 
     Raises:
-        ValueError: no directory is given, or one twice; one holds none of a run's files; or a
-            confusion matrix does not fit its classes.
+        ValueError: no directory is given, or one is given twice; a directory holds none of a run's
+            files; or a confusion matrix does not fit its classes.
         FileNotFoundError: a directory does not exist.
     """
     paths = [Path(directory).resolve() for directory in directories]
@@ -178,12 +178,12 @@ def _check_matrix(path: Path, evaluation: Mapping[str, Any]) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Names each run by the end of its path, just long enough to tell the runs apart."""
-    for length in range(1, max(len(path.parts) for path in paths) + 1):
+    """Names each run by the shortest end of its path that tells the runs apart."""
+    for length in range(1, max(len(path.parts) for path in paths)):
         names = [str(Path(*path.parts[-length:])) for path in paths]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    return [str(path) for path in paths]
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -205,19 +205,19 @@ def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def number(value: Any) -> float | None:
-    """Returns a finite number as it is and anything else as None."""
+    """Returns a finite number unchanged, and None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether a metric's value is a single number or undefined."""
+    """Returns whether a metric's value is a single number or undefined."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Returns the metrics that are scores of a single number; undefined ones are None."""
+    """Returns the scores that are single numbers; undefined ones are None."""
     return {
         name: number(value)
         for name, value in metrics.items()
@@ -226,7 +226,7 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def headline(runs: Sequence[Run], split: str) -> str | None:
-    """Returns the name of the score that represents the runs on a split; None if there is none."""
+    """Returns the name of the score to compare runs by on a split; None without scores."""
     named = [run.evaluations.get(split, {}).get("headline") for run in runs]
     found = [item for run in runs for item in run.scores(split)[1].items()]
     defined = [name for name, value in found if value is not None]

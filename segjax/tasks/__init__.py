@@ -1,6 +1,6 @@
 """Tasks: a model, its loss and its decoding, as pure functions of variables and batch.
 
-The training code knows a task by the protocol alone; no task inherits from another.
+The training code relies on the protocol alone; no task inherits from another.
 """
 
 from segjax.tasks.instance import InstanceTask

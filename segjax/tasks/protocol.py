@@ -1,4 +1,4 @@
-"""What the training code knows of a task, and of what scores its predictions."""
+"""The protocols of tasks and their evaluators, which are all that the training code relies on."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -7,47 +7,48 @@ import numpy as np
 
 
 class Evaluator(Protocol):
-    """Adds up scores over examples and processes."""
+    """Accumulates scores over examples and processes."""
 
     def update(self, example: dict, prediction: dict) -> float:
-        """Scores one prediction and counts it; returns the example's own score, or NaN."""
+        """Adds one prediction; returns the example's own score, or NaN if it has none."""
         ...
 
     def state(self) -> bytes:
-        """Returns what has been counted so far, for `merge` in another process."""
+        """Returns the counts so far, for `merge` in another process."""
         ...
 
     def merge(self, state: bytes) -> None:
-        """Adds what another evaluator has counted."""
+        """Adds the counts of another evaluator."""
         ...
 
     def result(self) -> dict[str, Any]:
-        """Returns the metrics by name: numbers, and lists for some."""
+        """Returns the metrics by name: numbers, or lists of numbers."""
         ...
 
 
 class Task(Protocol):
     """A model, its loss and its decoding, as pure functions of variables and batch.
 
-    `variables` holds the Flax collections "params" and "batch_stats". In `loss`, it also holds
-    what else the state of the training has: "frozen", the variables of other networks by name, and
-    "ema_params", the moving average of "params".
+    `variables` holds the Flax collections "params" and "batch_stats". In `loss`, it may also hold
+    "frozen", the variables of other networks by name, and "ema_params", the moving average of
+    "params"; see `segjax.training.state.TrainState`.
 
     Attributes:
-      classes: the names of the classes.
+      classes: names of the classes.
     """
 
     @property
     def classes(self) -> tuple[str, ...]: ...
 
     def init(self, key: Any, batch: dict) -> Mapping[str, Any]:
-        """Draws variables for the shapes of a batch."""
+        """Initialises variables for the shapes of a batch."""
         ...
 
     def prepare(self, batch: dict) -> dict:
-        """Adds what depends on the whole batch on all devices, such as a count of valid pixels.
+        """Adds entries that depend on the whole batch, such as the number of its valid pixels.
 
-        It runs on a device's share of the batch, before this is cut into micro-batches.
+        It runs on each device's share of the batch, before that is cut into micro-batches, and
+        sums over the devices.
         """
         ...
 
@@ -58,26 +59,26 @@ class Task(Protocol):
 
         Returns:
           A scalar whose mean over devices and micro-batches is the loss of the whole batch, and a
-          dict of "metrics" (scalars, averaged likewise) and "batch_stats".
+          dict with "metrics" (scalars, averaged in the same way) and "batch_stats".
         """
         ...
 
     def inputs(self, example: dict) -> Iterator[dict[str, np.ndarray]]:
-        """Cuts an example into what the network reads at a time: dicts of arrays with "image"."""
+        """Cuts an example into the network's inputs: dicts of arrays, one of them "image"."""
         ...
 
     def predict(self, variables: Mapping[str, Any], batch: dict) -> dict:
-        """Computes the outputs for a batch of such inputs: a dict of arrays [batch, ...]."""
+        """Computes the outputs for a batch of inputs: a dict of arrays [batch, ...]."""
         ...
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
-        """Puts the outputs for the inputs of one example together to its prediction."""
+        """Combines the outputs for an example's inputs into its prediction."""
         ...
 
     def evaluator(self) -> Evaluator:
-        """Makes an evaluator that has counted nothing."""
+        """Returns a new evaluator."""
         ...
 
     def picture(self, example: dict, prediction: dict, score: float) -> np.ndarray:
-        """Shows an example and its prediction to people: uint8 [height, width, 3]."""
+        """Draws an example and its prediction: uint8 [height, width, 3]."""
         ...

@@ -1,8 +1,9 @@
-"""Semantic segmentation: a class for each pixel, and instances where a data set asks for them."""
+"""Semantic segmentation: a class for each pixel, and optionally instances."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -27,30 +28,31 @@ from segjax.pictures import overlays as visualize
 
 @dataclass(frozen=True)
 class SemanticTask:
-    """The task of `segjax.tasks` for a network that gives "logits" for each pixel.
+    """The task for a network that returns "logits" for each pixel; see `protocol.Task`.
 
     Attributes:
-      model: a Linen module, images [batch, height, width, channels] to {"logits": ...}.
-      classes: their names, background first where there is one.
-      channels: of the images, 1 or 3.
+      model: a Linen module that maps images [batch, height, width, channels] to {"logits": ...}.
+      classes: names of the classes, background first if there is one.
+      channels: number of channels of the images, 1 or 3.
       covering: how the network covers an image of any size; see `segjax.inference.coverings`.
-      preprocess: (example, None) → example with a float32 "image": a transform of
-        `segjax.data.augmentation.semantic` that draws nothing, such as `Standardize`.
-      loss_function: of the network's outputs and the batch.
-      extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
-        variables) → scalar of all that the network returns; see `segjax.losses.terms.LossTerm`.
-        The batch has "normalizer", the number of valid pixels of an image; see `cross_entropy`.
-      metrics: besides the confusion matrix; see `segjax.evaluation.metrics`.
-      evaluation_model: applied to the same variables in prediction, where it differs from `model`:
-        DeepLab at another output stride.
-      input_size: (height, width) of an image → those that it is resized to for the network, such
-        as `ShortSide(520)`; None leaves it. Predictions are resized back.
+      preprocess: (example, None) → example with a float32 "image": a deterministic transform of
+        `segjax.data.augmentation.semantic`, such as `Standardize`.
+      loss_function: maps the network's outputs and the batch to the loss.
+      extra_losses: further terms by name, which are added to the loss and logged. Each is a
+        function (outputs, batch, variables) → scalar of all outputs of the network; see
+        `segjax.losses.terms.LossTerm`. The batch has "normalizer", the number of valid pixels of
+        an image; see `cross_entropy`.
+      metrics: further metrics beside the confusion matrix; see `segjax.evaluation.metrics`.
+      evaluation_model: the model that predicts with the same variables if it differs from `model`,
+        such as DeepLab at another output stride.
+      input_size: maps the (height, width) of an image to the size that it is resized to for the
+        network, such as `ShortSide(520)`; None keeps it. Predictions are resized back.
       views: scales, rotations and flips over which the probabilities are averaged.
       refine: (probabilities, image) → probabilities [height, width, classes], such as a fully
-        connected CRF. The labels without it stay in the prediction as "unrefined_labels".
+        connected CRF. The prediction keeps the labels from before as "unrefined_labels".
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
-        "instances"; it may replace the "labels", which are otherwise the most probable classes.
-      background: the class that pictures leave uncoloured; None where no class is one.
+        "instances". It may replace "labels", which are the most probable classes by default.
+      background: the class that pictures leave uncoloured; None if no class is background.
     """
 
     model: nn.Module
@@ -94,14 +96,16 @@ class SemanticTask:
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
         metrics = {"pixel_accuracy": jnp.mean(hits / jnp.maximum(normalizer, 1e-6))}
         extra = extra_terms(self.extra_losses, outputs, batch, variables, taken=(*metrics, *terms))
-        if len(terms) + len(extra) > 1:  # a single one is the loss itself
+        if len(terms) + len(extra) > 1:  # a single term is the loss itself
             metrics |= terms | extra
         stats = updated.get("batch_stats", variables.get("batch_stats", {}))
         return sum(extra.values(), start=loss), {"metrics": metrics, "batch_stats": stats}
 
     def predict(self, variables, batch):
         model = self.evaluation_model or self.model
-        logits = model.apply(variables, batch["image"], train=False)["logits"]
+        # Without mutable collections, apply returns the outputs alone.
+        outputs = cast(dict, model.apply(variables, batch["image"], train=False))
+        logits = outputs["logits"]
         height, width = self.covering.kept_size(batch["image"].shape[1:3])
         top, left = (logits.shape[1] - height) // 2, (logits.shape[2] - width) // 2
         if min(top, left) < 0:
@@ -121,7 +125,7 @@ class SemanticTask:
                 yield {"image": covering.extract(seen, position)}
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
-        """Returns "probabilities" [height, width, classes], "labels" and what the options add."""
+        """Returns "probabilities" [height, width, classes], "labels" and the options' entries."""
         image = example["image"]
         size = self._size(image)
         windows = (output["probabilities"] for output in outputs)
@@ -145,7 +149,7 @@ class SemanticTask:
         return prediction | (self.decode(probabilities) if self.decode else {})
 
     def _size(self, image) -> tuple[int, int]:
-        """Height and width at which the network sees an image, at scale 1."""
+        """Returns the height and width at which the network sees an image, at scale 1."""
         size = image.shape[:2]
         return size if self.input_size is None else self.input_size(size)
 

@@ -1,1 +1,1 @@
-"""Training: step, loop, devices, checkpoints. It knows the protocol of `segjax.tasks`, no model."""
+"""Training: the step, the loop, devices, checkpoints. It knows the task protocol and no model."""

@@ -10,8 +10,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax.training.state import TrainState
 
-# Orbax reports each step of each save below this level; a run's log has its own line for it. And
-# it warns of every directory that it is asked to only read.
+# Orbax logs every stage of every save at INFO, which the run's own log already covers, and warns
+# about each directory that it opens read-only.
 _orbax_logger = logging.getLogger("absl")
 _orbax_logger.setLevel(logging.WARNING)
 _orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given directory is read"))
@@ -20,18 +20,18 @@ _orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given dir
 class Checkpoints:
     """The checkpoints of one run directory.
 
-    A checkpoint holds the whole `TrainState` and the place in the stream of examples. That place is
-    the whole state of the data iterator: `segjax.data.loading.loader` reads from any place, with
-    any number of workers, processes and devices. A save killed half-way leaves the earlier
-    checkpoints as they were.
+    A checkpoint holds the whole `TrainState` and the position in the stream of examples. The data
+    iterator has no other state: `segjax.data.loading.loader` reads from any position, with any
+    number of workers, processes and devices. A save that is killed half-way leaves the earlier
+    checkpoints intact.
 
     Args:
       directory: absolute path, shared by all processes.
-      keep: number of newest checkpoints kept.
-      keep_best: number of best ones kept besides, among those saved with `best_metric`.
-      best_metric: name in the metrics given to `save`; larger is better, smaller if `minimize`.
-      read_only: write and remove nothing, not even what an interrupted save has left: the run
-        may be going on in another process.
+      keep: number of newest checkpoints to keep; the best one is kept as well.
+      best_metric: name of the metric, among those given to `save`, that ranks checkpoints.
+      minimize: whether a smaller metric is better.
+      read_only: write and delete nothing, not even the remains of an interrupted save, because
+        another process may be training this run.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class Checkpoints:
         directory: Path,
         *,
         keep: int = 2,
-        keep_best: int = 1,
         best_metric: str | None = None,
         minimize: bool = False,
         read_only: bool = False,
     ):
-        policies = [checkpoint_managers.LatestN(n=keep)]
+        policies: list[checkpoint_managers.PreservationPolicy] = [
+            checkpoint_managers.LatestN(n=keep)
+        ]
         self._best = max if not minimize else min
         self._best_metric = best_metric
 
@@ -54,14 +55,15 @@ class Checkpoints:
 
         if best_metric is not None:
             best = checkpoint_managers.BestN(
-                get_metric_fn=rank, n=keep_best, keep_checkpoints_without_metrics=False
+                get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
         self._manager = ocp.CheckpointManager(
             Path(directory).absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                # Without it Orbax writes no metrics: a resumed run would drop the best checkpoint.
+                # Orbax writes metrics only if this is set; without them, a resumed run would delete
+                # the best checkpoint.
                 best_fn=None if best_metric is None else rank,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
@@ -82,31 +84,33 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
+        """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     @property
     def steps(self) -> list[int]:
-        """All complete checkpoints, the oldest first."""
+        """The steps of all complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     @property
     def best_step(self) -> int | None:
-        """The checkpoint with the best metric, of several the newest; so where none has one."""
+        """The best-scoring step (ties: the newest), or the newest step if none was scored."""
         scored = {step: score for step in self.steps if (score := self.score(step)) is not None}
-        return self._best(reversed(scored), key=scored.get) if scored else self.latest_step
+        if not scored:
+            return self.latest_step
+        return self._best(reversed(scored), key=lambda step: scored[step])
 
     def score(self, step: int) -> float | None:
-        """The best metric as saved with a step; None if none was, or not a number."""
+        """The value of `best_metric` saved with a step; None if it is missing or NaN."""
         value = (self._manager.metrics(step) or {}).get(self._best_metric)
         return None if value is None or math.isnan(value) else value
 
     def save(self, state: TrainState, *, data: dict, metrics: dict[str, float] | None = None):
-        """Saves a state; returns as soon as it is copied off the devices.
+        """Saves a state in the background; returns once it is copied off the devices.
 
         Args:
-          data: JSON values that say where the data iterator stands.
-          metrics: of the evaluation at this step, if there was one.
+          data: the position of the data iterator, as JSON values.
+          metrics: the scores of this step's evaluation, if there was one.
 
         Raises:
           ValueError: `best_metric` is not among the metrics.
@@ -121,38 +125,37 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_fields(state)), data=ocp.args.JsonSave(data)
             ),
-            metrics=metrics or {},  # at None Orbax warns
+            metrics=metrics or {},  # Orbax warns about None
         )
 
-    def restore(self, like: TrainState) -> TrainState:
-        """Returns the newest state.
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Returns the state at a step.
 
         Args:
-          like: a state of `ShapeDtypeStruct` with the shapes and shardings wanted; the number of
-            devices need not be that of the run that saved. Frozen variables are those that were
-            saved, whatever `like` has.
+          like: a state of `ShapeDtypeStruct` with the shapes and shardings to restore to; the run
+            that saved may have had another number of devices. Frozen variables always come from
+            the checkpoint.
         """
         fields = _fields(like)
-        saved = self._manager.item_metadata(self.latest_step)["state"].tree
+        saved = self._manager.item_metadata(step)["state"].tree
         if "frozen" in saved:
             fields["frozen"] = _like(saved["frozen"], like.step.sharding)
-        return TrainState(**self._restore(self.latest_step, fields))
+        return TrainState(**self._restore(step, fields))
 
     def read(self, step: int, sharding: jax.sharding.Sharding | None = None) -> dict:
-        """Returns the fields of the state of a step, by what was saved alone.
+        """Returns the fields of the state at a step, without knowing its experiment.
 
-        For evaluation and for reading a checkpoint without its experiment: where the optimiser's
-        state was a tuple it is a list or a dict.
+        Tuples of the optimiser's state come back as lists or dicts.
 
         Args:
-          sharding: of the arrays; None puts them on the first device of this process.
+          sharding: the arrays' sharding; None puts them on this process's first device.
         """
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         saved = self._manager.item_metadata(step)["state"]
         return self._restore(step, _like(saved.tree, sharding))
 
     def data(self, step: int) -> dict:
-        """Returns where the data iterator stood at a step, as given to `save`."""
+        """Returns the position of the data iterator at a step, as given to `save`."""
         args = ocp.args.Composite(data=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args)["data"]
 
@@ -165,19 +168,19 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self):
-        """Waits for the save in progress and ends the background threads."""
+        """Waits for the save in progress and stops the background threads."""
         self.wait()
         self._manager.close()
 
 
 def _fields(state):
-    """The state as a dict, so that a checkpoint can be read without segjax's classes."""
+    """Returns the state as a dict, so that a checkpoint can be read without segjax's classes."""
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    if state.frozen is None:  # checkpoints are older than this field
+    if state.frozen is None:  # earlier checkpoints do not have this field
         del fields["frozen"]
     return fields
 
 
 def _like(tree, sharding):
-    """The shapes of saved arrays, with the sharding that they are to have."""
+    """Returns the shapes and dtypes of saved arrays, with the sharding to restore them to."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses in, typed flags over them, plain JSON out."""
+"""Configurations: frozen dataclasses, overridden by typed flags and stored as plain JSON."""
 
 import dataclasses
 import json
@@ -20,32 +20,35 @@ from segjax.training.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long to train and what to do along the way. Steps count optimiser updates."""
+    """How long to train, and when to log, evaluate and save. A step is one optimiser update."""
 
     num_steps: int = 1000
     batch_size: int = 1
     """Examples per update, over all devices and processes."""
     micro_batches: int = 1
-    """Parts a device cuts its share of the batch into, to fit its memory."""
+    """Number of parts into which each device cuts its share of the batch, to fit its memory."""
     log_every: int = 20
     eval_every: int | None = None
-    """None evaluates at the end only, when all splits are scored."""
+    """Steps between evaluations; None evaluates only at the end. The end scores all splits."""
     eval_splits: tuple[str, ...] = ()
-    """Splits scored along the way; none named takes the experiment's first. The first of them
+    """Splits scored during training; none means the experiment's first split. The first one named
     ranks the checkpoints."""
     eval_batch_size: int = 4
-    """Tiles or images per device at a time."""
+    """Tiles or images in an evaluation batch, per device."""
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    """Newest checkpoints to keep, besides the best one."""
     ema_decay: float | None = None
-    """Evaluate an exponential moving average of the parameters, which keeps this share a step."""
+    """Decay of an exponential moving average of the parameters, which is then evaluated in their
+    place. None keeps no average."""
     num_workers: int | None = None
-    """Processes that read and augment; None takes one per two cores, none below four cores."""
+    """Processes that read and augment. None starts one per two cores, and none on machines with
+    fewer than four cores."""
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Several processes. On a cluster that JAX knows (SLURM, TPU pods), `auto` is enough."""
+    """Training in several processes. On clusters that JAX knows (SLURM, TPU pods), set `auto`."""
 
     auto: bool = False
     coordinator_address: str | None = None
@@ -56,23 +59,23 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """What every experiment takes."""
+    """The settings that every experiment has."""
 
     workdir: Path
-    """The run directory: created, or resumed if it holds this run already."""
+    """The run directory. It is created, or resumed if it already holds this run."""
     data_dir: Path = Path("data")
-    """Where `segjax data prepare` puts its data sets."""
+    """The folder of the data sets that `segjax data prepare` writes."""
     variant: str = ""
-    """Row of the paper's tables; the experiment file lists them."""
+    """The row of the paper's tables to run; the experiment file lists them."""
     seed: int = 0
     accept_changes: bool = False
-    """Resume although the configuration is not the one that the run began with."""
+    """Resume even if the configuration has changed since the run began."""
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     distributed: DistributedConfig = DistributedConfig()
 
 
-# What may differ between the start of a run and its resumption without changing its numbers.
+# Settings that may change when a run is resumed, because they do not affect its numbers.
 FREE_KEYS = (
     "workdir",
     "data_dir",
@@ -92,12 +95,12 @@ def parse(
     *,
     variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ):
-    """Reads a configuration from the command line; unknown flags name the nearest known one.
+    """Reads a configuration from the command line; an unknown flag's error names the nearest flag.
 
     Args:
-      arguments: None takes the process's own.
-      variants: named rows of a paper's tables: what differs from the defaults, by field. The row
-        is asked for by `--variant NAME`; further flags act on top of it.
+      arguments: the command line; None takes the process's own.
+      variants: the rows of a paper's tables by name, each with the fields that differ from the
+        defaults. `--variant NAME` selects a row, and further flags override it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = _asked_variant(arguments)
@@ -121,7 +124,7 @@ def variant_config(config_class, name: str, variants: Mapping, **fields):
     """Returns the configuration of a named variant.
 
     Args:
-      fields: those without a default, which the command line asks for where they are absent.
+      fields: values of the fields without a default; the command line requires those left out.
     """
     required = [f.name for f in dataclasses.fields(config_class) if not _has_default(f)]
     missing = dict.fromkeys(required, tyro.MISSING)
@@ -135,7 +138,7 @@ def _has_default(field) -> bool:
 
 
 def _asked_variant(arguments: list[str]) -> str:
-    """The value of `--variant`, which decides about the defaults of all other flags."""
+    """Returns the value of `--variant`, which sets the defaults of all other flags."""
     name = ""
     for place, argument in enumerate(arguments):
         if argument == "--variant" and place + 1 < len(arguments):
@@ -145,21 +148,25 @@ def _asked_variant(arguments: list[str]) -> str:
     return name
 
 
-def to_dict(config) -> dict:
+def to_dict(config) -> dict[str, Any]:
     """Returns a configuration as JSON values."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, tuple | list):
-        return [to_dict(value) for value in config]
-    return str(config) if isinstance(config, Path) else config
+    return {f.name: _to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _to_json(value):
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_dict(config_class, values: dict, *, where: str = "config"):
-    """Rebuilds a configuration from what `to_dict` returned.
+    """Rebuilds a configuration from the output of `to_dict`.
 
     Raises:
-      ValueError: a key is unknown (the message names the nearest) or missing, or a value is of a
-        wrong type or refused by its dataclass.
+      ValueError: a key is unknown (the message names the nearest) or missing, or a value has the
+        wrong type or is rejected by its dataclass.
     """
     hints = typing.get_type_hints(config_class)
     fields = {f.name for f in dataclasses.fields(config_class)}
@@ -207,18 +214,18 @@ def _from_json(hint, value, where):
 
 
 def _from_union(options, value, where):
-    """Reads a value as the first option of a union that takes it.
+    """Reads a value as the first type of a union that accepts it.
 
-    Among dataclasses, the one whose keys are nearest to the value's comes first.
+    Dataclasses are tried in the order of how many keys differ from the value's.
     """
     if isinstance(value, dict):
 
-        def strangers(option):
+        def differing_keys(option):
             fields = [f.name for f in dataclasses.fields(option)]
             return len({*fields} ^ {*value})
 
         dataclass_options = [o for o in options if dataclasses.is_dataclass(o)]
-        options = sorted(dataclass_options, key=strangers) or options
+        options = sorted(dataclass_options, key=differing_keys) or options
     errors = []
     for option in options:
         try:
@@ -229,7 +236,10 @@ def _from_union(options, value, where):
 
 
 def with_value(values: dict, name: str, value) -> dict:
-    """Returns a nested dict with another value for "train.num_steps"; new keys are let in."""
+    """Returns a nested dict with a value set by dotted name, such as "train.num_steps".
+
+    Keys that are missing are added.
+    """
     key, _, rest = name.partition(".")
     if rest:
         inner = values.get(key)
@@ -249,7 +259,7 @@ def flatten(values: dict, prefix: str = "") -> dict:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """Returns a line for each entry that differs and that matters to the run's numbers."""
+    """Returns a line for each entry that differs, except those of `FREE_KEYS`."""
     old, new = flatten(old), flatten(new)
     missing = "(absent)"
     return [
@@ -261,7 +271,7 @@ def differences(old: dict, new: dict) -> list[str]:
 
 
 def describe(values: dict) -> str:
-    """Returns the resolved configuration as text, one entry a line."""
+    """Returns the resolved configuration as text, one entry per line."""
     flat = flatten(values)
     width = max(map(len, flat))
     return "\n".join(f"  {key:{width}}  {json.dumps(value)}" for key, value in flat.items())

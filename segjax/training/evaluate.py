@@ -19,9 +19,9 @@ from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
 
-# Pictures that each process makes of its best and of its worst examples.
+# Each process draws this many of its best examples, and as many of its worst.
 BEST_AND_WORST = 3
-# Examples, in batches, that wait for one before them whose batch is not full yet.
+# Examples may wait for an earlier one whose batch is not full, up to this many batches of them.
 HELD_BACK = 8
 
 
@@ -30,9 +30,12 @@ class Evaluation:
     """The result of one evaluation, the same in every process.
 
     Attributes:
-      metrics: as `evaluator().result()` gives them.
-      examples: {"id", "score", and "picture" for some}, in the order of the split.
-      pictures: those that this process drew, uint8 [height, width, 3], by their examples' ids.
+      split: the split's name.
+      step: the number of updates made before the evaluation.
+      metrics: the result of the task's evaluator.
+      examples: a dict with "id", "score" and, if one was drawn, "picture" for each example, in the
+        order of the split.
+      pictures: the pictures that this process drew, uint8 [height, width, 3], by example id.
     """
 
     split: str
@@ -52,8 +55,8 @@ class Evaluator:
 
     Args:
       task: see `segjax.tasks`.
-      batch_size: inputs per device at a time.
-      workdir: where pictures go, as `predictions/*.png`; None makes none.
+      batch_size: inputs per device in a batch.
+      workdir: the folder to write pictures to, as `predictions/*.png`; None draws none.
     """
 
     def __init__(self, task, parallel: DataParallel, *, batch_size: int, workdir: Path | None):
@@ -64,7 +67,7 @@ class Evaluator:
         self._workdir = workdir
 
     def predictions(self, variables, examples: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
-        """Yields (example, prediction); `variables` are those of `DataParallel.local`."""
+        """Yields (example, prediction); `variables` come from `DataParallel.local`."""
         return predictions(
             self._task,
             lambda batch: self._predict(variables, batch),
@@ -75,12 +78,12 @@ class Evaluator:
     def evaluate(
         self, variables, source, *, split: str, step: int, final: bool = True
     ) -> Evaluation:
-        """Scores a split; every process takes its share, and each example counts once.
+        """Scores a split. Each process takes its share, and each example counts once.
 
         Args:
-          variables: replicated on the devices of all processes.
-          final: make pictures of the best and the worst examples; otherwise of the first two, in
-            files named after the step, so that one sees them change.
+          variables: the network's variables, replicated on the devices of all processes.
+          final: draw the best and the worst examples; otherwise the first two, into files named
+            after the step, which show how the predictions change.
         """
         evaluator = self._task.evaluator()
         numbers, rows, best, worst = [], [], [], []
@@ -126,7 +129,7 @@ class Evaluator:
         return self._gather(evaluator, rows, pictures, split, step)
 
     def _gather(self, evaluator, rows, pictures, split, step):
-        wait_for_all("evaluated")  # with its own time limit, unlike the gathering
+        wait_for_all("evaluated")  # has a time limit of its own, unlike gathering
         total = self._task.evaluator()
         for state in gather_bytes(evaluator.state()):
             total.merge(state)
@@ -138,7 +141,7 @@ class Evaluator:
 def write_evaluation(
     evaluation: Evaluation, *, classes: Iterable[str], headline: str, workdir: Path
 ) -> Path:
-    """Writes `evaluation/<split>.json`, for the report; `headline` is its first metric."""
+    """Writes `evaluation/<split>.json` for the report; `headline` is the metric shown first."""
     metrics = dict(evaluation.metrics)
     matrix = metrics.pop("confusion_matrix", None)
     path = Path(workdir) / "evaluation" / f"{evaluation.split}.json"
@@ -155,7 +158,7 @@ def write_evaluation(
 
 
 def read_evaluations(workdir: Path) -> dict[str, Evaluation]:
-    """Returns what `write_evaluation` wrote last, by split."""
+    """Returns the evaluations that `write_evaluation` wrote last, by split."""
     results = {}
     for path in sorted((Path(workdir) / "evaluation").glob("*.json")):
         values = from_json(json.loads(path.read_text()))
@@ -167,7 +170,7 @@ def read_evaluations(workdir: Path) -> dict[str, Evaluation]:
 
 
 def _push(heap, key, example, prediction):
-    """Keeps the examples with the largest keys; ties go to the earlier one."""
+    """Keeps the examples with the largest keys; of equal keys, the earlier example stays."""
     entry = (key, example, prediction)
     if len(heap) < BEST_AND_WORST:
         heapq.heappush(heap, entry)
@@ -180,15 +183,16 @@ def predictions(
 ) -> Iterator[tuple[dict, dict]]:
     """Yields (example, prediction) in the order of the examples.
 
-    The task cuts each example into inputs. Inputs of one shape, of whatever example, share a
-    batch. A batch is filled up with copies, whose outputs nobody reads, at the end, and where an
-    input of a rare shape would hold back too many of the examples behind it.
+    The task cuts each example into inputs. Inputs of the same shape share a batch, whichever
+    examples they come from. Partial batches are padded with copies whose outputs are discarded.
+    They run at the end of the stream, or earlier if an input of a rare shape would hold back too
+    many examples.
 
     Args:
-      predict: a batch of inputs, arrays [batch_size, ...] → dict of arrays [batch_size, ...].
+      predict: maps a batch of inputs, arrays [batch_size, ...], to a dict of such arrays.
     """
-    waiting = defaultdict(list)  # by the image's shape: inputs, each with the slot for its output
-    queue = deque()  # (example, shapes, slots), oldest first; a slot is a list, empty at first
+    waiting = defaultdict(list)  # image shape → pairs of an input and the slot for its output
+    queue = deque()  # (example, shapes, slots), oldest first; an empty list is a free slot
 
     def run(shape):
         pairs = waiting.pop(shape)

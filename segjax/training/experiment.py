@@ -1,4 +1,4 @@
-"""What an experiment file provides, and how one is found again from its run directory."""
+"""What an experiment file provides, and how to load it again from a run directory."""
 
 import importlib.util
 import sys
@@ -19,29 +19,30 @@ from segjax.training.run_directory import KEPT_EXPERIMENT, read_config
 
 @dataclass(frozen=True)
 class Experiment:
-    """The parts that a configuration resolves to.
+    """The parts that an experiment file builds from its configuration.
 
     Data sets open lazily; prediction needs none.
 
     Attributes:
       task: see `segjax.tasks`.
       train: opens the source of training examples.
-      transforms: from an example to what a batch is made of; see
+      transforms: the steps from an example to an entry of a batch; see
         `segjax.data.augmentation.semantic`.
-      evaluation: opens the source of each split, by the split's name. Unless the configuration
-        says otherwise, the first is scored along the way, the others at the end of the run only.
-      groups: the group of each example of a source of training examples; all examples of a batch
-        are of one group, such as an orientation. None mixes all.
-      best_metric: of the split scored along the way, by which checkpoints are the best.
-      minimize: whether less of it is better.
-      initialize: maps freshly initialised variables to those of the first step, such as ones with a
+      evaluation: opens the source of each split, by the split's name. By default, the first split
+        is scored during training and the others only at the end; `train.eval_splits` changes this.
+      groups: maps the source of training examples to the group of each example, such as its
+        orientation; a batch holds examples of one group. None mixes all examples.
+      best_metric: the metric that ranks checkpoints, on the first split scored during training.
+      minimize: whether a smaller `best_metric` is better.
+      initialize: maps freshly initialised variables to those of the first step, for example with a
         trained backbone; NumPy arrays in and out. None keeps them.
-      schedule: step → learning rate; None builds that of `config.optimizer`.
+      schedule: step → learning rate; None builds the schedule of `config.optimizer`.
       optimizer: maps the schedule to an Optax transformation, such as `optax.lion`; None builds
-        that of `config.optimizer`. Its multipliers of zero freeze parameters in both cases.
+        the optimiser of `config.optimizer`. Multipliers of zero in `config.optimizer` freeze
+        parameters in both cases.
       frozen: returns the variables of other networks by name, such as {"teacher": variables}, as
         NumPy arrays; loss terms find them in variables["frozen"]. A resumed run reads them from its
-        checkpoint and does not call this.
+        checkpoint instead.
     """
 
     task: Task
@@ -58,11 +59,11 @@ class Experiment:
 
 
 def load_module(path: Path):
-    """Imports an experiment file; its folder is searched for what it imports.
+    """Imports an experiment file, which may import other files of its folder.
 
     Raises:
-      FileNotFoundError: the file has gone.
-      ValueError: it is no experiment file.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not Python, or it has no `Config` or no `build`.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,8 +72,10 @@ def load_module(path: Path):
         sys.path.insert(0, str(path.parent))
     name = f"segjax_experiment_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
     for attribute in ("Config", "build"):
         if not hasattr(module, attribute):
@@ -86,13 +89,13 @@ def load_run(
     """Returns (experiment, configuration) of a run directory.
 
     Args:
-      data_dir: where the data sets are now; None takes the run's own.
-      changes: other values of settings, by dotted name: {"prediction.output_stride": 8}.
+      data_dir: the folder of the data sets; None takes the run's own.
+      changes: settings to override, by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
-      FileNotFoundError: `run` is no run directory, or neither its experiment file nor the copy that
-        it keeps is there.
-      ValueError: its configuration does not fit the experiment file any more.
+      FileNotFoundError: `run` is not a run directory, or its experiment file and the copy kept in
+        it are both missing.
+      ValueError: its configuration no longer fits the experiment file.
     """
     run = Path(run)
     recorded = read_config(run)
@@ -107,9 +110,9 @@ def load_run(
 
 
 def _find(recorded: Path, run: Path) -> Path:
-    """The recorded file; without it, this segjax's own of that name, or the run's copy."""
+    """Returns the recorded file or, if it is missing, segjax's file of that name or the copy."""
     places = [recorded]
-    if "experiments" in recorded.parts:  # of another checkout or wheel
+    if "experiments" in recorded.parts:  # the run may come from another checkout or wheel
         below = recorded.parts[recorded.parts.index("experiments") + 1 :]
         places.append(experiments_folder().joinpath(*below))
     places.append(run / KEPT_EXPERIMENT / recorded.name)

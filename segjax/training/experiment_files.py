@@ -1,4 +1,4 @@
-"""Experiment files on disk: where segjax's own are, and which files an experiment consists of."""
+"""Experiment files on disk: where segjax keeps its own, and which files make up an experiment."""
 
 import ast
 from pathlib import Path
@@ -9,14 +9,14 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def experiments_folder() -> Path:
     """Returns the folder of segjax's own experiments.
 
-    A wheel holds them in the package; in a checkout they are in the folder beside it.
+    A wheel has them inside the package; a checkout has them in a folder beside it.
     """
     installed = _PACKAGE / "experiments"
     return installed if installed.is_dir() else _PACKAGE.parent / "experiments"
 
 
 def with_siblings(file: Path) -> list[Path]:
-    """Returns an experiment file and the files of its folder that it imports, directly or not."""
+    """Returns an experiment file and the files of its folder that it imports, also indirectly."""
     found, waiting = [], [Path(file)]
     while waiting:
         path = waiting.pop(0)
@@ -29,7 +29,7 @@ def with_siblings(file: Path) -> list[Path]:
 
 
 def _imported_modules(path: Path) -> list[str]:
-    """The top-level names of the modules that a file imports, in the file's order."""
+    """Returns the top-level names of the modules that a file imports, in the file's order."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

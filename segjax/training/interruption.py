@@ -1,4 +1,4 @@
-"""Ending a run at a whole step when it is asked to stop."""
+"""Stopping a run between two steps when a signal asks for it."""
 
 import contextlib
 import signal
@@ -9,10 +9,11 @@ import jax
 
 @contextlib.contextmanager
 def stop_signals():
-    """Collects the names of SIGINT and SIGTERM, so that a loop can save before it ends.
+    """Catches SIGINT and SIGTERM, so that a loop can save before it ends.
 
-    Yields a list, empty until a signal comes. A second signal stops at once. With several
-    processes the signals keep their meaning: not all processes would see them at the same step.
+    Yields a list of the names of the signals received, empty at first. A second signal stops the
+    process at once. With several processes the signals keep their usual effect, because the
+    processes would not all see them at the same step.
     """
     received = []
     if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:

@@ -1,9 +1,9 @@
-"""What a run leaves in writing: `metrics.jsonl` and TensorBoard files.
+"""The log of a run: `metrics.jsonl` and TensorBoard files.
 
 Each line of `metrics.jsonl` is one JSON object, `{"step": 7, "split": "train", "loss": 0.31, ...,
-"elapsed_seconds": 12.5}`. JSON has no NaN or infinity: they are written as the strings "NaN",
-"Infinity" and "-Infinity" (as the JSON mapping of protocol buffers does), which Python's `float`
-reads back; `read_metrics` does so.
+"elapsed_seconds": 12.5}`. JSON has no NaN or infinity, so they are written as the strings "NaN",
+"Infinity" and "-Infinity", as in the JSON mapping of protocol buffers. Python's `float` reads these
+strings, and `read_metrics` converts them back.
 """
 
 import json
@@ -19,20 +19,20 @@ import tensorboardX
 
 from segjax.files.atomic import write_bytes
 
-# The fields in which a killed and resumed run may differ from an uninterrupted one.
+# The only fields in which a resumed run may differ from an uninterrupted one.
 WALL_CLOCK_FIELDS = frozenset({"elapsed_seconds", "images_per_second"})
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def json_ready(value: Any) -> Any:
-    """Returns a value that `json.dumps(..., allow_nan=False)` takes.
+    """Converts a value to one that `json.dumps(..., allow_nan=False)` accepts.
 
-    Takes nested mappings, sequences, arrays of any library that NumPy can read, numbers, strings,
+    Accepts nested mappings, sequences, arrays of any library that NumPy can read, numbers, strings,
     booleans, paths and None. Non-finite numbers become "NaN", "Infinity" or "-Infinity".
 
     Raises:
-        TypeError: for anything else.
+        TypeError: the value is of another type.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
@@ -56,7 +56,7 @@ def json_ready(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Returns a value that `json_ready` wrote with its non-finite numbers as floats again."""
+    """Converts the strings that `json_ready` wrote for non-finite numbers back to floats."""
     if isinstance(value, dict):
         return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -65,22 +65,22 @@ def from_json(value: Any) -> Any:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads the lines of a `metrics.jsonl`, leaving out a last one that is only half written.
+    """Reads the lines of a `metrics.jsonl`; a half-written last line is skipped.
 
     Raises:
-        ValueError: naming the file and the line that is not an object with "step" and "split".
+        ValueError: a line is not an object with "step" and "split"; the message names it.
     """
     return [from_json(line) for line, _ in _lines(Path(path))]
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
-    """Reads each complete line as an object and as it stands in the file."""
+    """Returns each complete line as an object and as raw bytes."""
     *complete, _half_written = path.read_bytes().split(b"\n")
     lines = []
     for number, raw in enumerate(complete, start=1):
         try:
             entry = json.loads(raw)
-            entry["step"], entry["split"]
+            _ = entry["step"], entry["split"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected a JSON object with "step" and "split", '
@@ -93,25 +93,24 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
 class MetricsLog:
     """Writes metrics to `metrics.jsonl` and TensorBoard, and pictures to TensorBoard.
 
-    With `resume_step` the log goes on from a checkpoint of that step: lines of later steps, and a
-    half-written last line, are dropped, and TensorBoard is told to forget them. The file of a
-    killed and resumed run then equals an uninterrupted run's except in `WALL_CLOCK_FIELDS`,
-    provided that a checkpoint of step s is saved after everything of step s is logged. Without
-    `resume_step` (a run that starts at its first step) whatever was logged is dropped. Lines of
-    `metrics.jsonl` are on disk at once; TensorBoard's files may lack the last ten seconds of a
-    killed run.
+    With `resume_step`, the log continues from the checkpoint of that step. Lines of later steps and
+    a half-written last line are deleted, and TensorBoard is told to discard those steps. The log of
+    a resumed run then equals that of an uninterrupted one except in `WALL_CLOCK_FIELDS`, provided
+    that each checkpoint is saved after its step is logged. Without `resume_step`, an existing log
+    is discarded. Lines of `metrics.jsonl` are flushed at once; TensorBoard's files may lack the
+    last ten seconds of a killed run.
 
-    "elapsed_seconds" counts from the construction of the log, and goes on from the last kept line;
-    so what a killed run did after that line is not in it, nor the time between the two.
+    "elapsed_seconds" continues from the last line kept. It leaves out the time that a killed run
+    spent after that line, and the pause before the run was resumed.
 
     Args:
-        workdir: the run directory; made if needed. TensorBoard's files go to `tensorboard/` in it.
-        resume_step: the step of the checkpoint that was restored; None for a run from the start.
-        write: False for all but one process; then nothing is read or written.
-        clock: seconds, for `elapsed_seconds`.
+        workdir: the run directory, created if needed. TensorBoard's files go to `tensorboard/`.
+        resume_step: the step of the restored checkpoint; None for a run from the start.
+        write: whether this process writes the log; otherwise it reads and writes nothing.
+        clock: returns seconds, for `elapsed_seconds`.
 
     Raises:
-        ValueError: if the existing `metrics.jsonl` has a complete line that is not a metrics line.
+        ValueError: the existing `metrics.jsonl` has a complete line that is not a metrics line.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class MetricsLog:
             str(path.parent / "tensorboard"),
             purge_step=0 if resume_step is None else resume_step + 1,
             flush_secs=10,
-            # The file's name has whole seconds only: a quick restart must not overwrite the first.
+            # The default name counts whole seconds: a quick restart would overwrite the file.
             filename_suffix=f".{os.getpid()}.{time.monotonic_ns()}",
         )
 
@@ -145,13 +144,13 @@ class MetricsLog:
         """Writes the values of a step as one line, and its finite numbers to TensorBoard.
 
         Args:
-            step: number of optimiser steps taken so far.
+            step: number of updates made so far.
             split: "train" or the name of an evaluation split.
             values: numbers, arrays, strings or nested mappings of them; None where undefined.
 
         Raises:
-            ValueError: if a value is named like a field of the log itself.
-            TypeError: if a value cannot be written as JSON.
+            ValueError: a value has the name of one of the log's own fields.
+            TypeError: a value cannot be written as JSON.
         """
         if not self._write:
             return
@@ -173,7 +172,7 @@ class MetricsLog:
             self._events.add_image(name, picture, int(step), dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is pending and closes the files; a second call does nothing."""
+        """Writes pending events and closes the files; a second call does nothing."""
         if self._write:
             self._events.close()
             self._file.close()

@@ -29,7 +29,7 @@ from segjax.training.step import make_train_step
 
 
 class NonFiniteLoss(RuntimeError):
-    """Loss or gradient was infinite or not a number; the checkpoints are from before that step."""
+    """A loss or gradient was infinite or NaN; all checkpoints are from before that step."""
 
 
 def train(
@@ -39,18 +39,18 @@ def train(
     experiment_file,
     parallel: DataParallel | None = None,
 ) -> dict[str, Evaluation]:
-    """Trains, or goes on training, in `config.workdir`; returns the last evaluations by split.
+    """Trains or resumes the run in `config.workdir`; returns the last evaluations by split.
 
-    Whatever kills it, the same call again continues from the last checkpoint, and ends with the
-    parameters, the metrics and the data order of a run that nothing killed, bit for bit.
+    If the run is killed, the same call continues from the last checkpoint. It ends with the same
+    parameters, metrics and data order as an uninterrupted run, bit for bit.
 
     Args:
-      parallel: the devices; None takes all of all processes.
+      parallel: the devices to train on; None takes all devices of all processes.
 
     Raises:
-      NonFiniteLoss: naming the step and the ids of its examples.
+      NonFiniteLoss: a loss or gradient is not finite; the message names the step and its examples.
       ChangedConfiguration: the directory holds a run with another configuration.
-      ValueError: the batch does not divide over the devices, or `eval_splits` names no split.
+      ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown.
     """
     parallel = parallel or DataParallel()
     settings = config.train
@@ -63,7 +63,7 @@ def train(
     if is_main_process():
         changed = changed_versions(config.workdir)
         resumed = open_run(config, experiment_file)
-        _print_start(config, resumed, {"train": source, **splits}, parallel)
+        _print_start(experiment, config, resumed, {"train": source, **splits}, parallel)
         if changed:
             print(
                 f"versions changed since the last part of this run: {', '.join(changed)}; it goes "
@@ -83,7 +83,7 @@ def train(
 
 
 def _train(experiment, config, source, splits, parallel, checkpoints):
-    """Trains from the newest checkpoint, or from the start, to the last step."""
+    """Trains from the newest checkpoint, or else from the start, to the last step."""
     settings, main = config.train, is_main_process()
     schedule = experiment.schedule or learning_rate_schedule(
         config.optimizer, num_steps=settings.num_steps, batch_size=settings.batch_size
@@ -130,14 +130,15 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
         first = next(batches)
         state = _first_state(experiment, optimizer, config, first, checkpoints, parallel)
         feed = parallel.prefetch(itertools.chain([first], batches))
-        unchecked = deque()  # (step, example indices, metrics) that the host has not waited for
+        # (step, example indices, metrics) of the steps that the device may still be computing.
+        unchecked = deque()
         throughput = Throughput()
 
         def check(leave=0):
-            """Waits for all but the last `leave` steps; stops where one is not finite.
+            """Waits for all but the last `leave` steps; raises if one is not finite.
 
-            A gradient that is not finite would leave a loss that looks good and parameters that
-            are not.
+            The gradient is checked as well as the loss: it can overflow and spoil the parameters
+            while the loss of the same step is finite.
             """
             while len(unchecked) > leave:
                 step, indices, metrics = unchecked.popleft()
@@ -166,7 +167,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
             evaluate = last or (settings.eval_every and step % settings.eval_every == 0)
             keep = step % settings.checkpoint_every == 0 or stop
 
-            if step == start + 1:  # it compiles
+            if step == start + 1:  # includes compilation
                 check()
                 throughput.restart()
             if step % settings.log_every == 0 or last:
@@ -176,7 +177,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                 log.metrics(step, "train", {"loss": values["loss"]} | values | speed)
                 progress.update(step, loss=float(values["loss"]), images_per_second=rate)
             else:
-                check(leave=1)  # the device computes a step while the host looks at the last
+                check(leave=1)  # the device computes this step while the host checks the last one
                 progress.update(step)
             if evaluate:
                 check()
@@ -194,7 +195,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
 
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
-    """The state that the run begins or goes on with, on all devices."""
+    """Returns the state that the run starts or resumes from, on all devices."""
     create = partial(
         create_state,
         experiment.task,
@@ -202,7 +203,8 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         seed=config.seed,
         ema=config.train.ema_decay is not None,
     )
-    if checkpoints.latest_step is None:
+    step = checkpoints.latest_step
+    if step is None:
         state = create(batch=batch)
         if experiment.initialize is not None:
             state = state.starting_from(
@@ -217,11 +219,11 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
         jax.eval_shape(lambda: create(batch=batch)),
     )
-    return checkpoints.restore(like)
+    return checkpoints.restore(step, like)
 
 
 def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> dict[str, float]:
-    """Scores splits, and pictures and logs the results; returns the scalars of the first."""
+    """Scores the splits, logs and draws the results; returns the first split's scalars."""
     step = int(state.step)
     results = [
         evaluator.evaluate(
@@ -256,15 +258,18 @@ def _describe_failure(step, name, metrics, indices, source) -> str:
     )
 
 
-def _print_start(config, resumed, sources, parallel):
-    """Prints the resolved configuration, and what it means for this machine."""
+def _print_start(experiment, config, resumed, sources, parallel):
+    """Prints the resolved configuration, the data's sizes, the devices and a scaled learning rate.
+
+    An experiment's own schedule does not scale with the batch.
+    """
     print(f"{'resuming' if resumed else 'starting'} {config.workdir}")
     print(configuration.describe(configuration.to_dict(config)))
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     device = parallel.mesh.devices.flat[0]
     print(f"examples: {sizes}; devices: {parallel.mesh.size} × {device.device_kind}")
     optimizer, size = config.optimizer, config.train.batch_size
-    if size != optimizer.reference_batch_size:
+    if experiment.schedule is None and size != optimizer.reference_batch_size:
         scaled = optimizer.learning_rate * size / optimizer.reference_batch_size
         print(
             f"learning rate {optimizer.learning_rate:g} for batches of "
@@ -275,5 +280,7 @@ def _print_start(config, resumed, sources, parallel):
 def _worker_count(num_workers):
     if num_workers is not None:
         return num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return 0 if cores < 4 else cores // 2

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules of the papers' recipes, as Optax builds them."""
+"""Optimisers and learning-rate schedules of the papers' recipes, built with Optax."""
 
 import math
 import re
@@ -16,39 +16,42 @@ class OptimizerConfig:
 
     name: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.01
-    """Peak learning rate, for batches of reference_batch_size examples; it is scaled in
-    proportion when the batch differs."""
+    """Peak learning rate for batches of reference_batch_size examples. It scales in proportion to
+    the batch size."""
     reference_batch_size: int = 1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
     decayed: str = r"kernel$"
-    """Pattern of the paths of the parameters that decay. The default excludes biases and
-    normalisation layers; "." decays everything (torchvision, mmsegmentation),
-    r"(?<!depthwise)/kernel$" excludes depthwise kernels as well (TensorFlow DeepLab)."""
+    """Regular expression for the paths of the parameters that decay. The default excludes biases
+    and normalisation layers; "." decays everything (torchvision, mmsegmentation);
+    r"(?<!depthwise)/kernel$" also excludes depthwise kernels (TensorFlow DeepLab)."""
     multipliers: tuple[tuple[str, float], ...] = ()
-    """Patterns of parameter paths, each with a factor of the learning rate: ("bias$", 2.0) doubles
-    it for biases, ("^(?!backbone/)", 10.0) raises it for a head on a trained backbone. The factors
-    of all matching patterns multiply. Zero freezes parameters: no gradient is computed for them."""
+    """Regular expressions for parameter paths, each with a factor of the learning rate:
+    ("bias$", 2.0) doubles it for biases, ("^(?!backbone/)", 10.0) raises it for a head on a trained
+    backbone. If several match, their factors multiply. Zero freezes parameters: no gradient is
+    computed for them."""
     schedule: Literal["constant", "poly", "step", "cosine"] = "poly"
     power: float = 0.9
     """Exponent of the poly schedule, (1 - step / num_steps) ** power."""
     end_learning_rate: float = 0.0
-    """Last value of poly and cosine; scaled as learning_rate is."""
+    """Last value of the poly and cosine schedules; it scales like learning_rate."""
     step_boundaries: tuple[float, ...] = (2 / 3, 8 / 9)
-    """Where the step schedule drops, as shares of num_steps."""
+    """Where the step schedule drops, as fractions of num_steps."""
     step_factor: float = 0.1
+    """Factor of the learning rate at each boundary of the step schedule."""
     warmup_steps: int = 0
     warmup_factor: float = 0.001
-    """Start of the linear warm-up to 1; the schedule is multiplied by it (detectron2)."""
+    """First value of the warm-up, which rises linearly to 1 and multiplies the schedule
+    (detectron2)."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it."""
 
 
 def learning_rate_schedule(
     config: OptimizerConfig, *, num_steps: int, batch_size: int
 ) -> optax.Schedule:
-    """Returns step → learning rate, a pure function of the step and of the whole run's length."""
+    """Returns the schedule, step → learning rate, of a run of `num_steps` steps."""
     scale = batch_size / config.reference_batch_size
     peak, end = config.learning_rate * scale, config.end_learning_rate * scale
     if config.schedule == "constant":
@@ -73,7 +76,7 @@ def learning_rate_schedule(
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Builds clip → weight decay → update → multipliers; AdamW decouples its decay."""
+    """Chains clipping, weight decay, the update and the multipliers; AdamW's decay is decoupled."""
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
 
     def decayed(params):
@@ -94,39 +97,44 @@ def make_optimizer(
 
 
 def frozen_parameters(config: OptimizerConfig, params):
-    """Marks the parameters whose learning rate is zero at all times, a tree of bool."""
+    """Marks the parameters whose learning rate is always zero; returns a tree of bool."""
     factors = learning_rate_multipliers(params, config.multipliers)
     return jax.tree.map(lambda factor: factor == 0, factors)
 
 
 def _multiply(multipliers) -> optax.GradientTransformation:
-    """Scales the updates, so that momentum and weight decay are as without multipliers."""
+    """Scales the final updates, so that momentum and weight decay do not see the multipliers."""
 
-    def update(updates, state, params):
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
         factors = learning_rate_multipliers(params, multipliers)
         scaled = jax.tree.map(lambda u, factor: u * factor, updates, factors)
         return scaled, state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
 def path_of(path) -> str:
-    """Returns the path of a leaf as text, "backbone/stem/convolution/kernel"."""
+    """Returns the path of a leaf as text, such as "backbone/stem/convolution/kernel"."""
     return "/".join(str(getattr(key, "key", key)) for key in path)
 
 
 def matching(params, pattern: str, *, setting: str):
-    """Marks the parameters whose path matches the regular expression `pattern`: a tree of bool.
+    """Marks the parameters whose path matches a regular expression; returns a tree of bool.
 
     Raises:
-      ValueError: no path matches: a misspelt pattern would otherwise do nothing. The message begins
-        with `setting` and lists some paths.
+      ValueError: no path matches, because a misspelt pattern would silently do nothing. The message
+        starts with `setting` and lists some paths.
     """
     marks = jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(pattern, path_of(path)) is not None, params
     )
     leaves = jax.tree.leaves(marks)
-    if leaves and not any(leaves):  # muon masks a tree whose leaves belong to another optimiser
+    # A tree may have no leaves: optax.contrib.muon masks those that belong to its Adam part.
+    if leaves and not any(leaves):
         paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         shown = ", ".join(paths[:: math.ceil(len(paths) / 6)])
         raise ValueError(f"{setting}: {pattern!r} is in no parameter's path; some are {shown}")
@@ -134,7 +142,7 @@ def matching(params, pattern: str, *, setting: str):
 
 
 def learning_rate_multipliers(params, multipliers: Sequence[tuple[str, float]]):
-    """Multiplies, for each parameter, the factors whose patterns match its path."""
+    """Returns each parameter's factor: the product over the patterns that match its path."""
     factors = jax.tree.map(lambda _: 1.0, params)
     for pattern, factor in multipliers:
         marks = matching(params, pattern, setting="optimizer.multipliers")

@@ -1,8 +1,8 @@
-"""How a step runs on several devices and in several processes: the one place that knows.
+"""Running a step on several devices and in several processes. No other module deals with this.
 
-`DataParallel` is `pmap` over the batch with a state that has no replica axis. A second strategy,
-such as `jit` with a mesh of data × rows for images that one device cannot hold, would offer the
-same methods and take the same step.
+`DataParallel` maps the step over the batch by `pmap`; the state has no replica axis. A second
+strategy, such as `jit` with a mesh of data × rows for images that do not fit on one device, would
+offer the same methods and take the same step.
 """
 
 import math
@@ -23,7 +23,7 @@ class DataParallel:
     """Data parallelism by `pmap`: each device computes its share of the batch.
 
     Attributes:
-      devices: of all processes; None takes all there are.
+      devices: the devices of all processes; None takes all that JAX finds.
     """
 
     devices: tuple | None = None
@@ -37,7 +37,7 @@ class DataParallel:
         return [d for d in self.mesh.devices.flat if d.process_index == jax.process_index()]
 
     def check_batch_size(self, batch_size: int, micro_batches: int = 1):
-        """Raises ValueError unless the batch divides over devices and micro-batches."""
+        """Raises a ValueError unless the batch divides over the devices and micro-batches."""
         parts = self.mesh.size * micro_batches
         if batch_size % parts:
             lower, upper = batch_size // parts * parts, math.ceil(batch_size / parts) * parts
@@ -53,7 +53,7 @@ class DataParallel:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def replicate(self, tree):
-        """Puts a tree of arrays, equal in all processes, on every device."""
+        """Copies a tree of arrays, equal in all processes, to every device."""
 
         def put(x):
             x = np.asarray(x)
@@ -62,9 +62,10 @@ class DataParallel:
         return jax.tree.map(put, tree)
 
     def as_global(self, tree):
-        """Returns the state as arrays of all processes, as checkpoints want it, without a copy.
+        """Returns the state as arrays that span all processes, which checkpoints need.
 
-        With several processes `pmap` gives each of them arrays of its own devices.
+        With several processes, `pmap` returns arrays that span each process's own devices only.
+        Nothing is copied.
         """
 
         def convert(x):
@@ -75,8 +76,8 @@ class DataParallel:
 
     def train_step(self, step: Callable) -> Callable:
         """Compiles `step(state, batch) -> (state, metrics)` for batches from `prefetch`."""
-        # With several processes the donated state is found deleted on the second call (measured
-        # on jax 0.10.2), so there the old state lives beside the new one for a step.
+        # With several processes, donation fails on the second call because the state is already
+        # deleted (measured on jax 0.10.2). Without it, the old state stays until the step ends.
         donate = (0,) if jax.process_count() == 1 else ()
         return jax.pmap(
             step,
@@ -88,9 +89,9 @@ class DataParallel:
         )
 
     def prefetch(self, batches: Iterable[dict], size: int = 2) -> Iterator[tuple[dict, dict]]:
-        """Yields (host batch, device batch), `size` batches ahead of their use.
+        """Yields (host batch, device batch), loading `size` batches ahead.
 
-        A host batch has this process's share of the examples on its leading axis.
+        A host batch holds this process's share of the examples along its leading axis.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS_NAME))
         count = len(self.local_devices)
@@ -110,8 +111,8 @@ class DataParallel:
     def predict_step(self, predict: Callable) -> Callable:
         """Compiles `predict(variables, batch)` to run a host batch on this process's devices.
 
-        The processes do not wait for one another: each may call it as often as its examples need.
-        The batch's leading axis must divide over the local devices; results are NumPy arrays.
+        Processes do not wait for one another, so each may call it as often as its examples need.
+        The batch's leading axis must divide over the local devices. Results are NumPy arrays.
         """
         devices = self.local_devices
         mapped = jax.pmap(predict, in_axes=(None, 0), devices=devices)
@@ -135,7 +136,7 @@ def is_main_process() -> bool:
 
 
 def gather_bytes(payload: bytes) -> list[bytes]:
-    """Returns what each process passed, in the order of the processes; all must call it."""
+    """Returns the payloads of all processes, in their order; every process must call this."""
     if jax.process_count() == 1:
         return [payload]
     sizes = multihost_utils.process_allgather(np.array(len(payload), np.int32))
@@ -146,6 +147,6 @@ def gather_bytes(payload: bytes) -> list[bytes]:
 
 
 def wait_for_all(name: str):
-    """Waits until every process has come to the point called `name`."""
+    """Waits until every process has reached the point called `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

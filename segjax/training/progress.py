@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a progress bar or plain lines, and its speed."""
+"""The display of a run's progress, as a bar or as plain lines, and its throughput."""
 
 import sys
 import time
@@ -11,8 +11,8 @@ import tqdm
 class Throughput:
     """Measures images per second between two readings.
 
-    JAX computes behind the caller's back: read the rate after waiting for a result of the last
-    step, and call `restart` after what must not count (compilation, evaluation, checkpoints).
+    JAX runs asynchronously. Wait for a result of the last step before reading the rate, and call
+    `restart` after anything that must not count: compilation, evaluation, checkpoints.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter):
@@ -20,33 +20,33 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted and starts the clock anew."""
+        """Resets the count and the clock."""
         self._images, self._start = 0, self._clock()
 
     def add(self, images: int) -> None:
-        """Counts the images of a step (of all devices and processes)."""
+        """Counts the images of a step, over all devices and processes."""
         self._images += images
 
     def read(self) -> float | None:
-        """Returns images per second since the last reading or restart, None if none were added."""
+        """Returns images per second since the last reading or restart; None without images."""
         images, seconds = self._images, self._clock() - self._start
         self.restart()
         return images / seconds if images and seconds > 0 else None
 
 
 class Progress:
-    """Shows how far the training is: loss, images per second and the time left.
+    """Shows the step, the loss, images per second and the time left.
 
-    On a terminal it is a bar; elsewhere (a file, a batch system) one plain line every
-    `seconds_between_lines`, and one at the end, so that logs stay readable.
+    On a terminal this is a bar. In a file or a batch system it is a plain line every
+    `seconds_between_lines` and one at the end, so that logs stay readable.
 
     Args:
         num_steps: the step at which the run ends.
-        first_step: the step it starts from; after a resume those before it count as done, and the
-            time left is computed from this process's own steps.
-        write: False for all but one process; then nothing is shown.
-        stream: where to; by default standard error.
-        clock: seconds, for the plain lines.
+        first_step: the step that the run starts from. After a resume, earlier steps count as done,
+            and the time left is computed from this process's own steps.
+        write: whether this process shows anything.
+        stream: the stream to write to; None takes standard error.
+        clock: returns seconds, for the plain lines.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Progress:
     def update(
         self, step: int, *, loss: float | None = None, images_per_second: float | None = None
     ) -> None:
-        """Says that `step` steps are done; a value that is not given stays as it was shown last."""
+        """Shows that `step` steps are done; values that are left out keep what they showed."""
         if not self._write:
             return
         self._step = step
@@ -94,33 +94,33 @@ class Progress:
             return
         now = self._clock()
         if self._start is None:
-            self._start = (step, now)  # after the first step, which compiles
+            self._start = (step, now)  # leaves out the first step, which includes compilation
         if self._last_line is None or now - self._last_line >= self._interval:
-            self._print_line(now)
+            self._print_line(now, self._start)
 
-    def _print_line(self, now: float) -> None:
-        first, start = self._start
+    def _print_line(self, now: float, start: tuple[int, float]) -> None:
+        first, began = start
         parts = [f"step {self._step}/{self._num_steps} ({self._step / self._num_steps:.0%})"]
         parts += filter(None, self._shown.values())
         if first < self._step < self._num_steps:
-            left = (self._num_steps - self._step) * (now - start) / (self._step - first)
+            left = (self._num_steps - self._step) * (now - began) / (self._step - first)
             parts.append(f"{tqdm.tqdm.format_interval(left)} left")
         print("  ".join(parts), file=self._stream, flush=True)
         self._last_line, self._printed_step = now, self._step
 
     def message(self, text: str) -> None:
-        """Prints a line of its own (an evaluation's result, say) without breaking the bar."""
+        """Prints a line, such as an evaluation's result, without breaking the bar."""
         if self._bar is not None:
             tqdm.tqdm.write(text, file=self._stream)
         elif self._write:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leaves the last state on the screen; a second call does nothing."""
+        """Shows the last step and ends the display; a second call does nothing."""
         if self._bar is not None:
             self._bar.close()
         elif self._start is not None and self._printed_step != self._step:
-            self._print_line(self._clock())
+            self._print_line(self._clock(), self._start)
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,4 +1,4 @@
-"""A run directory: what a run was asked to do, where it ran, and whether it may go on."""
+"""A run directory: the run's configuration and environment, and the check before it is resumed."""
 
 import importlib.metadata
 import json
@@ -14,7 +14,7 @@ from segjax.files.atomic import write_json
 from segjax.training import configuration
 from segjax.training.experiment_files import with_siblings
 
-# Holds the experiment file, which may lie outside of any checkout, be edited or go.
+# Folder for a copy of the experiment file, whose original may be edited or deleted.
 KEPT_EXPERIMENT = "experiment"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
@@ -26,22 +26,22 @@ class ChangedConfiguration(ValueError):
 
 
 def open_run(config, experiment_file: Path) -> bool:
-    """Writes what the run is, or checks that the directory holds a run of this configuration.
+    """Starts a run directory, or checks that it already holds a run of this configuration.
 
-    What it is: `config.json`, `environment.json`, and `experiment/` with the experiment file and
-    the files of its folder that it imports.
+    Writes `config.json`, `environment.json`, and the folder `experiment/` with copies of the
+    experiment file and of the files of its folder that it imports.
 
     Args:
       config: an `ExperimentConfig`.
-      experiment_file: the file that defines the experiment; its path is recorded, so that the
-        command line can rebuild the experiment.
+      experiment_file: the file that defines the experiment. Its path is recorded, so that commands
+        can rebuild the experiment.
 
     Returns:
-      Whether the directory held this run already.
+      Whether the directory already held this run.
 
     Raises:
-      ChangedConfiguration: it holds another configuration, or that of another experiment file, and
-        `config.accept_changes` is not set.
+      ChangedConfiguration: the directory holds a run with another configuration or experiment file,
+        and `config.accept_changes` is not set.
       ValueError: its `config.json` is damaged.
     """
     experiment_file = Path(experiment_file).resolve()
@@ -54,7 +54,7 @@ def open_run(config, experiment_file: Path) -> bool:
     if resumed:
         old = read_config(config.workdir)
         changes = configuration.differences(old["config"], values)
-        # By name: the checkout may have moved. Two experiments may well take the same values.
+        # Two experiments may take the same values. Compare names, since a checkout may have moved.
         if Path(old["experiment"]).name != experiment_file.name:
             changes.insert(0, f"experiment: {old['experiment']} -> {experiment_file}")
         if changes and not config.accept_changes:
@@ -115,10 +115,10 @@ def environment() -> dict:
 
 
 def changed_versions(run: Path) -> list[str]:
-    """Lists what has another version than in the last part of a run, as "jax 0.10.2 -> 0.12.0".
+    """Lists the versions that changed since the last part of a run, as "jax 0.10.2 -> 0.12.0".
 
-    Call it before `open_run`, which records the new versions. A run may go on with other versions,
-    but then it no longer equals an uninterrupted run bit for bit.
+    Call this before `open_run`, which records the new versions. A run may continue with other
+    versions, but then it no longer equals an uninterrupted run bit for bit.
     """
     before = _read_environment(Path(run) / "environment.json")
     if before is None:
@@ -128,7 +128,7 @@ def changed_versions(run: Path) -> list[str]:
 
 
 def _write_environment(path):
-    """Writes this process's environment; those of the run's earlier parts stay, under "earlier"."""
+    """Writes this process's environment and keeps those of earlier parts of the run."""
     now, earlier, before = environment(), [], _read_environment(path)
     if before is not None:
         earlier = before.pop("earlier", [])
@@ -138,7 +138,7 @@ def _write_environment(path):
 
 
 def _read_environment(path):
-    """The environment of the run's last part; None if the run is new."""
+    """Returns the environment of the run's last part; None if the run is new."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -154,9 +154,9 @@ def _version(package):
 
 
 def _commit():
-    """The commit of the checkout that segjax runs from; None for an installed package.
+    """Returns the commit of the checkout that segjax runs from; None for an installed package.
 
-    That may lie within a checkout of something else, which does not track it.
+    An installed package may lie inside the checkout of another project, which does not track it.
     """
 
     def git(*arguments):
@@ -174,7 +174,7 @@ def _commit():
 
 
 def _keep(files, folder):
-    """Copies the files, unless the run is resumed from its own copy."""
+    """Copies the files to a folder, unless they are its own: a copy may be run, too."""
     folder.mkdir(exist_ok=True)
     for file in files:
         if file.parent != folder.resolve():

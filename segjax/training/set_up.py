@@ -1,4 +1,4 @@
-"""JAX's settings for a run, made before its first use in this process."""
+"""JAX's settings for a run, to be made before JAX is first used."""
 
 import os
 import socket
@@ -13,8 +13,8 @@ from segjax.training.configuration import ExperimentConfig
 
 def set_up(config: ExperimentConfig):
     """Sets the compile cache, deterministic kernels and the processes of a distributed run."""
-    # By default some GPU kernels add in the order in which threads arrive. A resumed run must have
-    # the bits of an uninterrupted one. CPUs ignore the flag.
+    # Some GPU kernels add in the order in which threads arrive, but a resumed run must equal an
+    # uninterrupted one bit for bit. CPUs ignore the flag.
     flag = "--xla_gpu_deterministic_ops"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=true".strip()
@@ -30,11 +30,11 @@ def set_up(config: ExperimentConfig):
 
 
 def check_own_address():
-    """Ends the process with a remedy if this machine's host name does not lead to it.
+    """Exits with a remedy if this machine's host name does not resolve to the machine itself.
 
-    The CPU backend connects processes by gloo, which listens on the address of the host name; JAX
-    has no option for another. JAX starts the CPU backend on machines with accelerators too, unless
-    `JAX_PLATFORMS` leaves it out.
+    JAX's CPU backend connects processes by gloo, which listens on the address of the host name; JAX
+    has no option to change it. JAX also starts the CPU backend on machines with accelerators,
+    unless `JAX_PLATFORMS` leaves it out.
     """
     if "cpu" not in (jax.config.jax_platforms or "cpu"):
         return

@@ -1,5 +1,6 @@
-"""The state of a training run: all that a step reads and writes."""
+"""The state of a training run: everything that a step reads and writes besides the batch."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -10,16 +11,16 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """A pytree that, with the batch, determines the next step.
+    """A pytree that determines the next step, together with the batch.
 
     Attributes:
       step: int32 scalar, the number of updates made.
       params: the trained parameters.
-      batch_stats: running statistics of batch norm; empty without it.
-      opt_state: of the Optax transformation.
+      batch_stats: running statistics of batch norm; empty without batch norm.
+      opt_state: state of the Optax transformation.
       ema_params: exponential moving average of `params`, or None.
-      frozen: the variables of other networks by name, such as a teacher's, which a loss may use and
-        no step changes; None if there are none.
+      frozen: variables of other networks by name, such as a teacher's. Losses may read them, and no
+        step changes them. None if there are none.
     """
 
     step: jax.Array
@@ -31,14 +32,15 @@ class TrainState:
 
     @property
     def variables(self):
-        """What evaluation applies: the averaged parameters where there are some."""
+        """The variables to evaluate, with the averaged parameters if they are kept."""
         params = self.params if self.ema_params is None else self.ema_params
         return {"params": params, "batch_stats": self.batch_stats}
 
     def starting_from(self, variables) -> "TrainState":
-        """This state, of no step yet, with other variables of the same shapes."""
+        """Returns an initial state with these variables instead, of the same shapes."""
         averaged = None if self.ema_params is None else jax.tree.map(jnp.copy, variables["params"])
-        return self.replace(
+        return dataclasses.replace(
+            self,
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             ema_params=averaged,
@@ -60,8 +62,8 @@ def create_state(task, optimizer: optax.GradientTransformation, *, seed: int, ba
             ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         )
 
-    # A program of hundreds of random draws, run once: at the compiler's full effort it takes three
-    # times as long to compile, on CPU 40 seconds for a MobileNetV2.
+    # Initialisation is hundreds of random draws that run once. Full optimisation makes it compile
+    # three times as long: 40 seconds for a MobileNetV2 on CPU.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else {}
     return jax.jit(create).lower(batch).compile(compiler_options=options)(batch)

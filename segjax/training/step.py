@@ -24,20 +24,19 @@ def make_train_step(
 ) -> Callable:
     """Builds `train_step(state, batch) -> (state, metrics)`.
 
-    Its randomness is `fold_in(key(seed), step)`, so that a step is a function of its inputs alone;
-    the task folds in the axis index or, where devices should make no difference, the index of the
-    example. Gradients and metrics are means over the devices of
-    `segjax.ops.devices.AXIS_NAME`, where the step is mapped over it: each task's loss is such
-    that this mean is the loss of the whole batch.
+    The step's random key is `fold_in(key(seed), step)`, so that a step is a function of its inputs
+    alone. The task folds in the device's axis index or, to be independent of the devices, the
+    example's index. If the step is mapped over the axis `segjax.ops.devices.AXIS_NAME`, gradients
+    and metrics are averaged over the devices. Each task defines its loss so that this average is
+    the loss of the whole batch.
 
     Args:
-      task: its loss sees the moving average of the parameters and the frozen variables of the
-        state too.
-      micro_batches: the device's batch is cut into so many parts, whose gradients are averaged;
-        for recipes whose batch does not fit the memory.
-      ema_decay: share of the moving average of the parameters that a step keeps; None keeps none.
-      frozen: params → tree of bool, the parameters that take no gradient; None for none. What lies
-        before them only is not computed backwards.
+      task: the task; its loss also sees the state's averaged parameters and frozen variables.
+      micro_batches: number of parts into which a device cuts its batch, to fit its memory; the
+        parts' gradients are averaged.
+      ema_decay: decay per step of the moving average of the parameters; None keeps no average.
+      frozen: params → tree of bool that marks the parameters without a gradient; None marks none.
+        Layers that only feed frozen ones are skipped in the backward pass.
     """
 
     def loss_and_gradients(state, batch_stats, batch, key):
@@ -55,7 +54,7 @@ def make_train_step(
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
     def accumulate(state, batch, key):
-        """The mean of the micro-batches' losses and gradients; batch norm sees them in turn."""
+        """Averages loss and gradients over the micro-batches; batch norm sees them one by one."""
         if micro_batches == 1:
             return loss_and_gradients(state, state.batch_stats, batch, key)
         parts = jax.tree.map(

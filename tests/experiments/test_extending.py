@@ -1,4 +1,4 @@
-"""What the experiments that extend segjax compute, against answers by hand."""
+"""The experiments that extend segjax, against answers computed by hand."""
 
 from functools import partial
 from pathlib import Path
@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from segjax.commands.launch import run
@@ -23,9 +24,9 @@ from tests.models.mask_rcnn_tiny import (
 )
 
 EXTENDING = Path(__file__).resolve().parents[2] / "experiments" / "extending"
-lovasz, distillation, mask_scoring = (
+lovasz, distillation, mask_scoring, optimizer_and_schedule = (
     load_module(EXTENDING / f"{name}.py")
-    for name in ("lovasz", "distillation", "mask_scoring_rcnn")
+    for name in ("lovasz", "distillation", "mask_scoring_rcnn", "optimizer_and_schedule")
 )
 SHORT = [
     *("--train.num-steps", "1", "--train.batch-size", "4", "--train.num-workers", "0"),
@@ -39,7 +40,7 @@ def test_the_lovasz_softmax_of_hard_predictions_is_one_minus_the_mean_iou():
     logits = 60.0 * np.eye(3, dtype=np.float32)[predicted]
     loss = partial(lovasz.lovasz_softmax, weight=2.0)
     found = jax.jit(loss)({"logits": logits}, {"labels": labels}, {})
-    # IoU 1/3, 2/3 and 2/3 in the first image; 6/7 of the only class that the second has.
+    # IoU 1/3, 2/3 and 2/3 in the first image, and 6/7 of the second image's only class.
     expected = ((2 / 3 + 1 / 3 + 1 / 3) / 3 + 1 / 7) / 2
     np.testing.assert_allclose(found, 2 * expected, rtol=1e-5)
 
@@ -94,9 +95,43 @@ def test_a_student_learns_from_the_run_of_a_teacher(tmp_path):
     chex.assert_trees_all_equal(saved, expected)
 
 
+def test_a_trapezoidal_schedule_rises_stays_and_falls():
+    rate = partial(
+        optimizer_and_schedule.trapezoid, peak=2.0, num_steps=10, warmup=0.2, cooldown=0.4
+    )
+    found = [float(rate(step)) for step in range(11)]
+    expected = [1, 2, 2, 2, 2, 2, 2, 1.5, 1, 0.5, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_muon_steps_along_orthogonal_matrices_and_adamw_trains_the_rest():
+    rng = np.random.default_rng(0)
+    params = {
+        "Conv_0": {"kernel": rng.normal(size=(3, 3, 4, 8)), "bias": np.ones(8)},
+        "logits": {"kernel": rng.normal(size=(1, 1, 8, 2)), "bias": np.ones(2)},
+    }
+    params = jax.tree.map(jnp.float32, params)
+    config = optimizer_and_schedule.Config(
+        muon_learning_rate=0.5, adam_learning_rate=0.25, weight_decay=0.0
+    )
+    both = optimizer_and_schedule.muon(optax.constant_schedule(0.5), config=config)
+    adam = optax.adamw(0.25, weight_decay=0.0, nesterov=True)
+    with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
+        updates, expected = (
+            optimizer.update(params, optimizer.init(params), params)[0]
+            for optimizer in (both, adam)
+        )
+    # Five Newton-Schulz iterations bring all singular values near 1.
+    matrix = np.reshape(updates["Conv_0"]["kernel"], (36, 8))
+    singular = np.linalg.svd(matrix / 0.5, compute_uv=False)
+    assert 0.6 < singular.min() < singular.max() < 1.3
+    del updates["Conv_0"]["kernel"], expected["Conv_0"]["kernel"]
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def scored():
-    """(model, variables) of a small Mask Scoring R-CNN."""
+    """Returns (model, variables) of a small Mask Scoring R-CNN."""
     model = tiny_model(network=mask_scoring.MaskScoringRCNN)
     return model, variables_of(model)
 
@@ -136,7 +171,7 @@ def test_the_mask_iou_head_learns_and_leaves_the_other_terms_alone(scored):
 
 
 def test_the_target_of_the_mask_iou_head_counts_the_object_outside_of_the_region():
-    """The region is the left half of the object; its mask is the upper half of the region."""
+    """The region is the object's left half, and its mask the region's upper half."""
     logits = jnp.where(jnp.arange(4) < 2, 5.0, -5.0)[None, None, :, None, None]
     outputs = {
         "logits": jnp.broadcast_to(logits, (1, 1, 4, 4, 2)),

@@ -17,7 +17,7 @@ from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import Anchors, ProposalConfig
 from segjax.tasks.instance import InstanceTask
-from tests.models.subsampling import random_variables
+from tests.variables import random_variables
 
 SIDE = 64
 CLASSES = ("background", "red", "green")

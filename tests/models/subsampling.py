@@ -42,22 +42,3 @@ def run_with_dropout(model, variables, images, *, seed, train=True):
 
 def num_parameters(model):
     return sum(int(np.prod(shape)) for shape in shapes(model)[0].values())
-
-
-def random_variables(model, images):
-    """Variables drawn in NumPy: no zero bias, no norm that passes its input on.
-
-    Compiling `init` takes much longer than what most tests are about.
-    """
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key in ("var", "scale"):
-            values = rng.uniform(0.5, 1.5, leaf.shape)
-        else:
-            incoming = np.prod(leaf.shape[:-1]) if path[-1].key == "kernel" else 10
-            values = rng.normal(0, np.sqrt(2 / incoming), leaf.shape)
-        return jnp.asarray(values, jnp.float32)
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return jax.tree_util.tree_map_with_path(draw, shapes)

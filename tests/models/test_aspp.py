@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segjax.models.aspp import ASPP, rates_at
-from tests.models.subsampling import random_variables, run, run_with_dropout
+from tests.models.subsampling import run, run_with_dropout
+from tests.variables import random_variables
 
 
 def features(*shape, seed=1):

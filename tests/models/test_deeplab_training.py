@@ -17,7 +17,7 @@ from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.resnet_unet import ResNetUNet
-from tests.models.subsampling import random_variables
+from tests.variables import random_variables
 
 RESNET = ResNet(stage_sizes=(1, 1, 1, 1), width=8, block="basic")
 VGG = VGG16(stage_sizes=(1, 1, 1, 1, 1), width=8)

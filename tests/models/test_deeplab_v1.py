@@ -10,14 +10,8 @@ import pytest
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v1 import DeepLabV1
-from tests.models.subsampling import (
-    Subsampling,
-    num_parameters,
-    random_variables,
-    run,
-    run_with_dropout,
-    shapes,
-)
+from tests.models.subsampling import Subsampling, num_parameters, run, run_with_dropout, shapes
+from tests.variables import random_variables
 
 TINY = VGG16(stage_sizes=(1, 1, 1, 1, 1), width=4)
 

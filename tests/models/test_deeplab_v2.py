@@ -11,14 +11,8 @@ from segjax.models.backbones.resnet import ResNet
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.ops.resize import resize_bilinear
-from tests.models.subsampling import (
-    Subsampling,
-    num_parameters,
-    random_variables,
-    run,
-    run_with_dropout,
-    shapes,
-)
+from tests.models.subsampling import Subsampling, num_parameters, run, run_with_dropout, shapes
+from tests.variables import random_variables
 
 TINY = ResNet(stage_sizes=(1, 1, 1, 1), width=2)
 

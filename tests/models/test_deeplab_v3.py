@@ -13,14 +13,8 @@ from segjax.models.backbones.resnet import ResNet, resnet50
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.heads import AuxiliaryHead
 from segjax.models.normalization import BatchNorm
-from tests.models.subsampling import (
-    Subsampling,
-    num_parameters,
-    random_variables,
-    run,
-    run_with_dropout,
-    shapes,
-)
+from tests.models.subsampling import Subsampling, num_parameters, run, run_with_dropout, shapes
+from tests.variables import random_variables
 
 TINY = ResNet(stage_sizes=(1, 1, 1, 3), width=2)
 

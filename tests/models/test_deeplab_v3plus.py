@@ -12,13 +12,8 @@ from segjax.models.backbones.xception import Xception
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import Decoder, DeepLabV3Plus
 from segjax.models.layers import ConvolutionNorm
-from tests.models.subsampling import (
-    Subsampling,
-    random_variables,
-    run,
-    run_with_dropout,
-    shapes,
-)
+from tests.models.subsampling import Subsampling, run, run_with_dropout, shapes
+from tests.variables import random_variables
 
 RESNET = ResNet(stage_sizes=(1, 1, 1, 3), width=2)
 XCEPTION = Xception(

@@ -7,8 +7,9 @@ import pytest
 
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.normalization import GroupNorm
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
 from tests.models.test_layers import slow_convolution
+from tests.variables import random_variables
 
 SIZES = ((9, 7), (5, 4), (3, 2), (2, 1))  # halved, rounding up: odd sides everywhere
 

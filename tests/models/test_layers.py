@@ -13,7 +13,8 @@ from segjax.models.layers import (
     max_pool,
 )
 from segjax.models.normalization import BatchNorm, GroupNorm
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
+from tests.variables import random_variables
 
 
 def images(*shape):

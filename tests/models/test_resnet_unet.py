@@ -10,7 +10,8 @@ import pytest
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.resnet_unet import DecoderBlock, ResNetUNet
-from tests.models.subsampling import num_parameters, random_variables, run, shapes
+from tests.models.subsampling import num_parameters, run, shapes
+from tests.variables import random_variables
 
 TINY = ResNet(stage_sizes=(1, 1, 1, 1), width=4, block="basic")
 

@@ -17,8 +17,9 @@ from segjax.models.roi_heads import (
     mask_probabilities,
     select_class,
 )
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
 from tests.models.test_layers import images, slow_convolution
+from tests.variables import random_variables
 
 
 def dense(x, params):

@@ -8,8 +8,9 @@ import pytest
 from segjax.models.normalization import GroupNorm
 from segjax.models.rpn import Anchors, ProposalConfig, RPNHead, propose
 from tests.models.slow_boxes import slow_decode, slow_nms
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
 from tests.models.test_layers import images, slow_convolution
+from tests.variables import random_variables
 
 
 def test_outputs_of_a_level_agree_with_numpy_in_the_order_of_its_anchors():

@@ -7,7 +7,8 @@ from absl.testing import parameterized
 
 from segjax import models
 from tests.models.mask_rcnn_tiny import SIDE, tiny_model, variables_of
-from tests.models.subsampling import Subsampling, random_variables
+from tests.models.subsampling import Subsampling
+from tests.variables import random_variables
 from tests.variants import EXAMPLES, VARIANTS, VariantsCase
 
 MODELS = {

@@ -14,7 +14,12 @@ from tests.pretrained.source_shapes import forward
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    "name", ["torchvision/deeplabv3_resnet50", "smp/unet_resnet34", "smp/deeplabv3plus_resnet50"]
+    "name",
+    [
+        "torchvision/deeplabv3_resnet50",
+        pytest.param("smp/unet_resnet34", marks=pytest.mark.optimized),
+        "smp/deeplabv3plus_resnet50",
+    ],
 )
 def test_logits_are_those_of_pytorch(name):
     record, state = load_record(name.replace("/", "_"))

@@ -23,6 +23,7 @@ from segjax.recipes.unet import (
     training_transforms,
 )
 from segjax.training.experiment import load_module
+from tests.variables import random_variables
 
 EXPERIMENTS = [
     Path(__file__).parents[2] / "experiments" / name
@@ -72,20 +73,13 @@ def transformed(transforms, example, seed=0):
 
 
 def random_network(unet):
-    """A task and variables with which the deepest level weighs as much as the first."""
+    """A task and random variables, with which the deepest level weighs as much as the first."""
     task = segmentation_task(
         unet, ("background", "cell"), 1, prediction=UNetPredictionConfig(), loss=SemanticLoss()
     )
-    rng = np.random.default_rng(0)
     side, _ = unet.training_sides
     images = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
-
-    def draw(path, x):
-        scale = np.sqrt(2 / np.prod(x.shape[:-1])) if path[-1].key == "kernel" else 0.5
-        return (scale * rng.normal(size=x.shape)).astype(np.float32)
-
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {"image": images})
-    return task, jax.tree_util.tree_map_with_path(draw, shapes)
+    return task, random_variables(task, {"image": images})
 
 
 def predict(task, variables, example):

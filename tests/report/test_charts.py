@@ -1,4 +1,4 @@
-"""Curves, confusion tables and numbers of a report."""
+"""The curves, confusion tables and numbers of a report."""
 
 import re
 

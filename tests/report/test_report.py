@@ -42,7 +42,7 @@ class Structure(HTMLParser):
 
 
 def embedded(page):
-    """Decodes the pictures embedded in a page."""
+    """Decodes the pictures that are embedded in a page."""
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     found = []
     for source in sources:
@@ -53,14 +53,14 @@ def embedded(page):
 
 
 def rows(document, cell):
-    """The cells of each table row whose first cell has the given text."""
+    """Returns the other cells of each table row whose first cell has the given text."""
     found = re.findall(r"<tr[^>]*>(.*?)</tr>", document)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in found]
     return [[html.unescape(text) for text in row[1:]] for row in cells if row and row[0] == cell]
 
 
 def make_run(folder, *, learning_rate=0.1, iou=0.75, steps=20, examples=3, num_steps=20, **config):
-    """Writes a run directory as training on two classes would."""
+    """Writes a run directory like that of a training with two classes."""
     folder.mkdir(parents=True)
     write = lambda name, content: (folder / name).write_text(json.dumps(json_ready(content)))  # noqa: E731
     values = {"workdir": str(folder), "train": {"num_steps": num_steps}, "rate": learning_rate}

@@ -39,7 +39,7 @@ EXAMPLES = {
 
 @pytest.fixture(scope="module")
 def losses():
-    """(names of two examples, key) → (loss, metrics, gradients)."""
+    """Maps the names of two examples, and a key, to (loss, metrics, gradients)."""
     model = tiny_model()
     variables, run = variables_of(model), compiled_loss(tiny_task(model))
 
@@ -60,11 +60,11 @@ def test_the_loss_is_the_weighted_sum_of_five_terms_and_the_metrics_have_their_n
 
 
 def test_terms_of_a_batch_are_those_of_its_images_weighted_by_what_each_has_sampled(losses):
-    """An image twice is a batch of that image alone: sums and counts both double."""
+    """A batch of one image twice has its terms, because sums and counts both double."""
     _, both, _ = losses("first", "second")
     (_, first, _), (_, second, _) = losses("first", "first"), losses("second", "second")
     for name in ("objectness", "rpn_box", "classes", "box", "positive_regions"):
-        # Anchors: a fixed number; regions: all 16 are found in both images.
+        # Both images sample the same number of anchors, and all 16 regions.
         assert both[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-5), name
     counts = [metrics["positive_regions"] for metrics in (first, second)]
     assert counts[0] != counts[1]
@@ -134,7 +134,7 @@ MASK_BRANCHES = {
         "dc5", mask_network="mlp", head_norm=BATCH_NORM
     ),
 }
-# Their norms take statistics over all regions: these are computed together.
+# Their norms need statistics over all regions, which are therefore computed together.
 WHOLE_MASK_BRANCHES = {
     "fpn, batch norm": lambda: tiny_model(head_norm=BATCH_NORM),
     "c4, batch norm": lambda: tiny_model("c4", norm=BATCH_NORM),
@@ -142,7 +142,7 @@ WHOLE_MASK_BRANCHES = {
 
 
 def levels_and_regions(model, variables, places=7):
-    """Maps and regions of two images, three and one of them positive."""
+    """Returns maps and regions of two images, with three and one positive regions."""
     rng = np.random.default_rng(0)
     images = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.float32)
     shapes = jax.eval_shape(partial(model.apply, method="pyramid"), variables, images)
@@ -159,7 +159,7 @@ def levels_and_regions(model, variables, places=7):
 
 
 def roughness(outputs, batch, regions):
-    """A term of masks, of which the features have a part."""
+    """A mask term that depends on the features and on the logits."""
     assert regions["mask_targets"].shape == outputs["logits"].shape[:4]
     features = jnp.mean(outputs["features"] ** 2, axis=(2, 3, 4))
     return 0.5 * features + jnp.mean(outputs["logits"] ** 2, axis=(2, 3, 4))
@@ -167,7 +167,7 @@ def roughness(outputs, batch, regions):
 
 @pytest.mark.parametrize("branch", MASK_BRANCHES)
 def test_the_mask_losses_in_groups_are_those_of_all_regions_at_once(branch, monkeypatch):
-    """Of seven places three and one are positive: of four groups of two, two are computed."""
+    """Three and one of seven places are positive, so two of four groups of two are computed."""
     model = MASK_BRANCHES[branch]()
     variables = variables_of(model)
     levels, regions = levels_and_regions(model, variables)
@@ -203,7 +203,7 @@ def test_a_mask_branch_needs_all_regions_if_it_writes_statistics(branch):
     model = (MASK_BRANCHES | WHOLE_MASK_BRANCHES)[branch]()
     variables = variables_of(model)
     inputs = levels_and_regions(model, variables)
-    # Nothing is mutable.
+    # Without mutable collections, writing statistics fails.
     run = partial(model.apply, train=True, method="mask_outputs")
     assert model.masks_need_all_regions == (branch in WHOLE_MASK_BRANCHES)
     refusal = pytest.raises(flax.errors.ModifyScopeVariableError)
@@ -212,7 +212,7 @@ def test_a_mask_branch_needs_all_regions_if_it_writes_statistics(branch):
 
 
 def test_extra_terms_are_added_and_logged_and_see_all_that_the_network_computes():
-    """One of them is the box head's loss again, from the outputs alone."""
+    """One term computes the box head's loss again, from the outputs alone."""
     model = tiny_model()
     variables = variables_of(model)
     batch = stack(EXAMPLES["first"], EXAMPLES["second"])
@@ -245,19 +245,19 @@ def test_extra_terms_are_added_and_logged_and_see_all_that_the_network_computes(
             jax.eval_shape(compiled_loss(task), variables, batch, KEY)
 
 
-# A network whose outputs are given, so that the task stands alone.
+# A network with given outputs, which tests the task alone.
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Detections that do not depend on the image, in the frame of what it is given."""
+    """Returns detections that depend only on the size of the image."""
 
     detections = tiny_model().detections
 
     def apply(self, variables, images, sizes, *, train):
         del variables, train
         height, width = (sizes[:, i].astype(jnp.float32) for i in (0, 1))
-        # Of each image: its upper left ninth, and a place that is not valid.
+        # Each image has its upper left ninth, and a place that is not valid.
         box = jnp.stack([0 * width, 0 * height, width / 3, height / 3], axis=-1)
         left_half = jnp.broadcast_to(jnp.arange(8) < 4, (8, 8)).astype(jnp.float32)
         batch = images.shape[0]
@@ -310,7 +310,7 @@ def test_a_mirrored_view_is_mirrored_back():
 def test_detections_of_several_views_are_merged():
     views = (view(30), view(60), view(30, flip=True))
     found = predict(tiny_task(Given(), views=views, buckets=((64, 128),)), IMAGE)
-    # Those of the first two views are the same object.
+    # The first two views see the same object.
     np.testing.assert_allclose(found["boxes"], [[0, 0, 20, 10], [40, 0, 60, 10]], atol=1e-4)
 
 
@@ -340,7 +340,7 @@ def test_an_image_goes_to_the_smallest_bucket_that_it_fits():
         (65, 64): (128, 64),
         (10, 10): (64, 128),
         (65, 96): (96, 96),
-        # Into none of them: multiples of 32.
+        # These fit no bucket and get multiples of 32.
         (97, 97): (128, 128),
         (64, 129): (64, 160),
         (20, 70): (64, 128),
@@ -374,7 +374,7 @@ def test_an_image_without_detections_has_an_empty_prediction():
 
 
 def test_the_losses_of_the_rpn_are_divided_by_the_anchors_asked_for_or_found():
-    """By the losses of the RPN's outputs alone, with more places than there are anchors."""
+    """There are 256 places for 3 anchors."""
     index = np.zeros((1, 256), np.int32)
     index[0, :3] = [1, 0, 2]
     place = np.arange(256)[None]

@@ -1,4 +1,4 @@
-"""The task of semantic segmentation: whole images from tiles, training, and what it refuses."""
+"""Semantic segmentation: whole images from tiles, training, and errors."""
 
 import dataclasses
 from functools import partial
@@ -23,9 +23,10 @@ from segjax.ops.devices import AXIS_NAME
 from segjax.tasks import SemanticTask
 from segjax.training.state import TrainState
 from segjax.training.step import make_train_step
+from tests.variables import random_variables
 
 TILE = 12
-MARGIN = {"VALID": 8, "SAME": 12}  # around a tile, of a U-Net of depth 1
+MARGIN = {"VALID": 8, "SAME": 12}  # context of a tile in a U-Net of depth 1
 
 
 def make_task(padding="VALID", *, depth=1, features=2, norm=None, **options):
@@ -47,23 +48,10 @@ def make_task(padding="VALID", *, depth=1, features=2, norm=None, **options):
     )
 
 
-def initialise(task, seed=0):
-    """Random variables, batch norm's included; without the seconds that `init` takes to compile."""
-    rng = np.random.default_rng(seed)
+def variables_of(task):
+    """Returns random variables for the task's tiles."""
     images = jax.ShapeDtypeStruct((1, *task.covering.input_size, 1), np.float32)
-
-    def draw(path, array):
-        values = {
-            "kernel": rng.normal(0, np.sqrt(2 / np.prod(array.shape[:-1])), array.shape),
-            "bias": np.zeros(array.shape),
-            "scale": np.ones(array.shape),
-            "mean": rng.normal(0, 1, array.shape),
-            "var": rng.uniform(0.5, 2, array.shape),
-        }
-        return values[path[-1].key].astype(np.float32)
-
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {"image": images})
-    return {"batch_stats": {}} | jax.tree_util.tree_map_with_path(draw, shapes)
+    return {"batch_stats": {}} | random_variables(task, {"image": images})
 
 
 def photograph(height, width):
@@ -72,14 +60,14 @@ def photograph(height, width):
 
 
 def predict(task, run, example):
-    """One example by way of its tiles; `run` is the compiled `task.predict`."""
+    """Predicts an example from its tiles; `run` is the compiled `task.predict`."""
     tiles = task.inputs(example)
     outputs = (run({"image": tile["image"][None]})["probabilities"][0] for tile in tiles)
     return task.merge(example, ({"probabilities": np.asarray(tile)} for tile in outputs))
 
 
 def one_pass(task, variables, example):
-    """The probabilities of one pass over the whole image in its mirrored surroundings."""
+    """Computes the probabilities of one pass over the whole image, padded by reflection."""
     padding, margin = task.model.padding, MARGIN[task.model.padding]
     image = Standardize()(example, None)["image"]
     pads = []
@@ -95,7 +83,7 @@ def one_pass(task, variables, example):
 
 
 def squares(side, output, count=2):
-    """A batch of bright squares on dark ground."""
+    """Returns a batch of bright squares on dark ground."""
     rng = np.random.default_rng(0)
     labels = np.zeros((count, output, output), np.int32)
     for label in labels:
@@ -108,9 +96,9 @@ def squares(side, output, count=2):
 
 
 def train(task, batch, *, learning_rate, num_steps):
-    """Returns the losses and the last state."""
+    """Trains; returns the losses and the last state."""
     optimizer = optax.sgd(learning_rate, momentum=0.9)
-    variables = initialise(task)
+    variables = variables_of(task)
     state = TrainState(step=np.int32(0), opt_state=optimizer.init(variables["params"]), **variables)
     schedule = optax.constant_schedule(learning_rate)
     step = jax.jit(make_train_step(task, optimizer, schedule, seed=0))
@@ -124,7 +112,7 @@ def train(task, batch, *, learning_rate, num_steps):
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_tiles_merged_equal_one_pass_over_an_image_of_any_size(padding):
     task = make_task(padding)
-    variables = initialise(task)
+    variables = variables_of(task)
     run = jax.jit(partial(task.predict, variables))
     for size in ((17, 31), (5, 40)):
         example = photograph(*size)
@@ -139,7 +127,7 @@ def test_tiles_merged_equal_one_pass_over_an_image_of_any_size(padding):
 
 def test_the_prediction_over_views_is_the_mean_of_those_of_each_view():
     task = make_task(views=rotations_and_flips())
-    run = jax.jit(partial(task.predict, initialise(task)))
+    run = jax.jit(partial(task.predict, variables_of(task)))
     example = photograph(13, 30)
     found = predict(task, run, example)["probabilities"]
     of_views = [
@@ -157,7 +145,7 @@ def test_the_prediction_over_views_is_the_mean_of_those_of_each_view():
 @pytest.mark.parametrize("norm", [None, "batch", "group"])
 def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(norm):
     task = make_task("SAME", depth=0, norm=norm)
-    run = jax.jit(partial(task.predict, initialise(task)))
+    run = jax.jit(partial(task.predict, variables_of(task)))
     images = np.random.default_rng(0).normal(size=(3, 36, 36, 1)).astype(np.float32)
     found = run({"image": images})["probabilities"]
     changed = np.concatenate([images[:1], 3 * images[1:] + 1])
@@ -202,7 +190,7 @@ def test_another_model_predicts_with_the_same_variables():
     task = make_task()
     zero = dataclasses.replace(task.model, features=3)
     found = dataclasses.replace(task, evaluation_model=zero)
-    variables = initialise(dataclasses.replace(task, model=zero))
+    variables = variables_of(dataclasses.replace(task, model=zero))
     batch = {"image": np.ones((1, *task.covering.input_size, 1), np.float32)}
     expected = dataclasses.replace(task, model=zero).predict(variables, batch)
     chex.assert_trees_all_equal(found.predict(variables, batch), expected)
@@ -211,14 +199,14 @@ def test_another_model_predicts_with_the_same_variables():
 
 
 def test_images_are_resized_for_the_network_and_predictions_back():
-    """A network of one 1×1 convolution, whose prediction for a flat image is flat at any size."""
+    """A network of one 1×1 convolution predicts a flat map for a flat image of any size."""
     seen = []
 
     def double(size):
         return 2 * size[0], 2 * size[1]
 
     task = make_task("SAME", depth=0, input_size=double)
-    run = jax.jit(partial(task.predict, initialise(task)))
+    run = jax.jit(partial(task.predict, variables_of(task)))
     example = {"id": "flat", "image": np.full((10, 14, 1), 7, np.uint8)}
     for tile in task.inputs(example):
         seen.append(tile["image"].shape)
@@ -236,7 +224,7 @@ def test_pictures_colour_class_0_where_it_is_no_background():
         dataclasses.replace(task, background=background).picture(example, prediction, 1.0)
         for background in (0, None)
     )
-    # Grey pictures stay grey without a class to colour, but for the small map of errors.
+    # Without a class to colour, a grey picture stays grey, except for the small map of errors.
     assert np.ptp(coloured.astype(int), axis=2).sum() > 2 * np.ptp(plain.astype(int), axis=2).sum()
 
 
@@ -244,14 +232,14 @@ def test_labels_of_another_size_than_the_logits_are_refused():
     task = make_task()
     batch = squares(28, 28)
     with pytest.raises(ValueError, match=r"logits for \(12, 12\) pixels .* labels for \(28, 28\)"):
-        jax.eval_shape(lambda: task.loss(initialise(task), batch, jax.random.key(0), train=True))
+        jax.eval_shape(lambda: task.loss(variables_of(task), batch, jax.random.key(0), train=True))
 
 
 def test_a_tiling_that_keeps_more_than_the_network_gives_is_refused():
     task = dataclasses.replace(make_task(), covering=Tiling((28, 28), (28, 28), multiple=2))
     images = np.zeros((1, 28, 28, 1), np.float32)
     with pytest.raises(ValueError, match=r"\(12, 12\) pixels of an input of \(28, 28\).*keeps"):
-        jax.eval_shape(lambda: task.predict(initialise(make_task()), {"image": images}))
+        jax.eval_shape(lambda: task.predict(variables_of(make_task()), {"image": images}))
 
 
 def test_a_unet_overfits_one_batch():
@@ -266,24 +254,24 @@ def test_images_without_foreground_or_labels_train_without_nan(norm, label):
     task = make_task("SAME", depth=0, norm=norm, loss_function=loss)
     batch = squares(16, 16)
     batch["labels"][:] = label
-    batch["image"][0] = 0  # and nothing to see
+    batch["image"][0] = 0  # an image without contrast
     losses, state = train(task, batch, learning_rate=0.1, num_steps=3)
     assert np.all(np.isfinite(losses))
     chex.assert_tree_all_finite((state.params, state.batch_stats))
     if label == 255:
         np.testing.assert_allclose(losses, 0, atol=1e-6)
-        chex.assert_trees_all_equal(state.params, initialise(task)["params"])
+        chex.assert_trees_all_equal(state.params, variables_of(task)["params"])
     else:
         assert losses[-1] < losses[0]
 
 
 def test_metrics_are_the_accuracy_over_valid_pixels_and_the_terms_where_there_are_several():
     task = make_task("SAME", depth=0)
-    variables = initialise(task)
+    variables = variables_of(task)
     batch = squares(16, 16)
     logits = jax.jit(task.model.apply)(variables, batch["image"])["logits"]
     best = np.array(logits).argmax(-1)
-    # Three valid pixels in all, one of them wrong: fewer than one in the first image.
+    # The batch has three valid pixels, all in the second image; one of them is wrong.
     batch["labels"][:] = 255
     batch["labels"][1, 0, :3] = best[1, 0, :3]
     batch["labels"][1, 0, 1] = 1 - best[1, 0, 1]
@@ -299,7 +287,7 @@ def test_metrics_are_the_accuracy_over_valid_pixels_and_the_terms_where_there_ar
     np.testing.assert_allclose(found["pixel_accuracy"], 2 / 3, rtol=1e-6)
     both = dataclasses.replace(task, loss_function=SemanticLoss(dice=1.0))
     assert set(metrics(both, batch)) == {"pixel_accuracy", "cross_entropy", "dice"}
-    batch["labels"][1, 0, :2] = 255  # half a valid pixel an image
+    batch["labels"][1, 0, :2] = 255  # half a valid pixel per image
     np.testing.assert_allclose(metrics(task, batch)["pixel_accuracy"], 1, rtol=1e-6)
 
 
@@ -313,7 +301,7 @@ def test_extra_terms_are_added_and_logged_by_name():
 
     plain = make_task("SAME")
     task = dataclasses.replace(plain, extra_losses={"size": size})
-    variables = initialise(task)
+    variables = variables_of(task)
 
     @partial(jax.jit, static_argnums=0)
     def loss_of(extended):
@@ -335,7 +323,7 @@ def test_an_extra_term_has_a_name_of_its_own(name):
     with pytest.raises(ValueError, match=f"extra loss term is named '{name}'"):
         jax.eval_shape(
             lambda variables: task.loss(variables, batch, jax.random.key(0), True),
-            initialise(task),
+            variables_of(task),
         )
 
 

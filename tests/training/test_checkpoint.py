@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, found again and refused."""
+"""Which checkpoints are kept, found again and rejected."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ def state(step):
 
 
 def save_all(folder, scores, *, first=1, **options):
-    """Saves a step for each score, as one process of a run would; None = not evaluated."""
+    """Saves a step for each score, as one process of a run would; None stands for no evaluation."""
     with Checkpoints(folder, best_metric="seg", **options) as checkpoints:
         for step, score in enumerate(scores, start=first):
             metrics = None if score is None else {"seg": score, "loss": 1.0}
@@ -69,8 +69,8 @@ def shapes():
 def test_a_state_comes_back_as_it_was_with_its_place_in_the_data(tmp_path):
     save_all(tmp_path, [0.1, 0.5, 0.3])
     with Checkpoints(tmp_path, best_metric="seg") as checkpoints:
-        chex.assert_trees_all_equal(checkpoints.restore(shapes()), state(3))
-    with Checkpoints(tmp_path) as checkpoints:  # without knowing what the run was about
+        chex.assert_trees_all_equal(checkpoints.restore(3, shapes()), state(3))
+    with Checkpoints(tmp_path) as checkpoints:  # without knowing the experiment
         for step in (2, 3):
             found = checkpoints.read(step)
             chex.assert_trees_all_equal(found["params"], state(step).params)
@@ -100,7 +100,7 @@ def test_metrics_without_the_best_metric_are_refused(tmp_path):
 
 
 def test_saved_arrays_are_those_of_the_moment_of_saving(tmp_path):
-    """The save goes on in the background, while steps overwrite the state that they are given."""
+    """The save continues in the background while the next steps overwrite the state."""
 
     def double(state):
         return state.replace(

@@ -1,4 +1,4 @@
-"""Configurations from files, from the command line, and against one another."""
+"""Configurations from files and from the command line, and differences between them."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ def parsed(*arguments, config_class=Config):
 
 
 def said(arguments, capsys):
-    """What a refused command line says, without the box drawn around it."""
+    """Returns the error of a rejected command line, without the box around it."""
     with pytest.raises(SystemExit):
         parsed(*arguments)
     output = capsys.readouterr()

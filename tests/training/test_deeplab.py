@@ -1,4 +1,4 @@
-"""The DeepLab line in training: on several devices, and resumed."""
+"""Training of all DeepLab versions: on several devices, and resumed."""
 
 import dataclasses
 import itertools
@@ -54,7 +54,7 @@ class Squares:
 
 
 def make_task(version, *, dropout_rate=0.0):
-    """The task for a version of DeepLab, all of its parts at work, as small as it gets."""
+    """Returns the task of a DeepLab version: all of its parts, as small as possible."""
     norm = BatchNorm
     resnet = ResNet(stage_sizes=(1, 1, 1, 1), width=4, block="basic", norm=norm)
     vgg = VGG16(stage_sizes=(1, 1, 1, 1, 1), width=4, pool_size=3)
@@ -119,14 +119,14 @@ VERSIONS = ("v1", "v2", "v3", "v3+")
 
 
 def slow_but(*quick):
-    """The versions, of which only those named are part of the quick tests."""
+    """Returns the versions as parameters; those not named are slow tests."""
     return [
         version if version in quick else pytest.param(version, marks=pytest.mark.slow)
         for version in VERSIONS
     ]
 
 
-# Only v3 and v3+ have norms that the devices share.
+# Only v3 and v3+ have norms whose statistics the devices share.
 @pytest.mark.parametrize("version", slow_but("v3", "v3+"))
 def test_one_two_and_four_devices_give_the_same_loss_curve(version):
     one, two, four = (losses_on(count, version, num_steps=8) for count in (1, 2, 4))
@@ -146,7 +146,7 @@ class Config(ExperimentConfig):
 
 
 def run(workdir: Path, version) -> dict:
-    """Trains, or goes on training, on two devices; returns all arrays of the last checkpoint."""
+    """Trains or resumes on two devices; returns all arrays of the last checkpoint."""
     task = make_task(version, dropout_rate=0.5)
     experiment = Experiment(
         task=task,
@@ -160,7 +160,8 @@ def run(workdir: Path, version) -> dict:
         return jax.tree.map(np.asarray, checkpoints.read(checkpoints.latest_step))
 
 
-# v3 has all that a resumption could lose: dropout, batch statistics, an auxiliary head.
+# v3 has all that a resumed run could lose: dropout, batch statistics, an auxiliary head.
+@pytest.mark.optimized
 @pytest.mark.parametrize("version", slow_but("v3"))
 def test_a_run_cut_short_and_resumed_equals_the_whole_run_bit_for_bit(version, tmp_path):
     whole = run(tmp_path, version)

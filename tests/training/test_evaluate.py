@@ -18,6 +18,7 @@ from segjax.training.evaluate import (
 )
 from segjax.training.parallel import DataParallel
 from tests.training import tiny
+from tests.variables import random_variables
 
 
 class Slices:
@@ -48,7 +49,7 @@ def predict(task, examples, batch_size=4):
 
 
 class Split:
-    """The tiny squares; in those named in `ignored` no pixel counts."""
+    """The tiny squares; examples listed in `ignored` have no valid pixel."""
 
     def __init__(self, size, ignored=()):
         self.squares, self.ignored = tiny.Squares(size, 100), ignored
@@ -70,11 +71,8 @@ def task():
 
 @pytest.fixture(scope="module")
 def variables(task):
-    """Random weights; without the seconds that `init` takes to compile."""
-    rng = np.random.default_rng(4)
     images = jax.ShapeDtypeStruct((1, tiny.SIDE, tiny.SIDE, 1), np.float32)
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {"image": images})
-    return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
+    return random_variables(task, {"image": images}, seed=4)
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def test_batches_are_of_one_size_and_their_filling_is_returned_to_nobody():
     assert Counter(batch.shape for batch in task.batches) == {(4, 2): 3, (4, 5): 1}
     rows = sum(len(prediction["sum"]) for _, prediction in found)
     assert rows == sum(len(given["image"]) for given in examples)
-    for batch in (task.batches[-2], task.batches[-1]):  # filled with copies of what is there
+    for batch in (task.batches[-2], task.batches[-1]):  # padded with copies of their inputs
         assert {tuple(row) for row in batch} <= {
             tuple(row) for given in examples for row in given["image"]
         }

@@ -1,4 +1,4 @@
-"""Finding an experiment again from its run directory."""
+"""Loading an experiment again from its run directory."""
 
 import json
 import sys
@@ -55,6 +55,10 @@ def test_what_is_gone_is_named(run, tmp_path):
 
 
 def test_a_file_that_is_no_experiment_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Config = int\n")
+    with pytest.raises(ValueError, match=r"notes\.txt is not a Python file"):
+        load_module(path)
     path = tmp_path / "other.py"
     path.write_text("Config = int\n")
     with pytest.raises(ValueError, match=r"other\.py has no build"):
@@ -96,7 +100,7 @@ def test_a_run_keeps_its_experiment_for_when_the_file_has_gone(tmp_path, monkeyp
     run = config.workdir.rename(tmp_path / "elsewhere")
     source.rename(tmp_path / "gone")
     assert load_run(run)[0].task.model.norm == "group"
-    # The copy can train on, too.
+    # The copy can resume the training.
     assert open_run(tiny.Config(workdir=run), run / "experiment" / "kept.py")
     assert {path.name for path in (run / "experiment").glob("*.py")} == {
         "kept.py",
@@ -116,6 +120,6 @@ def test_a_resumed_run_keeps_the_experiment_as_it_is_now(tmp_path):
 def test_a_wheel_has_its_experiments_in_the_package(tmp_path, monkeypatch):
     assert experiments_folder() == EXPERIMENTS
     monkeypatch.setattr(experiment_files, "_PACKAGE", tmp_path / "site-packages" / "segjax")
-    (tmp_path / "site-packages" / "experiments").mkdir(parents=True)  # somebody else's
+    (tmp_path / "site-packages" / "experiments").mkdir(parents=True)  # another package's folder
     (tmp_path / "site-packages" / "segjax" / "experiments").mkdir(parents=True)
     assert experiments_folder() == tmp_path / "site-packages" / "segjax" / "experiments"

@@ -1,4 +1,4 @@
-"""Networks beside the trained one: frozen ones and the moving average, as a loss sees them."""
+"""Losses that use other networks: frozen ones, and the moving average of the trained one."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ TEACHER_SEED = 7
 
 
 def distance(outputs, batch, variables, *, model):
-    """Of the logits from those of the teacher and of the moving average."""
+    """Computes the distance of the logits from the teacher's and from the moving average's."""
     params = variables["ema_params"]
     averaged = {"params": params, "batch_stats": variables["batch_stats"]}
     return 0.1 * sum(
@@ -43,7 +43,7 @@ def experiment():
 
 
 def run(workdir, built, *, devices=2):
-    """Trains, or goes on training; returns all that the last checkpoint has."""
+    """Trains or resumes; returns all arrays of the last checkpoint."""
     settings = dataclasses.replace(CONFIG.train, num_steps=4, ema_decay=0.5)
     config = dataclasses.replace(CONFIG, workdir=workdir, train=settings)
     parallel = DataParallel(tuple(jax.devices()[:devices]))
@@ -66,7 +66,7 @@ def test_frozen_networks_stay_are_saved_and_are_resumed_without_their_source(tmp
     chex.assert_trees_all_equal(resumed, whole)
     alone = run(tmp_path / "alone", built, devices=1)
     chex.assert_trees_all_close(alone["params"], whole["params"], rtol=0, atol=1e-4)
-    # The optimiser knows nothing of them: it has a momentum for each parameter.
+    # The optimiser ignores them: it has one momentum per trained parameter.
     moments = [x.shape for x in jax.tree.leaves(whole["opt_state"]) if x.ndim]
     assert sorted(moments) == sorted(x.shape for x in jax.tree.leaves(whole["params"]) if x.ndim)
 

@@ -32,7 +32,7 @@ def without_wall_clock(folder):
 
 
 def train(folder, first, last, *, resume_step=None):
-    """Logs like a run that checkpoints after each step that is a multiple of three."""
+    """Logs like a run that saves a checkpoint every three steps."""
     with MetricsLog(folder, resume_step=resume_step) as log:
         for step in range(first, last + 1):
             log.metrics(step, "train", {"loss": 1 / step, "images_per_second": os.urandom(1)[0]})

@@ -1,6 +1,8 @@
-"""Whole runs in one process: resuming, refusing, stopping, and what they leave behind."""
+"""Whole runs in one process: their files, and when they resume, stop or are refused."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -10,11 +12,15 @@ import numpy as np
 import optax
 import pytest
 
+from segjax.data.loading.loader import training_batches
+from segjax.training import loop
 from segjax.training.checkpoint import Checkpoints
+from segjax.training.evaluate import Evaluator
 from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
 from segjax.training.loop import NonFiniteLoss, train
 from segjax.training.parallel import DataParallel
 from segjax.training.run_directory import ChangedConfiguration
+from segjax.training.state import TrainState
 from tests.training import tiny
 
 
@@ -30,7 +36,7 @@ def run(workdir, *, devices=2, num_steps=6, schedule_steps=None, **changes):
 
 
 def lines(workdir):
-    """The log without its times."""
+    """Returns the log without its times."""
     return [
         {k: v for k, v in line.items() if k not in WALL_CLOCK_FIELDS}
         for line in read_metrics(workdir / "metrics.jsonl")
@@ -38,7 +44,7 @@ def lines(workdir):
 
 
 def final_state(workdir):
-    """All arrays of the newest checkpoint, as NumPy arrays."""
+    """Returns all arrays of the newest checkpoint, as NumPy arrays."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         tree = checkpoints.read(checkpoints.latest_step)
     return jax.tree.map(np.asarray, tree)
@@ -81,7 +87,7 @@ def test_a_run_leaves_all_that_the_design_promises(whole_run):
 @pytest.mark.quick
 def test_a_run_cut_short_and_resumed_equals_the_whole_run(whole_run, tmp_path):
     workdir, _ = whole_run
-    # Take the run back to its checkpoint of step 4, as a kill after it would have left it.
+    # Return the run to its checkpoint of step 4, as if it had been killed after it.
     shutil.copytree(workdir, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
@@ -114,16 +120,26 @@ def test_a_run_that_goes_on_with_other_versions_says_which(whole_run, tmp_path, 
     assert "0.1.2" in versions
 
 
-def test_evaluation_does_not_depend_on_the_number_of_devices(whole_run, tmp_path):
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_a_run_has_the_scores_of_its_last_checkpoint_on_any_number_of_devices(whole_run, devices):
     workdir, results = whole_run
-    shutil.copytree(workdir, tmp_path / "other")
-    shutil.rmtree(tmp_path / "other" / "checkpoints" / "6")
-    four = run(tmp_path / "other", norm="batch", dropout_rate=0.5, devices=4)
+    experiment = tiny.build(tiny.Config(workdir=workdir, norm="batch", dropout_rate=0.5))
+    variables = TrainState(**final_state(workdir)).variables
+    parallel = DataParallel(tuple(jax.devices()[:devices]))
+    evaluator = Evaluator(experiment.task, parallel, batch_size=4, workdir=None)
     for split, result in results.items():
-        matrix = np.array(result.metrics["confusion_matrix"])
-        assert matrix.sum() == (tiny.SIDE**2 - tiny.SIDE) * len(result.examples)
-        # Dropout differs with the devices, and with it two of the six updates.
-        assert np.array(four[split].metrics["confusion_matrix"]).sum() == matrix.sum()
+        source = experiment.evaluation[split]()
+        found = evaluator.evaluate(parallel.replicate(variables), source, split=split, step=6)
+        scores = [(row["id"], row["score"]) for row in result.examples]
+        assert [(row["id"], row["score"]) for row in found.examples] == scores
+        assert found.metrics.keys() == result.metrics.keys()
+        for name, value in result.metrics.items():
+            # The other scores are means of floats, whose rounding depends on the batch.
+            exact = name in ("confusion_matrix", "absent_classes")
+            tolerance = 0 if exact else 1e-6
+            np.testing.assert_allclose(found.metrics[name], value, rtol=tolerance, err_msg=name)
+        matrix = np.array(found.metrics["confusion_matrix"])
+        assert matrix.sum() == (tiny.SIDE**2 - tiny.SIDE) * len(source)
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(whole_run):
@@ -186,15 +202,48 @@ def test_missing_data_is_said_before_a_run_directory_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_changed_batch_size_goes_on_at_the_same_place_in_the_stream(tmp_path):
+@pytest.fixture
+def fed(monkeypatch):
+    """The batches that the loop reads, in order."""
+    batches = []
+
+    def recorded(*arguments, **options):
+        with contextlib.closing(training_batches(*arguments, **options)) as stream:
+            for batch in stream:
+                batches.append(batch)
+                yield batch
+
+    monkeypatch.setattr(loop, "training_batches", recorded)
+    return batches
+
+
+def examples_of(batches):
+    """Joins batches into one."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_a_resumed_run_goes_on_with_the_very_examples_that_would_have_come(
+    tmp_path, fed, batch_size
+):
+    experiment = tiny.build(tiny.Config(workdir=tmp_path))
+    uninterrupted = training_batches(
+        experiment.train(), experiment.transforms, batch_size=4, seed=0
+    )
+    with contextlib.closing(uninterrupted):
+        stream = examples_of(itertools.islice(uninterrupted, 8))
     run(tmp_path, num_steps=4)
-    run(tmp_path, num_steps=6, batch_size=8, accept_changes=True)
+    chex.assert_trees_all_equal(examples_of(fed[:4]), jax.tree.map(lambda x: x[:16], stream))
+    fed.clear()
+    run(tmp_path, num_steps=6, batch_size=batch_size, accept_changes=True)
+    expected = jax.tree.map(lambda x: x[16 : 16 + 2 * batch_size], stream)
+    chex.assert_trees_all_equal(examples_of(fed[:2]), expected)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.data(6) == {"examples_seen": 4 * 4 + 2 * 8, "seed": 0}
+        assert checkpoints.data(6) == {"examples_seen": 4 * 4 + 2 * batch_size, "seed": 0}
 
 
 def test_an_update_that_is_not_finite_stops_though_the_loss_is(tmp_path):
-    """A huge image has a finite loss, and a gradient that overflows."""
+    """A huge image has a finite loss and a gradient that overflows."""
     config = tiny.Config(workdir=tmp_path)
 
     class Huge:
@@ -213,7 +262,7 @@ def test_an_update_that_is_not_finite_stops_though_the_loss_is(tmp_path):
 
 
 def doubled(variables):
-    """An `initialize` whose effect is seen."""
+    """Doubles all variables: an `initialize` with a visible effect."""
     return jax.tree.map(lambda x: 2 * x, variables)
 
 
@@ -247,7 +296,7 @@ def test_an_experiment_brings_its_own_optimizer_and_schedule(tmp_path):
     before, after = (final_state(workdir)["params"] for workdir in (start.workdir, tmp_path))
     moved = jax.tree.map(lambda a, b: np.abs(a - b), before, after)
     largest = max(np.max(leaf) for leaf in jax.tree.leaves(moved))
-    np.testing.assert_allclose(largest, 0.75, rtol=1e-5)  # both steps in one direction
+    np.testing.assert_allclose(largest, 0.75, rtol=1e-5)  # 0.5 + 0.25, both in one direction
 
 
 def test_initial_variables_are_those_of_the_first_step_only(tmp_path):

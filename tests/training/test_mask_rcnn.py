@@ -1,4 +1,4 @@
-"""Mask R-CNN in training: on several devices, resumed, and on a batch that it learns by heart."""
+"""Training of Mask R-CNN: on several devices, resumed, and overfitting one batch."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
+import pytest
 
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.loading.loader import training_batches
@@ -74,7 +75,7 @@ TASK = tiny_task(
 
 @functools.cache
 def compiled_step(devices):
-    """(step, optimizer, parallel) for so many devices."""
+    """Returns (step, optimizer, parallel) for a number of devices."""
     parallel = DataParallel(tuple(jax.devices()[:devices]))
     schedule = learning_rate_schedule(OPTIMIZER, num_steps=NUM_STEPS, batch_size=4)
     optimizer = make_optimizer(OPTIMIZER, schedule)
@@ -86,7 +87,7 @@ def losses_on(devices, batches):
     step, optimizer, parallel = compiled_step(devices)
     batches = list(batches)
     state = create_state(TASK, optimizer, seed=0, batch=batches[0], ema=False)
-    # At the usual start all scores are almost equal: rounding would decide which come first.
+    # Freshly initialised, all scores are almost equal, and rounding would decide their order.
     state = state.starting_from(variables_of(TASK.model))
     state, losses = parallel.replicate(state), []
     for _, batch in parallel.prefetch(batches):
@@ -96,7 +97,7 @@ def losses_on(devices, batches):
 
 
 def test_one_two_and_four_devices_give_the_same_loss_curve():
-    """Objects lie unevenly over the devices, anchors and regions are drawn at random."""
+    """Objects are spread unevenly over the devices, and anchors and regions are sampled."""
     stream = training_batches(Ellipses(8), (PACK,), batch_size=4, seed=1)
     batches = list(itertools.islice(stream, 6))
     stream.close()
@@ -109,7 +110,7 @@ def test_one_two_and_four_devices_give_the_same_loss_curve():
 def test_overfits_one_batch():
     batch = stack(*(packed_example(index, objects=1 + index % 2) for index in range(4)))
     losses = losses_on(1, [batch] * 60)
-    # Its own draws make the loss of a step uneven.
+    # Each step samples its own anchors and regions, which makes the loss noisy.
     assert losses[-5:].mean() < losses[:5].mean() / 2
 
 
@@ -124,7 +125,7 @@ class Config(ExperimentConfig):
 
 
 def run(workdir: Path) -> dict:
-    """Trains, or goes on training, on two devices; returns all arrays of the last checkpoint."""
+    """Trains or resumes on two devices; returns all arrays of the last checkpoint."""
     experiment = Experiment(
         task=TASK,
         train=partial(Ellipses, 6),
@@ -138,6 +139,7 @@ def run(workdir: Path) -> dict:
         return jax.tree.map(np.asarray, checkpoints.read(checkpoints.latest_step))
 
 
+@pytest.mark.optimized
 def test_a_run_cut_short_and_resumed_equals_the_whole_run_bit_for_bit(tmp_path):
     whole = run(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / str(NUM_STEPS))

@@ -1,4 +1,4 @@
-"""Placing trees and batches on devices, and what the mapped functions see."""
+"""Placing trees and batches on devices, and the shapes that mapped functions see."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def test_prefetch_reads_ahead_by_its_size_and_no_further():
     taken = itertools.count()
     feed = first(2).prefetch((batch(2, start=next(taken)) for _ in range(10)), size=3)
     next(feed)
-    assert next(taken) == 4  # the one that was given out and three more
+    assert next(taken) == 4  # the one yielded and three more
     assert [int(host["index"][0]) for host, _ in feed][:3] == [1, 2, 3]
     assert list(first(2).prefetch(iter([]))) == []
 

@@ -39,7 +39,7 @@ def test_plain_output_is_a_line_every_few_seconds_and_one_at_the_end(clock):
 def test_plain_output_tells_loss_rate_and_time_left(clock):
     stream = io.StringIO()
     progress = Progress(300, first_step=100, stream=stream, seconds_between_lines=0, clock=clock)
-    clock.now = 500.0  # compilation, which the time left must not contain
+    clock.now = 500.0  # compilation, which must not count in the time left
     progress.update(101, loss=0.25)
     clock.now += 40.0
     progress.update(121, images_per_second=12.34)

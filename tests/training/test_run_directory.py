@@ -1,4 +1,4 @@
-"""What a run directory says about its run, and when it refuses another."""
+"""What a run directory records, and when it refuses another run."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def config(tmp_path):
 
 
 def refuse_to_finish(monkeypatch):
-    """Lets every file that is written end half-way."""
+    """Makes every write of a file fail half-way."""
     whole = Path.write_bytes
 
     def half(path, content):
@@ -47,7 +47,7 @@ def git(folder, *arguments):
 
 
 def committed(folder, *names):
-    """Makes a repository of files of these names; returns its commit."""
+    """Creates a repository with files of these names; returns its commit."""
     git(folder, "init")
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +212,6 @@ def test_changed_versions_are_those_since_the_last_part_of_the_run(config):
         f"jax 0.1.2 -> {now['jax']}",
         f"grain None -> {now['grain']}",
     ]
-    for _ in range(2):  # the part with the other versions is then no longer the last
+    for _ in range(2):  # the part with other versions is no longer the last
         open_run(config, __file__)
         assert changed_versions(config.workdir) == []

@@ -1,4 +1,4 @@
-"""What ends a run of several processes before it begins."""
+"""Checks before a run of several processes starts."""
 
 import socket
 from pathlib import Path
@@ -14,7 +14,7 @@ TOGETHER = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2,
 
 @pytest.fixture
 def no_start(monkeypatch):
-    """Lets JAX start nothing; returns what it was asked to start."""
+    """Keeps JAX from starting processes; returns the list of calls."""
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: asked.append(arguments))
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
@@ -23,7 +23,7 @@ def no_start(monkeypatch):
 
 
 def leads_to(monkeypatch, *addresses):
-    """Lets every host name lead to these addresses."""
+    """Makes every host name resolve to these addresses."""
 
     def getaddrinfo(name, *_, **__):
         if not addresses:
@@ -38,7 +38,10 @@ def leads_to(monkeypatch, *addresses):
     ("addresses", "message"),
     [
         ([], r"'f3a9' has no address, .* add the line \"127.0.0.1 f3a9\" to /etc/hosts"),
-        (["192.0.2.1"], "'f3a9' leads to another machine, "),  # of no machine: RFC 5737
+        (
+            ["192.0.2.1"],
+            "'f3a9' leads to another machine, ",
+        ),  # for documentation, RFC 5737
     ],
 )
 def test_a_host_name_that_does_not_lead_to_the_machine_is_named(

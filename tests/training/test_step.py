@@ -1,4 +1,4 @@
-"""One step on one device and on several, with and without micro-batches."""
+"""Steps on one and several devices, with and without micro-batches; optimisers and schedules."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -91,7 +92,7 @@ def test_a_step_is_a_function_of_state_and_batch_dropout_included():
 
 
 def test_devices_draw_different_dropout_masks():
-    """With equal masks, two devices with the same examples would equal one device with them."""
+    """With equal masks, two devices with the same example would equal one device with it."""
     task = tiny.make_task(tiny.Config(workdir=Path(), dropout_rate=0.5))
     optimizer = optax.sgd(0.0)
     example = tiny.Squares(1)[0]
@@ -176,6 +177,28 @@ def test_warm_up_multiplies_the_schedule():
     np.testing.assert_allclose(schedule(10), 0.9, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_updates_and_the_optimisers_state_keep_their_dtypes(name, dtype):
+    """All parts of the optimiser act, at a traced int32 step."""
+    config = OptimizerConfig(
+        name=name,
+        weight_decay=0.1,
+        multipliers=(("bias$", 2.0),),
+        warmup_steps=2,
+        clip_norm=1.0,
+    )
+    schedule = learning_rate_schedule(config, num_steps=4, batch_size=1)
+    optimizer = make_optimizer(config, schedule)
+    params = {"kernel": jnp.ones((2, 3), dtype), "bias": jnp.ones(3, dtype)}
+    # Adam's bias correction in Optax raises a float to the int32 step, which strict JAX refuses.
+    with jax.numpy_dtype_promotion("strict" if name == "sgd" else "standard"):
+        state = optimizer.init(params)
+        updates, new_state = jax.jit(optimizer.update)(params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+
+
 def test_clipping_bounds_the_norm_of_the_gradient():
     config = OptimizerConfig(learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=2.0)
     schedule = learning_rate_schedule(config, num_steps=1, batch_size=1)
@@ -187,7 +210,7 @@ def test_clipping_bounds_the_norm_of_the_gradient():
 
 
 def updates_of(config, params, *, gradient=1.0):
-    """The updates of one step of a constant learning rate 1."""
+    """Returns the updates of one step at learning rate 1."""
     config = dataclasses.replace(config, learning_rate=1.0, schedule="constant")
     optimizer = make_optimizer(config, learning_rate_schedule(config, num_steps=1, batch_size=1))
     gradients = jax.tree.map(lambda p: np.full_like(p, gradient), params)
@@ -236,8 +259,16 @@ def test_a_pattern_that_is_found_nowhere_is_refused_with_paths_there_are(setting
         updates_of(OptimizerConfig(**changes), params)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimiser_takes_a_tree_without_leaves(name):
+    """A part of a partitioned optimiser may have no parameters; its patterns match nothing."""
+    config = OptimizerConfig(name=name, weight_decay=0.1, multipliers=(("bias$", 2.0),))
+    with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
+        assert jax.tree.leaves(updates_of(config, {"head": {}})) == []
+
+
 def test_a_tree_without_leaves_matches_any_pattern():
-    """Optax's muon masks the parameters that its Adam part leaves out."""
+    """optax.contrib.muon masks a tree without leaves if Adam trains all parameters."""
     assert matching({}, "kernel$", setting="optimizer.decayed") == {}
 
 

@@ -1,4 +1,4 @@
-"""A task of a few thousand parameters on generated squares: an experiment file for the tests."""
+"""An experiment file for tests: a task of a few hundred parameters on generated squares."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ class Squares:
 
     size: int
     first: int = 0
-    poisoned: int = -1  # the index of an example that is not finite
+    poisoned: int = -1  # the index of an example with NaNs
 
     def __len__(self):
         return self.size
@@ -45,7 +45,7 @@ class Squares:
 
 @dataclass(frozen=True)
 class Config(ExperimentConfig):
-    """Squares."""
+    """A few steps on squares."""
 
     train: TrainConfig = TrainConfig(
         num_steps=6, batch_size=4, log_every=1, checkpoint_every=2, eval_every=3, num_workers=0

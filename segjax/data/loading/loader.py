@@ -10,7 +10,7 @@ groups the same holds for each group, and a fixed schedule mixes their batches
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -46,7 +46,7 @@ def training_batches(
     num_threads: int = 2,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Yields this process's share of batches `start`, `start + 1`, ... without end.
 
     Each epoch holds each example once, and batches run on across the end of an epoch. With groups,

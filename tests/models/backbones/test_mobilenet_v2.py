@@ -6,7 +6,8 @@ import pytest
 from segjax.models import layers
 from segjax.models.backbones.mobilenet_v2 import InvertedResidual, MobileNetV2, multiplied
 from segjax.ops.convolution import convolution
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
+from tests.variables import random_variables
 
 
 def described(model, **arguments):

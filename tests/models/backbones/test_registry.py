@@ -15,7 +15,7 @@ from segjax.models.backbones.resnet import ResNet, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.backbones.xception import Xception
 from segjax.models.normalization import BatchNorm
-from tests.models.subsampling import random_variables
+from tests.variables import random_variables
 
 TINY = {
     "vgg16": VGG16(stage_sizes=(1, 1, 1, 2, 2), width=4),

@@ -6,7 +6,8 @@ import pytest
 from segjax.models import layers
 from segjax.models.backbones.resnet import ResidualBlock, ResNet, resnet50, resnext101
 from segjax.ops.convolution import convolution
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
+from tests.variables import random_variables
 
 TINY = ResNet(stage_sizes=(1, 2, 2, 3), width=2)
 

@@ -7,7 +7,7 @@ import pytest
 from segjax.models import layers
 from segjax.models.backbones.vgg import VGG16
 from segjax.ops.convolution import convolution
-from tests.models.subsampling import random_variables
+from tests.variables import random_variables
 
 TINY = VGG16(stage_sizes=(1, 1, 1, 1, 3), width=2)
 

@@ -17,7 +17,8 @@ from segjax.models.backbones.xception import (
 )
 from segjax.models.normalization import BatchNorm
 from segjax.ops.convolution import convolution
-from tests.models.subsampling import random_variables, run
+from tests.models.subsampling import run
+from tests.variables import random_variables
 
 TINY = Xception(
     stem_features=(2, 4),
