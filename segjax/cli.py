@@ -7,7 +7,7 @@ from tyro.extras import SubcommandApp
 
 from segjax.commands.crf import crf_command
 from segjax.commands.data import check_command, list_command, prepare_command
-from segjax.commands.errors import UserError
+from segjax.commands.errors import EXPECTED, UserError, end_with_message
 from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except EXPECTED as error:
+        end_with_message(error, status=2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)

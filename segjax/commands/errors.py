@@ -1,7 +1,16 @@
 """Errors that the user can mend, told apart from those of the program."""
 
 import contextlib
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+# What bad data, settings or weights raise, in segjax or in a library below it. Other errors are
+# the program's own, or those of an experiment file: their traceback is shown.
+EXPECTED = (OSError, ValueError, RuntimeError)
 
 
 class UserError(Exception):
@@ -22,3 +31,17 @@ def user_errors() -> Iterator[None]:
         raise UserError(f"{error.filename}: {error.strerror}" if named else str(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def end_with_message(error: BaseException, *, status: int = 1) -> NoReturn:
+    """Ends the process with the error's message alone, and keeps its traceback in a file.
+
+    The file lies in the folder for temporary files, since a failed start leaves no run directory.
+    """
+    message = str(error) or type(error).__name__
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="segjax_error_", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    print(f"error: {message}\nfull traceback: {Path(file.name)}", file=sys.stderr)
+    sys.exit(status)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from segjax.commands.errors import EXPECTED, end_with_message
+from segjax.data.checks.examples import BadData
 from segjax.report import write_report
 from segjax.training import configuration
 from segjax.training.evaluate import Evaluation
@@ -38,8 +40,10 @@ def run(
     set_up(config)
     try:
         results = train(build(config), config, experiment_file=experiment_file)
-    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
+    except (BadData, ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except EXPECTED as error:
+        end_with_message(error)
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         sys.exit(130)

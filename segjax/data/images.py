@@ -1,4 +1,4 @@
-"""Reads users' images (PNG, JPEG, TIFF, BMP and GIF) and writes label maps.
+"""Reads users' images (PNG, JPEG, TIFF, BMP, GIF and WebP) and writes label maps.
 
 Pillow decodes. It says what a file holds (mode, pages, palette, orientation) and raises an error
 for a damaged one, whereas OpenCV returns the readable part of a truncated JPEG. But Pillow silently
@@ -19,10 +19,10 @@ from PIL import ExifTags, Image, ImageOps
 # Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
 Image.MAX_IMAGE_PIXELS = None
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
-_EXPECTED = "expected 8- or 16-bit grey or RGB, with or without alpha, or a palette"
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+_EXPECTED = "expected 8- or 16-bit grey or RGB, 8-bit CMYK, or a palette"
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -52,13 +52,15 @@ def read_image(path: str | Path) -> np.ndarray:
     """Reads the one image of a file, uint8 or uint16 [height, width, 1 (grey) or 3 (RGB)].
 
     - 16-bit files keep their 16 bits. Grey of 1, 2 or 4 bits is stretched to 0–255.
-    - Alpha is dropped, and colours stay as stored.
+    - An opaque alpha channel is dropped. Any other fourth channel is refused: it may be
+      transparency, a mask or a band of its own.
+    - CMYK becomes RGB by Pillow's formula, without a colour profile.
     - A palette becomes RGB, or grey if all its entries are grey (as in a GIF of a grey image). A
       TIFF in which 0 is white is inverted.
     - Orientation tags (EXIF, TIFF) are applied, so that the image is upright as in any viewer.
 
     Raises ValueError, naming the file and what was expected, if the file is empty, damaged or cut
-    short; is of another kind or has other pixels (float, 32-bit, CMYK); or has several pages, which
+    short; is of another kind or has other pixels (float, 32-bit); or has several pages, which
     `read_images` reads. Raises FileNotFoundError if there is no file.
     """
     images = read_images(path)
@@ -182,10 +184,13 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
     match upright.mode:
         case "1" | "L" | "LA":
+            _check_opaque(upright, path)
             return np.array(upright.convert("L"))[..., None]
-        case "RGB" | "RGBA":
+        case "RGB" | "RGBA" | "CMYK":
+            _check_opaque(upright, path)
             return np.array(upright.convert("RGB"))
         case "P" | "PA":
+            _check_opaque(upright, path)
             palette = np.reshape(upright.getpalette("RGB"), (-1, 3))
             channels = 1 if (palette == palette[:, :1]).all() else 3
             return np.array(upright.convert("RGB"))[..., :channels]
@@ -199,6 +204,21 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
         case mode:
             names = {"F": "float pixels", "I": "32-bit or signed integer pixels"}
             raise ValueError(f"{path}: {_EXPECTED}; found {names.get(mode, f'{mode} pixels')}")
+
+
+def _check_opaque(image: Image.Image, path: Path) -> None:
+    if "A" in image.getbands():
+        _check_alpha(image.getchannel("A").getextrema(), 255, path)
+
+
+def _check_alpha(found: tuple[int, int], opaque: int, path: Path) -> None:
+    low, high = found
+    if low < opaque:
+        raise ValueError(
+            f"{path}: expected an opaque image, found a further channel (alpha) with values from "
+            f"{low} to {high} of {opaque}: transparency, a mask or a fourth band? Save the image "
+            "without it"
+        )
 
 
 def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
@@ -216,4 +236,7 @@ def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
         found, decoded = cv2.imreadmulti(str(path), page, 1, flags=cv2.IMREAD_UNCHANGED)
     if not found or decoded[0].dtype != np.uint16 or decoded[0].ndim != 3:
         raise ValueError(f"{path}: damaged, cut short or of an unsupported kind; {_EXPECTED}")
+    if decoded[0].shape[2] > 3:
+        alpha = decoded[0][..., 3]
+        _check_alpha((int(alpha.min()), int(alpha.max())), 65535, path)
     return decoded[0][..., [2, 1, 0]]

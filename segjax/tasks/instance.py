@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,8 @@ class InstanceTask:
       mask_threshold: pixels of at least this probability belong to the object.
     """
 
+    entries: ClassVar = ("image", "boxes", "classes", "masks")
+
     model: MaskRCNN
     classes: tuple[str, ...]
     channels: int
@@ -93,6 +96,10 @@ class InstanceTask:
     mask_targets: Callable[..., jax.Array] = targets_from_boxes
     paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
+
+    @property
+    def image_channels(self) -> tuple[int, ...]:
+        return (1, self.channels) if self.channels > 1 else (1,)  # grey is repeated
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)

@@ -1,7 +1,7 @@
 """The protocols of tasks and their evaluators, which are all that the training code relies on."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -35,10 +35,22 @@ class Task(Protocol):
 
     Attributes:
       classes: names of the classes.
+      image_channels: numbers of channels that an image may have.
+      entries: the entries that an example must have for training and evaluation.
+      preprocess: (example, None) → example with a float32 "image". Its `dtypes`, if it has them,
+        are the types of pixels that it takes; otherwise it takes "uint8" and "uint16".
     """
+
+    entries: ClassVar[tuple[str, ...]]
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_channels(self) -> tuple[int, ...]: ...
+
+    @property
+    def preprocess(self) -> Callable[[dict, None], dict]: ...
 
     def init(self, key: Any, batch: dict) -> Mapping[str, Any]:
         """Initialises variables for the shapes of a batch."""

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -55,6 +55,8 @@ class SemanticTask:
       background: the class that pictures leave uncoloured; None if no class is background.
     """
 
+    entries: ClassVar = ("image", "labels")
+
     model: nn.Module
     classes: tuple[str, ...]
     channels: int
@@ -69,6 +71,10 @@ class SemanticTask:
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
     background: int | None = 0
+
+    @property
+    def image_channels(self) -> tuple[int, ...]:
+        return (self.channels,)
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import evaluation_examples
 from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
@@ -65,6 +66,7 @@ class Evaluator:
         self._batch_size = batch_size * len(parallel.local_devices)
         self._predict = parallel.predict_step(task.predict)
         self._workdir = workdir
+        self._check = check_for(task)
 
     def predictions(self, variables, examples: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
         """Yields (example, prediction); `variables` come from `DataParallel.local`."""
@@ -98,7 +100,10 @@ class Evaluator:
 
         def examples():
             for number, example in evaluation_examples(
-                source, process_index=jax.process_index(), process_count=jax.process_count()
+                source,
+                (self._check,),
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
             ):
                 numbers.append(number)
                 yield example
@@ -207,7 +212,9 @@ def predictions(
             example, _, slots = queue.popleft()
             yield example, task.merge(example, (slot[0] for slot in slots))
 
+    check = check_for(task)
     for example in examples:
+        check.check_image(example["image"])
         shapes, slots = [], []
         queue.append((example, shapes, slots))
         for item in task.inputs(example):

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 
+from segjax.data.checks.examples import check_before_training, check_for
 from segjax.data.loading.loader import training_batches
 from segjax.training import configuration
 from segjax.training.checkpoint import Checkpoints
@@ -60,6 +61,9 @@ def train(
     for name in settings.eval_splits:
         if name not in splits:
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {', '.join(splits)}")
+    check_before_training(
+        {"train": source, **splits}, check_for(experiment.task), progress=is_main_process()
+    )
     if is_main_process():
         changed = changed_versions(config.workdir)
         resumed = open_run(config, experiment_file)
@@ -110,7 +114,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
     examples_seen = checkpoints.data(start)["examples_seen"] if start else 0
     batches = training_batches(
         source,
-        experiment.transforms,
+        (check_for(experiment.task), *experiment.transforms),
         batch_size=settings.batch_size,
         seed=config.seed,
         start=examples_seen // settings.batch_size,

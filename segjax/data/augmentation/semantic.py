@@ -8,7 +8,7 @@ stay ids.
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -167,6 +167,9 @@ class Normalize:
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
 
+    # Mean and deviation are in values of 0 to 255.
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8",)
+
     def __post_init__(self):
         if not np.all(np.asarray(self.std) > 0):
             raise ValueError(f"std must be positive, got {self.std}")
@@ -184,8 +187,10 @@ class Normalize:
 class Standardize:
     """Gives each image mean 0 and standard deviation 1 over all its pixels and channels, float32.
 
-    A flat image becomes 0.
+    A flat image becomes 0. The result does not depend on the unit of the pixels.
     """
+
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "uint16")
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         image = example["image"].astype(np.float32)

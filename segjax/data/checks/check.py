@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax.data.builder import SegmentationBuilder
-from segjax.data.checks.labels import find_notes, find_problems
+from segjax.data.checks.labels import find_notes, find_problems, find_split_problems
 from segjax.data.checks.report import CheckReport, SplitReport
 from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.sources.catalog import make_builder
@@ -106,6 +106,10 @@ def _fill(
                 notes[split, note].append(example["id"])
             if contact_sheet and index in shown:
                 tiles.append(draw_tile(example, f"{split} {example['id']}"))
+        whole = find_split_problems(
+            split_report, num_classes=len(report.class_names), trained=split == "train"
+        )
+        report.problems += [f"{split}: {problem}" for problem in whole]
     report.problems = list(dict.fromkeys(report.problems))  # each once, even if in several splits
     for (split, note), ids in notes.items():
         names = ", ".join(ids[:NAMES_PER_NOTE]) + " …" * (len(ids) > NAMES_PER_NOTE)

@@ -1,10 +1,63 @@
-"""Finds label-format traps in one example: what is wrong, and what is only unusual."""
+"""Finds traps in images and labels: what is wrong, and what is only unusual."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from segjax.data.checks.report import SplitReport
 from segjax.data.sources.files import describe_values
 
 MAPS = ("labels", "second_observer", "instances", "field_of_view")
+
+
+def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> list[str]:
+    """Lists what makes an image unfit for a network, one sentence each.
+
+    Args:
+      image: what stands as "image" in an example.
+      channels: numbers of channels that the task takes.
+      dtypes: names of the types of pixels that its preprocessing takes.
+    """
+    if not isinstance(image, np.ndarray):
+        return [f"image: expected a NumPy array, found {type(image).__name__}"]
+    expected = " or ".join(f"[height, width, {number}]" for number in channels)
+    if image.ndim != 3 or image.shape[2] not in channels or not image.size:
+        return [f"image: expected {expected}, found the shape {list(image.shape)}"]
+    if image.dtype.name in dtypes:
+        return []
+    problem = f"image: expected {' or '.join(dtypes)} pixels, found {image.dtype}"
+    if image.dtype.kind == "f":
+        low, high = float(image.min()), float(image.max())
+        cause = "scaled to 0..1? Multiply by 255 and round" if 0 <= low <= high <= 1 else "cast it"
+        problem += f" from {low:g} to {high:g}: {cause}"
+    elif image.dtype == np.uint16:
+        problem += (
+            f" from {image.min()} to {image.max()}: the network's preprocessing is for values of "
+            "0 to 255, so convert 16-bit images to 8 bits"
+        )
+    return [problem]
+
+
+def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool) -> list[str]:
+    """Lists what only a whole split shows: labels from which nothing can be learnt.
+
+    Args:
+      report: the counts over the split.
+      num_classes: number of classes.
+      trained: whether the split is trained on; a split that is only scored may lack classes.
+    """
+    found = set(report.label_pixels)
+    if not found:
+        return []
+    if num_classes == 2 and found == {0, 255}:
+        return [
+            "labels are 0 and 255 (ignored) in all examples, never 1: a 0/255 mask that is not "
+            "mapped to the classes 0 and 1?"
+        ]
+    if trained and len(found - {255}) < 2:
+        only = "".join(f"{value} in all examples" for value in found - {255}) or "255 (ignored)"
+        return [f"labels are {only}: there is nothing to learn"]
+    return []
 
 
 def find_problems(example: dict, *, num_classes: int) -> list[str]:
@@ -26,7 +79,8 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
             problems += _label_problems(key, example[key], num_classes)
     if "classes" in example:
         problems += _object_problems(example, num_classes)
-    if "instances" in example and example["instances"].shape == example["labels"].shape:
+    shapes = [example[key].shape for key in ("instances", "labels") if key in example]
+    if len(shapes) == 2 and shapes[0] == shapes[1]:
         stray = np.count_nonzero((example["instances"] > 0) & (example["labels"] == 0))
         if stray:
             problems.append(f"{stray} pixels of instances are labelled 0, background")
@@ -65,10 +119,14 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
 
 
 def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]:
-    values = np.flatnonzero(np.bincount(labels.ravel()))
-    if num_classes == 2 and np.array_equal(values, [0, 255]):
-        return [f"{key} has only 0 and 255 (ignored): a 0/255 mask not mapped to class ids?"]
-    wrong = values[(values >= num_classes) & (values != 255)]
+    if labels.dtype.kind not in "biu":
+        return [f"{key}: expected integers, found {labels.dtype}"]
+    if labels.dtype == bool:
+        return []
+    outside = (labels < 0) | (labels >= num_classes)
+    if not outside.any():
+        return []
+    wrong = np.unique(labels[outside & (labels != 255)])
     if wrong.size == 0:
         return []
     problem = f"{key} has {describe_values(wrong)}, but classes are 0 to {num_classes - 1}"
@@ -79,7 +137,8 @@ def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]
 
 def _object_problems(example: dict, num_classes: int) -> list[str]:
     problems = []
-    counts = {key: len(example[key]) for key in ("classes", "boxes", "masks", "crowd", "areas")}
+    entries = ("classes", "boxes", "masks", "crowd", "areas")
+    counts = {key: len(example[key]) for key in entries if key in example}
     if len(set(counts.values())) > 1:
         return [f"the entries of objects differ in number: {counts}"]
     wrong = sorted(

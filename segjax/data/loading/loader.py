@@ -17,6 +17,7 @@ from itertools import islice
 
 import numpy as np
 
+from segjax.data.checks.examples import BadData
 from segjax.data.loading.aspect_ratio import GroupSchedule
 from segjax.data.loading.read_ahead import read_ahead
 
@@ -75,6 +76,7 @@ def training_batches(
     Raises:
       ValueError: the source is empty, sizes do not divide, groups do not match the examples, or
         examples of a batch differ in shape.
+      BadData: the task cannot use an example; the message names it.
       RuntimeError: an example cannot be read or transformed (the message names it), or a worker
         died.
     """
@@ -203,6 +205,8 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
         for transform in transforms:
             doing = type(transform).__name__
             example = transform(example, rng)
+    except BadData as error:
+        raise BadData(f"{name}: {error}") from None
     # A user's own source and transforms may raise anything.
     except Exception as error:
         failure = RuntimeError(f"{name}: {doing} failed: {type(error).__name__}: {error}")

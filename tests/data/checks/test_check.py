@@ -28,7 +28,6 @@ def cell_tracking(tmp_path_factory):
 @pytest.mark.parametrize(
     ("labels", "num_classes", "problem"),
     [
-        ([[0, 255]], 2, "only 0 and 255 (ignored): a 0/255 mask not mapped"),
         ([[0, 1, 2, 255]], 2, "labels has value 2, but classes are 0 to 1"),
         ([[0, 7, 9]], 3, "labels has values 7, 9, but classes are 0 to 2"),
         ([list(range(0, 250, 10))], 2, "24 different values from 10 to 240"),
@@ -40,7 +39,9 @@ def test_wrong_label_values_are_problems(labels, num_classes, problem):
     assert problem in found
 
 
-@pytest.mark.parametrize("labels", [[[0, 1, 255]], [[0, 0]], [[255, 255]], [[1, 1]], [[1, 255]]])
+@pytest.mark.parametrize(
+    "labels", [[[0, 1, 255]], [[0, 0]], [[255, 255]], [[1, 1]], [[1, 255]], [[0, 255]]]
+)
 def test_right_label_values_are_no_problem(labels):
     assert find_problems(example_with(labels), num_classes=2) == []
 

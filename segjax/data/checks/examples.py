@@ -1,0 +1,132 @@
+"""Refuses examples that a task cannot use: all that are read, and many before the first step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from segjax.data.checks.labels import find_problems, find_split_problems, image_problems
+from segjax.data.checks.report import SplitReport
+from segjax.data.loading.ordered_map import map_in_threads
+
+# Examples of each split that are read before the first step. More would delay the start: a
+# thousand photographs take about ten seconds on two cores.
+CHECKED_BEFORE_TRAINING = 500
+PROBLEMS_NAMED = 5
+
+
+class BadData(ValueError):
+    """Data that a task cannot use; the message names the example, the cause and what is right."""
+
+
+@dataclass(frozen=True)
+class ExampleCheck:
+    """Transform: raises `BadData` for an example that a task cannot use; others stay as they are.
+
+    Attributes:
+      num_classes: number of the task's classes.
+      channels: numbers of channels that an image may have.
+      dtypes: types of pixels that the task's preprocessing takes.
+      required: entries that an example must have.
+    """
+
+    num_classes: int
+    channels: tuple[int, ...]
+    dtypes: tuple[str, ...] = ("uint8", "uint16")
+    required: tuple[str, ...] = ("image",)
+
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
+        self._refuse(self.problems(example))
+        return example
+
+    def problems(self, example: dict) -> list[str]:
+        """Lists what is wrong with an example, one sentence each."""
+        missing = [key for key in self.required if key not in example]
+        if missing:
+            has = ", ".join(map(repr, example)) or "nothing"
+            return [f"it has no {missing[0]!r}; it has {has}"]
+        found = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
+        return found or find_problems(example, num_classes=self.num_classes)
+
+    def check_image(self, image: np.ndarray) -> None:
+        """Raises `BadData` for an image that the network cannot read."""
+        self._refuse(image_problems(image, channels=self.channels, dtypes=self.dtypes))
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            raise BadData("; ".join(problems))
+
+
+def check_for(task) -> ExampleCheck:
+    """Returns the check of what a task of `segjax.tasks` reads."""
+    return ExampleCheck(
+        num_classes=len(task.classes),
+        channels=task.image_channels,
+        dtypes=getattr(task.preprocess, "dtypes", ExampleCheck.dtypes),
+        required=task.entries,
+    )
+
+
+def check_before_training(
+    sources: Mapping[str, Sequence[dict]], check: ExampleCheck, *, progress: bool = True
+) -> None:
+    """Reads examples of each split and refuses a split with a problem.
+
+    Up to `CHECKED_BEFORE_TRAINING` examples of each split are read, spread over it evenly. Training
+    and evaluation check every other example when they read it.
+
+    Args:
+      sources: the sources by split; "train" is the one that is trained on.
+      check: the check of the task.
+      progress: show a bar.
+
+    Raises:
+      BadData: naming up to five examples of a split with their problems, and the number of others.
+    """
+    for name, source in sources.items():
+        count = min(len(source), CHECKED_BEFORE_TRAINING)
+        indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        read = map_in_threads(partial(_problems_of, source, check), indices)
+        bar = tqdm(read, f"checking {name}", count, unit="image", leave=False, disable=not progress)
+        report, problems = SplitReport(count), []
+        for example, found in bar:
+            problems += found
+            if not found:
+                report.add(example)
+        if not problems:
+            whole = find_split_problems(
+                report, num_classes=check.num_classes, trained=name == "train"
+            )
+            problems = [f"{name}: {problem}" for problem in whole]
+        if problems:
+            raise BadData(list_problems(name, problems))
+
+
+def list_problems(name: str, problems: Sequence[str]) -> str:
+    """Joins problems to one message that names five at most and counts the others."""
+    if len(problems) == 1:
+        return problems[0]
+    shown = [f"\n  {problem}" for problem in problems[:PROBLEMS_NAMED]]
+    more = len(problems) - len(shown)
+    tail = f"\n  and {more} more" if more else ""
+    return f"{len(problems)} problems in {name}:{''.join(shown)}{tail}"
+
+
+def _problems_of(
+    source: Sequence[dict], check: Callable, index: int
+) -> tuple[dict | None, list[str]]:
+    """Returns an example without its image's pixels being kept, and its problems."""
+    name = f"example {index} of {len(source)}"
+    try:
+        example = source[index]
+    # A user's own source may raise anything.
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        return None, [f"{name}: {kind}{error}"]
+    if not isinstance(example, Mapping):
+        return None, [f"{name}: expected a dict, found {type(example).__name__}"]
+    if "id" in example:
+        name = f"{name}, id {example['id']!r}"
+    return example, [f"{name}: {problem}" for problem in check.problems(example)]
