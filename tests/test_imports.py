@@ -12,15 +12,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "segjax"
 # What each room may import of the package besides itself: rooms, or single modules of them.
 MAY_KNOW = {
     "files": [],
+    "labels": [],
     "messages": [],
     "ops": [],
-    "losses": ["ops"],
+    "losses": ["labels", "ops"],
     "models": ["ops"],
     "coco": [],
-    "pictures": ["coco", "files"],
+    "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
-    "evaluation": ["coco", "inference"],
-    "data": ["coco", "messages", "pictures"],  # the contact sheet
+    "evaluation": ["coco", "inference", "labels"],
+    "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["files", "training.logging"],  # the format of metrics.jsonl
     # of tasks the protocol alone
@@ -41,7 +42,8 @@ MAY_KNOW = {
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
 WITHOUT_JAX = (
-    *("coco", "data", "evaluation", "files", "inference", "messages", "pictures", "report"),
+    *("coco", "data", "evaluation", "files", "inference", "labels", "messages", "pictures"),
+    "report",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}

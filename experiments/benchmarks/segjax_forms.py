@@ -2,10 +2,8 @@
 
 import os
 
-import jax
-
 from segjax.ops.convolution import cpu
-from segjax.ops.convolution.taps import plain
+from segjax.ops.convolution.taps import plain, plain_kernel_gradient
 
 FORMS = ("depthwise", "outside", "winograd", "blocked")
 
@@ -38,10 +36,6 @@ def build(network: str, mode: str, batch: int, size: tuple[int, int], without: s
 
 def turn_off(form: str | None):
     """Replaces a form by XLA's own convolution, or its gradient, in this process."""
-
-    def plain_kernel_gradient(inputs, kernel, gradient, taps):
-        return jax.vjp(lambda k: plain(inputs, k, taps), kernel)[1](gradient)[0]
-
     if form == "all":
         os.environ["SEGJAX_CONVOLUTION"] = "plain"
     elif form == "outside":

@@ -10,7 +10,6 @@ import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from json.decoder import scanstring
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +170,7 @@ class _Annotations:
 
 
 def has_mask(segmentation: list | dict | None) -> bool:
-    """Whether a COCO "segmentation" has run lengths or a polygon of at least three corners."""
+    """Returns whether a "segmentation" has run lengths or a polygon of at least three corners."""
     if isinstance(segmentation, dict):
         return True
     return any(len(polygon) >= 6 for polygon in segmentation or ())
@@ -182,8 +181,10 @@ def _read_parts(text: str, visit: Callable[[dict, int, int], None]) -> dict[str,
     parts = {}
     position = _after(text, 0, "{")
     while text[position : position + 1] != "}":
-        key, position = scanstring(text, _after(text, position, '"', then_space=False))
-        position = _after(text, position, ":")
+        key, end = _DECODER.raw_decode(text, position)
+        if not isinstance(key, str):
+            raise json.JSONDecodeError("Expecting a name in quotes", text, position)
+        position = _after(text, end, ":")
         if key == "annotations" and text[position : position + 1] == "[":
             parts[key] = []
             position = _visit_elements(text, position, visit)
@@ -192,7 +193,7 @@ def _read_parts(text: str, visit: Callable[[dict, int, int], None]) -> dict[str,
             if key in _PARTS and isinstance(value, list):
                 ours = text[position:end]
                 parts[key] = value if ours.isascii() else json.loads(ours.encode("latin-1"))
-            position = _SPACE.match(text, end).end()
+            position = _skip_space(text, end)
         if text[position : position + 1] != "}":
             position = _after(text, position, ",")
     return parts
@@ -204,18 +205,24 @@ def _visit_elements(text: str, position: int, visit: Callable) -> int:
     while text[position : position + 1] != "]":
         value, end = _DECODER.raw_decode(text, position)
         visit(value, position, end)
-        position = _SPACE.match(text, end).end()
+        position = _skip_space(text, end)
         if text[position : position + 1] != "]":
             position = _after(text, position, ",")
     return _after(text, position, "]")
 
 
-def _after(text: str, position: int, sign: str, *, then_space: bool = True) -> int:
+def _after(text: str, position: int, sign: str) -> int:
     """Returns the position after `sign`, which must come next, and after the space behind it."""
-    position = _SPACE.match(text, position).end()
+    position = _skip_space(text, position)
     if text[position : position + 1] != sign:
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, position)
-    return _SPACE.match(text, position + 1).end() if then_space else position + 1
+    return _skip_space(text, position + 1)
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    assert match is not None  # the pattern also matches no space
+    return match.end()
 
 
 def _read_categories(path: Path, content: list[dict]) -> dict[int, str]:
@@ -229,7 +236,7 @@ def _read_categories(path: Path, content: list[dict]) -> dict[int, str]:
 
 
 def _read_images(path: Path, content: list[dict]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """The ids, file names and sizes (H, W) of the images, ordered by id."""
+    """Returns the ids, file names and sizes (H, W) of the images, ordered by id."""
     images = []
     for image in content:
         try:

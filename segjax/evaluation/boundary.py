@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from segjax.evaluation.confusion_matrix import check_class_ids, confusion_counts, counted_pixels
+from segjax.labels import IGNORE_LABEL
 
 Border = Literal["void", "classes"]
 
@@ -23,7 +24,7 @@ def boundary_counts(
     *,
     num_classes: int,
     dilation_ratio: float = 0.02,
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
     """Counts intersection and union of the boundary regions of each class in one image.
 
@@ -63,7 +64,7 @@ def boundary_iou(
     *,
     num_classes: int,
     dilation_ratio: float = 0.02,
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
     """Computes the boundary IoU of each class in one image, float64 [num_classes].
 
@@ -93,7 +94,7 @@ def trimap_counts(
     num_classes: int,
     widths: Sequence[int],
     border: Border = "void",
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
     """Counts (true class, predicted class) pairs in the bands around borders in one image.
 

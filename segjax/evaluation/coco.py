@@ -80,7 +80,7 @@ def evaluate_coco(
         for name in ("precision", "recall")
     )
     thresholds = counting.params.iouThrs
-    result = {"AP": mean_of_defined(precision[..., 0, -1])}
+    result: dict[str, Any] = {"AP": mean_of_defined(precision[..., 0, -1])}
     for percent in (50, 75):
         at = np.isclose(thresholds, percent / 100)
         result[f"AP{percent}"] = mean_of_defined(precision[at, ..., 0, -1])

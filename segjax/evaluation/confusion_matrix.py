@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from segjax.labels import IGNORE_LABEL
+
 
 def confusion_counts(
     labels: np.ndarray,
     predictions: np.ndarray,
     *,
     num_classes: int,
-    ignore_label: int = 255,
+    ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
     """Counts pixels of each (true class, predicted class) pair, int64 [num_classes, num_classes].
 
@@ -92,7 +94,7 @@ class ConfusionMatrix:
       counts: int64 [num_classes, num_classes]; rows are true classes, columns predicted ones.
     """
 
-    def __init__(self, num_classes: int, ignore_label: int = 255):
+    def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.num_classes = num_classes

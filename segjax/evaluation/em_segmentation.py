@@ -175,7 +175,8 @@ def em_counts(
             }
         )
     counts = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return counts | {"em_pixels": np.int64(truth.size), "em_slices": np.int64(truth.any())}
+    totals = {"em_pixels": truth.size, "em_slices": truth.any()}
+    return counts | {name: np.array(total, np.int64) for name, total in totals.items()}
 
 
 def em_errors(

@@ -1,10 +1,12 @@
-"""Metrics as sums: what one example adds, and the result of the sum over all examples.
+"""Metrics that are computed from sums of counts over the examples of a data set.
 
-Each metric is a frozen dataclass with the methods of `Metric`.
+Each metric is a frozen dataclass with the methods of `Metric`. `SummingEvaluator` adds up their
+counts over examples and processes, and computes their results.
 
-An example is a dict with "labels" uint8 [height, width] and, for some metrics, "instances" int32
+An example is a dict with "labels" uint8 [height, width]. Some metrics also need "instances" int32
 or "field_of_view" bool of that shape. A prediction is a dict with "probabilities" float32
-[height, width, classes], "labels" uint8 [height, width] and, for some, "instances" int32.
+[height, width, classes] and "labels" uint8 [height, width]. Some metrics also need "instances"
+int32 or "unrefined_labels" uint8 of that shape.
 """
 
 from collections.abc import Mapping
@@ -29,39 +31,49 @@ from segjax.evaluation.confusion_matrix import (
 )
 from segjax.evaluation.em_segmentation import THRESHOLDS, em_counts, em_errors
 from segjax.evaluation.roc import average_precision_of_counts, roc_auc_of_counts, roc_counts
+from segjax.labels import IGNORE_LABEL
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Metric(Protocol):
-    """A score that adds up over examples."""
+    """Scores of a data set, computed from counts that are summed over its examples."""
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
-        """Counts one example: int64 or float64 arrays of fixed shape, which are then summed over
-        examples and processes."""
+        """Counts one example.
+
+        Returns:
+          int64 or float64 arrays by name. Their shapes are the same for all examples, so that they
+          can be summed over examples and processes.
+        """
         ...
 
     def result(self, counts: Arrays) -> dict:
-        """Returns the values of a sum: float, int or (nested) list; NaN is undefined."""
+        """Computes the scores from the sum of `counts` over all examples.
+
+        Returns:
+          floats, ints or (nested) lists of them by name; undefined scores are NaN.
+        """
         ...
 
     def example_score(self, counts: Arrays) -> float:
-        """Scores the counts of one example: higher is better, NaN is undefined.
+        """Computes one score from the `counts` of a single example.
 
-        The first metric of a task finds the best and the worst examples by it.
+        A task's first metric ranks the examples by it, to show the best and the worst. Higher is
+        better; NaN is undefined.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """All scores of `confusion_matrix.scores`, and the `confusion_matrix` itself.
+    """All scores of `confusion_matrix.scores`, and the "confusion_matrix" itself.
 
     The score of an example is its mean IoU.
     """
 
     num_classes: int
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         matrix = confusion_counts(
@@ -85,10 +97,14 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Unrefined:
-    """`unrefined_mean_iou` and `unrefined_pixel_accuracy`: scores of labels before refinement."""
+    """Scores of the labels before refinement: mean IoU and pixel accuracy.
+
+    The results are "unrefined_mean_iou" and "unrefined_pixel_accuracy". The score of an example is
+    its mean IoU.
+    """
 
     num_classes: int
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         unrefined = {"labels": prediction["unrefined_labels"]}
@@ -115,7 +131,7 @@ class BoundaryIou:
 
     num_classes: int
     dilation_ratio: float = 0.02
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         counts = boundary_counts(
@@ -149,7 +165,7 @@ class TrimapIou:
     num_classes: int
     widths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     border: Border = "void"
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def __post_init__(self):
         check_trimaps(self.widths, self.border)
@@ -185,7 +201,7 @@ class NegativeLogLikelihood:
     float32 (−log = 87.3), so that one pixel cannot make the mean infinite.
     """
 
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         labels, probabilities = example["labels"], prediction["probabilities"]
@@ -199,7 +215,7 @@ class NegativeLogLikelihood:
         classes = labels[counted].astype(np.int64)
         of_truth = np.take_along_axis(probabilities[counted], classes[:, None], axis=1)
         log = np.log(np.maximum(of_truth.astype(np.float64), np.finfo(np.float32).tiny))
-        return {"nll_sum": -log.sum(), "nll_pixels": np.int64(len(classes))}
+        return {"nll_sum": np.array(-log.sum()), "nll_pixels": np.array(len(classes), np.int64)}
 
     def result(self, counts: Arrays) -> dict:
         pixels = int(counts["nll_pixels"])
@@ -219,7 +235,7 @@ class RocAuc:
     """
 
     positive_class: int = 1
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         labels = example["labels"]
@@ -271,7 +287,7 @@ class CellTracking:
             if "instances" not in arrays:
                 raise ValueError(f'SEG needs "instances" in the {name}, which has {list(arrays)}')
         total, objects = seg_sums(example["instances"], prediction["instances"])
-        return {"seg_sum": np.float64(total), "seg_objects": np.int64(objects)}
+        return {"seg_sum": np.array(total), "seg_objects": np.array(objects, np.int64)}
 
     def result(self, counts: Arrays) -> dict:
         objects = int(counts["seg_objects"])

@@ -1,4 +1,4 @@
-"""The score of the 2018 Data Science Bowl (Caicedo et al., Nature Methods 2019)."""
+"""Scores of nuclei: the 2018 Data Science Bowl's (Caicedo et al., Nature Methods 2019), and PQ."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from segjax.coco import run_lengths as rle
 from segjax.evaluation.confusion_matrix import contingency_table
+from segjax.evaluation.panoptic import Segments, panoptic_quality
 
 _THRESHOLDS = np.arange(10, 20)  # of the IoU in twentieths, exactly: 0.5, 0.55, ... 0.95
 
@@ -70,15 +71,38 @@ def instance_map(masks: Sequence[dict], scores: np.ndarray, size: Sequence[int])
 
 
 def example_mean_precision(example: dict, prediction: dict, *, minimum_score: float = 0.5) -> float:
-    """Computes `mean_precision` of an example and a prediction: an `extra` of `CocoEvaluator`.
+    """Computes `mean_precision` of an example and a prediction, as an `extra` of `CocoEvaluator`.
 
-    The predicted objects are the detections of at least `minimum_score`, without overlaps (see
-    `instance_map`). Classes are ignored.
+    The predicted objects are the detections with a score of at least `minimum_score`, without
+    overlaps (see `instance_map`). Classes are ignored.
 
     Args:
       example: "image" and "masks", which do not overlap; see `CocoEvaluator`.
       prediction: "scores" and "masks".
     """
+    return mean_precision(*_instance_maps(example, prediction, minimum_score))
+
+
+def example_panoptic_quality(
+    example: dict, prediction: dict, *, minimum_score: float = 0.5
+) -> float:
+    """Computes the panoptic quality of an example's nuclei, as an `extra` of `CocoEvaluator`.
+
+    All objects are of one class; see `panoptic_quality`. The arguments are those of
+    `example_mean_precision`.
+
+    Returns:
+      A number in [0, 1]; NaN if there are neither true nor predicted objects.
+    """
+    truth, predicted = (
+        Segments(instances, dict.fromkeys(np.unique(instances).tolist(), 0))
+        for instances in _instance_maps(example, prediction, minimum_score)
+    )
+    return panoptic_quality(truth, predicted, num_classes=1)["PQ"]
+
+
+def _instance_maps(example, prediction, minimum_score) -> tuple[np.ndarray, np.ndarray]:
+    """Draws true and predicted objects without overlaps, int32 [height, width] each."""
     size = example["image"].shape[:2]
     truth = np.zeros(size, np.int32)
     for number, mask in enumerate(example["masks"], start=1):
@@ -88,4 +112,4 @@ def example_mean_precision(example: dict, prediction: dict, *, minimum_score: fl
     scores = np.asarray(prediction["scores"])
     kept = np.flatnonzero(scores >= minimum_score)
     predicted = instance_map([prediction["masks"][i] for i in kept], scores[kept], size)
-    return mean_precision(truth, predicted)
+    return truth, predicted

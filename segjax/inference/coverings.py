@@ -30,16 +30,18 @@ class Covering(Protocol):
     """How one network covers an image. All sizes are (height, width) in pixels."""
 
     def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        """The (row, column) at which each output begins in an image [height, width, ...].
+        """Returns the (row, column) at which each output begins in an image [height, width, ...].
 
         Positions go row by row. Raises ValueError for an image without pixels.
         """
+        ...
 
     def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
         """Cuts the network's input [h, w, ...] for the output that begins at `position`.
 
         Images have any dtype. Only the window is read, so that `image` may be a memory map.
         """
+        ...
 
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
         """Joins the predictions for an image's windows; overlapping ones are averaged.
@@ -56,12 +58,15 @@ class Covering(Protocol):
           ValueError: too few or too many outputs, or one of the wrong size.
           TypeError: integer outputs, which would be class ids and have no mean.
         """
+        ...
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the centre that is kept of the network's output for this input size."""
+        """Returns the size of the centre of the network's output that is kept for an input size."""
+        ...
 
     def scaled(self, scale: float) -> Self:
-        """The covering of the image enlarged by `scale`, for tests at several scales."""
+        """Returns the covering of an image enlarged by `scale`, for tests at several scales."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ class WholeImage:
         _check_positive(self, "multiple", self.multiple)
 
     def input_size(self, image_shape: Sequence[int]) -> tuple[int, int]:
-        """The size that an image [height, width, ...] is padded to."""
+        """Returns the size to which an image [height, width, ...] is padded."""
         height, width = (
             size + max(math.ceil((length - size) / self.multiple), 0) * self.multiple
             for length, size in zip(image_size(image_shape), self.size, strict=True)
@@ -111,7 +116,7 @@ class WholeImage:
         return input_size
 
     def scaled(self, scale: float) -> "WholeImage":
-        """The covering of enlarged images: 513 at scale 0.75 becomes 385, again 16·k + 1."""
+        """Returns the covering of enlarged images: 513 at scale 0.75 is 385, again 16·k + 1."""
 
         def enlarged(length: int) -> int:
             rest = length % self.multiple
@@ -147,7 +152,8 @@ class SlidingWindow:
             )
 
     def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        return list(itertools.product(*self._starts(image_shape)))
+        rows, columns = self._starts(image_shape)
+        return list(itertools.product(rows, columns))
 
     def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
         return _padded_window(image, position, self.size)
@@ -165,11 +171,11 @@ class SlidingWindow:
         return input_size
 
     def scaled(self, scale: float) -> "SlidingWindow":
-        """The covering itself: the network still sees windows of the size it was trained on."""
+        """Returns the covering itself: the network still sees windows of its training size."""
         return self
 
     def _starts(self, image_shape: Sequence[int]) -> list[list[int]]:
-        """The rows and the columns at which windows begin."""
+        """Returns the rows and the columns at which windows begin."""
         return [
             [min(start, room) for start in range(0, room + stride, stride)]
             for room, stride in (

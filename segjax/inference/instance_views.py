@@ -51,9 +51,9 @@ def merge_views(
     """Merges detections of one image in several views, all in the frame of the image.
 
     A box is suppressed if its IoU with a kept box of its class and of higher score, in any view, is
-    above `iou_threshold`. The mask of a kept detection is averaged with one from each other view:
-    that of the suppressed detection with the largest IoU, if it is at least 0.7, resampled to the
-    frame of the kept box.
+    above `iou_threshold`. The mask of a kept detection is averaged with at most one mask from each
+    other view: the mask of the suppressed detection with the largest IoU, if that is at least 0.7.
+    It is resampled to the frame of the kept box.
 
     Args:
       views: each has "boxes" [n, 4], "scores" [n], "classes" [n] and "masks" [n, h, w],
@@ -103,7 +103,7 @@ def _suppress(boxes, scores, classes, iou_threshold):
 
 
 def _iou(box, boxes) -> np.ndarray:
-    """IoU of a box [4] with boxes [n, 4]; 0 if both are empty."""
+    """Computes the IoU of a box [4] with boxes [n, 4]; 0 if both are empty."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     intersection = np.prod(np.maximum(sides, 0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2])
@@ -129,7 +129,7 @@ def _resample(mask, mask_box, box) -> np.ndarray:
 
 
 def _weights(target, source, count) -> np.ndarray:
-    """Bilinear weights [target cells, source cells] between intervals of `count` equal cells."""
+    """Computes bilinear weights [target cells, source cells] between intervals of `count` cells."""
     centres = target[0] + (np.arange(count) + 0.5) / count * (target[1] - target[0])
     positions = (centres - source[0]) / (source[1] - source[0]) * count - 0.5
     return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(count))).astype(np.float32)

@@ -1,16 +1,16 @@
 """Pastes masks, which are predicted in the frames of their boxes, into the image.
 
-Two systems do it differently, which shows in their published numbers:
+Two systems paste differently, which affects their published numbers:
 
 - "detectron2" samples the mask bilinearly at the centres of the image's pixels. The mask is zero
   outside its frame (`paste_masks_in_image` in detectron2/layers/mask_ops.py).
-- "torchvision" gives the mask a border of zeros and enlarges its box in proportion. The box is cut
-  to whole pixels towards zero and gains one pixel on the right and below. The mask is resized to
-  it (`paste_masks_in_image` in torchvision/models/detection/roi_heads.py).
+- "torchvision" pads the mask with zeros and enlarges its box in proportion. The box is rounded to
+  whole pixels towards zero and gains one pixel on the right and below. The mask is resized to this
+  box (`paste_masks_in_image` in torchvision/models/detection/roi_heads.py).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from segjax.coco import run_lengths as rle
 
 PasteRule = Literal["detectron2", "torchvision"]
+_NO_MATRIX: Any = None  # `cv2.gemm` adds no third matrix; its annotations do not allow for that
 
 
 def paste(
@@ -26,7 +27,7 @@ def paste(
     """Resamples the mask of one box over an image.
 
     Args:
-      probabilities: [h, w] in the frame of the box, whose height has h equal rows.
+      probabilities: [h, w] in the frame of the box, which is divided into h · w equal cells.
       box: [4]; an empty box has an empty mask.
       size: height and width of the image.
       rule: the system that the model follows; see above.
@@ -75,9 +76,8 @@ def paste_to_rle(
         raise ValueError(f"threshold must be above 0, found {threshold}")
     height, width = map(int, size)
     probabilities, boxes = _checked(probabilities, boxes, rule)
-    room = np.empty(
-        height * width, np.float32
-    )  # reused: new memory costs more than the computation
+    # Reused for all masks: new memory costs more than the computation.
+    room = np.empty(height * width, np.float32)
     masks = []
     for mask, box in zip(probabilities, boxes, strict=True):
         top, left, window = _window(mask, box, (height, width), rule, threshold, room)
@@ -101,7 +101,7 @@ def _checked(probabilities, boxes, rule) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _window(mask, box, size, rule, threshold, room) -> tuple[int, int, np.ndarray]:
-    """(top, left, probabilities [width, height]) of the part that can reach the threshold."""
+    """Returns (top, left, probabilities [width, height]) of what can reach the threshold."""
     (x_min, y_min, x_max, y_max), (height, width) = box, size
     if not (x_max > x_min and y_max > y_min):
         return 0, 0, np.zeros((0, 0), np.float32)
@@ -116,13 +116,13 @@ def _window(mask, box, size, rule, threshold, room) -> tuple[int, int, np.ndarra
     if window.size:
         # Run lengths go down the columns, so columns are stored one after the other. NumPy would
         # start threads for so small a product, which costs more than it gains.
-        across = cv2.gemm(columns, mask, 1, None, 0, flags=cv2.GEMM_2_T)
-        cv2.gemm(across, rows, 1, None, 0, dst=window, flags=cv2.GEMM_2_T)
+        across = cv2.gemm(columns, mask, 1, _NO_MATRIX, 0, flags=cv2.GEMM_2_T)
+        cv2.gemm(across, rows, 1, _NO_MATRIX, 0, dst=window, flags=cv2.GEMM_2_T)
     return top, left, window
 
 
 def _sampling(low, high, count, side, threshold) -> tuple[int, np.ndarray]:
-    """detectron2's first pixel on an axis, and mask weights [pixels, count] for each pixel."""
+    """Returns detectron2's first pixel on an axis, and mask weights [pixels, count]."""
     low, high = float(low), float(high)
     step = (high - low) / count
     # Beyond the box, values fall from half the border's value to zero within half a step.
@@ -134,7 +134,7 @@ def _sampling(low, high, count, side, threshold) -> tuple[int, np.ndarray]:
 
 
 def _resizing(low, high, padded_count, side) -> tuple[int, np.ndarray]:
-    """torchvision's, for a mask with its border; its float32 rounding decides the pixels."""
+    """Returns the same for torchvision and a padded mask; float32 rounding decides the pixels."""
     centre, half = (high + low) * np.float32(0.5), (high - low) * np.float32(0.5)
     half *= np.float32(padded_count / (padded_count - 2))
     low, high = int(centre - half), int(centre + half)
@@ -146,7 +146,7 @@ def _resizing(low, high, padded_count, side) -> tuple[int, np.ndarray]:
 
 
 def _bilinear(before, position, count) -> np.ndarray:
-    """Weights [positions, count] of linear interpolation; cells outside 0..count−1 are 0."""
+    """Computes weights [positions, count] of linear interpolation; cells outside are 0."""
     weights = np.zeros((len(position), count), np.float32)
     rows, before = np.arange(len(position)), before.astype(np.int64)
     for index, weight in (

@@ -68,6 +68,7 @@ def mean_of_windows(
         inside = np.s_[: region.shape[0], : region.shape[1]]
         share = np.outer(rows[row], columns[column])[inside]
         region += output[inside] * np.expand_dims(share, tuple(range(2, output.ndim)))
+    assert mean is not None  # every image has a window
     return mean
 
 

@@ -69,11 +69,12 @@ class Tiling:
         return height, width
 
     def positions(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Where outputs begin. They cover the image, and the last ones may end beyond it."""
-        return list(itertools.product(*self._starts(image_shape)))
+        """Returns where outputs begin. They cover the image; the last ones may end beyond it."""
+        rows, columns = self._starts(image_shape)
+        return list(itertools.product(rows, columns))
 
     def extract(self, image: np.ndarray, position: tuple[int, int]) -> np.ndarray:
-        """The input for the output that begins at `position`, mirrored beyond the border.
+        """Returns the input for the output that begins at `position`, mirrored at the border.
 
         The border pixels are not repeated (NumPy's "reflect", OpenCV's BORDER_REFLECT_101). An
         image smaller than the margin is mirrored again and again.
@@ -98,19 +99,20 @@ class Tiling:
         )
 
     def kept_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """The input without the margin on each side."""
+        """Returns the size of the input without the margin on each side."""
         return input_size[0] - 2 * self.margin[0], input_size[1] - 2 * self.margin[1]
 
     def scaled(self, scale: float) -> "Tiling":
-        """The tiling itself: the network still sees tiles of one size."""
+        """Returns the tiling itself: the network still sees tiles of one size."""
         return self
 
     def single(self, image_shape: Sequence[int]) -> "Tiling":
-        """The tiling of the same network that covers an image with one tile: one whole pass.
+        """Returns the tiling of the same network that covers an image with a single tile.
 
-        Its output is the smallest that covers the image and differs from this tiling's by multiples
-        of `multiple`, as the network requires. Tiles agree with it if the network sees no further
-        than the margin. Group or instance normalisation and global pooling see the whole image.
+        Its output is the smallest one that covers the image and differs from this tiling's by
+        multiples of `multiple`, as the network requires. Tiles agree with it if the network sees no
+        further than the margin. Group or instance normalisation and global pooling see the whole
+        image.
         """
         height, width = (
             length + (output - length) % self.multiple
@@ -120,7 +122,7 @@ class Tiling:
         return Tiling(input_size, (height, width), multiple=1)
 
     def _starts(self, image_shape: Sequence[int]) -> list[range]:
-        """The rows and the columns at which outputs begin, until one reaches the end."""
+        """Returns the rows and the columns at which outputs begin, until one reaches the end."""
         return [
             range(0, max(length - output, 0) + stride, stride)
             for length, output, stride in zip(

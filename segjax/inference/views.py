@@ -42,7 +42,7 @@ class View:
 def scales_and_flips(
     scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), *, flip: bool = True
 ) -> tuple[View, ...]:
-    """DeepLab's multi-scale test: each scale upright and, with `flip`, also flipped.
+    """Returns the views of DeepLab's multi-scale test: all scales and, with `flip`, also mirrored.
 
     The default scales are those of DeepLabv3 on VOC 2012 (Chen et al., 2017, section 4.2).
     """
@@ -51,7 +51,7 @@ def scales_and_flips(
 
 
 def rotations_and_flips() -> tuple[View, ...]:
-    """The eight symmetries of the square (its dihedral group), the identity first.
+    """Returns the eight symmetries of the square (its dihedral group), the identity first.
 
     Because they form a group, the averaged prediction turns and flips exactly with the image.
     """
@@ -62,7 +62,7 @@ def rotations_and_flips() -> tuple[View, ...]:
 
 
 def seven_rotated_versions() -> tuple[View, ...]:
-    """The seven elements of `rotations_and_flips` other than the identity.
+    """Returns the seven elements of `rotations_and_flips` other than the identity.
 
     The U-Net paper's ISBI 2012 result is "averaged over 7 rotated versions of the input data"
     (section 4, table 1). The paper gives no angles, and does not say whether the input itself is
@@ -86,7 +86,7 @@ def augment(image: np.ndarray, view: View, *, size: tuple[int, int] | None = Non
 
 
 def augmented_size(size: Sequence[int], view: View) -> tuple[int, int]:
-    """Height and width of what `augment` returns for an image of `size` [height, width, ...]."""
+    """Computes height and width of `augment`'s result for a `size` [height, width, ...]."""
     height, width = enlarged_size(size, view.scale)
     return (width, height) if view.quarter_turns % 2 else (height, width)
 
@@ -159,6 +159,7 @@ def average_probabilities(
                 f"from {view} beside {total.shape}"
             )
         total += prediction
+    assert total is not None  # there is a view
     if len(views) > 1:
         total /= len(views)
     return total

@@ -1,7 +1,7 @@
-"""Losses on arrays, and their sums.
+"""Losses on arrays, and weighted sums of them.
 
-They assert the shapes and dtypes of their arguments with chex when they are called or traced. A
-wrong one raises an AssertionError that names the argument in brackets, such as "[labels]".
+Each checks the shapes and dtypes of its arguments with chex, when it is called or traced. A wrong
+argument raises an AssertionError that names it in brackets, such as "[labels]".
 """
 
 from segjax.losses.cross_entropy import (

@@ -5,28 +5,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax.labels import IGNORE_LABEL
 from segjax.ops.devices import mean_over_devices
-
-IGNORE_LABEL = 255
 
 
 def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> jax.Array:
-    """Computes the cross-entropy of each pixel, zero where the label is ignored.
+    """Computes the cross-entropy of each pixel; it is zero where the label is ignored.
 
     Args:
       logits: [..., classes] of any float dtype; the loss is computed in float32.
-      labels: [...] integers; `ignore_label` marks pixels that do not count. Any other label that is
-        no class gives NaN.
+      labels: [...] integers; `ignore_label` marks ignored pixels. Any other label outside the
+        classes gives NaN.
 
     Returns:
-      [...] float32 in nats.
+      [...] float32, in nats.
     """
     chex.assert_shape(logits, (..., None), custom_message="logits")
     chex.assert_type(logits, float, custom_message="logits")
     chex.assert_shape(labels, logits.shape[:-1], custom_message="labels")
     chex.assert_type(labels, int, custom_message="labels")
     valid = labels != ignore_label
-    # Optax gives NaN for a label outside the classes, and NaN · 0 is NaN: replace it beforehand.
+    # Optax returns NaN for a label outside the classes, and NaN · 0 is NaN: replace it first.
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), jnp.where(valid, labels, 0)
     )
@@ -34,7 +33,7 @@ def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> 
 
 
 def mean_valid_pixels(labels, *, ignore_label: int = IGNORE_LABEL):
-    """Counts the valid pixels of an image, on average over the batch on all devices.
+    """Counts the valid pixels per image, averaged over the batch on all devices.
 
     Args:
       labels: [batch, height, width] integers.
@@ -53,17 +52,17 @@ def cross_entropy(
 ) -> jax.Array:
     """Computes E = Σ w(x)·ce(x) / (number of valid pixels).
 
-    Equation 1 of the U-Net paper is the sum alone; the mean makes learning rates independent of
-    the size of the tiles. With `mean_valid_pixels` of the whole batch on all devices as normaliser,
-    the mean of this loss over devices and micro-batches is the loss of the whole batch, however the
-    ignored pixels are spread; with each device's own normaliser it would not be. The loss and
-    gradient of a batch without a valid pixel are zero.
+    Equation 1 of the U-Net paper is the sum alone; the mean makes learning rates independent of the
+    size of the tiles. The normaliser is `mean_valid_pixels` of the whole batch on all devices. The
+    mean of this loss over devices and micro-batches is then the loss of the whole batch, however
+    the ignored pixels are spread. With a normaliser for each device it would not be. A batch
+    without valid pixels has zero loss and zero gradient.
 
     Args:
       logits: [batch, height, width, classes].
       labels: [batch, height, width] integers.
       weights: [batch, height, width] float32, or None for ones. They do not enter the normaliser.
-      normalizer: [batch] pixels per image; None takes this batch's `mean_valid_pixels`.
+      normalizer: [batch], pixels per image; None takes this batch's `mean_valid_pixels`.
 
     Returns:
       A float32 scalar.
@@ -82,11 +81,11 @@ def cross_entropy(
 def hard_pixel_cross_entropy(
     logits, labels, *, share: float, weights=None, ignore_label: int = IGNORE_LABEL
 ) -> jax.Array:
-    """Computes the mean cross-entropy of the `share` of each image's pixels where it is largest.
+    """Computes the mean cross-entropy of each image's hardest pixels, a `share` of all its pixels.
 
-    Hard-pixel mining as in detectron2's DeepLab, whose share is 0.2. The share is of all pixels;
-    ignored ones count with a loss of zero. The hardest are chosen in each image, so that the result
-    does not depend on how a batch is spread over devices; detectron2 chooses over a device's batch.
+    This is the hard-pixel mining of detectron2's DeepLab, which uses a share of 0.2. Ignored pixels
+    count with a loss of zero. The pixels are chosen in each image, so that the result does not
+    depend on how a batch is spread over devices; detectron2 chooses them over a device's batch.
 
     Args:
       logits: [batch, height, width, classes].

@@ -1,7 +1,7 @@
-"""The losses of Mask R-CNN, sums over chosen anchors or regions divided by a count.
+"""The losses of Mask R-CNN: sums over sampled anchors or regions, divided by a count.
 
-If the count is the mean over all devices, the mean of the losses over the devices is the loss of
-the whole batch, however the objects are spread; see `segjax.losses.instance`.
+If the count is a mean over all devices, the mean of the losses over the devices is the loss of the
+whole batch, however the objects are spread; see `segjax.losses.instance`.
 """
 
 import chex
@@ -10,9 +10,9 @@ import optax
 
 
 def smooth_l1(values, *, beta: float):
-    """Computes |v| − β/2 beyond β and v² / 2β within: Fast R-CNN, equation 3; β = 0 is |v|.
+    """Computes v² / 2β where |v| < β, and |v| − β/2 elsewhere: Fast R-CNN, equation 3.
 
-    Girshick's code has β = 1, torchvision's models 1/9, detectron2's 0.
+    β = 0 gives |v|. Girshick's code uses β = 1, torchvision's models 1/9, and detectron2's 0.
     """
     size = jnp.abs(values)
     if beta == 0:
@@ -21,12 +21,12 @@ def smooth_l1(values, *, beta: float):
 
 
 def objectness_loss(logits, positive, valid, *, normalizer):
-    """Computes the binary cross-entropy of anchors, Σ over the valid ones / normaliser.
+    """Computes the binary cross-entropy of anchors, summed over the valid ones / normaliser.
 
     Args:
       logits: [..., anchors].
-      positive, valid: [..., anchors] bool.
-      normalizer: scalar.
+      positive, valid: bool [..., anchors].
+      normalizer: scalar, the number of anchors to divide by.
     """
     chex.assert_type(logits, float, custom_message="logits")
     _check_flags(positive, logits.shape, "positive")
@@ -37,13 +37,13 @@ def objectness_loss(logits, positive, valid, *, normalizer):
 
 
 def box_loss(deltas, targets, positive, *, beta: float, normalizer):
-    """Computes the smooth L1 loss of box deltas, Σ over the positive ones / normaliser.
+    """Computes the smooth L1 loss of box deltas, summed over the positive ones / normaliser.
 
     Args:
-      deltas, targets: [..., 4]; targets that are not positive may hold anything.
-      positive: [...] bool.
+      deltas, targets: [..., 4]; targets that are not positive may have any value.
+      positive: bool [...].
       beta: see `smooth_l1`.
-      normalizer: scalar: the count of all samples, negative ones too.
+      normalizer: scalar, the number of samples, including negative ones.
     """
     chex.assert_shape(deltas, (..., 4), custom_message="deltas")
     chex.assert_shape(targets, deltas.shape, custom_message="targets")
@@ -55,13 +55,13 @@ def box_loss(deltas, targets, positive, *, beta: float, normalizer):
 
 
 def class_loss(logits, classes, valid, *, normalizer):
-    """Computes the cross-entropy of regions, Σ over the valid ones / normaliser.
+    """Computes the cross-entropy of regions, summed over the valid ones / normaliser.
 
     Args:
       logits: [..., regions, 1 + classes], background first.
       classes: [..., regions] integers, 0 = background.
-      valid: [..., regions] bool.
-      normalizer: scalar.
+      valid: bool [..., regions].
+      normalizer: scalar, the number of regions to divide by.
     """
     chex.assert_type(logits, float, custom_message="logits")
     chex.assert_shape(classes, logits.shape[:-1], custom_message="classes")
@@ -73,13 +73,13 @@ def class_loss(logits, classes, valid, *, normalizer):
 
 
 def mask_loss(logits, targets, positive, *, normalizer):
-    """Computes the binary cross-entropy of masks (section 3), the mean over pixels of each region.
+    """Computes the binary cross-entropy of masks (section 3), averaged over a region's pixels.
 
     Args:
-      logits: of the true class, [..., regions, h, w].
+      logits: [..., regions, h, w], the logits of the true class.
       targets: [..., regions, h, w] in [0, 1].
-      positive: [..., regions] bool.
-      normalizer: scalar, the positive regions.
+      positive: bool [..., regions].
+      normalizer: scalar, the number of positive regions.
     """
     chex.assert_shape(logits, (..., None, None, None), custom_message="logits")
     chex.assert_shape(targets, logits.shape, custom_message="targets")
@@ -90,14 +90,15 @@ def mask_loss(logits, targets, positive, *, normalizer):
 
 
 def softmax_mask_loss(logits, targets, classes, positive, *, normalizer):
-    """Computes the cross-entropy over classes at each pixel of masks, the paper's table 2b.
+    """Computes the cross-entropy over classes at each pixel of the masks, as in table 2b.
 
     Args:
       logits: [..., regions, h, w, 1 + classes], background first.
-      targets: [..., regions, h, w]; one half and more is the region's class, less is background.
+      targets: [..., regions, h, w]; from one half a pixel has the region's class, below it is
+        background.
       classes: [..., regions] integers.
-      positive: [..., regions] bool.
-      normalizer: scalar, the positive regions.
+      positive: bool [..., regions].
+      normalizer: scalar, the number of positive regions.
     """
     chex.assert_shape(logits, (..., None, None, None, None), custom_message="logits")
     chex.assert_shape(targets, logits.shape[:-1], custom_message="targets")

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 from segjax.ops.devices import sum_over_devices
 
 
@@ -21,22 +21,22 @@ def dice_loss(
 ) -> jax.Array:
     """Computes 1 − mean over classes of (2·Σ p·y + smooth) / (Σ p + Σ y + smooth).
 
-    A class that is neither labelled nor predicted scores Dice 1; one that is predicted but not
-    labelled scores near 0.
+    A class that is neither labelled nor predicted has a Dice score of 1. A class that is predicted
+    but not labelled has a score near 0.
 
     Args:
       logits: [batch, height, width, classes]; p is their softmax, in float32.
-      labels: [batch, height, width] integers; y is one-hot, and ignored pixels enter no sum.
-      over: "sample" sums over each image and averages the images' scores; "batch" sums over the
-        whole batch on all devices, which steadies small structures that many images lack (nnU-Net's
-        batch Dice). With several micro-batches in a step, each has its own sums.
+      labels: [batch, height, width] integers; y is their one-hot form. Ignored pixels enter no sum.
+      over: "sample" sums over each image and averages the images' scores. "batch" sums over the
+        whole batch on all devices (nnU-Net's batch Dice), which is steadier for small structures
+        that many images lack. Each micro-batch of a step has its own sums.
       background: whether class 0 counts.
 
     Returns:
       A float32 scalar.
 
     Raises:
-      ValueError: `over` is not one of these.
+      ValueError: `over` is neither "sample" nor "batch".
     """
     if over not in ("sample", "batch"):
         raise ValueError(f"over={over!r}; expected 'sample' or 'batch'")

@@ -1,4 +1,4 @@
-"""The losses of Mask R-CNN: five terms of the network's outputs, and their weights."""
+"""The loss of Mask R-CNN: a weighted sum of five terms of the network's outputs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from segjax.ops.devices import mean_count
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """Weights and forms of the five losses; the defaults are detectron2's."""
+    """Weights and forms of the five terms; the defaults are detectron2's."""
 
     objectness: float = 1.0
     rpn_box: float = 1.0
@@ -20,22 +20,22 @@ class DetectionLoss:
     box: float = 1.0
     mask: float = 1.0
     rpn_beta: float = 0.0
-    """Where the RPN's smooth L1 becomes linear; torchvision 1/9, the paper's code 1/9."""
+    """β of the RPN's smooth L1 loss; torchvision and the paper's code use 1/9."""
     box_beta: float = 0.0
-    """The same of the box head; torchvision 1/9, the paper's code 1."""
+    """β of the box head's smooth L1 loss; torchvision uses 1/9, the paper's code 1."""
     rpn_normalizer: Literal["fixed", "sampled"] = "fixed"
-    """Divide the RPN's losses by the anchors that were asked for (detectron2), or by those that
-    were found (torchvision)."""
+    """Divide the RPN's losses by the number of anchors requested ("fixed", as in detectron2) or
+    actually sampled ("sampled", as in torchvision)."""
 
     def weighted(self, terms: dict):
-        """Sums terms by their weights."""
+        """Returns the weighted sum of terms."""
         return sum(getattr(self, name) * term for name, term in terms.items())
 
     def rpn_terms(self, outputs: dict) -> dict:
-        """Computes "objectness" and "rpn_box" of the sampled anchors.
+        """Computes the terms "objectness" and "rpn_box" on the sampled anchors.
 
         Args:
-          outputs: see `segjax.tasks.InstanceTask.extra_losses`.
+          outputs: the network's outputs; see `segjax.tasks.InstanceTask.extra_losses`.
         """
         anchors = outputs["sampled_anchors"]
         index, positive, valid = anchors["index"], anchors["positive"], anchors["valid"]
@@ -58,7 +58,7 @@ class DetectionLoss:
         }
 
     def box_terms(self, outputs: dict) -> dict:
-        """Computes "classes" and "box" of the sampled regions."""
+        """Computes the terms "classes" and "box" on the sampled regions."""
         regions, deltas = outputs["regions"], outputs["box_deltas"]
         if deltas.shape[2] > 1:  # one box for each class
             chosen = jnp.maximum(regions["classes"], 1) - 1
@@ -82,13 +82,14 @@ class DetectionLoss:
 
     @staticmethod
     def mask_term(logits, regions: dict, *, form: Literal["sigmoid", "softmax"], normalizer):
-        """Computes the loss of the masks of regions, a sum over the positive ones / normaliser.
+        """Computes the mask loss of regions, summed over the positive ones / normaliser.
 
         Args:
           logits: [batch, regions, height, width, outputs].
           regions: "classes" and "positive" [batch, regions], "mask_targets" [batch, regions,
             height, width].
-          form: of the network's masks; see `segjax.models.MaskRCNN`.
+          form: form of the network's masks; see `segjax.models.MaskRCNN`.
+          normalizer: scalar, the number of positive regions.
         """
         targets, positive = regions["mask_targets"], regions["positive"]
         if form == "softmax":

@@ -12,20 +12,20 @@ from segjax.losses.dice import dice_loss
 
 @dataclass(frozen=True)
 class SemanticLoss:
-    """Weights of the terms; a term of weight zero is not computed."""
+    """Weights and forms of the terms; a term of weight zero is not computed."""
 
     cross_entropy: float = 1.0
     dice: float = 0.0
     dice_over: Literal["sample", "batch"] = "sample"
     dice_background: bool = False
     hard_pixels: float = 1.0
-    """Share of an image's pixels, the hardest, that the cross-entropy is the mean of; 1 takes
-    all that are labelled."""
+    """Average the cross-entropy over this share of an image's pixels, the hardest ones; 1 averages
+    over all labelled pixels."""
     auxiliary: float = 0.4
-    """Weight of the sum of the losses of a network's auxiliary outputs, where it has any."""
+    """Weight of the summed losses of the network's auxiliary outputs, if it has any."""
     supervise: Literal["full", "coarse"] = "full"
-    """Compare with the labels at full resolution, or subsample the labels to the network's coarse
-    logits: DeepLab v1 and v2 (v3 gains 1.2 points by "full")."""
+    """"full" compares logits and labels at full resolution. "coarse" subsamples the labels to the
+    network's coarse logits, as DeepLab v1 and v2 do (v3 gains 1.2 points with "full")."""
 
     def __post_init__(self):
         if not (self.cross_entropy or self.dice):
@@ -37,14 +37,14 @@ class SemanticLoss:
         """Computes the loss of a batch on one device.
 
         Args:
-          outputs: "logits" [batch, height, width, classes]. Some networks add "coarse_logits", and
-            "auxiliary_logits", a sequence of logits; both may have any height and width, and the
+          outputs: "logits" [batch, height, width, classes]. Some networks add "coarse_logits" and
+            "auxiliary_logits" (a sequence of logits). These may have any height and width; the
             labels are subsampled to it.
-          batch: "labels" [batch, height, width], and optionally "weights" of the same shape, which
-            act on the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
+          batch: "labels" [batch, height, width]; optionally "weights" of the same shape, which
+            weight the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
 
         Returns:
-          The weighted sum, and a dict of its terms before weighting.
+          The weighted sum, and a dict of the unweighted terms.
         """
         labels = batch["labels"]
         chex.assert_rank(labels, 3, custom_message="labels")
@@ -92,10 +92,10 @@ class SemanticLoss:
 
 
 def _subsample(batch: dict, size: tuple[int, int]) -> dict:
-    """The batch's truth at the positions of smaller logits, whose corner pixels lie on its own.
+    """Subsamples the batch's labels and weights to smaller logits, with corner pixels aligned.
 
-    The number of valid pixels is taken to shrink as the number of pixels does: counted, it would
-    have to be summed over devices and micro-batches for each size.
+    The normaliser is scaled by the number of pixels. An exact count of valid pixels would have to
+    be summed over devices and micro-batches for each size.
     """
     labels = batch["labels"]
     full = labels.shape[1:3]

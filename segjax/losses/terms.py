@@ -4,13 +4,13 @@ from collections.abc import Callable, Collection, Mapping
 
 import jax
 
-# (outputs of the network, batch, variables) → float32 scalar, the weight included. The step takes
-# its mean over devices and micro-batches, which must be the term of the whole batch. A mean over
-# images is right as it is. A mean over pixels or regions divides by a count that is itself a mean
-# over the devices: the batch's "normalizer" (valid pixels of an image, right for micro-batches
-# too), or `segjax.ops.devices.mean_count` of any mask.
+# (outputs of the network, batch, variables) → float32 scalar, including the term's weight. The step
+# averages it over devices and micro-batches, and this mean must be the term of the whole batch. A
+# mean over images satisfies this. A mean over pixels or regions must divide by a count that is a
+# mean over the devices: the batch's "normalizer" (valid pixels per image, also right for
+# micro-batches), or `segjax.ops.devices.mean_count` of any mask.
 LossTerm = Callable[[dict, dict, dict], jax.Array]
-# What a training step logs besides the metrics of the task.
+# Values that a training step logs besides the task's metrics.
 LOGGED = ("loss", "gradient_norm", "learning_rate")
 
 
@@ -22,23 +22,25 @@ def extra_terms(
     *,
     taken: Collection[str],
 ) -> dict[str, jax.Array]:
-    """Computes each term, by name.
+    """Computes each term and returns them by name.
 
     Args:
+      terms: the terms by name.
+      outputs, batch, variables: the arguments of each term.
       taken: the names of the task's own metrics.
 
     Raises:
-      ValueError: a term has one of these names, or one that every step logs.
+      ValueError: a term has the name of one of the task's metrics, or a name that every step logs.
     """
     check_names(terms, taken=taken)
     return {name: term(outputs, batch, variables) for name, term in terms.items()}
 
 
 def check_names(terms: Mapping, *, taken: Collection[str]):
-    """Raises a ValueError if a term has the name of another logged value."""
+    """Raises ValueError if a term has the name of another logged value."""
     for name in terms:
         if name in (*taken, *LOGGED):
             raise ValueError(
-                f"an extra loss term is named {name!r}, as another logged value; taken are "
+                f"an extra loss term is named {name!r}, like another logged value; taken are "
                 f"{', '.join((*taken, *LOGGED))}"
             )

@@ -1,14 +1,14 @@
 """Operators: pure functions on arrays with fixed shapes.
 
-They assert the shapes and dtypes of their arguments with chex when they are called or traced. A
-wrong one raises an AssertionError that names the argument in brackets, such as "[boxes]".
+Each checks the shapes and dtypes of its arguments with chex, when it is called or traced. A wrong
+argument raises an AssertionError that names it in brackets, such as "[boxes]".
 """
 
 from segjax.ops.anchors import base_anchors, grid_anchors
 from segjax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes
 from segjax.ops.convolution import convolution, linen_convolution, up_convolution
 from segjax.ops.dense_crf import dense_crf
-from segjax.ops.masks import paste_masks, targets_from_boxes, targets_from_images
+from segjax.ops.masks import targets_from_boxes
 from segjax.ops.matching import match, sample
 from segjax.ops.nms import nms
 from segjax.ops.resize import resize_bilinear
@@ -29,7 +29,6 @@ __all__ = [
     "match",
     "multilevel_roi_align",
     "nms",
-    "paste_masks",
     "pyramid_levels",
     "resize_bilinear",
     "roi_align",
@@ -37,6 +36,5 @@ __all__ = [
     "roi_warp",
     "sample",
     "targets_from_boxes",
-    "targets_from_images",
     "up_convolution",
 ]

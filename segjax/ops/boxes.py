@@ -1,7 +1,7 @@
 """Boxes [x_min, y_min, x_max, y_max] in continuous pixel coordinates: area, overlap, coding.
 
-A box's width is x_max − x_min, with nothing added. Where that or the height is not above zero, the
-box is empty.
+A box's width is x_max − x_min, with nothing added. A box is empty if its width or height is not
+above zero.
 """
 
 import math
@@ -10,12 +10,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# Detectron's limit on dw and dh: a box grows no further than from 16 pixels to 1000.
+# Detectron's limit on dw and dh: a box may grow by at most 1000 / 16.
 LOG_SCALE_LIMIT = math.log(1000 / 16)
 
 
 def box_area(boxes) -> jax.Array:
-    """Computes the area of each box, 0 for an empty one.
+    """Computes the area of each box; empty boxes have area 0.
 
     Args:
       boxes: [..., 4].
@@ -35,7 +35,7 @@ def box_iou(a, b) -> jax.Array:
       b: [M, 4].
 
     Returns:
-      [N, M]; 0, never NaN, where a box is empty.
+      [N, M]; where a box is empty, the result is 0, never NaN.
     """
     chex.assert_shape(a, (None, 4), custom_message="a")
     chex.assert_shape(b, (None, 4), custom_message="b")
@@ -46,13 +46,13 @@ def box_iou(a, b) -> jax.Array:
 def coordinate_iou(a, b):
     """Computes the intersection over union of boxes whose coordinates lie along the first axis.
 
-    That axis first, and the boxes along a later one, is the layout in which XLA vectorises.
+    XLA vectorises this layout, with the boxes along a later axis.
 
     Args:
       a, b: [4, ...]; the other axes broadcast.
 
     Returns:
-      [...]; 0, never NaN, where a box is empty.
+      [...]; where a box is empty, the result is 0, never NaN.
     """
     width = jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0])
     height = jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1])
@@ -66,17 +66,17 @@ def _area(x_min, y_min, x_max, y_max):
 
 
 def encode_boxes(boxes, anchors, weights) -> jax.Array:
-    """Computes the deltas that turn anchors into boxes: (dx, dy, dw, dh), times the weights.
+    """Computes the deltas (dx, dy, dw, dh) that turn anchors into boxes, times the weights.
 
     Girshick et al., Rich Feature Hierarchies (CVPR 2014), appendix C: dx = (x − x_anchor) /
-    w_anchor between the centres, dw = log(w / w_anchor).
+    w_anchor, where x and x_anchor are the centres, and dw = log(w / w_anchor).
 
     Args:
       boxes: [..., 4].
       anchors: [..., 4]; the leading axes broadcast. A side of a box or an anchor that is not above
         zero counts as one pixel, so that the deltas of invalid entries are finite.
-      weights: of dx, dy, dw and dh. They bring the deltas to unit variance; the box head's are
-        (10, 10, 5, 5).
+      weights: weights of dx, dy, dw and dh, which bring the deltas to unit variance. The box head
+        uses (10, 10, 5, 5).
 
     Returns:
       [..., 4] float32.
@@ -98,15 +98,15 @@ def encode_boxes(boxes, anchors, weights) -> jax.Array:
 
 
 def decode_boxes(deltas, anchors, weights) -> jax.Array:
-    """Computes the boxes that deltas make of anchors: the inverse of `encode_boxes`.
+    """Applies deltas to anchors, as the inverse of `encode_boxes`.
 
-    Computes in float32 for any dtype: bfloat16 coordinates would be 4 pixels apart at 1000. dw and
-    dh are limited above to log(1000 / 16), as in Detectron, detectron2 and torchvision.
+    The computation is in float32 for any dtype: bfloat16 coordinates are 4 pixels apart at 1000.
+    dw and dh are at most log(1000 / 16), as in Detectron, detectron2 and torchvision.
 
     Args:
       deltas: [..., 4].
       anchors: [..., 4]; the leading axes broadcast ([N, 1, 4] with deltas [N, classes, 4]).
-      weights: those of the encoding.
+      weights: the weights given to `encode_boxes`.
 
     Returns:
       [..., 4] float32, not clipped to the image.
@@ -123,11 +123,11 @@ def decode_boxes(deltas, anchors, weights) -> jax.Array:
 
 
 def clip_boxes(boxes, size) -> jax.Array:
-    """Clips boxes to the image; a box wholly outside becomes empty.
+    """Clips boxes to the image; a box that lies wholly outside becomes empty.
 
     Args:
       boxes: [..., 4].
-      size: height and width of the image; numbers, or an array [2] of integers or floats.
+      size: height and width of the image, as two numbers or an array [2] of integers or floats.
 
     Returns:
       [..., 4].

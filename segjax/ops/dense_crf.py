@@ -1,16 +1,16 @@
 """The fully connected CRF of Krähenbühl and Koltun (NIPS 2011), which refines DeepLab v1 and v2.
 
-Each pixel is tied to every other by two Gaussian kernels (DeepLab v1, equation 2; v2, equation 3):
+Two Gaussian kernels connect each pixel to every other (DeepLab v1, equation 2; v2, equation 3):
 
   k_ij = w1 · exp(−|p_i − p_j|² / 2σ_α² − |I_i − I_j|² / 2σ_β²) + w2 · exp(−|p_i − p_j|² / 2σ_γ²)
 
-for positions p and colours I, and pays k_ij if their labels differ (Potts). Mean field approximates
-the marginals: Q_i(l) ∝ exp(logits_i(l) + Σ_j k_ij · Q_j(l)). As in the released programs the sum
-takes in j = i, which the paper leaves out.
+for positions p and colours I. Two pixels pay k_ij if their labels differ (the Potts model). Mean
+field approximates the marginals: Q_i(l) ∝ exp(logits_i(l) + Σ_j k_ij · Q_j(l)). The sum includes
+j = i, as in the released programs; the paper leaves it out.
 
 The appearance kernel is filtered on the permutohedral lattice, as in the released programs. The
-smoothness kernel, of two dimensions and a small σ, is not: it is convolved along either side, exact
-but for the tails beyond 4 σ_γ (6e-5 of the kernel), at about the cost of a lattice.
+smoothness kernel has two dimensions and a small σ, so it is convolved along each axis instead. That
+is exact except for the tails beyond 4 σ_γ (6e-5 of the kernel), and costs about as much.
 """
 
 import dataclasses
@@ -25,38 +25,39 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from segjax.ops.permutohedral import connect, lattice_filter, scale_lattice, sort_corners
 
 Normalization = Literal["symmetric", "per_pixel", "none"]
 TILE = 64  # rows of a band matrix
-BUCKET = 64  # `refine_probabilities` pads to multiples of it, so that few shapes are compiled
+BUCKET = 64  # `refine_probabilities` pads to multiples of this, so that few shapes are compiled
 
 
 @dataclass(frozen=True)
 class CrfConfig:
-    """Parameters of the fully connected CRF, by default those that DeepLab v1's script ships with.
+    """Parameters of the fully connected CRF; the defaults are those of DeepLab v1's script.
 
-    DeepLab v2's are 4, 65, 3, 2, 2 (VGG-16) and 4, 67, 3, 3, 1 (ResNet-101), in the order of the
-    fields from `appearance_weight` to `smoothness_sigma`.
+    DeepLab v2 uses 4, 65, 3, 2, 2 (VGG-16) and 4, 67, 3, 3, 1 (ResNet-101) for the fields from
+    `appearance_weight` to `smoothness_sigma`.
     """
 
     num_iterations: int = 10
     """Mean field iterations."""
     appearance_weight: float = 4.0
-    """w1, of the kernel of position and colour."""
+    """w1, the weight of the appearance kernel (position and colour)."""
     position_sigma: float = 49.0
-    """σ_α of that kernel, in pixels."""
+    """σ_α of the appearance kernel, in pixels."""
     color_sigma: float = 5.0
-    """σ_β of that kernel, in the image's units of 0 to 255."""
+    """σ_β of the appearance kernel, in the image's units (0 to 255)."""
     smoothness_weight: float = 3.0
-    """w2, of the kernel of position alone."""
+    """w2, the weight of the smoothness kernel (position only)."""
     smoothness_sigma: float = 3.0
-    """σ_γ of that kernel, in pixels."""
+    """σ_γ of the smoothness kernel, in pixels."""
     normalization: Normalization = "symmetric"
-    """Of both kernels: symmetric divides k_ij by √(k_i k_j), where k_i = Σ_j k_ij (Krähenbühl and
-    Koltun's release of 2013, pydensecrf); per_pixel by k_i (the release of 2011, which DeepLab's
-    program is built on); none leaves them as in the papers."""
+    """Normalisation of both kernels, with k_i = Σ_j k_ij. "symmetric" divides k_ij by √(k_i k_j)
+    (Krähenbühl and Koltun's release of 2013, pydensecrf). "per_pixel" divides by k_i (their release
+    of 2011, on which DeepLab's program is built). "none" does not normalise, as in the papers."""
 
     def __post_init__(self):
         for name in ("position_sigma", "color_sigma", "smoothness_sigma"):
@@ -82,26 +83,28 @@ def dense_crf(
     valid=None,
     capacity: int | None = None,
 ) -> jax.Array:
-    """Computes the marginals of the fully connected CRF whose unary potentials are `logits`.
+    """Computes the marginals of the fully connected CRF with `logits` as unary potentials.
 
-    May be jitted, mapped with `vmap` over images of one size, and differentiated in `logits` (the
-    image gets no gradient). The keywords are those of `CrfConfig`, which explains them.
+    Works with `jit`, with `vmap` over images of one size, and with reverse-mode differentiation in
+    `logits` (the image gets no gradient). `CrfConfig` explains the keywords that it also has.
 
     Args:
       logits: [height, width, classes] of a float dtype; log-probabilities give the same result.
       image: [height, width, channels], one or three channels with values from 0 to 255.
-      smoothness_sigma: a Python number, since it gives the convolution its size.
-      valid: bool [height, width]; other pixels neither send nor receive. For padded images.
-      capacity: how many lattice points the tables have room for. None counts those of the image.
-        A traced call cannot count and takes the largest possible number, many times too large.
+      smoothness_sigma: a Python number, because it sets the size of the convolution.
+      valid: bool [height, width]; pixels that are not valid neither send nor receive messages. Use
+        it for padded images.
+      capacity: number of lattice points that the tables have room for. None counts the image's
+        points. A traced call cannot count; it takes the largest possible number, which is many
+        times too large.
 
     Returns:
-      float32 [height, width, classes], probabilities. A traced call returns NaN throughout if the
-      image takes more than `capacity` lattice points, or if a σ is so small that its lattice cannot
-      be numbered.
+      float32 [height, width, classes], probabilities. A traced call returns only NaN if the image
+      needs more than `capacity` lattice points, or if a σ is so small that its lattice points
+      cannot be numbered.
 
     Raises:
-      ValueError: shapes do not fit; or a call that is not traced would give NaN.
+      ValueError: shapes do not fit, or an untraced call would return NaN.
     """
     _check_shapes(logits, image, valid)
     chex.assert_type(logits, float, custom_message="logits")
@@ -113,14 +116,14 @@ def dense_crf(
     if valid is None:
         valid = jnp.ones(image.shape[:2], bool)
     image = jax.lax.stop_gradient(jnp.asarray(image, jnp.float32))
-    # As arrays of one type, so that 4 and 4.0 are compiled once.
+    # Arrays of one type, so that 4 and 4.0 share a compiled program.
     sigmas, weights = (
         jnp.stack([jnp.asarray(value, jnp.float32) for value in pair])
         for pair in ((position_sigma, color_sigma), (appearance_weight, smoothness_weight))
     )
     corners = _sort(image, valid, sigmas)
     most = corners.point.size
-    if isinstance(corners.count, jax.core.Tracer):
+    if isinstance(corners.num_lattice_points, Tracer):
         capacity = most if capacity is None else capacity
     elif not corners.fits:
         raise ValueError(
@@ -128,9 +131,11 @@ def dense_crf(
             f"image of {image.shape[0]}×{image.shape[1]}: its lattice cannot be numbered"
         )
     elif capacity is None:
-        capacity = _round_capacity(int(corners.count), most)
-    elif capacity < corners.count:
-        raise ValueError(f"capacity={capacity}, but the image takes {corners.count} lattice points")
+        capacity = _round_capacity(int(corners.num_lattice_points), most)
+    elif capacity < corners.num_lattice_points:
+        raise ValueError(
+            f"capacity={capacity}, but the image takes {corners.num_lattice_points} lattice points"
+        )
     reach = math.ceil(4 * smoothness_sigma)
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / smoothness_sigma) ** 2)
     return _infer(
@@ -150,18 +155,18 @@ def refine_probabilities(
 ) -> np.ndarray:
     """Refines the class probabilities of one image of any size.
 
-    Sizes are padded to multiples of 64, and the tables for lattice points to a few sizes too, so
-    that a data set with images of many sizes compiles only a few functions.
+    Images are padded to multiples of 64, and the lattice tables to a few sizes. A data set with
+    images of many sizes therefore compiles only a few programs.
 
     Args:
       probabilities: float [H, W, classes].
-      image: [H, W, 1 or 3], values from 0 to 255; uint16 is brought to that range.
+      image: [H, W, 1 or 3], values from 0 to 255; uint16 images are scaled to that range.
 
     Returns:
       float32 [H, W, classes].
 
     Raises:
-      ValueError: shapes do not fit, or a σ is too small; see `dense_crf`.
+      ValueError: as for `dense_crf`.
     """
     _check_shapes(probabilities, image, None)
     height, width = image.shape[:2]
@@ -178,7 +183,7 @@ def refine_probabilities(
 
 
 def mean_field(logits, message: Callable, *, num_iterations: int):
-    """Iterates Q ← softmax(logits + message(Q)) from Q = softmax(logits), all classes last."""
+    """Iterates Q ← softmax(logits + message(Q)), starting at softmax(logits); classes are last."""
 
     def update(_, q):
         return jax.nn.softmax(logits + message(q), axis=-1)
@@ -187,10 +192,10 @@ def mean_field(logits, message: Callable, *, num_iterations: int):
 
 
 def gaussian_filter(values, taps):
-    """Convolves [height, width, channels] along both sides with `taps` [2r + 1], zeros outside.
+    """Convolves [height, width, channels] along both axes with `taps` [2r + 1], zero-padded.
 
-    As products with band matrices, a tile at a time: XLA fuses sums of shifted arrays into each of
-    their readers, and so computes them many times over.
+    Multiplies tiles with band matrices. XLA would fuse a sum of shifted arrays into each of its
+    readers, and so compute it many times.
     """
     reach = len(taps) // 2
     place = np.arange(TILE + 2 * reach)[None] - np.arange(TILE)[:, None]
@@ -209,10 +214,10 @@ def gaussian_filter(values, taps):
 
 
 def normalizers(total, normalization: Normalization):
-    """Returns (inner, outer) that turn a kernel K with row sums `total` into outer·inner·K·inner.
+    """Returns the factors (inner, outer) that normalise a kernel K to outer · inner · K · inner.
 
-    See `CrfConfig.normalization`. Rows without any weight, those of pixels that are not valid, get
-    the factor 0; NaN, the mark of an overflow, stays.
+    `total` has the row sums of K; see `CrfConfig.normalization`. Rows that sum to 0, those of
+    invalid pixels, get the factor 0. NaN, which marks an overflow, stays NaN.
     """
     one = jnp.ones_like(total)
     if normalization == "none":
@@ -222,7 +227,7 @@ def normalizers(total, normalization: Normalization):
 
 
 def _round_capacity(count: int, most: int) -> int:
-    """Rounds up to 2ⁿ or 1.5 · 2ⁿ, and not to less than would matter, to compile few capacities."""
+    """Rounds up to 2ⁿ or 1.5 · 2ⁿ, from about most / 32, so that few capacities are compiled."""
     power = 1 << max(count - 1, most // 32).bit_length()
     return min(power * 3 // 4 if count <= power * 3 // 4 else power, most)
 
@@ -242,7 +247,7 @@ def _infer(logits, valid, corners, taps, weights, *, capacity, num_iterations, n
     lattice = connect(corners, capacity)
     total = lattice_filter(lattice, mask.reshape(-1, 1))
     inner, appearance_outer = normalizers(total, normalization)
-    # Into the tables: a product with q would be computed anew for each corner that reads it.
+    # Scale the tables: XLA would recompute a product with q for each corner that reads it.
     lattice = scale_lattice(lattice, inner[:, 0])
     total = mask * gaussian_filter(mask, taps)
     inner, smoothness_outer = normalizers(total, normalization)

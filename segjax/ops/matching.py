@@ -1,4 +1,4 @@
-"""Which truth each anchor or proposal is trained on, and which of them are trained on at all."""
+"""Matches anchors or proposals with objects, and samples those that a loss is computed on."""
 
 import chex
 import jax
@@ -11,24 +11,24 @@ POSITIVE, NEGATIVE, NEITHER = 1, 0, -1
 
 
 def match(candidates, truth, valid, *, high: float, low: float, allow_low_quality: bool):
-    """Matches each candidate with the truth that it overlaps most, and labels it.
+    """Matches each candidate with the true box that it overlaps most, and labels it.
 
-    Ren et al., Faster R-CNN (2015), section 3.1.2, by the rules of detectron2 and torchvision: a
-    candidate is positive from an IoU of `high`, negative below `low`. With `allow_low_quality`,
-    the candidates that a truth overlaps most, ties included, are positive as well; they keep their
-    own match, which may be another truth. Unlike in detectron2 and torchvision, a truth that
-    overlaps no candidate makes none positive; there, all candidates tie for it.
+    Ren et al., Faster R-CNN (2015), section 3.1.2, by the rules of detectron2 and torchvision. A
+    candidate is positive if its IoU is at least `high`, and negative if it is below `low`. With
+    `allow_low_quality`, the candidates that overlap a true box most, ties included, are positive
+    too. They keep their own match, which may be another true box. A true box that overlaps no
+    candidate makes none positive; in detectron2 and torchvision all candidates then tie for it.
 
     Args:
       candidates: [N, 4] boxes: anchors or proposals.
-      truth: [M, 4] boxes.
-      valid: bool [M], which truths there are; other entries match nothing.
+      truth: [M, 4] true boxes.
+      valid: bool [M], which entries of `truth` are boxes; the others match nothing.
       high, low: thresholds of the IoU.
       allow_low_quality: True in the region proposal network, False in the box head.
 
     Returns:
-      int32 [N], the index of the valid truth with the highest IoU, the lowest index among equals
-        (0 if no truth is valid), and
+      int32 [N], the index of the valid true box with the highest IoU (ties: the lowest index; 0 if
+        none is valid), and
       int32 [N], the label: 1 positive, 0 negative, −1 neither.
 
     Raises:
@@ -43,17 +43,17 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
     chex.assert_type(valid, bool, custom_message="valid")
     if capacity == 0:
         return jnp.zeros(number, jnp.int32), jnp.full(number, NEGATIVE, jnp.int32)
-    # Coordinates as arrays of their own, which XLA reads fastest.
+    # XLA reads the coordinates fastest as separate arrays.
     coordinates = tuple(lax.stop_gradient(candidates[:, i]) for i in range(4))
     truth, valid = lax.stop_gradient(jnp.asarray(truth)), jnp.asarray(valid)
 
     def overlap(i):
         return jnp.where(valid[i], coordinate_iou(truth[i], coordinates), -1.0)
 
-    # One truth at a time: no [N, M] array, and no work beyond the last valid truth, as capacities
-    # are much larger than what most images hold. The next IoU is part of the state, so that it is
-    # stored: computed anew for each reader, it might be rounded in another way in each, and then
-    # nothing need equal its own maximum.
+    # One true box at a time: this needs no [N, M] array, and stops at the last valid box. Most
+    # images have far fewer boxes than there is room for. The next IoU is part of the state so that
+    # XLA stores it. Recomputed for each reader, it might be rounded differently in each, and then
+    # no candidate need equal the maximum.
     def add_truth(i, state):
         iou, best, matched, is_best = state
         matched = jnp.where(iou > best, i, matched)
@@ -75,20 +75,20 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
 
 
 def sample(key, labels, *, size: int, positive_fraction: float):
-    """Draws candidates at random, without replacement: some positives, the rest negatives.
+    """Samples positive and negative candidates at random, without replacement.
 
-    Girshick, Fast R-CNN (2015), section 2.3. At most ⌊positive_fraction · size⌋ are positives;
-    negatives fill the rest.
+    Girshick, Fast R-CNN (2015), section 2.3. At most ⌊positive_fraction · size⌋ candidates are
+    positive; negatives fill the rest.
 
     Args:
-      key: of `jax.random`.
-      labels: int [N], of `match`; candidates labelled neither 1 nor 0 are not drawn.
-      size: of the sample; it may be larger than N.
+      key: a key of `jax.random`.
+      labels: int [N], the labels from `match`; candidates labelled −1 are not drawn.
+      size: number of candidates to draw; it may be larger than N.
       positive_fraction: 0.5 in the region proposal network, 0.25 in the box head.
 
     Returns:
       int32 [size], indices of candidates, the positives first, and
-      bool [size], whether the entry is one; the others, last, hold 0.
+      bool [size], which entries hold a candidate; the others come last and hold 0.
 
     Raises:
       ValueError: the fraction is not between 0 and 1.
@@ -97,15 +97,15 @@ def sample(key, labels, *, size: int, positive_fraction: float):
         raise ValueError(f"positive_fraction={positive_fraction}: expected between 0 and 1")
     chex.assert_rank(labels, 1, custom_message="labels")
     chex.assert_type(labels, int, custom_message="labels")
-    # Random floats of 30 bits, all distinct as a rule: `top_k` is fast on CPUs for floats only. The
-    # added power of two keeps them normal, as XLA takes subnormal floats for zero.
+    # Random floats of 30 bits, almost always distinct: `top_k` is fast on CPUs for floats only. The
+    # added power of two keeps them normal, because XLA treats subnormal floats as zero.
     bits = jax.random.bits(key, labels.shape, jnp.uint32)
     priority = lax.bitcast_convert_type((bits >> 2) + jnp.uint32(2**23), jnp.float32)
     positives, positive_count = _draw(priority, labels == POSITIVE, int(positive_fraction * size))
     negatives, negative_count = _draw(priority, labels == NEGATIVE, size)
     place = jnp.arange(size)
     after = place - positive_count
-    # `positives` may have no entry at all.
+    # `positives` may be empty.
     positives = jnp.pad(positives, (0, size - positives.shape[0]))
     indices = jnp.where(after < 0, positives, negatives[jnp.maximum(after, 0)])
     valid = after < negative_count
@@ -113,7 +113,7 @@ def sample(key, labels, *, size: int, positive_fraction: float):
 
 
 def _draw(priority, wanted, count):
-    """Up to `count` wanted entries of the highest priority: indices [count] and their number."""
+    """Returns the `count` wanted entries of highest priority: indices [count], and how many."""
     drawn = min(count, priority.shape[0])
     priority, indices = lax.top_k(jnp.where(wanted, priority, -1.0), drawn)
     return jnp.pad(indices, (0, count - drawn)), jnp.sum(priority > 0)

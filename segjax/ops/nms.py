@@ -9,17 +9,17 @@ from jax import lax
 
 from segjax.ops.boxes import coordinate_iou
 
-# Boxes that are decided on together. Larger tiles are fewer steps, but more pairs to compare: on 2
-# CPU cores 64 is faster than 256, for 1,000 boxes as for 20,000.
+# Number of boxes that are decided together. Larger tiles take fewer steps but compare more pairs.
+# On 2 CPU cores, 64 is faster than 256 for both 1,000 and 20,000 boxes.
 TILE = 64
 
 
 class _Boxes(NamedTuple):
-    """Boxes along the last axis: coordinates [4, n], groups [1, n], their places in the input."""
+    """Boxes along the last axis: coordinates [4, n], groups [1, n], places in the input [1, n]."""
 
     coordinates: jax.Array
     group: jax.Array
-    index: jax.Array
+    place: jax.Array
 
     def slice(self, start, size):
         return _Boxes(*(lax.dynamic_slice_in_dim(x, start, size, 1) for x in self))
@@ -28,26 +28,26 @@ class _Boxes(NamedTuple):
 def nms(
     boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None
 ) -> tuple[jax.Array, jax.Array]:
-    """Selects boxes by descending score, leaving out those that overlap a selected one too much.
+    """Selects boxes by descending score, and suppresses those that overlap a selected box too much.
 
-    A box is left out if its IoU with a selected box of its group is above the threshold. Ties in
+    A box is suppressed if its IoU with a selected box of its group is above the threshold. Ties in
     score go to the lower index.
 
-    The sorted boxes are taken a tile at a time, and compared with all boxes selected so far and
-    with one another, until enough are selected or none is left.
+    The sorted boxes are processed in tiles. Each tile is compared with all boxes selected so far
+    and with itself, until enough boxes are selected or none is left.
 
     Args:
       boxes: [N, 4].
-      scores: [N]; a NaN counts as not valid.
-      iou_threshold: boxes that overlap by exactly this much are both selected.
-      max_outputs: the most boxes to select.
+      scores: [N]; a box whose score is NaN is not valid.
+      iou_threshold: the largest IoU at which two boxes are both selected.
+      max_outputs: the largest number of boxes to select.
       valid: bool [N], the entries that are boxes; all by default.
-      groups: integers [N], such as pyramid levels or classes; boxes of different groups never leave
-        each other out. One group by default.
+      groups: integers [N], such as pyramid levels or classes; boxes of different groups do not
+        suppress each other. One group by default.
 
     Returns:
-      int32 [max_outputs], the selected boxes' indices, and
-      bool [max_outputs], which of these entries hold one; the others come last and hold 0.
+      int32 [max_outputs], the indices of the selected boxes, and
+      bool [max_outputs], which entries hold a box; the others come last and hold 0.
 
     Raises:
       ValueError: `max_outputs` is below 1.
@@ -67,7 +67,7 @@ def nms(
     boxes, scores = lax.stop_gradient(boxes), lax.stop_gradient(scores).astype(jnp.float32)
     groups = jnp.zeros(number, jnp.int32) if groups is None else groups
     valid = ~jnp.isnan(scores) & (True if valid is None else valid)
-    # What is not valid goes last, even after a score of −∞.
+    # Invalid boxes go last, even after a score of −∞.
     scores = jnp.maximum(scores, jnp.finfo(jnp.float32).min)
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf)).astype(jnp.int32)
     candidates = _padded(_Boxes(boxes[order].T, groups[order][None], order[None]), tile_size)
@@ -93,36 +93,36 @@ def nms(
         blocks = (count + tile_size - 1) // tile_size
         left = lax.fori_loop(0, blocks, compare, start + places < total)
         left = _select_greedily(left, _suppresses(tile, tile, iou_threshold))
-        # A place beyond the array is not written to.
-        target = jnp.where(left, count + jnp.cumsum(left) - 1, selected.index.shape[1])
+        # Boxes that are left out get a place beyond the array, which is not written to.
+        target = jnp.where(left, count + jnp.cumsum(left) - 1, selected.place.shape[1])
         selected = jax.tree.map(lambda to, x: to.at[:, target].set(x, mode="drop"), selected, tile)
         return start + tile_size, jnp.minimum(count + jnp.sum(left), max_outputs), selected
 
     state = (0, 0, selected)
     _, count, selected = lax.while_loop(unfinished, select_from_tile, state)
     is_selected = jnp.arange(max_outputs) < count
-    return jnp.where(is_selected, selected.index[0, :max_outputs], 0), is_selected
+    return jnp.where(is_selected, selected.place[0, :max_outputs], 0), is_selected
 
 
 def _padded(boxes, tile_size):
-    """Boxes with zeros at the end, to one whole tile at least."""
-    number = boxes.index.shape[1]
+    """Pads boxes with zeros to whole tiles, at least one."""
+    number = boxes.place.shape[1]
     padding = max(tile_size - number, -number % tile_size)
     return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, padding))), boxes)
 
 
 def _suppresses(a, b, iou_threshold):
-    """Whether a box of `a` and a box of `b` cannot both be selected: bool [a's, b's]."""
+    """Computes which boxes of `a` and of `b` cannot both be selected: bool [in a, in b]."""
     iou = coordinate_iou(a.coordinates[:, :, None], b.coordinates[:, None])
     return (iou > iou_threshold) & (b.group == a.group.T)
 
 
 def _select_greedily(left, suppresses):
-    """Selects from a sorted tile: those in `left` that no selected earlier one suppresses.
+    """Selects the boxes of a sorted tile in `left` that no earlier selected box suppresses.
 
-    Repeats that rule for all at once, until nothing changes. After step k the first k boxes at
-    least are decided; as a rule all are after a few, the longest chain of boxes that decide on the
-    next.
+    Applies this rule to all boxes at once, until nothing changes. After step k at least the first k
+    boxes are decided. A few steps usually suffice: as many as the longest chain of boxes of which
+    each decides about the next.
     """
     earlier = jnp.triu(suppresses, 1)
 

@@ -4,10 +4,10 @@ Adams, Baek and Davis, Fast High-Dimensional Filtering Using the Permutohedral L
 2010), in the form that Krähenbühl and Koltun's fully connected CRF uses: splat each point onto the
 d+1 corners of its simplex, blur along the d+1 directions of the lattice, slice.
 
-There is no hash table. The corners are sorted, so that equal ones lie side by side; every later
-step is then a gather from tables that are made once for an image. No sum depends on the order in
-which threads come by, except for that of a GPU's scatter-add over blocks, which
-`--xla_gpu_deterministic_ops`, set for all of segjax's runs, puts in order.
+There is no hash table. The corners are sorted, so that equal ones are adjacent. Every later step is
+then a gather from tables that are built once for an image. Only one sum depends on the order of
+threads: a GPU's scatter-add over blocks. `--xla_gpu_deterministic_ops`, which segjax sets for all
+runs, fixes its order.
 """
 
 from functools import partial
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Corners of one lattice point are summed in blocks of this size: a gather of so many rows each,
-# after which few rows are left to be scattered.
+# The corners of a lattice point are summed in blocks of this many rows. Each block is a gather,
+# which leaves few rows to be scattered.
 BLOCK = 8
 
 
@@ -26,14 +26,14 @@ class Corners(NamedTuple):
     """The simplex corners of all points, sorted by lattice point.
 
     Attributes:
-      key_high, key_low: uint32 [d+1, points], the halves of the sorted keys; row r has the corners
-        with remainder r (Adams et al., section 3.1), which are distinct lattice points from those
-        of other rows.
-      strides: uint32 [2, d], the halves of what a step along each coordinate adds to a key.
-      point: int32 [d+1, points], whose corner it is.
-      lattice_point: int32 [d+1, points], of each sorted corner; numbers rise from 0.
+      key_high, key_low: uint32 [d+1, points], the upper and lower halves of the sorted keys. Row r
+        has the corners with remainder r (Adams et al., section 3.1); rows share no lattice point.
+      strides: uint32 [2, d], the key differences of a step along each coordinate, in halves.
+      point: int32 [d+1, points], the point that each sorted corner belongs to.
+      lattice_point: int32 [d+1, points], the number of each sorted corner's lattice point, rising
+        from 0.
       weights: float32 [d+1, points], the barycentric weights by remainder and point, unsorted.
-      count: int32, the number of lattice points.
+      num_lattice_points: int32.
       fits: bool, whether the coordinates fit into the keys.
     """
 
@@ -43,19 +43,21 @@ class Corners(NamedTuple):
     point: jax.Array
     lattice_point: jax.Array
     weights: jax.Array
-    count: jax.Array
+    num_lattice_points: jax.Array
     fits: jax.Array
 
 
 class Lattice(NamedTuple):
-    """Tables for filtering; rows of lattice points beyond their number stay zero.
+    """Tables for filtering. Unused rows of lattice points stay zero.
 
     Attributes:
       corners: int32 [d+1, points], the lattice points that each point is sliced from.
-      weights: float32 [d+1, points], barycentric; NaN throughout if the lattice overflowed.
-      block_points, block_weights: [BLOCK, blocks], the points summed by each block.
-      block_target: int32 [blocks], the lattice point that it belongs to, in rising order.
-      neighbors: int32 [d+1, 2, capacity + 1], along each direction; `capacity` stands for none.
+      weights: float32 [d+1, points], barycentric weights; all NaN if the lattice overflowed.
+      block_points, block_weights: [BLOCK, blocks], the points that each block sums, and their
+        weights.
+      block_target: int32 [blocks], the lattice point of each block, in rising order.
+      neighbors: int32 [d+1, 2, capacity + 1], the two neighbours along each direction; `capacity`
+        stands for none.
     """
 
     corners: jax.Array
@@ -67,21 +69,21 @@ class Lattice(NamedTuple):
 
 
 def sort_corners(features, valid) -> Corners:
-    """Finds the simplex of each point in the lattice and sorts the corners.
+    """Finds each point's simplex in the lattice and sorts the corners.
 
     Args:
       features: float32 [points, d], d ≤ 7, in units of the Gaussian's standard deviation.
-      valid: bool [points]; others get the weights 0 and add no lattice point.
+      valid: bool [points]; invalid points get weight 0 and add no lattice point.
     """
     points, dimensions = features.shape
     features = jnp.where(valid[:, None], features, features[jnp.argmax(valid)])
     base, rank, weights = _simplex(features)
     weights = jnp.where(valid[None], weights, 0.0)
-    # Of d+1 coordinates with a known sum, d tell lattice points apart.
+    # The sum of the d+1 coordinates is known, so d of them identify a lattice point.
     base, rank = base[:, :dimensions], rank[:, :dimensions]
-    index_bits = max(3, (points - 1).bit_length())  # 3 are needed by the remainder in `connect`
+    index_bits = max(3, (points - 1).bit_length())  # `connect` needs 3 bits for the remainder
     key_bits = 64 - index_bits
-    # One more on either side, so that neighbours have keys of their own.
+    # One more on each side, so that neighbours have keys too.
     lowest = base.min(axis=0) - 2
     spans = base.max(axis=0) - lowest + 2
     fits = jnp.log2(spans.astype(jnp.float32)).sum() < key_bits - 0.01
@@ -89,13 +91,13 @@ def sort_corners(features, valid) -> Corners:
     with jax.enable_x64(True):
         spans = spans.astype(jnp.uint64)
         strides = jnp.concatenate([jnp.ones(1, jnp.uint64), jnp.cumprod(spans[:-1])])
-        # Seen from remainder r, the coordinates of the r highest ranks are one step lower.
+        # For remainder r, the coordinates of the r highest ranks are one step lower.
         threshold = dimensions - jnp.arange(dimensions + 1, dtype=jnp.int32)
         lower = rank[None] > threshold[:, None, None]
         digits = ((base - lowest[None])[None] - lower.astype(jnp.int32)).astype(jnp.uint64)
         keys = (digits * strides[None, None]).sum(axis=2, dtype=jnp.uint64)
         index = jnp.arange(points, dtype=jnp.uint64)[None]
-        # One operand: XLA sorts pairs several times slower on CPU.
+        # Sort a single operand: on CPU, XLA sorts pairs several times more slowly.
         keys = jnp.sort(keys << jnp.uint64(index_bits) | index, axis=1)
         point = (keys & jnp.uint64(2**index_bits - 1)).astype(jnp.int32)
         keys = keys >> jnp.uint64(index_bits)
@@ -109,17 +111,18 @@ def sort_corners(features, valid) -> Corners:
 
 
 def connect(corners: Corners, capacity: int) -> Lattice:
-    """Makes the tables of the lattice from its sorted corners.
+    """Builds the lattice's tables from its sorted corners.
 
     Args:
-      capacity: rows for lattice points. With more lattice points than that, and where the
-        coordinates do not fit into the keys, the result filters everything to NaN.
+      capacity: number of rows for lattice points. If there are more lattice points, or if the
+        coordinates do not fit into the keys, the lattice filters everything to NaN.
     """
     directions, points = corners.point.shape
     entries = directions * points
     lattice_point, point = corners.lattice_point.reshape(-1), corners.point.reshape(-1)
     order = jnp.arange(entries, dtype=jnp.int32)
-    poison = jnp.where(corners.fits & (corners.count <= capacity), 1.0, jnp.nan)
+    fits = corners.fits & (corners.num_lattice_points <= capacity)
+    poison = jnp.where(fits, 1.0, jnp.nan)
     weights = corners.weights * poison.astype(jnp.float32)
 
     remainder = jnp.broadcast_to(
@@ -130,7 +133,7 @@ def connect(corners: Corners, capacity: int) -> Lattice:
     own = jnp.minimum(own, capacity)
 
     is_new = jnp.concatenate([jnp.ones(1, bool), lattice_point[1:] != lattice_point[:-1]])
-    # `start` of a lattice point's corners; that of the next one, and of all beyond, ends them.
+    # The first corner of each lattice point; the next entry ends its corners.
     start = jnp.full(capacity + 1, entries, jnp.int32)
     start = start.at[jnp.where(is_new, lattice_point, capacity + 1)].set(order, mode="drop")
     neighbors = _neighbors(corners, start, remainder)
@@ -150,7 +153,7 @@ def connect(corners: Corners, capacity: int) -> Lattice:
 
 
 def scale_lattice(lattice: Lattice, scale) -> Lattice:
-    """Makes a lattice filter with scale_i · K_ij · scale_j for K_ij, given scale [points]."""
+    """Returns a lattice that filters with scale_i · K_ij · scale_j; `scale` is [points]."""
     return lattice._replace(
         weights=lattice.weights * scale[None],
         block_weights=lattice.block_weights * scale[lattice.block_points],
@@ -161,10 +164,10 @@ def scale_lattice(lattice: Lattice, scale) -> Lattice:
 def lattice_filter(lattice: Lattice, values, reverse: bool = False):
     """Sums values over all points, weighted by a Gaussian of the distance of their features.
 
-    Approximates out_i = Σ_j exp(−½ |f_i − f_j|²) values_j, the point itself included, up to a
-    factor near 1 that normalising cancels. As blurring drops what leaves the occupied lattice,
-    directions do not quite commute; `reverse` takes them the other way round, which is the exact
-    transpose. Derivatives are those in `values` only.
+    Approximates out_i = Σ_j exp(−½ |f_i − f_j|²) values_j, including j = i, up to a factor near 1
+    that normalising cancels. Blurring drops values that leave the occupied lattice, so its
+    directions do not quite commute. `reverse` blurs in the opposite order, which is the exact
+    transpose. Only `values` has a derivative, in reverse mode.
 
     Args:
       values: float32 [points, channels].
@@ -182,11 +185,11 @@ def lattice_filter(lattice: Lattice, values, reverse: bool = False):
     directions = lattice.neighbors[::-1] if reverse else lattice.neighbors
     for after, before in directions:
         beside = [rows.at[side].get(mode="promise_in_bounds") for side in (after, before)]
-        # The last row, of the absent neighbours, is zero as it is; but a scatter keeps XLA from
-        # fusing each blur into its readers in the next one, which would triple the work each time.
+        # The last row stands for absent neighbours and is zero already. But the scatter keeps XLA
+        # from fusing each blur into its readers in the next blur, which would triple the work.
         absent = after[-1:]
         rows = (rows + 0.5 * (beside[0] + beside[1])).at[absent].set(0.0)
-    # Krähenbühl's constant, by which the gain approaches that of the Gaussian above.
+    # Krähenbühl's constant brings the gain close to that of the Gaussian above.
     gain = 1 / (1 + 2.0**-dimensions)
     return _gather_and_sum(rows, lattice.corners, gain * lattice.weights)
 
@@ -214,18 +217,19 @@ def _simplex(features):
     """Locates points in the lattice (Adams et al., section 4.1).
 
     Returns:
-      base: int32 [points, d+1], the corner of remainder 0 divided by d+1.
-      rank: int32 [points, d+1], of each coordinate's distance from it, largest first.
-      weights: float32 [d+1, points], barycentric, by the corner's remainder.
+      base: int32 [points, d+1], the corner of remainder 0, divided by d+1.
+      rank: int32 [points, d+1], the rank of each coordinate's distance from that corner, the
+        largest first.
+      weights: float32 [d+1, points], the barycentric weights by the corner's remainder.
     """
     points, dimensions = features.shape
     side = dimensions + 1
-    # Splatting, blurring and slicing spread by √(2/3) · (d+1) in all, which is to be the unit of
-    # the features; the root below makes the axes of the hyperplane equally long.
+    # Splatting, blurring and slicing together spread by √(2/3) · (d+1), which becomes the unit of
+    # the features. The root in `scale` makes the axes of the hyperplane equally long.
     number = np.arange(1, side)
     scale = np.sqrt(2 / 3) * side / np.sqrt(number * (number + 1))
     scaled = features * jnp.asarray(scale, features.dtype)[None]
-    # Onto the hyperplane Σ x = 0 of d+1 coordinates: x_j = Σ_{i ≥ j} s_i − j · s_{j−1}.
+    # Embed in the hyperplane Σ x = 0 of d+1 coordinates: x_j = Σ_{i ≥ j} s_i − j · s_{j−1}.
     tail = jnp.cumsum(scaled[:, ::-1], axis=1)[:, ::-1]
     zero = jnp.zeros((points, 1), features.dtype)
     steps = jnp.asarray(number, features.dtype)[None] * scaled
@@ -242,7 +246,7 @@ def _simplex(features):
     rank, base = rank + wrap * side, base.astype(jnp.int32) + wrap
     distance = (elevated - (base * side).astype(features.dtype)) / side
 
-    # In order of rank the distances fall; the weight of remainder r lies between two of them.
+    # Distances fall with rank; the weight of remainder r is the difference of two of them.
     is_place = rank[:, :, None] == jnp.arange(side, dtype=jnp.int32)[None, None]
     by_rank = jnp.where(is_place, distance[:, :, None], 0.0).sum(axis=1).T
     falling = by_rank[::-1]
@@ -251,13 +255,12 @@ def _simplex(features):
 
 
 def _neighbors(corners: Corners, start, remainder):
-    """Finds the lattice points next to each along all directions, int32 [d+1, 2, capacity + 1]."""
+    """Finds each lattice point's neighbours along all directions: int32 [d+1, 2, capacity + 1]."""
     directions, points = corners.point.shape
     capacity = len(start) - 1
     here = jnp.minimum(start, directions * points - 1)
-    exists = (jnp.arange(capacity + 1, dtype=jnp.int32) < corners.count) & (
-        start < directions * points
-    )
+    numbers = jnp.arange(capacity + 1, dtype=jnp.int32)
+    exists = (numbers < corners.num_lattice_points) & (start < directions * points)
     remainder = remainder[here]
     with jax.enable_x64(True):
         keys = _whole(corners.key_high.reshape(-1)[here], corners.key_low.reshape(-1)[here])
@@ -269,13 +272,13 @@ def _neighbors(corners: Corners, start, remainder):
             return remainder.astype(jnp.uint64) << jnp.uint64(61) | key
 
         table = jnp.where(exists, ranked(remainder, keys), jnp.uint64(2**64 - 1))
-        # A step adds 1 to all coordinates but one, and takes d from that one.
+        # A step subtracts d from one coordinate and adds 1 to all others.
         step = jnp.where(last[None], strides.sum() - strides[:, None], -strides[:, None])
         wanted = ranked(jnp.where(last, 0, remainder + 1)[None], keys[None] + step)
         place = jnp.searchsorted(table, wanted).astype(jnp.int32)
         place = jnp.minimum(place, capacity)
         after = jnp.where(exists[None] & (table[place] == wanted), place, capacity)
-    numbers = jnp.broadcast_to(jnp.arange(capacity + 1, dtype=jnp.int32), after.shape)
+    numbers = jnp.broadcast_to(numbers, after.shape)
     direction = jnp.arange(directions, dtype=jnp.int32)[:, None]
     before = jnp.full_like(after, capacity).at[direction, after].set(numbers)
     return jnp.stack([after, before.at[:, capacity].set(capacity)], axis=1)

@@ -1,4 +1,4 @@
-"""Bilinear resizing of feature maps, by either convention of where the corners lie."""
+"""Bilinear resizing of feature maps, with corners aligned or not."""
 
 import chex
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ from jax import lax
 
 
 def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
-    """Resizes maps bilinearly, without antialiasing, computing in float32 at least.
+    """Resizes maps bilinearly, without antialiasing, in at least float32.
 
-    With `align_corners` the centres of the corner pixels stay in place, so that 33 → 513 puts
-    input pixel i on output pixel 16·i: TensorFlow DeepLab and Caffe's Interp layer. Without, pixels
-    are squares and the outer edges stay in place: PyTorch's default.
+    With `align_corners`, the centres of the corner pixels stay in place, as in TensorFlow's DeepLab
+    and Caffe's Interp layer: 33 → 513 puts input pixel i on output pixel 16·i. Without it, pixels
+    are squares and the outer edges stay in place, as in PyTorch by default.
 
     Args:
       x: [batch, height, width, channels] of a float dtype.
@@ -24,9 +24,9 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
     chex.assert_equal(len(size), 2, custom_message="size")
     batch, height, width, channels = x.shape
     resized = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-    # As matrix products. Gathers are faster alone, but XLA fuses them into every reader of the
-    # result and computes them again there, and their gradient is a scatter, which on GPUs adds in
-    # no fixed order. The columns come first, on the few rows; the rows then need no transposition.
+    # We multiply by matrices. A gather alone is faster, but XLA fuses it into every reader of the
+    # result and recomputes it there. Its gradient is a scatter, which GPUs add in no fixed order.
+    # The columns are resized first, while there are few rows; the rows then need no transposition.
     if width != size[1]:
         weights = _interpolation_matrix(width, size[1], align_corners, resized.dtype)
         resized = _product(resized, weights, (((2,), (1,)), ((), ()))).swapaxes(2, 3)
@@ -45,9 +45,10 @@ def _product(a, b, axes):
 
 
 def _interpolation_matrix(old, new, align_corners, dtype):
-    """The weights [new, old] of each old position in each new one.
+    """Computes the weight [new, old] of each old position in each new one.
 
-    From a division of integers, exact for any size; sizes may be open (`jax.export`).
+    Positions come from integer division, which is exact for any size. Sizes may be symbolic, as in
+    `jax.export`.
     """
     i = jnp.arange(new)[:, None]
     if align_corners:

@@ -1,10 +1,9 @@
 """RoIAlign: features of boxes, sampled bilinearly from one map or from a pyramid.
 
-Mask R-CNN (He et al. 2017), section 3; what it leaves open follows torchvision's and detectron2's
-kernels: where a sample may lie, and what it reads at the border.
+Mask R-CNN (He et al. 2017), section 3. The paper leaves open where samples may lie and what they
+read at the border; there we follow the kernels of torchvision and detectron2.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
+from segjax.ops.linear import define_transposes, linear_operator
 
 LevelRule = Literal["detectron2", "torchvision"]
-BINS_IN_CACHE = 1568  # of 256 channels, 1.6 MB
+BINS_IN_CACHE = 1568  # with 256 channels, 1.6 MB
 
 
 def roi_align(
@@ -32,26 +32,26 @@ def roi_align(
 ) -> jax.Array:
     """Computes each box's features: the averages of bilinear samples in a grid of bins.
 
-    A sample up to one cell outside the map reads the nearest cell; one beyond that is 0.
-    Gradients go to the features only; `jax.jvp` does not go through.
+    A sample up to one cell outside the map reads the nearest cell; a sample beyond that is 0. Only
+    the features have a derivative, in forward and reverse mode.
 
     Args:
       features: [batch, height, width, channels] of a float dtype.
       boxes: [batch, boxes, 4] as x_min, y_min, x_max, y_max, in pixels.
       output_size: bins, or rows and columns of bins.
-      spatial_scale: of the features to the pixels of the boxes: 1 / stride.
-      sampling_ratio: samples per bin and direction. 0 takes ⌈bin size in cells⌉ of each box
-        (detectron2's default), no more than a box as large as the map needs. The time grows with
-        the largest number of samples in the batch, the memory does not.
-      aligned: cell i covers [i, i + 1] (detectron2). If not, its centre lies at i, half a cell off,
-        and boxes are at least one cell wide and high (the first Detectron and torchvision's
-        models).
+      spatial_scale: cells per pixel of the boxes: 1 / stride.
+      sampling_ratio: samples per bin and direction. 0 takes ⌈bin size in cells⌉ for each box
+        (detectron2's default), at most as many as a box of the map's size needs. The time grows
+        with the largest number of samples in the batch; the memory does not.
+      aligned: whether cell i covers [i, i + 1] (detectron2). Otherwise its centre is at i, which is
+        half a cell off, and boxes are at least one cell wide and high (the first Detectron and
+        torchvision's models).
 
     Returns:
       [batch, boxes, rows, columns, channels] of the features' dtype, summed in float32 at least.
 
     Raises:
-      ValueError: a shape or an option is not one of these.
+      ValueError: a shape or an option is wrong.
     """
     chex.assert_rank(features, 4, custom_message="features")
     chex.assert_type(features, float, custom_message="features")
@@ -70,20 +70,20 @@ def multilevel_roi_align(
     aligned: bool,
     level_rule: LevelRule,
 ) -> jax.Array:
-    """Computes each box's features by `roi_align`, from the level of a pyramid that fits its size.
+    """Computes each box's features by `roi_align`, on the pyramid level that fits the box's size.
 
     Args:
       pyramid: maps [batch, height, width, channels] of one dtype, the finest first.
       boxes: [batch, boxes, 4] in pixels.
-      strides: of the maps in pixels: powers of two, each twice the one before.
+      strides: the maps' strides in pixels: powers of two, each twice the one before.
       output_size, sampling_ratio, aligned: as for `roi_align`.
       level_rule: as for `pyramid_levels`.
 
     Returns:
-      as `roi_align`.
+      [batch, boxes, rows, columns, channels]; see `roi_align`.
 
     Raises:
-      ValueError: as `roi_align`; or the strides do not belong to such a pyramid.
+      ValueError: as for `roi_align`, or the strides are not those of such a pyramid.
     """
     lowest = round(math.log2(strides[0])) if strides and strides[0] > 0 else 0
     if not strides or list(strides) != [2 ** (lowest + i) for i in range(len(strides))]:
@@ -101,11 +101,11 @@ def multilevel_roi_align(
 
 
 def pyramid_levels(boxes, *, lowest: int, highest: int, rule: LevelRule):
-    """Computes the level k₀ + log₂(√area / 224), k₀ = 4, of each box, rounded down and clamped.
+    """Computes each box's level ⌊k₀ + log₂(√area / 224)⌋ with k₀ = 4, clamped to the pyramid.
 
-    Feature Pyramid Networks (Lin et al. 2017), equation 1. Level l has stride 2^l. The rules differ
-    within rounding of a border: detectron2 adds 1e-8 to the ratio, torchvision 1e-6 to the
-    logarithm.
+    Feature Pyramid Networks (Lin et al. 2017), equation 1. Level l has stride 2^l. The two rules
+    differ only for boxes within rounding of a border between levels: detectron2 adds 1e-8 to the
+    ratio, torchvision 1e-6 to the logarithm.
 
     Args:
       boxes: [..., 4] in pixels.
@@ -129,11 +129,13 @@ def pyramid_levels(boxes, *, lowest: int, highest: int, rule: LevelRule):
 def interpolation_matrices(start, length, *, bins: int, cells: int, sampling_ratio: int):
     """Computes the weight of each cell in each bin, along one axis of boxes.
 
-    RoIAlign is this matrix of the rows times the map times that of the columns, transposed.
+    RoIAlign multiplies the map by the rows' matrix from the left, and by the columns' transposed
+    matrix from the right.
 
     Args:
-      start, length: [...] of the boxes, in cells; the centre of cell i lies at i.
-      bins, cells: of the output, of the map.
+      start, length: [...], where boxes begin and how long they are, in cells; the centre of cell i
+        is at i.
+      bins, cells: numbers of bins of the output, and of cells of the map.
       sampling_ratio: as for `roi_align`.
 
     Returns:
@@ -174,25 +176,25 @@ def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     start = low - (0.5 if aligned else 0.0)
     length = high - low if aligned else jnp.maximum(high - low, 1)
     cells = jnp.concatenate([x.reshape(batch, -1, channels) for x in maps], axis=1)
-    return _pool(grid, cells, start, length, levels)
+    return _pooled.bind(cells, start, length, levels, options=grid, mapped=())
 
 
 def _sample_counts(length, bins, cells, sampling_ratio):
-    """Samples per bin, int32 [...]."""
+    """Computes the number of samples per bin, int32 [...]."""
     if sampling_ratio:
         return jnp.full(length.shape, sampling_ratio, jnp.int32)
-    # The limit keeps the loop over the samples finite for a box that is not.
+    # The limit keeps the loop over samples finite, even if a box is not.
     most = jnp.ceil((cells.astype(jnp.float32) + 1) / bins)
     return jnp.clip(jnp.ceil(length / bins), 0, most).astype(jnp.int32)
 
 
 def _touches(position, cells):
-    """Whether a sample is at most one cell outside of the map."""
+    """Computes whether a sample is at most one cell outside the map."""
     return (position >= -1) & (position <= cells.astype(jnp.float32))
 
 
 def _taps(sample, start, length, counts, bins, cells):
-    """The two cells that one sample of each bin reads, [..., bins], and their shares of the bin."""
+    """Returns the two cells that one sample of each bin reads, with their weights: [..., bins]."""
     index = lax.broadcasted_iota(jnp.float32, (*start.shape, bins), start.ndim)
     start, length, counts, cells = (x[..., None] for x in (start, length, counts, cells))
     bin_size, divisor = length / bins, jnp.maximum(counts, 1).astype(jnp.float32)
@@ -210,8 +212,9 @@ def _taps(sample, start, length, counts, bins, cells):
 def _over_samples(grid, start, length, levels, add_tap, total):
     """Folds `add_tap(total, cells, weights)` over the four taps of each sample of the bins.
 
-    Cells are positions in the maps of all images, one after the other; they and the weights are
-    [batch, boxes, rows, columns]. One sample of all boxes at a time: no array has an axis of them.
+    Cells are positions in the concatenated maps of all images. Cells and weights are [batch, boxes,
+    rows, columns]. The loop takes one sample of all boxes at a time, so no array has an axis of
+    samples.
     """
     sizes = jnp.asarray(grid.sizes, jnp.int32)
     areas = [height * width for height, width in grid.sizes]
@@ -237,10 +240,9 @@ def _over_samples(grid, start, length, levels, add_tap, total):
     return lax.fori_loop(0, most[0] * most[1], add_sample, total)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _pool(grid, cells, start, length, levels):
-    """[batch, cells of all levels, channels] → [batch, boxes, rows, columns, channels]."""
-    flat = cells.reshape(-1, cells.shape[-1])
+def _pool(cells, start, length, levels, *, options):
+    """Maps [batch, cells of all levels, channels] to [batch, boxes, rows, columns, channels]."""
+    grid, flat = options, cells.reshape(-1, cells.shape[-1])
 
     def add_tap(total, positions, weights):
         read = flat.at[positions].get(mode="clip").astype(total.dtype)
@@ -251,28 +253,12 @@ def _pool(grid, cells, start, length, levels):
     return _over_samples(grid, start, length, levels, add_tap, total).astype(cells.dtype)
 
 
-def _pool_forward(grid, cells, start, length, levels):
-    return _pool(grid, cells, start, length, levels), (start, length, levels)
-
-
-def _pool_backward(grid, geometry, gradient):
-    # Scatters on GPUs add in no fixed order: no run could be repeated bit for bit. On CPU products
-    # are much slower. Both are the same sums.
-    cpu, default = (
-        functools.partial(f, grid) for f in (_scattered_gradient, _gradient_of_products)
-    )
-    return lax.platform_dependent(gradient, *geometry, cpu=cpu, default=default), None, None, None
-
-
-_pool.defvjp(_pool_forward, _pool_backward)
-
-
-def _scattered_gradient(grid, gradient, start, length, levels):
-    """Adds each tap's share of a few boxes' gradients to the cells, while they are in the cache."""
-    dtype, number = sum_dtype(gradient), gradient.shape[1]
+def _scattered_gradient(gradient, start, length, levels, *, options):
+    """Adds the gradients of a few boxes at a time to the cells, while they fit the cache."""
+    grid, dtype, number = options, sum_dtype(gradient), gradient.shape[1]
     chunk = max(BINS_IN_CACHE // (grid.batch * grid.bins[0] * grid.bins[1]), 1)
     chunks = max(-(-number // chunk), 1)
-    chunk = -(-number // chunks)  # as equal as can be
+    chunk = -(-number // chunks)  # chunks of nearly equal size
     arrays = [
         jnp.pad(x, [(0, 0), (0, chunks * chunk - number)] + [(0, 0)] * (x.ndim - 2))
         for x in (gradient, start, length, levels)
@@ -295,9 +281,9 @@ def _scattered_gradient(grid, gradient, start, length, levels):
     return total.reshape(grid.batch, -1, gradient.shape[-1]).astype(gradient.dtype)
 
 
-def _gradient_of_products(grid, gradient, start, length, levels):
-    """Sums rowsᵀ · gradient · columns over the boxes, at JAX's default precision of products."""
-    dtype = sum_dtype(gradient)
+def _gradient_of_products(gradient, start, length, levels, *, options):
+    """Sums rowsᵀ · gradient · columns over the boxes, with JAX's default matmul precision."""
+    grid, dtype = options, sum_dtype(gradient)
     chunk = min(64, gradient.shape[1]) or 1  # boxes; with 64, 200 MB for an image of COCO's size
 
     def in_chunks(x):
@@ -308,10 +294,15 @@ def _gradient_of_products(grid, gradient, start, length, levels):
         def add_chunk(total, boxes):
             gradient, start, length, levels = boxes
             ratio = grid.sampling_ratio
-            extents = zip(*(jnp.moveaxis(x, -1, 0) for x in (start, length)), strict=True)
             rows, columns = (
-                interpolation_matrices(*extent, bins=bins, cells=cells, sampling_ratio=ratio)
-                for extent, bins, cells in zip(extents, grid.bins, size, strict=True)
+                interpolation_matrices(
+                    start[..., axis],
+                    length[..., axis],
+                    bins=grid.bins[axis],
+                    cells=size[axis],
+                    sampling_ratio=ratio,
+                )
+                for axis in (0, 1)
             )
             rows = jnp.where((levels == level)[..., None, None], rows, 0).astype(dtype)
             stretched = jnp.einsum("bnhy,bnhwc->bynwc", rows, gradient.astype(dtype))
@@ -324,3 +315,13 @@ def _gradient_of_products(grid, gradient, start, length, levels):
 
     parts = [of_level(level, size) for level, size in enumerate(grid.sizes)]
     return jnp.concatenate(parts, axis=1).astype(gradient.dtype)
+
+
+_pooled = linear_operator("roi_align", cpu=_pool, default=_pool)
+# Both forms compute the same sums. GPUs add a scatter in no fixed order, so a run could not be
+# repeated bit for bit; on CPU, products are much slower.
+_pooled_gradient = linear_operator(
+    "roi_align_gradient", cpu=_scattered_gradient, default=_gradient_of_products
+)
+define_transposes(_pooled, {0: (_pooled_gradient, (0, 1, 2, 3))}, 4)
+define_transposes(_pooled_gradient, {0: (_pooled, (0, 1, 2, 3))}, 4)

@@ -1,6 +1,6 @@
-"""RoIPool and RoIWarp, which RoIAlign replaced: for the comparison of Mask R-CNN's table 2c.
+"""RoIPool and RoIWarp, the predecessors of RoIAlign, for the comparison in Mask R-CNN's table 2c.
 
-Both round a box to whole cells of the features, which shifts what they read by up to half a cell.
+Both round a box to whole cells of the features, which shifts it by up to half a cell.
 """
 
 import functools
@@ -14,18 +14,19 @@ from segjax.ops.roi_align import roi_align
 
 
 def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_scale: float):
-    """Computes the maximum of the features in each bin of each box, box and bins rounded to cells.
+    """Computes the maximum of the features in each bin of each box, rounded to whole cells.
 
-    Fast R-CNN (Girshick 2015), section 2.1, by its code: a box covers the cells from its rounded
-    minimum to its rounded maximum, both included; a bin covers every cell that it touches, so that
-    bins may share a row of cells. A bin wholly outside the map is 0. The gradient goes to the first
-    of equal cells. It is a scatter, which GPUs add in no fixed order unless XLA is told to.
+    Fast R-CNN (Girshick 2015), section 2.1, as in its code. A box covers the cells from its rounded
+    minimum to its rounded maximum, both included. A bin covers every cell that it touches, so bins
+    may share a row of cells. A bin that lies wholly outside the map is 0. Among equal cells, the
+    first gets the gradient. The gradient is a scatter, which GPUs add in no fixed order unless XLA
+    is told to.
 
     Args:
       features: [batch, height, width, channels].
       boxes: [batch, boxes, 4] as x_min, y_min, x_max, y_max, in pixels.
       output_size: bins, or rows and columns of bins.
-      spatial_scale: of the features to the pixels of the boxes: 1 / stride.
+      spatial_scale: cells per pixel of the boxes: 1 / stride.
 
     Returns:
       [batch, boxes, rows, columns, channels] of the same dtype.
@@ -41,7 +42,7 @@ def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_sca
     shape = batch, boxes.shape[1], *bins, channels
 
     def read(positions):
-        """[batch, boxes, rows, columns, 1 or channels] → [batch, boxes, rows, columns, channels]"""
+        """Reads cells [batch, boxes, rows, columns, 1 or channels], in all channels."""
         flat = positions.reshape(batch, -1, positions.shape[-1])
         return jnp.take_along_axis(fixed, flat, axis=1, mode="clip").reshape(shape)
 
@@ -58,7 +59,7 @@ def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_sca
 
     nothing = jnp.zeros(shape, features.dtype), jnp.full(shape, -1, jnp.int32)
     _, position = lax.fori_loop(0, most[0] * most[1], compare, nothing)
-    # The search has no gradient; reading what it found does.
+    # The search has no gradient; reading the cells that it found has.
     flat = jnp.maximum(position, 0).reshape(batch, -1, channels)
     largest = jnp.take_along_axis(cells, flat, axis=1, mode="clip").reshape(shape)
     return jnp.where(position < 0, 0, largest)
@@ -72,22 +73,22 @@ def roi_warp(
     spatial_scale: float,
     aggregation: Literal["max", "average"] = "max",
 ):
-    """Computes each box's features from bilinear samples of the box rounded to cells.
+    """Computes each box's features from bilinear samples of the box rounded to whole cells.
 
-    RoIWarp of Dai et al. (2016), section 3.2, as Mask R-CNN, section 3, describes it: the box is
-    rounded as in `roi_pool`, resampled bilinearly to two samples per bin and direction, and these
-    are pooled. The papers leave open where the samples lie; here they are those of `roi_align`
-    with `sampling_ratio=2, aligned=True`, so that the rounding is all that differs.
+    RoIWarp of Dai et al. (2016), section 3.2, as Mask R-CNN, section 3, describes it. The box is
+    rounded as in `roi_pool` and resampled bilinearly, with two samples per bin and direction, which
+    are then pooled. The papers leave open where the samples lie. Here they are those of `roi_align`
+    with `sampling_ratio=2, aligned=True`, so that only the rounding differs.
 
     Args:
       features, boxes, output_size, spatial_scale: as for `roi_pool`.
-      aggregation: of the four samples of a bin; table 2c has both.
+      aggregation: how the four samples of a bin are pooled; table 2c has both.
 
     Returns:
       [batch, boxes, rows, columns, channels] of the same dtype.
 
     Raises:
-      ValueError: the aggregation is not one of these.
+      ValueError: `aggregation` is neither "max" nor "average".
     """
     if aggregation not in ("max", "average"):
         raise ValueError(f"aggregation {aggregation!r} is not 'max' or 'average'")
@@ -106,14 +107,15 @@ def roi_warp(
     samples = samples.reshape(batch, number, rows, 2, columns, 2, channels)
     if aggregation == "average":
         return samples.mean((3, 5))
-    # Pair by pair: the gradient of `max` divides by the number of samples that equal the maximum.
-    # XLA may compute samples anew for it, rounded in another way: then none does, and it is NaN.
+    # Take the maximum pair by pair. The gradient of `max` divides by the number of samples equal to
+    # the maximum. XLA may recompute the samples with other rounding; then none is equal, and the
+    # gradient is NaN.
     four = [samples[:, :, :, i, :, j] for i in range(2) for j in range(2)]
     return functools.reduce(jnp.maximum, four)
 
 
 def _check(features, boxes, output_size):
-    """Asserts the shapes that `roi_pool` and `roi_warp` take."""
+    """Checks the shapes of the arguments of `roi_pool` and `roi_warp`."""
     chex.assert_rank(features, 4, custom_message="features")
     chex.assert_shape(boxes, (features.shape[0], None, 4), custom_message="boxes")
     if not isinstance(output_size, int):
@@ -121,16 +123,16 @@ def _check(features, boxes, output_size):
 
 
 def _whole_cells(boxes, spatial_scale):
-    """The first cell of each box and the one after its last, int32 [batch, boxes, 2] as x, y."""
+    """Returns each box's first cell and the one after its last: int32 [batch, boxes, 2] as x, y."""
     corners = lax.stop_gradient(boxes).astype(jnp.float32) * spatial_scale
-    # Halves away from zero, as C rounds, not to even numbers.
+    # Round halves away from zero, as C does, and not to even numbers.
     corners = (jnp.sign(corners) * jnp.floor(jnp.abs(corners) + 0.5)).astype(jnp.int32)
     start = corners[..., :2]
     return start, jnp.maximum(corners[..., 2:], start) + 1
 
 
 def _bin_cells(start, end, bins, cells):
-    """The first cell of each bin and the one after its last, int32 [batch, boxes, bins]."""
+    """Returns each bin's first cell and the one after its last: int32 [batch, boxes, bins]."""
     index = lax.broadcasted_iota(jnp.int32, (*start.shape, bins), start.ndim)
     start, length = start[..., None], (end - start)[..., None]
     first = start + index * length // bins

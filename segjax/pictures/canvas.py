@@ -59,7 +59,7 @@ def captioned_row(tiles: Mapping[str, np.ndarray]) -> np.ndarray:
     )
 
 
-def legend(title: str, entries: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
+def legend(title: str, entries: Mapping[str, Sequence[int] | np.ndarray], width: int) -> np.ndarray:
     """Draws a title, then a swatch and a name for each entry, on as many lines as needed."""
     start = x = _GAP + 80
     row, places = 0, []

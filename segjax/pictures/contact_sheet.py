@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from segjax.labels import IGNORE_LABEL
 from segjax.pictures.canvas import resize_nearest, text_line
 from segjax.pictures.overlays import overlay, overlay_instances, to_rgb
 
@@ -31,12 +32,12 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
         marked = overlay_instances(image, resize_nearest(_draw_objects(example), image))
     elif "instances" in example:
         labels = resize_nearest(example["labels"], image)
-        marked = overlay(image, np.where(labels == 255, labels, 0))
+        marked = overlay(image, np.where(labels == IGNORE_LABEL, labels, 0))
         marked = overlay_instances(marked, resize_nearest(example["instances"], image))
     else:
         marked = overlay(image, resize_nearest(example["labels"], image))
     if "field_of_view" in example:
-        field = np.uint8(resize_nearest(example["field_of_view"], image))
+        field = resize_nearest(example["field_of_view"], image).astype(np.uint8)
         outlines, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(marked, outlines, -1, (255, 255, 255), 1)
     pair = np.hstack([image, marked])
@@ -44,7 +45,7 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
 
 
 def _draw_objects(example: dict) -> np.ndarray:
-    """The number of the smallest object at each pixel, from 1 on, 0 if none, int32 [H, W]."""
+    """Returns the number of the smallest object at each pixel, from 1; 0 if none: int32 [H, W]."""
     instances = np.zeros(example["image"].shape[:2], np.int32)
     for number, mask in sorted(enumerate(example["masks"], 1), key=lambda item: -item[1].area):
         left, top, right, bottom = mask.box

@@ -71,10 +71,8 @@ def draw_detections(
         )
     order = np.arange(len(labels)) if scores is None else np.argsort(-np.asarray(scores))
 
-    def mask_of(index):  # one at a time: hundreds on a large image would not fit into memory
-        return _fitted(masks[index], rgb, picture)
-
-    drawn = None if masks is None else mask_of
+    # Decoded one at a time: hundreds of masks of a large image would not fit into memory.
+    drawn = None if masks is None else lambda index: _fitted(masks[index], rgb, picture)
     return _draw(picture, boxes, drawn, labels, colors, order.tolist(), alpha)
 
 
@@ -138,7 +136,7 @@ def instance_panel(
 
 
 def _new_colors(count, *, after=0) -> np.ndarray:
-    """Colours of `count` objects, numbered from after + 1, uint8 [count, 3]."""
+    """Returns the colours of `count` objects, numbered from after + 1: uint8 [count, 3]."""
     return instance_colors(np.arange(after, after + count + 1))[1:]
 
 

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from segjax.files.atomic import write_bytes
+from segjax.labels import IGNORE_LABEL
 from segjax.pictures.canvas import captioned_row, fit, legend, resize_nearest, stack, title_rows
 from segjax.pictures.colors import ERROR_COLORS, color_map, instance_colors
 
-IGNORED = 255
 LEGEND_WIDTH = 320  # pixels; narrower pictures are widened
 
 
@@ -76,12 +76,12 @@ def overlay(
         ValueError: the shapes differ, or a label has no colour.
     """
     picture, labels = to_rgb(image), _checked(labels, image)
-    classes = labels[labels != IGNORED]
+    classes = labels[labels != IGNORE_LABEL]
     count = int(classes.max(initial=0)) + 1
     colors = color_map(count) if colors is None else np.asarray(colors, np.uint8)
     if count > len(colors) or classes.min(initial=0) < 0:
         raise ValueError(f"labels must lie in 0..{len(colors) - 1} or be 255, got {count - 1}")
-    ignored = labels == IGNORED
+    ignored = labels == IGNORE_LABEL
     painted = ~ignored if background is None else ~ignored & (labels != background)
     color = colors[np.where(painted, labels, 0)]
     picture = _paint(picture, color, painted, labels, alpha=alpha, outline=outline)
@@ -108,7 +108,7 @@ def with_legend(
         uint8 [H + legend, W', 3]. A narrow picture is widened on the right to `LEGEND_WIDTH`.
     """
     colors = color_map(len(classes)) if colors is None else colors
-    seen = sorted(set(np.unique(labels).tolist()) - {IGNORED, background})
+    seen: list[int] = sorted(set(np.unique(labels).tolist()) - {IGNORE_LABEL, background})
     width = max(picture.shape[1], LEGEND_WIDTH)
     # On large pictures, text is as large in proportion as on one of twice LEGEND_WIDTH.
     scale = max(1, round(width / (2 * LEGEND_WIDTH)))
@@ -196,7 +196,7 @@ def errors(labels: np.ndarray, prediction: np.ndarray, *, background: int | None
         for array in (labels, prediction)
     )
     kinds = {
-        "ignored": labels == IGNORED,
+        "ignored": labels == IGNORE_LABEL,
         "background": right & truth_empty,
         "correct": right,
         "false positive": truth_empty,
@@ -256,14 +256,15 @@ def panel(
         else:
             picture = overlay_instances(image, resize_nearest(ids, image))
             count = np.unique(ids[ids != 0]).size
-            tiles[f"{name}: {count} instances"] = _hatch(picture, drawn == IGNORED)
+            tiles[f"{name}: {count} instances"] = _hatch(picture, drawn == IGNORE_LABEL)
     tiles["errors"] = wrong = errors(labels, prediction, background=background)
 
     row = captioned_row(tiles)
     rows = [*title_rows(title, scores, row.shape[1]), row]
     if classes is not None and instances is None:
         colors = color_map(len(classes)) if colors is None else colors
-        seen = set(np.unique([labels, prediction]).tolist()) - {IGNORED, background}
+        seen: set[int] = set(np.unique([labels, prediction]).tolist())
+        seen -= {IGNORE_LABEL, background}
         entries = {classes[index]: colors[index] for index in sorted(seen)}
         rows.append(legend("classes", entries, row.shape[1]))
     kinds = {name: rgb for name, rgb in ERROR_COLORS.items() if (wrong == rgb).all(axis=2).any()}

@@ -22,7 +22,7 @@ from segjax.data.loading.pack_objects import PackObjects
 from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
-from segjax.evaluation.nuclei import example_mean_precision
+from segjax.evaluation.nuclei import example_mean_precision, example_panoptic_quality
 from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
@@ -172,9 +172,10 @@ def instance_task(
 
     Args:
       category_ids: COCO's ids of the classes.
-      nuclei_score: also score the mean precision of the 2018 Data Science Bowl.
+      nuclei_score: also score the mean precision of the 2018 Data Science Bowl, and the panoptic
+        quality of all objects as one class.
     """
-    extra = {"mean_precision": example_mean_precision} if nuclei_score else None
+    extra = {"mean_precision": example_mean_precision, "panoptic_quality": example_panoptic_quality}
     prediction = config.prediction
     return InstanceTask(
         model=config.network.model(len(classes) - 1),
@@ -187,7 +188,7 @@ def instance_task(
             CocoEvaluator,
             classes,
             category_ids=category_ids,
-            extra=extra,
+            extra=extra if nuclei_score else None,
             max_detections=prediction.max_detections,
         ),
         loss_function=config.loss,

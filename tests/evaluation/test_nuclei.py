@@ -1,4 +1,4 @@
-"""The 2018 Data Science Bowl's score, against loops over objects and cases worked by hand."""
+"""Scores of nuclei, against loops over objects and cases worked by hand."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from segjax.coco import run_lengths as rle
-from segjax.evaluation.nuclei import example_mean_precision, instance_map, mean_precision
+from segjax.evaluation.nuclei import (
+    example_mean_precision,
+    example_panoptic_quality,
+    instance_map,
+    mean_precision,
+)
 
 
 def slow_mean_precision(truth, predicted):
@@ -93,3 +98,10 @@ def test_detections_of_low_score_are_left_out():
     assert example_mean_precision(example, prediction) == 1
     assert example_mean_precision(example, prediction, minimum_score=0.6) == 0.5
     assert example_mean_precision(example, prediction, minimum_score=0.3) == pytest.approx(2 / 3)
+    assert example_panoptic_quality(example, prediction) == 1
+    # One of two objects found, then both with a false positive: TP / (TP + FP / 2 + FN / 2).
+    assert example_panoptic_quality(example, prediction, minimum_score=0.6) == pytest.approx(2 / 3)
+    assert example_panoptic_quality(example, prediction, minimum_score=0.3) == pytest.approx(0.8)
+    nothing = {"scores": np.zeros(0), "masks": []}
+    assert example_panoptic_quality(example, nothing) == 0
+    assert np.isnan(example_panoptic_quality({**example, "masks": []}, nothing))

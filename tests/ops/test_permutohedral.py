@@ -63,7 +63,7 @@ def sample(d, spread=1.5):
 @partial(jax.jit, static_argnames=("capacity", "reverse"))
 def filter_and_count(features, values, valid, *, capacity=1024, reverse=False):
     corners = sort_corners(features, valid)
-    return lattice_filter(connect(corners, capacity), values, reverse), corners.count
+    return lattice_filter(connect(corners, capacity), values, reverse), corners.num_lattice_points
 
 
 @pytest.mark.parametrize(("d", "reverse"), [(2, False), (5, False), (5, True)])

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import ad
 
+from segjax.ops.linear import define_transposes, linear_operator
 from segjax.ops.roi_align import (
     interpolation_matrices,
     multilevel_roi_align,
@@ -143,7 +145,10 @@ def test_the_gradient_is_the_transpose_in_the_form_of_every_platform(
     form, sampling_ratio, rule, monkeypatch
 ):
     module = importlib.import_module("segjax.ops.roi_align")  # the package has its function
-    monkeypatch.setattr(module, "_scattered_gradient", getattr(module, form))  # the CPU's
+    form = getattr(module, form)
+    operator = linear_operator("gradient", cpu=form, default=form)
+    monkeypatch.setitem(ad.primitive_transposes, module._pooled, None)  # is put back afterwards
+    define_transposes(module._pooled, {0: (operator, (0, 1, 2, 3))}, 4)
     monkeypatch.setattr(module, "BINS_IN_CACHE", 240)  # three chunks of 24 boxes
 
     def pool(pyramid):
@@ -161,6 +166,13 @@ def test_the_gradient_is_the_transpose_in_the_form_of_every_platform(
         other[level] = rng.normal(size=other[level].shape).astype(np.float32)
         expected = np.vdot(align_levels(other, RANDOM_BOXES, sampling_ratio, rule), gradient)
         np.testing.assert_allclose(np.vdot(other[level], pulled[level]), expected, rtol=1e-3)
+
+
+def test_the_derivative_in_the_features_pools_their_tangent():
+    tangent = np.random.default_rng(2).normal(size=FEATURES.shape).astype(np.float32)
+    pool = functools.partial(align, boxes=BOXES, sampling_ratio=0, aligned=True)
+    found = jax.jvp(pool, (jnp.asarray(FEATURES),), (jnp.asarray(tangent),))[1]
+    np.testing.assert_allclose(found, pool(tangent), atol=1e-6)
 
 
 def test_boxes_get_no_gradient():

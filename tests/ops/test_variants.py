@@ -73,9 +73,6 @@ CASES = {
     "nms": lambda x: ops.nms(
         x["boxes"], x["scores"], iou_threshold=0.3, max_outputs=8, groups=x["groups"]
     ),
-    "paste_masks": lambda x: ops.paste_masks(
-        x["masks"], x["truth"], size=(16, 16), rule="torchvision"
-    ),
     "pyramid_levels": lambda x: ops.pyramid_levels(
         16 * x["boxes"], lowest=2, highest=5, rule="detectron2"
     ),
@@ -90,9 +87,6 @@ CASES = {
     ),
     "targets_from_boxes": lambda x: ops.targets_from_boxes(
         compact(x["masks"]), x["truth"], x["boxes"], x["matched"], size=4, binary=False
-    ),
-    "targets_from_images": lambda x: ops.targets_from_images(
-        x["masks"], x["boxes"], x["matched"], size=4, aligned=True, binary=False
     ),
 }
 CONVOLUTIONS = {"convolution", "linen_convolution", "up_convolution"}

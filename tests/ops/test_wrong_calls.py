@@ -107,16 +107,6 @@ TABLE = {
             ("groups", floats(5)),
         ],
     ),
-    "paste_masks": (
-        partial(ops.paste_masks, rule="detectron2"),
-        {"masks": floats(3, 4, 4), "boxes": floats(3, 4), "size": (9, 8)},
-        [
-            ("masks", floats(3, 4, 4, 1)),
-            ("boxes", floats(2, 4)),
-            ("boxes", floats(3, 5)),
-            ("size", (9, 8, 3)),
-        ],
-    ),
     "pyramid_levels": (
         partial(ops.pyramid_levels, lowest=2, highest=5, rule="detectron2"),
         {"boxes": floats(2, 3, 4)},
@@ -171,16 +161,6 @@ TABLE = {
             ("mask_boxes", floats(2, 4)),
             ("boxes", floats(5, 5)),
             ("matched", integers(3)),
-            ("matched", floats(5)),
-        ],
-    ),
-    "targets_from_images": (
-        partial(ops.targets_from_images, size=4, aligned=True, binary=True),
-        {"masks": floats(3, 16, 16), "boxes": floats(5, 4), "matched": integers(5)},
-        [
-            ("masks", floats(16, 16)),
-            ("boxes", floats(5, 2)),
-            ("matched", integers(5, 1)),
             ("matched", floats(5)),
         ],
     ),

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
+from segjax.inference.paste import paste
 from segjax.losses.instance import DetectionLoss
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.roi_heads import mask_probabilities, select_class
 from segjax.models.rpn import ProposalConfig, propose
-from segjax.ops.masks import paste_masks, targets_from_images
+from segjax.ops import roi_align
 from segjax.pretrained.torchvision_detection import maskrcnn_table
 from segjax.tasks.instance import InstanceTask
 from tests.fixtures.reference_weights import load_record
@@ -126,12 +127,11 @@ def test_masks_are_torchvisions_before_and_after_they_are_pasted(recorded, outpu
     classes, logits = record["detection_labels"].astype(np.int32), outputs["masks"][0]
     chosen = select_class(logits, classes - 1)
     np.testing.assert_allclose(chosen, record["mask_logits_of_detected_label"], atol=1e-4)
-    pasted = paste_masks(
-        mask_probabilities(logits, classes)[:8],
-        jnp.asarray(record["detection_boxes"][:8]),
-        size=SIZE,
-        rule="torchvision",
-    )
+    probabilities = np.asarray(mask_probabilities(logits, classes))[:8]
+    pasted = [
+        paste(mask, box, SIZE, rule="torchvision")
+        for mask, box in zip(probabilities, record["detection_boxes"][:8], strict=True)
+    ]
     expected = record["pasted_masks"].astype(np.float32)
     assert expected.max() > 0.4
     np.testing.assert_allclose(pasted, expected, atol=1e-3)  # recorded in float16
@@ -144,8 +144,12 @@ def test_losses_and_gradients_are_torchvisions():
     backbone = converted.model.backbone.clone(norm=BatchNorm)
 
     def mask_targets(masks, mask_boxes, boxes, matched, *, size):
+        """torchvision's `project_masks_on_boxes`: RoIAlign of masks of the whole image."""
         del mask_boxes
-        return targets_from_images(masks, boxes, matched, size=size, aligned=False, binary=False)
+        options = {"spatial_scale": 1.0, "sampling_ratio": 0, "aligned": False}
+        maps = jnp.moveaxis(masks, 0, -1)[None]
+        targets = roi_align(maps, boxes[None], output_size=size, **options)[0]
+        return jnp.take_along_axis(targets, matched[:, None, None, None], axis=-1)[..., 0]
 
     task = InstanceTask(
         model=converted.model.clone(backbone=backbone),

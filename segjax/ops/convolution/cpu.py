@@ -1,4 +1,4 @@
-"""The forms of a convolution that are fastest on CPU: which is used when, and why.
+"""The forms of a convolution that are fastest on CPU, with where and why each is used.
 
 | form | where | why |
 |---|---|---|
@@ -12,6 +12,7 @@ The section "Convolution forms on CPU" of experiments/benchmarks/RESULTS.md has 
 on whole train steps and predictions (jax 0.12.0.1, two cores).
 """
 
+import functools
 import itertools
 
 import jax
@@ -19,15 +20,23 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.convolution import winograd
-from segjax.ops.convolution.taps import dot, output_sizes, outputs_inside, pad, plain, positions
+from segjax.ops.convolution.taps import (
+    dot,
+    output_sizes,
+    outputs_inside,
+    pad,
+    plain,
+    plain_input_gradient,
+    positions,
+)
 from segjax.ops.dtypes import sum_dtype
 
-# Positions of input and gradient that a step of the kernel gradient reads: they fit a core's cache.
+# The positions of input and gradient that a step of the kernel gradient reads fit a core's cache.
 BLOCK_POSITIONS = 2048
 
 
 def mostly_outside(inputs, taps):
-    """Returns whether over a fifth of all (output, tap) pairs read padding: skipping it pays."""
+    """Returns whether over a fifth of all (output, tap) pairs read padding; then skipping pays."""
     if not taps.padded:
         return False
     share_inside = 1.0
@@ -49,17 +58,11 @@ def forward(inputs, kernel, taps):
     return plain(inputs, kernel, taps)
 
 
-def gradients(inputs, kernel, gradient, taps):
-    """Computes the gradients of inputs and kernel from that of the output, as `forward` does."""
-    input_gradient = _input_gradient(inputs, kernel, gradient, taps)
-    kernel_gradient = _kernel_gradient(inputs, kernel, gradient, taps)
-    return input_gradient, kernel_gradient.astype(kernel.dtype)
-
-
-def _input_gradient(inputs, kernel, gradient, taps):
+def input_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the inputs; only the inputs' shape and dtype are read."""
     if taps.groups > 1:
-        pull_back = jax.vjp(lambda x: sum_of_shifts(x, kernel, taps), inputs)[1]
-        return pull_back(gradient)[0]
+        shifts = functools.partial(sum_of_shifts, kernel=kernel, taps=taps)
+        return jax.linear_transpose(shifts, inputs)(gradient)[0]
     if mostly_outside(inputs, taps):
         rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
         negative = taps._replace(rows=rows, columns=columns)
@@ -67,15 +70,18 @@ def _input_gradient(inputs, kernel, gradient, taps):
     if winograd_pays(inputs, kernel, taps):
         sizes, before = inputs.shape[1:3], [zeros for zeros, _ in taps.padding]
         return winograd.input_gradient(gradient, kernel, sizes=sizes, before=before, rate=taps.rate)
-    return jax.vjp(lambda x: plain(x, kernel, taps), inputs)[1](gradient)[0]
+    return plain_input_gradient(inputs, kernel, gradient, taps)
 
 
-def _kernel_gradient(inputs, kernel, gradient, taps):
+def kernel_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the kernel; only the kernel's shape and dtype are read."""
     if taps.groups > 1:
-        return shifts_kernel_gradient(inputs, kernel, gradient, taps)
-    if mostly_outside(inputs, taps):
-        return products_kernel_gradient(inputs, kernel, gradient, taps)
-    return blocked_kernel_gradient(inputs, kernel, gradient, taps)
+        total = shifts_kernel_gradient(inputs, kernel, gradient, taps)
+    elif mostly_outside(inputs, taps):
+        total = products_kernel_gradient(inputs, kernel, gradient, taps)
+    else:
+        total = blocked_kernel_gradient(inputs, kernel, gradient, taps)
+    return total.astype(kernel.dtype)
 
 
 def winograd_pays(inputs, kernel, taps):
@@ -85,7 +91,7 @@ def winograd_pays(inputs, kernel, taps):
 
 
 def _windows(sizes, taps):
-    """Yields for each tap that touches the map: the part it reads, and the outputs it adds to."""
+    """Yields each tap that touches the map, the part it reads, and the outputs it adds to."""
     for (i, row), (j, column) in itertools.product(enumerate(taps.rows), enumerate(taps.columns)):
         y, x = outputs_inside(row, sizes[0], 1), outputs_inside(column, sizes[1], 1)
         if y and x:
@@ -95,10 +101,10 @@ def _windows(sizes, taps):
 
 
 def sum_of_products(inputs, kernel, taps):
-    """Adds each tap's product with the part of the map that it meets; stride 1, no padding.
+    """Adds each tap's product with the part of the map that it meets, at stride 1, without padding.
 
-    At rate 18 on 33×33 that is 40 % of the plain form's arithmetic. The parts are added in place:
-    XLA would fuse padded parts into every reader of the sum, and compute them again there.
+    At rate 18 on 33×33, this takes 40 % of the plain form's arithmetic. The parts are added in
+    place. XLA would fuse padded parts into every reader of the sum, and recompute them there.
     """
     total = jnp.zeros((*inputs.shape[:3], kernel.shape[3]), sum_dtype(inputs))
     for tap, read, write in _windows(inputs.shape[1:3], taps):
@@ -107,7 +113,7 @@ def sum_of_products(inputs, kernel, taps):
 
 
 def products_kernel_gradient(inputs, kernel, gradient, taps):
-    """Computes the kernel's gradient of `sum_of_products`."""
+    """Computes the kernel gradient of `sum_of_products`."""
     total = jnp.zeros(kernel.shape, sum_dtype(inputs))
     for tap, read, write in _windows(inputs.shape[1:3], taps):
         window, part = (x.reshape(-1, x.shape[-1]) for x in (inputs[read], gradient[write]))
@@ -116,7 +122,7 @@ def products_kernel_gradient(inputs, kernel, gradient, taps):
 
 
 def sum_of_shifts(inputs, kernel, taps):
-    """Computes a depthwise convolution as shifted maps times vectors, which XLA fuses."""
+    """Computes a depthwise convolution as a sum of shifted maps times vectors, which XLA fuses."""
     stride, dtype = taps.stride, sum_dtype(inputs)
     height, width = (-(-size // stride) for size in inputs.shape[1:3])
     padded = pad(inputs, taps)
@@ -131,16 +137,17 @@ def sum_of_shifts(inputs, kernel, taps):
 
 
 def shifts_kernel_gradient(inputs, kernel, gradient, taps):
-    """Adds gradient · shifted input over the map's rows first, and over a row last.
+    """Computes the kernel gradient of `sum_of_shifts`.
 
-    On CPU, XLA vectorises these sums, but no reduction to one value per channel.
+    The products of gradient and shifted input are summed over the map's rows first, and over the
+    columns last. On CPU, XLA vectorises these sums, but not a reduction to one value per channel.
     """
     batch, height, width, channels = gradient.shape
     stride, rate, dtype = taps.stride, taps.rate, sum_dtype(inputs)
     number, padded = kernel.shape[0] * kernel.shape[1], pad(inputs, taps)
     read = (batch, 1, stride * (width - 1) + 1, channels)
 
-    def add_row(i, sums):  # one loop over rows and taps compiles faster than taps written out
+    def add_row(i, sums):  # one loop over rows and taps compiles faster than unrolled taps
         row, tap = i // number, i % number
         top, left = tap // kernel.shape[1] * rate, tap % kernel.shape[1] * rate
         window = lax.dynamic_slice(padded, (0, row * stride + top, left, 0), read)[:, :, ::stride]
@@ -152,11 +159,11 @@ def shifts_kernel_gradient(inputs, kernel, gradient, taps):
 
 
 def blocked_kernel_gradient(inputs, kernel, gradient, taps):
-    """Computes the kernel's gradient at stride 1 in blocks of rows that fit the cache.
+    """Computes the kernel gradient at stride 1, in blocks of rows that fit the cache.
 
-    Padded input and gradient lie on one grid. There, a kernel row is a shift by whole rows, so that
-    no window of the input is copied. The gradient's column shifts lie side by side: each row of the
-    kernel is one matrix product.
+    The padded input and the gradient are on one grid. A row of the kernel is a shift by whole rows
+    of this grid, so no window of the input is copied. The gradient's column shifts are joined, so
+    each row of the kernel is one matrix product.
     """
     batch, height, width, _ = gradient.shape
     top, left = taps.rows[0], taps.columns[0]

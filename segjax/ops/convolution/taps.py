@@ -1,20 +1,21 @@
-"""The taps of a convolution, and what its forms have in common."""
+"""The taps of a convolution, XLA's own convolution, and helpers that its forms share."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 
 class Taps(NamedTuple):
-    """Distances of the input positions that an output reads from the output's centre.
+    """The offsets from an output's centre to the input positions that it reads.
 
     Attributes:
-      rows, columns: the distances; output (i, j) has its centre at (i · stride, j · stride).
-      stride: distance of the centres of neighbouring outputs.
-      rate: distance of neighbouring taps.
+      rows, columns: the offsets; the centre of output (i, j) is (i · stride, j · stride).
+      stride: distance between the centres of neighbouring outputs.
+      rate: distance between neighbouring taps.
       groups: number of groups of channels that are convolved separately.
-      padded: whether positions beyond the map are read as zeros; otherwise all outputs read inside
+      padded: whether positions beyond the map are read as zeros. Otherwise all outputs read inside
         the map, and the centre is the first tap.
     """
 
@@ -27,7 +28,7 @@ class Taps(NamedTuple):
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Zeros before and after the map, for both axes."""
+        """The number of zeros before and after the map, for both axes."""
         return [(-of[0], of[-1]) if self.padded else (0, 0) for of in (self.rows, self.columns)]
 
 
@@ -45,7 +46,7 @@ def output_sizes(inputs, taps):
 def pad(x, taps):
     """Pads the map with the zeros that the taps read.
 
-    Offset o of output i is then at i · stride + o − offsets[0].
+    The tap of output i at offset o is then at i · stride + o − offsets[0].
     """
     around = [(before, after, 0) for before, after in taps.padding]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
@@ -64,9 +65,19 @@ def plain(inputs, kernel, taps):
     )
 
 
+def plain_input_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the inputs by XLA; only the inputs' shape and dtype are read."""
+    return jax.linear_transpose(lambda x: plain(x, kernel, taps), inputs)(gradient)[0]
+
+
+def plain_kernel_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the kernel by XLA; only the kernel's shape and dtype are read."""
+    return jax.linear_transpose(lambda k: plain(inputs, k, taps), kernel)(gradient)[0]
+
+
 def dot(x, matrix, dtype=None):
-    """Multiplies the last axis of x with the first of the matrix, and sums in a dtype."""
-    # With two axes only: on CPU the gradient of a larger product reads transposed copies.
+    """Multiplies the last axis of x with the first axis of the matrix, and sums in `dtype`."""
+    # Products of two axes only: on CPU, the gradient of a larger one reads transposed copies.
     product = jnp.matmul(positions(x), matrix, preferred_element_type=dtype)
     return product.reshape(*x.shape[:-1], matrix.shape[-1])
 

@@ -1,31 +1,32 @@
 """Winograd's form of the 3×3 convolution, F(2×2, 3×3): Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308), section 4.1.
 
-A tile of 2×2 outputs reads 4×4 inputs d; with the kernel g it is Aᵀ [(G g Gᵀ) · (Bᵀ d B)] A. The
-transforms are sums. Between them are 16 products where the direct form has 36; over all tiles and
-channels each is a matrix product. Positions that lie an atrous rate apart are tiled together. In
-float32 the result differs from the direct form's by about 1e-6 of its largest value.
+A tile of 2×2 outputs reads 4×4 inputs d. With the kernel g it is Aᵀ [(G g Gᵀ) · (Bᵀ d B)] A. The
+transforms are sums. Between them are 16 products instead of the direct form's 36; over all tiles
+and channels, each is a matrix product. Positions that are an atrous rate apart are tiled together.
+In float32 the result differs from the direct form's by about 1e-6 of its largest value.
 
-`sizes` are height and width of the output. `before` counts the rows and columns of zeros before the
-input; as many as needed lie behind it. So output (i, j) reads inputs (i, j) + rate · (0 … 2, 0 … 2)
-− before.
+`sizes` are the height and width of the output. `before` counts the rows and columns of zeros before
+the input; behind it are as many as needed. So output (i, j) reads inputs (i, j) + rate · (0 … 2,
+0 … 2) − before.
 """
 
 import jax.numpy as jnp
 from jax import lax
 
-# The paper's Bᵀ for F(2, 3). Each row has two entries: input FIRST[a] + SIGN[a] · input SECOND[a].
+# The paper's Bᵀ for F(2, 3). Row a has two entries: input FIRST[a] + SIGN[a] · input SECOND[a].
 FIRST, SECOND, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
-# Of input and output channels. With fewer, the transforms cost what the products save.
+# The fewest input and output channels. Below this, the transforms cost what the products save.
 MIN_CHANNELS = 256
-MIN_POSITIONS = 1000  # of all images; with fewer, the kernel's transform costs what they save
+# The fewest positions in all images. Below this, the kernel's transform costs what they save.
+MIN_POSITIONS = 1000
 
 
 def pays(batch: int, kernel_shape: tuple[int, ...], sizes: tuple[int, int], rate: int) -> bool:
-    """Returns whether this form is the faster one, as measured on two CPU cores."""
+    """Returns whether this form is faster than the direct one, as measured on two CPU cores."""
     (height, width), (rows, columns) = sizes, _tiles(sizes, rate)
-    # Relative to the direct form, counting what the tiles compute beyond the map.
+    # Products relative to the direct form, including those that tiles compute beyond the map.
     share_of_products = 16 * rows * columns * rate**2 / (9 * height * width)
     return (
         kernel_shape[:2] == (3, 3)
@@ -41,22 +42,22 @@ def convolve(inputs, kernel, *, sizes, before, rate: int):
 
 
 def input_gradient(gradient, kernel, *, sizes, before, rate: int):
-    """Computes the gradient of an input: a convolution with the mirrored kernel.
+    """Computes the gradient of the input, as a convolution with the mirrored kernel.
 
     Args:
-      gradient: that of the output of `convolve`.
+      gradient: the gradient of the output of `convolve`.
       sizes: height and width of the input.
       before, rate: as given to `convolve`.
     """
-    # Mirroring before G exchanges rows 0 and 3 after it. The transposition comes last: loops over
-    # all 16 sums with a transposed kernel take longer than the products.
+    # Mirroring the kernel swaps rows 0 and 3 of its transform. We transpose last: loops over all 16
+    # sums with a transposed kernel take longer than the products.
     matrices = _transformed_kernel(kernel)
     mirrored = [[matrices[i][j].T for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
     return _convolve(gradient, mirrored, sizes, [2 * rate - zeros for zeros in before], rate)
 
 
 def _tiles(sizes, rate):
-    """Rows and columns of tiles in each of the rate² maps that are tiled separately."""
+    """Returns the rows and columns of tiles in each of the rate² maps that are tiled separately."""
     return [-(-size // (2 * rate)) for size in sizes]
 
 
@@ -79,9 +80,10 @@ def _convolve(inputs, matrices, sizes, before, rate):
 
 
 def _blocks(inputs, sizes, before, rate):
-    """The padded input as [batch, rows + 1, 2, rate, columns + 1, 2, rate, channels].
+    """Returns the padded input as [batch, rows + 1, 2, rate, columns + 1, 2, rate, channels].
 
-    Along an axis, tile t of a map reads four of its positions: both of block t and of block t + 1.
+    Along an axis, tile t of a map reads four positions: the two of block t and the two of block
+    t + 1.
     """
     padding, shape = [], []
     axes = zip(inputs.shape[1:3], before, _tiles(sizes, rate), strict=True)
@@ -93,7 +95,7 @@ def _blocks(inputs, sizes, before, rate):
 
 
 def _transformed_inputs(blocks):
-    """Bᵀ d B: a list of lists of [tiles, channels]."""
+    """Computes Bᵀ d B as a list of lists of [tiles, channels]."""
     channels = blocks.shape[-1]
     rows = _transformed_axis(blocks, 1)
     return [[x.reshape(-1, channels) for x in _transformed_axis(row, 3)] for row in rows]
@@ -110,7 +112,7 @@ def _transformed_axis(blocks, axis):
 
 
 def _transformed_kernel(kernel):
-    """G g Gᵀ: a list of lists of [in, out]."""
+    """Computes G g Gᵀ as a list of lists of [in, out]."""
 
     def transformed(g):
         outer = 0.5 * (g[0] + g[2])
@@ -120,5 +122,5 @@ def _transformed_kernel(kernel):
 
 
 def _outputs(m):
-    """Aᵀ along one axis: two outputs of four products."""
+    """Applies Aᵀ along one axis: two outputs from four products."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]

@@ -100,6 +100,7 @@ def plain(inputs, kernel, *, stride, rate, groups, padding="SAME"):
 CASES = {
     "1×1 with a stride": (5, 8, 1, 3, 4, 2, 1, 1),
     "3×3": (6, 5, 3, 4, 5, 1, 1, 1),
+    "3×3 with 16 channels": (9, 8, 3, 16, 18, 1, 1, 1),
     "few channels at a large rate": (7, 9, 3, 4, 5, 1, 6, 1),
     "strided and dilated": (9, 8, 3, 4, 5, 2, 2, 1),
     "many channels": (6, 7, 3, 128, 130, 1, 1, 1),
@@ -245,6 +246,133 @@ def test_the_hessian_equals_that_of_xlas_convolution(case):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+MODE_CASES = [
+    "taps mostly outside",
+    "many channels, dilated",
+    "depthwise with a stride",
+    "tiles",
+    "without padding",
+]
+
+
+@pytest.mark.parametrize("case", MODE_CASES)
+def test_forward_mode_equals_that_of_xlas_convolution(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    rng = np.random.default_rng(2)
+    tangents = [rng.normal(size=x.shape).astype(np.float32) for x in (inputs, kernel)]
+
+    def derivative(form):
+        form = functools.partial(form, **options)
+        return jax.jit(lambda *tangents: jax.jvp(form, (inputs, kernel), tangents))(*tangents)
+
+    for mine, reference in zip(derivative(convolution), derivative(plain), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("case", MODE_CASES)
+def test_second_derivatives_agree_in_all_orders_of_the_modes(case):
+    inputs, kernel, options = arrays(*CASES[case])
+    direction = np.random.default_rng(2).normal(size=kernel.shape).astype(np.float32)
+
+    def loss(form, kernel):
+        return jnp.sum(form(inputs, kernel, **options) ** 3)
+
+    def slope(form, kernel):
+        return jax.jvp(functools.partial(loss, form), (kernel,), (direction,))[1]
+
+    def product(form, kernel):
+        return jnp.vdot(jax.grad(loss, 1)(form, kernel), direction)
+
+    reference = jax.jit(jax.grad(slope, 1), static_argnums=0)(plain, kernel)
+    for order in (slope, product):
+        found = jax.jit(jax.grad(order, 1), static_argnums=0)(convolution, kernel)
+        np.testing.assert_allclose(found, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0)])
+@pytest.mark.parametrize("case", ["3×3 with 16 channels", "depthwise", "taps mostly outside"])
+def test_gradients_of_a_mapped_convolution_are_those_of_each(case, mapped):
+    inputs, kernel, options = arrays(*CASES[case])
+    arguments = [
+        np.stack([x, 2 * x, -x]) if axis == 0 else x
+        for x, axis in zip((inputs, kernel), mapped, strict=True)
+    ]
+
+    def loss(form, inputs, kernel):
+        form = functools.partial(form, **options)
+        return jnp.sum(jax.vmap(form, mapped)(inputs, kernel) ** 2)
+
+    found, expected = (
+        jax.jit(jax.grad(loss, (1, 2)), static_argnums=0)(form, *arguments)
+        for form in (convolution, plain)
+    )
+    for mine, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
+def test_a_row_of_the_jacobian_is_the_gradient_of_that_output():
+    inputs, kernel, options = arrays(4, 3, 3, 16, 16, 1, 1, 1)
+    form = functools.partial(convolution, kernel=kernel, **options)
+    forward, reverse = jax.jacfwd(form)(inputs), jax.jacrev(form)(inputs)
+    np.testing.assert_allclose(forward, reverse, atol=1e-6)
+    gradient = jax.grad(lambda x: form(x)[1, 2, 1, 5])(inputs)
+    np.testing.assert_allclose(forward[1, 2, 1, 5], gradient, atol=1e-6)
+
+
+def test_the_derivative_is_that_of_each_device_in_a_map_over_devices():
+    inputs, kernel, options = arrays(*CASES["many channels"])
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("devices",))
+    spec = jax.sharding.PartitionSpec
+
+    def loss(form, kernel, inputs):
+        return jax.lax.psum(jnp.sum(form(inputs, kernel, **options) ** 2), "devices")
+
+    found, expected = (
+        jax.jit(
+            jax.grad(
+                jax.shard_map(
+                    functools.partial(loss, form),
+                    mesh=mesh,
+                    in_specs=(spec(), spec("devices")),
+                    out_specs=spec(),
+                )
+            )
+        )(kernel, inputs)
+        for form in (convolution, plain)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
+def test_on_a_gpu_the_derivative_is_xlas_own(case):
+    inputs, kernel, options = arrays(*CASES[case])
+
+    def derivative(inputs, kernel):
+        form = functools.partial(convolution, **options)
+        return jax.jvp(form, (inputs, kernel), (inputs, kernel))
+
+    lowered = jax.jit(derivative).trace(inputs, kernel).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("stablehlo.convolution") == 3
+    assert "stablehlo.dot_general" not in lowered.as_text()
+
+
+def test_a_function_exported_for_two_platforms_has_the_forms_of_both():
+    inputs, kernel, options = arrays(*CASES["many channels"])
+    form = functools.partial(convolution, **options)
+
+    def gradients(inputs, kernel):
+        return jax.vjp(form, inputs, kernel)[1](form(inputs, kernel))
+
+    exported = export.export(jax.jit(gradients), platforms=["cpu", "cuda"])(inputs, kernel)
+    program = exported.mlir_module()
+    assert "stablehlo.case" in program
+    assert "stablehlo.dot_general" in program
+    for mine, reference in zip(
+        exported.call(inputs, kernel), jax.jit(gradients)(inputs, kernel), strict=True
+    ):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
 @pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
 def test_other_platforms_keep_their_own_convolution(case):
     inputs, kernel, options = arrays(*CASES[case])
@@ -275,10 +403,6 @@ def test_the_cpu_forms_can_be_turned_off(case, monkeypatch):
     expected = values_and_gradients(plain, inputs, kernel, options)
     chex.assert_trees_all_equal(slow, expected)
     chex.assert_trees_all_close(fast, slow, atol=1e-5 * float(np.abs(expected[2]).max()))
-    # Forward mode goes through XLA's own convolution.
-    form = functools.partial(convolution, **options)
-    tangent = jax.jvp(lambda k: form(inputs, k), (kernel,), (kernel,))[1]
-    np.testing.assert_allclose(tangent, slow[0], atol=1e-5 * float(np.abs(slow[0]).max()))
 
 
 def test_an_unknown_setting_of_the_forms_is_refused(monkeypatch):

@@ -1,0 +1,96 @@
+"""Linear operators with a form of their own on CPU and derivatives of any order in both modes.
+
+`jax.custom_vjp` would rule out forward mode, so these operators are JAX primitives. One that is
+linear in an operand is its own derivative there, and its transpose is another operator. "How JAX
+primitives work" in JAX's documentation explains the rules that are registered here.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Transpose = tuple[Primitive, tuple[int, ...]]
+
+
+def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive:
+    """Makes a primitive that computes `cpu` on CPU and `default` on every other platform.
+
+    The form is chosen when a program is lowered for a platform. Apply the operator with
+    `operator.bind(*operands, options=options, mapped=())`.
+
+    Args:
+      name: name of the primitive in jaxprs.
+      cpu, default: two forms of the same function of (*operands, options=options), whose options
+        are hashable.
+
+    Returns:
+      A primitive with the parameters `options` and `mapped`. JAX sets `mapped` under `jax.vmap`: it
+      has an entry for each mapped axis, the outermost first, which tells whether each operand has
+      that axis. Mapped axes come first in the operands and in the result.
+    """
+    operator = Primitive(name)
+
+    def of(form):
+        def run(*operands, options, mapped):
+            function = functools.partial(form, options=options)
+            for has_axis in reversed(mapped):
+                function = jax.vmap(function, [0 if has else None for has in has_axis])
+            return function(*operands)
+
+        return run
+
+    def shape(*operands, **options):
+        return jax.make_jaxpr(functools.partial(of(default), **options))(*operands).out_avals[0]
+
+    def batch(operands, axes, *, options, mapped):
+        operands = [
+            x if axis is None else jax.numpy.moveaxis(x, axis, 0)
+            for x, axis in zip(operands, axes, strict=True)
+        ]
+        has_axis = tuple(axis is not None for axis in axes)
+        return operator.bind(*operands, options=options, mapped=(has_axis, *mapped)), 0
+
+    operator.def_impl(jax.jit(operator.bind, static_argnames=("options", "mapped")))
+    operator.def_abstract_eval(shape)
+    batching.primitive_batchers[operator] = batch
+    mlir.register_lowering(operator, mlir.lower_fun(of(default), multiple_results=False))
+    mlir.register_lowering(operator, mlir.lower_fun(of(cpu), multiple_results=False), "cpu")
+    return operator
+
+
+def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], operands: int):
+    """Makes an operator differentiable in the operands in which it is linear.
+
+    Args:
+      operator: a primitive from `linear_operator`.
+      transposes: for the place of each such operand, the operator that computes its cotangent, and
+        the order of that operator's operands. These are the operands of `operator`, with the
+        result's cotangent in place of the operand.
+      operands: the number of operands; those without a transpose get no derivative.
+    """
+
+    def tangent(place):
+        def replace(tangent, *primals, **options):
+            return operator.bind(*primals[:place], tangent, *primals[place + 1 :], **options)
+
+        return replace if place in transposes else None
+
+    def transpose(cotangent, *primals, options, mapped):
+        (place,) = (i for i, x in enumerate(primals) if ad.is_undefined_primal(x))
+        results = [None] * len(primals)
+        if type(cotangent) is ad.Zero:
+            return results
+        transposed, order = transposes[place]
+        replaced = [cotangent if i == place else x for i, x in enumerate(primals)]
+        levels = tuple(tuple(i == place or has[i] for i in order) for has in mapped)
+        result = transposed.bind(*(replaced[i] for i in order), options=options, mapped=levels)
+        # An operand without a mapped axis contributes to all results along that axis.
+        shared = tuple(level for level, has in enumerate(mapped) if not has[place])
+        results[place] = result.sum(shared) if shared else result
+        return results
+
+    ad.defjvp(operator, *(tangent(place) for place in range(operands)))
+    ad.primitive_transposes[operator] = transpose
