@@ -66,7 +66,7 @@ def test_a_stride_of_the_image_is_less_where_its_side_does_not_divide():
 def test_anchors_of_other_levels_than_the_models_are_refused():
     with pytest.raises(ValueError, match=r"anchors.sizes has 5 levels, and the model 1"):
         Anchors().of([(4, 4)], strides=(16,), image_size=(64, 64))
-    with pytest.raises(ValueError, match=r"anchors.sizes needs as many on every level"):
+    with pytest.raises(ValueError, match=r"anchors.sizes needs the same number on each level"):
         _ = Anchors(sizes=((8.0,), (8.0, 16.0))).per_position
 
 
