@@ -58,7 +58,9 @@ class ASPP(nn.Module):
     def __call__(self, x, train: bool = False):
         """Maps [batch, height, width, channels] to [batch, height, width, features]."""
         shared = {"norm": self.norm, "dtype": self.dtype}
-        branches = [ConvolutionNorm(self.features, kernel_size=1, name="pointwise", **shared)]
+        branches: list[nn.Module] = [
+            ConvolutionNorm(self.features, kernel_size=1, name="pointwise", **shared)
+        ]
         for i, rate in enumerate(self.rates, 1):
             if self.separable:
                 branch = SeparableConvolution(
@@ -81,7 +83,7 @@ class ASPP(nn.Module):
 
     def _pooled(self, x, train):
         size, name = x.shape[1:3], "image_pooling"
-        if self.image_pooling is True:
+        if isinstance(self.image_pooling, bool):
             means = jnp.mean(x, axis=(1, 2), keepdims=True)
             layer = ConvolutionNorm(
                 self.features, kernel_size=1, norm=self.norm, dtype=self.dtype, name=name

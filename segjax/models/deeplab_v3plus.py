@@ -64,7 +64,8 @@ class Decoder(nn.Module):
             dtype=self.dtype,
             name="low_level",
         )(low_level, train)
-        x = resize_bilinear(x, low_level.shape[1:3], align_corners=self.align_corners)
+        height, width = low_level.shape[1:3]
+        x = resize_bilinear(x, (height, width), align_corners=self.align_corners)
         x = jnp.concatenate([x, low_level], axis=-1)
         for i in range(self.convolutions):
             x = self.convolution(self.features, name=f"conv{i + 1}")(x, train)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import convolution, up_convolution
@@ -126,7 +127,7 @@ class Convolution(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = convolution(x, kernel, stride=self.stride, rate=self.rate, groups=self.groups)
         return x if bias is None else x + bias.reshape(1, 1, 1, -1)
 
@@ -181,7 +182,7 @@ class UpConvolution(nn.Module):
             "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
 
 

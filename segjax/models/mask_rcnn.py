@@ -16,7 +16,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.models.backbones.registry import BackboneName, backbone_of, make_backbone
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups
@@ -117,26 +118,24 @@ class MaskRCNN(Network):
         if self.mask_loss == "softmax" and self.class_agnostic_masks:
             raise ValueError("a softmax over the classes has no class-agnostic mask")
         stages = 3 if self.neck == "c4" else 4
-        # Another backbone has no num_stages; it serves if it has the maps.
-        found = getattr(self.backbone, "num_stages", stages)
-        if isinstance(self.backbone, str):
-            backbone = make_backbone(self.backbone, norm=self.norm, dtype=self.dtype)
-            if self.neck == "c4":
-                backbone = backbone.clone(num_stages=3)
-            found = getattr(backbone, "num_stages", None)
+        backbone = self.backbone
+        if isinstance(backbone, str):
+            backbone = make_backbone(backbone, norm=self.norm, dtype=self.dtype)
+            if isinstance(backbone, ResNet):
+                backbone = backbone.clone(num_stages=stages)
             self.backbone = backbone
-        if found != stages:
+        if isinstance(backbone, ResNet) and backbone.num_stages != stages:
             raise ValueError(
-                f"the backbone of neck {self.neck!r} is a ResNet with num_stages={stages}; got "
-                f"{self.backbone!r}"
+                f"the ResNet of neck {self.neck!r} has num_stages={stages}; got {backbone!r}"
             )
-        if self.neck == "c4" and self.backbone.block != "bottleneck":
-            raise ValueError(f"the head of neck 'c4' has bottlenecks; got {self.backbone!r}")
+        if self.neck == "c4" and getattr(backbone, "block", None) != "bottleneck":
+            raise ValueError(f"neck 'c4' needs a ResNet with bottlenecks; got {backbone!r}")
         if self.anchors is None:
             self.anchors = Anchors() if self.neck == "fpn" else ONE_LEVEL
         super().__post_init__()
 
     def setup(self):
+        assert self.anchors is not None  # by `__post_init__`
         dtype, norm = self.dtype, self.head_norm
         if self.neck == "fpn":
             self.fpn = FeaturePyramid(self.fpn_features, norm=self.fpn_norm, dtype=dtype)
@@ -144,7 +143,7 @@ class MaskRCNN(Network):
             self.anchors.per_position, convolutions=self.rpn_convolutions, dtype=dtype
         )
         if self.neck == "c4":
-            resnet = self.backbone
+            resnet = backbone_of(self)
             self.box_head = ResidualHead(
                 blocks=resnet.stage_sizes[3],
                 width=resnet.width,
@@ -199,15 +198,19 @@ class MaskRCNN(Network):
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
+        backbone = backbone_of(self)
         if self.neck == "dc5":
             # All blocks run at rate 2, as in detectron2; without a multi-grid the first would not.
-            multi_grid = (1,) * self.backbone.stage_sizes[3]
-            maps = self.backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
+            multi_grid = (1,) * backbone.stage_sizes[3]
+            maps = backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
             return [maps["features"]]
-        maps = self.backbone(images, train=train)
+        maps = backbone(images, train=train)
         if self.neck != "fpn":
             return [maps["features"]]
-        return self.fpn([maps[f"stage{i}"] for i in (1, 2, 3, 4)], train)
+        stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+        if missing := [name for name in stages if name not in maps]:
+            raise ValueError(f"neck 'fpn' reads stage1 … stage4; {backbone!r} lacks {missing}")
+        return self.fpn([maps[name] for name in stages], train)
 
     def rpn_outputs(self, levels, *, image_size: tuple[int, int], train: bool = False):
         """Computes three lists with each level's objectness, box deltas and anchors.
@@ -215,6 +218,7 @@ class MaskRCNN(Network):
         Args:
           image_size: height and width of the padded images.
         """
+        assert self.anchors is not None  # by `__post_init__`
         objectness, deltas = self.rpn(levels, train)
         sizes = [level.shape[1:3] for level in levels]
         anchors = self.anchors.of(sizes, strides=self.strides, image_size=image_size)
@@ -274,7 +278,7 @@ class MaskRCNN(Network):
         If not, training runs the branch on a few regions at a time, as prediction does.
         """
         if self.neck == "c4":
-            return is_over_batch(self.backbone.norm)
+            return is_over_batch(backbone_of(self).norm)
         return self.mask_network == "fcn" and is_over_batch(self.head_norm)
 
     def mask_variables(self, variables: dict) -> dict:

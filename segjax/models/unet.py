@@ -141,18 +141,19 @@ class UNet(Network):
 
     def block(self, x, level: int, train: bool):
         """Applies two 3×3 convolutions, each followed by a ReLU; level 0 is the finest."""
+        norm = self._norm()
         for _ in range(2):
             x = nn.Conv(
                 self.features * 2**level,
                 (3, 3),
                 padding=self.padding,
                 kernel_init=he_normal,
-                use_bias=self.norm is None,
+                use_bias=norm is None,
                 dtype=self.dtype,
                 conv_general_dilated=linen_convolution,
             )(x)
-            if self.norm is not None:
-                x = self._norm()(dtype=self.dtype)(x, train)
+            if norm is not None:
+                x = norm(dtype=self.dtype)(x, train)
             x = nn.relu(x)
         return x
 
@@ -171,10 +172,11 @@ class UNet(Network):
         del level, train
         return jnp.concatenate([center_crop(skip, x.shape[1:3]), x], axis=-1)
 
-    def _norm(self) -> Norm:
-        if self.norm == "group":
+    def _norm(self) -> Norm | None:
+        norm = self.norm
+        if norm == "group":
             return partial(GroupNorm, epsilon=1e-6)
-        return norm_of(self.norm) if isinstance(self.norm, str) else self.norm
+        return norm if norm is None or callable(norm) else norm_of(norm)
 
 
 def center_crop(x, size: tuple[int, int]):

@@ -6,7 +6,8 @@ configuration that takes its name; see `experiments/extending/convnext_backbone.
 entry, a model takes the module itself: `DeepLabV3(21, backbone=MyBackbone())`.
 """
 
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import flax.linen as nn
 import jax
@@ -68,6 +69,7 @@ class Backbone(Protocol):
           "stem": stride 2, which `ResNetUNet` reads beside the stages.
           "pool1" … "pool4": the maps for DeepLab v1's multi-scale features.
         """
+        ...
 
 
 def _resnet(make, **attributes):
@@ -82,7 +84,7 @@ def _vgg16(*, width_multiplier, norm, dtype):
     return VGG16(width=round(64 * width_multiplier), dtype=dtype)
 
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg16": _vgg16,
     "resnet18": _resnet(resnet18),
     "resnet34": _resnet(resnet34),
@@ -100,7 +102,7 @@ BACKBONES = {
 
 
 def make_backbone(
-    name: BackboneName,
+    name: str,
     *,
     norm: Norm = BatchNorm,
     dtype: Any = None,
@@ -121,7 +123,7 @@ def make_backbone(
       ValueError: there is no such backbone.
     """
     if name not in BACKBONES:
-        raise ValueError(f"no backbone {name!r}; there are {', '.join(get_args(BackboneName))}")
+        raise ValueError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
     return BACKBONES[name](width_multiplier=width_multiplier, norm=norm, dtype=dtype)
 
 

@@ -42,7 +42,7 @@ class XceptionBlock(nn.Module):
 
     features: tuple[int, int, int]
     stride: int = 1
-    rates: tuple[int, int, int] = (1, 1, 1)
+    rates: tuple[int, ...] = (1, 1, 1)
     shortcut: Literal["convolution", "sum", "none"] = "convolution"
     activate_inside: bool = False
     norm: Norm = BatchNorm
