@@ -1,7 +1,7 @@
 """Architectures: one file each, arrays in, a dict of arrays out.
 
-They assert the shapes and dtypes of their inputs with chex when they are called or traced. A wrong
-one raises an AssertionError that names the argument in brackets, such as "[images]".
+A network asserts the shapes and dtypes of its inputs with chex when it is called or traced. A wrong
+input raises an AssertionError that names the argument in brackets, such as "[images]".
 """
 
 from segjax.models.deeplab_v1 import DeepLabV1
@@ -21,3 +21,7 @@ __all__ = [
     "ResNetUNet",
     "UNet",
 ]
+
+
+def __dir__():
+    return __all__

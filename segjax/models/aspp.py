@@ -1,9 +1,9 @@
-"""Atrous spatial pyramid pooling as DeepLab v3 has it: Chen et al., "Rethinking Atrous Convolution
-for Semantic Image Segmentation", 2017 (arXiv:1706.05587), section 3.3.
+"""DeepLab v3's atrous spatial pyramid pooling: Chen et al., "Rethinking Atrous Convolution for
+Semantic Image Segmentation", 2017 (arXiv:1706.05587), section 3.3.
 
-What it changes against v2's, which sums the class scores of its branches (`deeplab_v2.py`): the
-branches are features with batch norm, concatenated and projected, a 1×1 convolution and the
-image's mean are branches too. With `separable` it is v3+'s (arXiv:1802.02611, section 3.1).
+v2's ASPP sums the class scores of its branches (`deeplab_v2.py`). In v3 the branches are features
+with batch norm, concatenated and projected; a 1×1 convolution and the image's mean are branches
+too. `separable` makes it v3+'s (arXiv:1802.02611, section 3.1).
 """
 
 import math
@@ -33,14 +33,15 @@ class ASPP(nn.Module):
     Attributes:
       rates: atrous rates of the 3×3 branches, in positions of the map; may be empty.
       features: channels of every branch and of the result.
-      image_pooling: True adds a branch with the mean over the map, normalised over the batch;
-        (height, width) takes means over windows of so many positions, with a bias instead of a
-        norm, as detectron2 does, so that large test images keep the statistics of training crops.
-        A window is cut to the map. False leaves the branch out.
-      separable: atrous separable convolutions instead of the 3×3 ones.
-      normalize_depthwise: norm and ReLU between a separable convolution's two parts, as TensorFlow
-        DeepLab has it and segmentation-models-pytorch has not.
-      align_corners: of the upsampling of window means.
+      image_pooling: True adds a branch with the mean over the map, normalised over the batch.
+        (height, width) takes means over windows of that many positions, cut to the map, with a bias
+        instead of a norm. detectron2 does so, which keeps the statistics of training crops on large
+        test images. False leaves the branch out.
+      separable: whether the 3×3 branches are atrous separable convolutions.
+      normalize_depthwise: whether a separable convolution has norm and ReLU between its two parts.
+        TensorFlow DeepLab has them; segmentation-models-pytorch does not.
+      dropout_rate: dropout after the projection.
+      align_corners: whether upsampling the window means keeps corner positions in place.
     """
 
     rates: tuple[int, ...]
@@ -57,7 +58,9 @@ class ASPP(nn.Module):
     def __call__(self, x, train: bool = False):
         """Maps [batch, height, width, channels] to [batch, height, width, features]."""
         shared = {"norm": self.norm, "dtype": self.dtype}
-        branches = [ConvolutionNorm(self.features, kernel_size=1, name="pointwise", **shared)]
+        branches: list[nn.Module] = [
+            ConvolutionNorm(self.features, kernel_size=1, name="pointwise", **shared)
+        ]
         for i, rate in enumerate(self.rates, 1):
             if self.separable:
                 branch = SeparableConvolution(
@@ -80,7 +83,7 @@ class ASPP(nn.Module):
 
     def _pooled(self, x, train):
         size, name = x.shape[1:3], "image_pooling"
-        if self.image_pooling is True:
+        if isinstance(self.image_pooling, bool):
             means = jnp.mean(x, axis=(1, 2), keepdims=True)
             layer = ConvolutionNorm(
                 self.features, kernel_size=1, norm=self.norm, dtype=self.dtype, name=name

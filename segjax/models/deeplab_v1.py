@@ -3,7 +3,7 @@ Convolutional Nets and Fully Connected CRFs", ICLR 2015 (arXiv:1412.7062).
 
 VGG-16 at output stride 8 by atrous convolution (section 3.1), its fully connected layers as
 convolutions, and bilinear upsampling; the CRF is `segjax.ops.dense_crf`. The default is
-DeepLab-LargeFOV, the network of the paper's best results. The kernels and rates of its table 2:
+DeepLab-LargeFOV, the network with the paper's best results. Table 2's kernels and rates:
 
   DeepLab            kernel_size=4, atrous_rate=4,  head_features=4096   65.1 M parameters
   DeepLab-7×7        kernel_size=7, atrous_rate=4,  head_features=4096  134.3 M
@@ -11,8 +11,8 @@ DeepLab-LargeFOV, the network of the paper's best results. The kernels and rates
   DeepLab-LargeFOV   kernel_size=3, atrous_rate=12, head_features=1024   20.5 M
 
 The released networks differ from the text in two points. All have max pooling over 3×3 windows:
-`backbone=VGG16(pool_size=3)`. LargeFOV and MSc-LargeFOV average pool5 over 3×3 windows before fc6:
-`average_pooling`, which the other three want False.
+`backbone=VGG16(pool_size=3)`. LargeFOV and MSc-LargeFOV average pool5 over 3×3 windows before fc6;
+the other three do not: `average_pooling=False`.
 """
 
 from typing import Any
@@ -35,17 +35,18 @@ class DeepLabV1(Network):
     "image_conv1", "image_conv2", "pool1_conv1" … "pool4_conv2".
 
     Attributes:
-      num_classes: background included.
-      backbone: a name, or a module; only VGG-16 has the maps for multi-scale features.
+      num_classes: number of classes, background included.
+      backbone: a backbone's name, or a module; only VGG-16 has the maps for multi-scale features.
       output_stride: 8, 16 or 32.
-      kernel_size, atrous_rate: of fc6; the rate is in positions of the map, at any output stride.
+      kernel_size, atrous_rate: fc6's kernel and rate, the rate in positions of the map, at any
+        output stride.
       head_features: channels of fc6 and fc7.
-      average_pooling: averages over 3×3 windows before fc6.
+      average_pooling: whether pool5 is averaged over 3×3 windows before fc6.
       multi_scale_features: MSc (section 4.3): the image and the first four pooled maps go through
         3×3 and 1×1 convolutions of 128 channels each to the classifier, beside fc7.
-      dropout_rate: after fc6, fc7 and each layer of the multi-scale features.
-      align_corners: of the upsampling; True is Caffe's Interp layer.
-      dtype: of the computation; parameters and logits are float32.
+      dropout_rate: dropout after fc6, fc7 and each layer of the multi-scale features.
+      align_corners: whether upsampling keeps corner pixels in place; True as in Caffe's Interp.
+      dtype: computation dtype; parameters and logits are float32.
     """
 
     num_classes: int
@@ -66,10 +67,10 @@ class DeepLabV1(Network):
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
-          "coarse_logits": the same before upsampling, at the output stride.
+          "coarse_logits": the logits before upsampling, at the output stride.
 
         Raises:
-          ValueError: multi-scale features are asked of a backbone that has no "pool1" … "pool4".
+          ValueError: the backbone lacks "pool1" … "pool4" and `multi_scale_features` is on.
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
@@ -98,7 +99,7 @@ class DeepLabV1(Network):
                 )
             sources[f"pool{i}"] = maps[f"pool{i}"]
         for level, (name, x) in enumerate(sources.items()):
-            # 8, 4, 2, 1, 1 at output stride 8: all come to the grid of fc7.
+            # Strides 8, 4, 2, 1 and 1 at output stride 8 bring all maps to fc7's grid.
             stride = max(self.output_stride // 2**level, 1)
             x = self._layer(x, f"{name}_conv1", 128, train, stride=stride)
             yield self._layer(x, f"{name}_conv2", 128, train, kernel_size=1)

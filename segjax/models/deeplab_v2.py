@@ -2,15 +2,16 @@
 with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs", TPAMI 2017
 (arXiv:1606.00915).
 
-What it changes against v1: atrous spatial pyramid pooling (section 3.2), parallel classifiers at
-several rates whose scores are summed; ResNet-101 beside VGG-16 (section 4.1.2); the image at three
-scales, fused by the maximum. The paper's rows by arguments, VGG-16's all with
+New since v1: atrous spatial pyramid pooling (section 3.2), which sums the scores of parallel
+classifiers at several rates; ResNet-101 beside VGG-16 (section 4.1.2); the image at three scales,
+fused by the maximum. The paper's rows by arguments, all of VGG-16's with
 `backbone=VGG16(pool_size=3), head_features=1024`:
 
   LargeFOV   atrous_rates=(12,)
   ASPP-S     atrous_rates=(2, 4, 8, 12)
   ASPP-L     atrous_rates=(6, 12, 18, 24), the default
-  neither    atrous_rates=(1,), kernel_size=1: how ResNet-101's first rows classify is not said
+  neither    atrous_rates=(1,), kernel_size=1: the paper does not say how ResNet-101's first rows
+             classify
   MSC        scales=(0.5, 0.75, 1.0)
 """
 
@@ -29,9 +30,9 @@ from segjax.ops.resize import resize_bilinear
 
 
 class Branch(nn.Module):
-    """One branch of ASPP (figure 7): the classes' scores at one atrous rate.
+    """One branch of ASPP (figure 7): class scores at one atrous rate.
 
-    Parameters: "logits", after "fc6" and "fc7" if there are `head_features`.
+    Parameters: "logits", and with `head_features` "fc6" and "fc7" before it.
     """
 
     num_classes: int
@@ -67,18 +68,18 @@ class DeepLabV2(Network):
     Parameters: "backbone" and "branch1" …, in the order of `atrous_rates`.
 
     Attributes:
-      num_classes: background included.
-      backbone: a name, or a module, which keeps its own norm and dtype.
+      num_classes: number of classes, background included.
+      backbone: a backbone's name, or a module, which keeps its own norm and dtype.
       output_stride: 8, 16 or 32.
-      atrous_rates: of the branches, in positions of the map, at any output stride.
-      kernel_size: of the branches' atrous convolution.
+      atrous_rates: rate of each branch, in positions of the map, at any output stride.
+      kernel_size: side of the branches' atrous kernels.
       head_features: channels of each branch's fc6 and fc7: 1024 for VGG-16. None for ResNet-101,
         whose branches are 3×3 classifiers.
-      dropout_rate: after fc6 and fc7.
-      scales: of the image, which the network sees at each of them with the same weights.
-      align_corners: of all resizing; True is Caffe's Interp layer.
-      norm: of the backbone; the released network trains with frozen statistics.
-      dtype: of the computation; parameters and logits are float32.
+      dropout_rate: dropout after fc6 and fc7.
+      scales: scales of the image; the network runs at each with the same weights.
+      align_corners: whether resizing keeps corner pixels in place; True as in Caffe's Interp.
+      norm: normalisation of a named backbone; the released network trains with frozen statistics.
+      dtype: computation dtype; parameters and logits are float32.
     """
 
     num_classes: int
@@ -106,10 +107,10 @@ class DeepLabV2(Network):
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
-          "coarse_logits": the same before upsampling: of each position, the maximum over scales on
-            the grid of the largest scale.
-          "auxiliary_logits": with several scales, a tuple of the coarse logits of each, in their
-            order, which the released network supervises too.
+          "coarse_logits": the logits before upsampling: at each position the maximum over scales,
+            on the grid of the largest scale.
+          "auxiliary_logits": with several scales, a tuple of each scale's coarse logits in the
+            order of `scales`; the released network supervises them too.
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
@@ -139,7 +140,7 @@ class DeepLabV2(Network):
         return {**outputs, "auxiliary_logits": tuple(scores)}
 
     def _scaled_size(self, size, scale):
-        # Corner pixels that stay in place: 321 → 241 and 161, as the released network has it.
+        # Keeping corner pixels in place makes 321 → 241 and 161, as in the released network.
         fixed = 1 if self.align_corners else 0
         return tuple(max(round(scale * (side - fixed)) + fixed, 1) for side in size)
 

@@ -1,9 +1,9 @@
 """DeepLab v3: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image
 Segmentation", 2017 (arXiv:1706.05587).
 
-What it changes against v2: no CRF and no multi-scale input; batch norm in an ASPP with a 1×1 and an
-image-level branch (section 3.3), multi-grid rates in the last stage (section 3.2.1), output stride
-16 in training and 8 at test. Its tables and the well-known implementations, by arguments:
+New since v2: batch norm in an ASPP with a 1×1 and an image-level branch (section 3.3), multi-grid
+rates in the last stage (section 3.2.1), output stride 16 in training and 8 at test; no CRF and no
+multi-scale input. The paper's tables and the well-known implementations, by arguments:
 
   77.21 on VOC val (table 5)  the default: ResNet-101, MG(1, 2, 4), ASPP, image pooling
   ASPP without the image      image_pooling=False, and atrous_rates=(6, 12, 18, 24)
@@ -32,26 +32,30 @@ from segjax.models.normalization import BatchNorm, Norm
 class DeepLabV3(Network):
     """ASPP and classifier on an atrous backbone; see the module for the paper's variants.
 
-    Parameters: "backbone", "aspp", "logits", and where asked for "head" and "auxiliary_head".
+    Parameters: "backbone", "aspp", "logits", and if they are configured "head" and
+    "auxiliary_head".
 
     Attributes:
-      num_classes: background included.
-      backbone: a name, or a module, which keeps its own norm and dtype.
+      num_classes: number of classes, background included.
+      backbone: a backbone's name, or a module, which keeps its own norm and dtype.
       output_stride: 8, 16 or 32.
-      multi_grid: rates of the last stage's units, times that of the output stride; None for
-        torchvision's dilation, see the contract of the backbone. MobileNetV2 wants None.
-      aspp: False leaves the classifier alone on the backbone's features.
-      atrous_rates: of ASPP, in positions of the map; None follows the output stride: (6, 12, 18)
-        at 16, doubled at 8. With () there are the 1×1 branch and image pooling.
-      image_pooling: the image-level branch of ASPP; see there.
+      multi_grid: rates of the last stage's units, multiplied by the rate that the output stride
+        gives; None dilates as torchvision does, and is what MobileNetV2 needs.
+      aspp: False puts the classifier directly on the backbone's features.
+      atrous_rates: ASPP's rates, in positions of the map; None follows the output stride:
+        (6, 12, 18) at 16, doubled at 8. () keeps the 1×1 branch and image pooling alone.
+      image_pooling: ASPP's image-level branch: True for the mean over the map, (height, width) for
+        means over windows of that many positions, as in detectron2, False for none.
       aspp_features: channels of ASPP.
-      head_features: of a 3×3 convolution between ASPP and the classifier; None for none.
-      dropout_rate: after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
-      auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
-      auxiliary_dropout_rate: before its classifier.
-      align_corners: of the upsampling; True as in the released code, for sides of 16k + 1.
-      norm: of all layers; the paper keeps 0.9997 of the statistics, and freezes them in phase two.
-      dtype: of the computation; parameters and logits are float32.
+      head_features: channels of a 3×3 convolution between ASPP and the classifier; None for none.
+      dropout_rate: dropout after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
+      auxiliary_head: whether there is an `AuxiliaryHead` on the stage before the last.
+      auxiliary_dropout_rate: dropout before the auxiliary head's classifier.
+      align_corners: whether upsampling keeps corner pixels in place; True as in the released code,
+        for sides of 16k + 1.
+      norm: normalisation of all layers; the paper keeps 0.9997 of the statistics a step, and
+        freezes them in phase two.
+      dtype: computation dtype; parameters and logits are float32.
     """
 
     num_classes: int
@@ -76,7 +80,7 @@ class DeepLabV3(Network):
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
-          "coarse_logits": the same before upsampling, at the output stride.
+          "coarse_logits": the logits before upsampling, at the output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """
         chex.assert_rank(images, 4, custom_message="images")

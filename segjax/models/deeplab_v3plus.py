@@ -1,9 +1,9 @@
 """DeepLab v3+: Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable
 Convolution for Semantic Image Segmentation", ECCV 2018 (arXiv:1802.02611).
 
-What it changes against v3: a decoder that joins ASPP's features with a map of stride 4 (section
-3.1); atrous separable convolutions in ASPP and decoder; aligned Xception as the backbone (section
-3.2). Its tables and other implementations, by arguments:
+New since v3: a decoder that joins ASPP's features with a map of stride 4 (section 3.1); atrous
+separable convolutions in ASPP and decoder; aligned Xception as the backbone (section 3.2). The
+paper's tables and other implementations, by arguments:
 
   ResNet-101 (tables 1-3)     backbone="resnet101", multi_grid=(1, 2, 4), separable=False; without
                               the decoder low_level_features=None
@@ -35,14 +35,15 @@ from segjax.ops.resize import resize_bilinear
 
 
 class Decoder(nn.Module):
-    """Upsampled features beside projected low-level ones → 3×3 convolutions (figure 2).
+    """Upsampled features, concatenated with projected low-level ones → 3×3 convolutions (figure 2).
 
     Parameters: "low_level" (the 1×1 convolution), "conv1" ….
 
     Attributes:
       low_level_features: channels of the 1×1 convolution.
       features, convolutions: channels and number of the 3×3 convolutions.
-      convolution: the layer that these are.
+      convolution: makes a 3×3 convolution with its norm and activation.
+      align_corners: whether upsampling keeps corner positions in place.
     """
 
     low_level_features: int
@@ -63,7 +64,8 @@ class Decoder(nn.Module):
             dtype=self.dtype,
             name="low_level",
         )(low_level, train)
-        x = resize_bilinear(x, low_level.shape[1:3], align_corners=self.align_corners)
+        height, width = low_level.shape[1:3]
+        x = resize_bilinear(x, (height, width), align_corners=self.align_corners)
         x = jnp.concatenate([x, low_level], axis=-1)
         for i in range(self.convolutions):
             x = self.convolution(self.features, name=f"conv{i + 1}")(x, train)
@@ -73,25 +75,26 @@ class Decoder(nn.Module):
 class DeepLabV3Plus(Network):
     """DeepLab v3's encoder, a decoder and a classifier; see the module for the paper's variants.
 
-    Parameters: "backbone", "aspp", "decoder", "logits", and where asked for "head" and
+    Parameters: "backbone", "aspp", "decoder", "logits", and if they are configured "head" and
     "auxiliary_head".
 
     Attributes:
-      num_classes: background included.
-      backbone: a name, or a module, which keeps its own norm and dtype.
-      output_stride: of the encoder: 8, 16 or 32.
-      multi_grid, atrous_rates, image_pooling, aspp_features: as in DeepLabV3.
-      head_features: of a 3×3 convolution between ASPP and decoder; None for none.
-      dropout_rate: after ASPP's projection.
+      num_classes: number of classes, background included.
+      backbone: a backbone's name, or a module, which keeps its own norm and dtype.
+      output_stride: the encoder's: 8, 16 or 32.
+      multi_grid, atrous_rates, image_pooling, aspp_features: as in `DeepLabV3`.
+      head_features: channels of a 3×3 convolution between ASPP and decoder; None for none.
+      dropout_rate: dropout after ASPP's projection.
       low_level_features: channels to which the map of stride 4 is reduced; None for no decoder.
       decoder_features, decoder_convolutions: channels and number of the decoder's 3×3 convolutions.
-      separable: atrous separable convolutions in place of all these 3×3 ones.
-      normalize_depthwise: norm and ReLU between the two parts of those, as in TensorFlow's.
-      auxiliary_head: whether an `AuxiliaryHead` on the stage before the last is computed too.
-      auxiliary_dropout_rate: before its classifier.
-      align_corners: of all upsampling.
-      norm: of all layers.
-      dtype: of the computation; parameters and logits are float32.
+      separable: whether all 3×3 convolutions outside the backbone are atrous separable ones.
+      normalize_depthwise: whether these have norm and ReLU between their two parts, as in
+        TensorFlow DeepLab.
+      auxiliary_head: whether there is an `AuxiliaryHead` on the stage before the last.
+      auxiliary_dropout_rate: dropout before the auxiliary head's classifier.
+      align_corners: whether upsampling keeps corner pixels in place.
+      norm: normalisation of all layers.
+      dtype: computation dtype; parameters and logits are float32.
     """
 
     num_classes: int
@@ -120,7 +123,7 @@ class DeepLabV3Plus(Network):
 
         Returns:
           "logits": [batch, height, width, num_classes] float32.
-          "coarse_logits": the same before upsampling, at stride 4, or without a decoder at the
+          "coarse_logits": the logits before upsampling, at stride 4, or without a decoder at the
             output stride.
           "auxiliary_logits": with the auxiliary head, a tuple of its coarse logits alone.
         """

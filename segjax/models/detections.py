@@ -1,4 +1,4 @@
-"""From classified regions to detections: Fast R-CNN, section 3; Mask R-CNN, section 3.1."""
+"""Turns classified regions into detections: Fast R-CNN, section 3; Mask R-CNN, section 3.1."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,19 @@ from segjax.ops.nms import nms
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """Which boxes of the box head become detections."""
+    """How detections are chosen among the box head's boxes."""
 
     score_threshold: float = 0.05
+    """Boxes must score above this."""
     nms_threshold: float = 0.5
-    """Of the same class."""
+    """A box that overlaps a better one of its class by more than this IoU is suppressed."""
     max_detections: int = 100
-    """Of an image; LVIS takes 300, with a lower score threshold."""
+    """Most detections in an image; LVIS takes 300, with a lower score threshold."""
     max_candidates: int = 4096
-    """Boxes with the highest scores that enter the suppression. This limit changes nothing as a
-    rule: a few hundred of 1,000 regions × 80 classes have a score above 0.05."""
+    """Number of best-scoring boxes that enter the suppression. The limit rarely matters: a few
+    hundred of 1,000 regions × 80 classes have a score above 0.05."""
     min_size: float = 0.0
-    """Boxes with a side of this length or less are dropped; torchvision's is 0.01."""
+    """Boxes with a side of at most this many pixels are dropped; torchvision's is 0.01."""
 
 
 def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, weights) -> dict:
@@ -34,7 +35,8 @@ def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, 
       deltas: [batch, regions, classes or 1, 4].
       proposals, valid: [batch, regions, 4], [batch, regions] bool.
       sizes: height and width of each image within its padding, [batch, 2].
-      weights: of the box deltas.
+      config: how detections are chosen.
+      weights: weights of the four box deltas.
 
     Returns:
       "boxes" [batch, detections, 4], "scores" [batch, detections], descending, "classes" [batch,

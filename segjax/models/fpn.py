@@ -7,7 +7,7 @@ import flax.linen as nn
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
 
-# Xavier's uniform distribution by fan-in, Caffe2's way: torchvision and detectron2 have it here.
+# Caffe2's XavierFill, uniform by fan-in: torchvision and detectron2 initialise the pyramid so.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
@@ -15,11 +15,11 @@ class FeaturePyramid(nn.Module):
     """Pyramid levels P2 … P5 from a backbone's stages C2 … C5, and P6 for the RPN (figure 3).
 
     Parameters: "lateral2" … "lateral5" (1×1) and "output2" … "output5" (3×3), each with
-    "convolution" and, where there is one, "norm".
+    "convolution", and with "norm" unless it is None.
 
     Attributes:
       features: channels of every level.
-      norm: after each convolution; None gives the convolutions biases instead, as in the paper.
+      norm: normalisation after each convolution; None gives biases instead, as in the paper.
     """
 
     features: int = 256
@@ -30,7 +30,7 @@ class FeaturePyramid(nn.Module):
     def __call__(self, stages, train: bool = False):
         """Maps C2 … C5, each [batch, height, width, channels], to the list of P2 … P6.
 
-        P6 is every second position of P5: section 4.1's "stride two subsampling".
+        P6 is every second position of P5, section 4.1's "stride two subsampling".
         """
         shared = {
             "activation": None,
@@ -53,5 +53,5 @@ class FeaturePyramid(nn.Module):
 
 
 def _upsampled(x, size):
-    """Doubles a map by nearest neighbours, and crops where the larger one's sides are odd."""
+    """Doubles a map by nearest neighbours and crops it to `size`, whose sides may be odd."""
     return x.repeat(2, axis=1).repeat(2, axis=2)[:, : size[0], : size[1]]

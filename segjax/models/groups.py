@@ -1,7 +1,7 @@
-"""Regions a group at a time: what nobody looks at is not computed, with shapes that are fixed.
+"""Applies a function to regions in fixed-size groups and skips inactive groups.
 
-Groups that have no active region in any image are skipped. So that this saves anything, active
-regions come first in each image.
+A group is skipped if it has no active region in any image. Sort each image's active regions first:
+only then are there groups to skip.
 """
 
 import functools
@@ -16,18 +16,18 @@ from segjax.ops.dtypes import sum_dtype
 
 
 def over_groups(function: Callable, regions, active, *, size: int):
-    """Computes `function(regions)` of a few regions of each image at a time.
+    """Computes `function(regions)`, a few regions of each image at a time.
 
     Args:
-      function: pure, and without collectives, since devices skip different groups: a tree of
-        [batch, n, ...] → a tree of [batch, n, ...], each region for itself.
+      function: maps a tree of [batch, n, ...] to a tree of [batch, n, ...], each region on its own.
+        It is pure and has no collectives, since devices skip different groups.
       regions: a tree of [batch, regions, ...].
       active: [batch, regions] bool.
-      size: the most regions of an image in a group.
+      size: largest number of an image's regions in a group.
 
     Returns:
-      The tree of `function(regions)`, [batch, regions, ...]; zeros, without a gradient, in the
-      groups that are skipped.
+      The tree of `function(regions)`, [batch, regions, ...]. Skipped groups hold zeros and have no
+      gradient.
     """
     batch, count = active.shape
     groups = _split((regions, active), size)
@@ -46,17 +46,17 @@ def over_groups(function: Callable, regions, active, *, size: int):
 
 
 def sum_over_groups(function: Callable, operands, regions, active, *, size: int):
-    """Computes sums of `function(operands, regions)` of a few regions of each image at a time.
+    """Sums `function(operands, regions)` over groups of a few regions of each image.
 
-    A sum's terms have the same cotangent: their gradients are added up as soon as each is computed,
-    and no more than one group is kept for the backward pass.
+    All terms of a sum have the same cotangent, so each group's gradient is added up as soon as it
+    is computed, and the backward pass keeps one group at most.
 
     Args:
-      function: as of `over_groups`, but to a float32 scalar, a sum over regions, and a tree of
-        other such sums that are only reported.
-      operands: a tree of float arrays; the gradient is of these alone, of the scalar alone, and of
-        first order.
-      regions, active, size: as of `over_groups`.
+      function: returns a float32 scalar, a sum over regions, and a tree of other such sums that are
+        only reported. It is pure and has no collectives, as in `over_groups`.
+      operands: a tree of float arrays. Only the scalar's first-order gradient with respect to them
+        is defined.
+      regions, active, size: as in `over_groups`.
 
     Returns:
       The scalar and the tree.
@@ -66,7 +66,7 @@ def sum_over_groups(function: Callable, operands, regions, active, *, size: int)
 
 
 def _split(tree, size):
-    """[batch, regions, ...] → [groups, batch, n, ...], with zeros behind the regions."""
+    """[batch, regions, ...] → [groups, batch, n, ...], padded with zeros at the end."""
     batch, count = jax.tree.leaves(tree)[0].shape[:2]
     groups = max(math.ceil(count / size), 1)
     size = math.ceil(count / groups)  # 100 regions are 7 × 15 rather than 7 × 16
@@ -79,7 +79,7 @@ def _split(tree, size):
 
 
 def _add_up(of_group, groups, active, zeros):
-    """The sum of the trees `of_group(group)` over the groups up to the last active one."""
+    """Sums the trees `of_group(group)` over the groups up to the last active one."""
     number = jnp.max(jnp.where(active, jnp.arange(1, active.size + 1), 0))
 
     def add(index, sums):
@@ -90,7 +90,7 @@ def _add_up(of_group, groups, active, zeros):
 
 
 def _zeros_of(of_group, groups):
-    """Zeros like the tree `of_group(group)`."""
+    """Returns zeros with the tree and shapes of `of_group(group)`."""
     group = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), groups)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_group, group))
 
@@ -103,7 +103,7 @@ def _sum(function, operands, groups, active):
 
 def _forward(function, operands, groups, active):
     of_group = functools.partial(jax.value_and_grad(function, has_aux=True), operands)
-    # Of a lower precision, the sum of many groups would lose what each adds.
+    # In a lower precision, a sum over many groups would lose their small terms.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, sum_dtype(x)), operands)
     sums = _zeros_of(functools.partial(function, operands), groups)
     sums, gradient = _add_up(of_group, groups, active, (sums, zeros))

@@ -1,4 +1,4 @@
-"""What all DeepLabs end with: classifier, bilinear upsampling, torchvision's auxiliary head."""
+"""The last layers of all DeepLabs: classifier, bilinear upsampling, torchvision's FCN head."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from segjax.ops.resize import resize_bilinear
 def classifier(num_classes: int, *, kernel_size: int = 1, rate: int = 1, dtype: Any) -> Convolution:
     """Returns the convolution to class scores, "logits", initialised as in the released DeepLabs.
 
-    Weights come from N(0, 0.01²), biases are zero. TensorFlow's release cuts the Gaussian at two
-    standard deviations.
+    Kernels come from N(0, 0.01²), biases are zero. TensorFlow's release cuts the Gaussian off at
+    two standard deviations.
     """
     return Convolution(
         num_classes,
@@ -28,7 +28,7 @@ def classifier(num_classes: int, *, kernel_size: int = 1, rate: int = 1, dtype: 
 
 
 def upsampled(coarse_logits, size: tuple[int, int], *, align_corners: bool) -> dict:
-    """Returns "logits" of this height and width in float32, and the "coarse_logits" given."""
+    """Returns "logits", upsampled to this height and width, and "coarse_logits", in float32."""
     coarse_logits = coarse_logits.astype(jnp.float32)
     logits = resize_bilinear(coarse_logits, size, align_corners=align_corners)
     return {"logits": logits, "coarse_logits": coarse_logits}
@@ -37,7 +37,7 @@ def upsampled(coarse_logits, size: tuple[int, int], *, align_corners: bool) -> d
 class AuxiliaryHead(nn.Module):
     """3×3 to a quarter of the channels → dropout → classifier: torchvision's FCNHead.
 
-    The paper has none. Parameters: "head", "logits".
+    The papers have no auxiliary head. Parameters: "head", "logits".
     """
 
     num_classes: int

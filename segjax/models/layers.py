@@ -1,8 +1,8 @@
-"""The layers that the DeepLab line and its backbones are made of.
+"""The layers of the DeepLab line and its backbones.
 
-Every 3×3 layer pads each side by its atrous rate, as PyTorch does. So position i of a map at
-stride s is centred on pixel i·s whatever the size, and a map of a smaller output stride, when
-subsampled, equals the one of a larger. TensorFlow's "SAME" is the same for sides of 32k + 1.
+Every 3×3 layer pads each side by its atrous rate, as PyTorch does. Position i of a map at stride s
+is therefore centred on pixel i·s for any image size, and a map of a smaller output stride, when
+subsampled, equals the map of a larger one. TensorFlow's "SAME" agrees for sides of 32k + 1.
 """
 
 import functools
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import convolution, up_convolution
@@ -19,19 +20,19 @@ from segjax.ops.convolution import convolution, up_convolution
 Activation = Callable[[Any], Any]
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# An output of the 2×2 up-convolution sees a single window position, hence the batch axes.
+# Each output of the 2×2 up-convolution sees one kernel position only, hence the batch axes.
 he_normal_up_convolution = nn.initializers.variance_scaling(
     2.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
 )
 
 
 class Unit(NamedTuple):
-    """How a unit of a backbone runs at some output stride.
+    """Stride and atrous rates of a backbone's unit at some output stride.
 
     Attributes:
-      stride: that it takes.
-      rate: atrous rate of its layers up to the one with the stride, that one included.
-      rate_after: of the layers behind it; twice `rate` where a stride of 2 was not taken.
+      stride: the unit's stride.
+      rate: atrous rate of its layers up to and including the strided one.
+      rate_after: atrous rate of its later layers; twice `rate` where a stride of 2 is not taken.
     """
 
     stride: int
@@ -40,14 +41,14 @@ class Unit(NamedTuple):
 
 
 def atrous_units(strides: Sequence[int], *, output_stride: int) -> list[Unit]:
-    """Returns how units of these strides run so that the last map has `output_stride`.
+    """Turns the strides of units into strides and rates that end at `output_stride`.
 
-    Once it is reached, a unit's stride becomes 1 and the rates of all that follows grow by it:
+    Once it is reached, a unit's stride becomes 1 and multiplies the rates of all later layers:
     DeepLab v1, section 3.1 (the "hole algorithm"). The weights see the same pixels as before, so
-    that the dense map, subsampled, is the one that the strides would give.
+    the dense map, subsampled, equals the map that the strides would give.
 
     Raises:
-      ValueError: `output_stride` is none of 8, 16, 32.
+      ValueError: `output_stride` is not 8, 16 or 32.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride is 8, 16 or 32; got {output_stride!r}")
@@ -79,11 +80,11 @@ def max_pool(x, *, size: int, stride: int, rate: int = 1):
 
     Returns:
       [batch, ⌈height / stride⌉, ⌈width / stride⌉, channels]. An odd window is centred on position
-      i · stride, of an even one the position before the centre is; outside of the map there is
-      nothing.
+      i · stride; an even one has that position just before its centre. Positions outside the map
+      are left out.
     """
-    # As maxima of shifted slices: XLA has no gradient for a dilated reduce_window, and on CPU takes
-    # many times as long for that of a plain one.
+    # Maxima of shifted slices: XLA has no gradient for a dilated reduce_window, and its gradient of
+    # a plain one is many times slower on CPU.
     height, width = x.shape[1:3]
     around = (rate * ((size - 1) // 2), rate * (size // 2))
     padded = jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
@@ -103,10 +104,11 @@ class Convolution(nn.Module):
 
     Attributes:
       features: channels of the output.
-      kernel_size: of both sides.
-      stride: of the output's positions.
+      kernel_size: height and width of the kernel.
+      stride: distance between the windows of neighbouring outputs.
       rate: atrous rate, the distance between the taps.
-      groups: of channels that are convolved apart; as many as there are channels is depthwise.
+      groups: number of groups of channels that are convolved separately; with one channel each, the
+        convolution is depthwise.
     """
 
     features: int
@@ -125,7 +127,7 @@ class Convolution(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = convolution(x, kernel, stride=self.stride, rate=self.rate, groups=self.groups)
         return x if bias is None else x + bias.reshape(1, 1, 1, -1)
 
@@ -133,7 +135,7 @@ class Convolution(nn.Module):
 class ConvolutionNorm(nn.Module):
     """Convolution → normalisation → activation; see `Convolution`.
 
-    Without a norm (None) the convolution has a bias; without an activation (None) there is none.
+    With `norm` None the convolution has a bias instead; with `activation` None there is none.
     """
 
     features: int
@@ -165,9 +167,10 @@ class ConvolutionNorm(nn.Module):
 
 
 class UpConvolution(nn.Module):
-    """The learned 2×2 up-convolution of stride 2: "kernel" [2, 2, in, features] and "bias".
+    """The learned 2×2 up-convolution with stride 2: "kernel" [2, 2, in, features] and "bias".
 
-    U-Net's paper has no ReLU after it, the released network one; Mask R-CNN's mask head has one.
+    No activation follows it here. U-Net's paper has none, its released network has a ReLU, and so
+    does Mask R-CNN's mask head.
     """
 
     features: int
@@ -179,7 +182,7 @@ class UpConvolution(nn.Module):
             "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
 
 
@@ -188,9 +191,10 @@ class SeparableConvolution(nn.Module):
 
     Attributes:
       features: channels of the output.
-      stride, rate: of the 3×3 depthwise convolution.
-      activate_depthwise: an activation after the depthwise convolution's normalisation as well.
-      normalize_depthwise: whether it has a normalisation at all (not so in SMP).
+      stride, rate: stride and atrous rate of the 3×3 depthwise convolution.
+      activation: activation after the pointwise convolution; None for none.
+      activate_depthwise: whether the activation follows the depthwise convolution too.
+      normalize_depthwise: whether a norm follows the depthwise convolution; not so in SMP.
     """
 
     features: int

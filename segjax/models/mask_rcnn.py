@@ -1,9 +1,9 @@
 """Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017 (arXiv:1703.06870).
 
-The stages are methods that take and give arrays, so that each can be run, tested or replaced alone:
-`pyramid` → `rpn_outputs` → `segjax.models.rpn.propose` → `box_outputs` →
-`segjax.models.detections.detect` → `mask_outputs` → `refine`. Calling the model runs them all. What
-training does between them is `segjax.tasks.instance`.
+Each stage is a method or function on arrays, to be run, tested or replaced alone: `pyramid` →
+`rpn_outputs` → `segjax.models.rpn.propose` → `box_outputs` → `segjax.models.detections.detect` →
+`mask_outputs` → `refine`. Calling the model runs them all. Training samples anchors and regions
+between the stages; see `segjax.tasks.instance`.
 
 A subclass adds a head on the regions in three places: `setup` makes it, `mask_outputs` runs it and
 `refine` lets it change the detections. See `experiments/extending/mask_scoring_rcnn.py`.
@@ -16,7 +16,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.models.backbones.registry import BackboneName, backbone_of, make_backbone
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.fpn import FeaturePyramid
 from segjax.models.groups import over_groups
@@ -37,8 +38,8 @@ from segjax.models.rpn import Anchors, ProposalConfig, RPNHead, propose
 Neck = Literal["fpn", "c4", "c5", "dc5"]
 MaskNetwork = Literal["fcn", "mlp"]
 ONE_LEVEL = Anchors(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
-# Regions of an image whose masks are computed together. Of 128 places for positive ones an image
-# often fills 8 to 40: larger groups are mostly empty, smaller ones are little work for a device.
+# Number of an image's regions whose masks are computed together. An image often fills 8 to 40 of
+# 128 places for positive regions: larger groups are mostly empty, smaller ones underuse a device.
 MASK_GROUP = 16
 
 
@@ -49,32 +50,34 @@ class MaskRCNN(Network):
     "box_head" is the ResNet's last stage, and the mask head shares it.
 
     Attributes:
-      num_classes: without the background.
-      backbone: the name of a ResNet, or a module, which keeps its own norm and dtype ("c4" wants
-        one of three stages).
+      num_classes: number of classes, the background not counted.
+      backbone: the name of a ResNet, or a module, which keeps its own norm and dtype. "fpn" reads
+        its "stage1" … "stage4"; "c4" needs a ResNet of three stages.
       neck: "fpn", the pyramid; "c4", one map of stride 16, and the last stage on each region;
-        "c5", one map of stride 32 (table 2d); "dc5", one of stride 16 from an atrous last stage
+        "c5", one map of stride 32 (table 2d); "dc5", one map of stride 16 from an atrous last stage
         (detectron2).
       fpn_features: channels of the pyramid.
-      fpn_norm: in the pyramid; None for biases.
+      fpn_norm: norm of the pyramid's convolutions; None gives biases instead.
       anchors: None takes one size for each level of a pyramid, and all five on a single map.
-      rpn_convolutions: 1, or 2 in torchvision's v2 and detectron2's new baselines.
-      box_convolutions, box_fully_connected: of the box head: 0 and 2, or 4 and 1.
-      fc_features: of the fully connected layers.
-      head_features: of the heads' convolutions.
-      head_norm: after the convolutions of box and mask head; None for biases.
-      class_agnostic_boxes: one box for all classes.
+      rpn_convolutions: number of the RPN's 3×3 convolutions: 1, or 2 in torchvision's v2 and
+        detectron2's new baselines.
+      box_convolutions, box_fully_connected: numbers of the box head's layers: 0 and 2, or 4 and 1.
+      fc_features: channels of the fully connected layers.
+      head_features: channels of the heads' convolutions.
+      head_norm: norm of the box and mask heads' convolutions; None gives biases instead.
+      class_agnostic_boxes: whether a region has one box for all classes.
       mask_network: "fcn", or "mlp" (table 2e).
-      mask_convolutions: of the FCN; not with "c4", which has none.
+      mask_convolutions: number of the FCN's 3×3 convolutions; "c4" has none.
       mask_loss: "sigmoid" for each class, or "softmax" over the classes (table 2b).
-      class_agnostic_masks: one mask for all classes (section 4.2; 29.7 instead of 30.3 AP).
-      pooling: how regions are read.
-      box_resolution, mask_resolution: of a region's features, a side; with "c4" both heads have
-        box_resolution.
-      box_weights: of the box deltas.
-      proposals, detections: the choices in prediction.
-      norm: of a backbone that is named; the papers' is frozen.
-      dtype: of the computation; parameters, boxes and logits are float32.
+      class_agnostic_masks: whether a region has one mask for all classes (section 4.2; 29.7 instead
+        of 30.3 AP).
+      pooling: how a region's features are read from the maps.
+      box_resolution, mask_resolution: side of a region's features in the box and the mask head;
+        with "c4" both have box_resolution.
+      box_weights: weights of the four box deltas.
+      proposals, detections: how prediction chooses them.
+      norm: norm of a named backbone; the papers freeze its statistics.
+      dtype: computation dtype; parameters, boxes and logits are float32.
     """
 
     num_classes: int
@@ -115,26 +118,24 @@ class MaskRCNN(Network):
         if self.mask_loss == "softmax" and self.class_agnostic_masks:
             raise ValueError("a softmax over the classes has no class-agnostic mask")
         stages = 3 if self.neck == "c4" else 4
-        # A module of another kind may have the same maps.
-        found = getattr(self.backbone, "num_stages", stages)
-        if isinstance(self.backbone, str):
-            backbone = make_backbone(self.backbone, norm=self.norm, dtype=self.dtype)
-            if self.neck == "c4":
-                backbone = backbone.clone(num_stages=3)
-            found = getattr(backbone, "num_stages", None)
+        backbone = self.backbone
+        if isinstance(backbone, str):
+            backbone = make_backbone(backbone, norm=self.norm, dtype=self.dtype)
+            if isinstance(backbone, ResNet):
+                backbone = backbone.clone(num_stages=stages)
             self.backbone = backbone
-        if found != stages:
+        if isinstance(backbone, ResNet) and backbone.num_stages != stages:
             raise ValueError(
-                f"the backbone of neck {self.neck!r} is a ResNet with num_stages={stages}; got "
-                f"{self.backbone!r}"
+                f"the ResNet of neck {self.neck!r} has num_stages={stages}; got {backbone!r}"
             )
-        if self.neck == "c4" and self.backbone.block != "bottleneck":
-            raise ValueError(f"the head of neck 'c4' has bottlenecks; got {self.backbone!r}")
+        if self.neck == "c4" and getattr(backbone, "block", None) != "bottleneck":
+            raise ValueError(f"neck 'c4' needs a ResNet with bottlenecks; got {backbone!r}")
         if self.anchors is None:
             self.anchors = Anchors() if self.neck == "fpn" else ONE_LEVEL
         super().__post_init__()
 
     def setup(self):
+        assert self.anchors is not None  # by `__post_init__`
         dtype, norm = self.dtype, self.head_norm
         if self.neck == "fpn":
             self.fpn = FeaturePyramid(self.fpn_features, norm=self.fpn_norm, dtype=dtype)
@@ -142,7 +143,7 @@ class MaskRCNN(Network):
             self.anchors.per_position, convolutions=self.rpn_convolutions, dtype=dtype
         )
         if self.neck == "c4":
-            resnet = self.backbone
+            resnet = backbone_of(self)
             self.box_head = ResidualHead(
                 blocks=resnet.stage_sizes[3],
                 width=resnet.width,
@@ -184,35 +185,40 @@ class MaskRCNN(Network):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Strides of the maps of `pyramid`."""
+        """Returns the strides of `pyramid`'s maps."""
         if self.neck == "fpn":
             return (4, 8, 16, 32, 64)
         return (32,) if self.neck == "c5" else (16,)
 
     def pyramid(self, images, train: bool = False) -> list:
-        """Computes the maps that all other stages read: P2 … P6, or a single one.
+        """Computes the maps that all other stages read: P2 … P6, or a single map.
 
         Args:
           images: [batch, height, width, channels] of a float dtype.
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
+        backbone = backbone_of(self)
         if self.neck == "dc5":
-            # Every block at rate 2, without detectron2's "contraction" of the first.
-            multi_grid = (1,) * self.backbone.stage_sizes[3]
-            maps = self.backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
+            # All blocks run at rate 2, as in detectron2; without a multi-grid the first would not.
+            multi_grid = (1,) * backbone.stage_sizes[3]
+            maps = backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
             return [maps["features"]]
-        maps = self.backbone(images, train=train)
+        maps = backbone(images, train=train)
         if self.neck != "fpn":
             return [maps["features"]]
-        return self.fpn([maps[f"stage{i}"] for i in (1, 2, 3, 4)], train)
+        stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+        if missing := [name for name in stages if name not in maps]:
+            raise ValueError(f"neck 'fpn' reads stage1 … stage4; {backbone!r} lacks {missing}")
+        return self.fpn([maps[name] for name in stages], train)
 
     def rpn_outputs(self, levels, *, image_size: tuple[int, int], train: bool = False):
-        """Computes objectness, box deltas and anchors of each level: three lists.
+        """Computes three lists with each level's objectness, box deltas and anchors.
 
         Args:
           image_size: height and width of the padded images.
         """
+        assert self.anchors is not None  # by `__post_init__`
         objectness, deltas = self.rpn(levels, train)
         sizes = [level.shape[1:3] for level in levels]
         anchors = self.anchors.of(sizes, strides=self.strides, image_size=image_size)
@@ -235,11 +241,11 @@ class MaskRCNN(Network):
     def mask_outputs(self, levels, regions: dict, train: bool = False) -> dict:
         """Computes the mask branch on regions.
 
-        A subclass with another head on the regions extends what this returns.
+        A subclass with another head on the regions adds its outputs to these.
 
         Args:
-          regions: arrays [batch, regions, ...]: "boxes" and, for other heads, "classes", which are
-            the true ones in training and 0 where there is none.
+          regions: arrays [batch, regions, ...]: "boxes" and, for other heads, "classes": the true
+            classes in training, 0 where a region has none.
 
         Returns:
           "features" [batch, regions, height, width, channels], which the mask head reads, and
@@ -254,29 +260,29 @@ class MaskRCNN(Network):
         return {name: x.reshape(*boxes.shape[:2], *x.shape[1:]) for name, x in outputs.items()}
 
     def refine(self, found: dict, outputs: dict) -> dict:
-        """Returns the detections as a subclass's own head would have them; here, as they are.
+        """Lets a subclass's head change the detections; returns them unchanged here.
 
-        Each detection is looked at alone, and a few at a time.
+        It runs on a few detections at a time and must treat each on its own.
 
         Args:
-          found: as `__call__` returns it.
-          outputs: of `mask_outputs` for these detections.
+          found: the detections, as `__call__` returns them.
+          outputs: what `mask_outputs` returns for these detections.
         """
         del outputs
         return found
 
     @property
     def masks_need_all_regions(self) -> bool:
-        """Whether the mask branch has a norm whose statistics, in training, are of all regions.
+        """Whether the mask branch has a norm that takes statistics over all regions in training.
 
-        Otherwise training, too, runs the branch on a few regions at a time.
+        If not, training runs the branch on a few regions at a time, as prediction does.
         """
         if self.neck == "c4":
-            return is_over_batch(self.backbone.norm)
+            return is_over_batch(backbone_of(self).norm)
         return self.mask_network == "fcn" and is_over_batch(self.head_norm)
 
     def mask_variables(self, variables: dict) -> dict:
-        """Returns the variables without those of the parts that `mask_outputs` does not run."""
+        """Returns the variables of the parts that `mask_outputs` runs."""
         others = {"backbone", "fpn", "rpn", "box_predictor"}
         if self.neck != "c4":
             others.add("box_head")
@@ -287,8 +293,8 @@ class MaskRCNN(Network):
         }
 
     def _region_features(self, levels, boxes, resolution):
-        """The features of each box, [batch · regions, resolution, resolution, channels]."""
-        # The last level of a pyramid is for large anchors only.
+        """Reads each box's features, [batch · regions, resolution, resolution, channels]."""
+        # A pyramid's last level serves large anchors only.
         used = levels[:4] if self.neck == "fpn" else levels
         if self.neck == "c4":
             resolution *= 2  # the last stage halves it
@@ -302,7 +308,9 @@ class MaskRCNN(Network):
 
         Args:
           images: [batch, height, width, channels] of a float dtype.
-          sizes: [batch, 2], height and width of each image within its padding; None: all of it.
+          sizes: [batch, 2], height and width of each image within its padding; None if there is no
+            padding.
+          train: whether norms use the batch's statistics.
 
         Returns:
           "boxes" [batch, detections, 4] in pixels, "scores" [batch, detections], "classes" [batch,

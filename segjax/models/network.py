@@ -1,4 +1,4 @@
-"""What models and backbones have in common: they return dicts of arrays."""
+"""The base class of models and backbones, which return dicts of arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -10,8 +10,8 @@ import jax
 class Network(nn.Module):
     """A Linen module whose call returns a dict of arrays.
 
-    Linen annotates `apply` for all modules at once, so that type checkers refuse
-    `model.apply(variables, images)["logits"]`. These annotations say what it returns here.
+    Linen annotates `apply` for all modules at once, and type checkers therefore reject
+    `model.apply(variables, images)["logits"]`. The annotations here tell them what it returns.
     """
 
     if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""Normalisation layers with one calling convention, so that a model takes any of them as `norm`.
+"""Normalisation layers with one calling convention: a model takes any of them as `norm`.
 
-A model calls `norm(dtype=..., name=...)(x, train)`; bind the other attributes beforehand::
+A model calls `norm(dtype=..., name=...)(x, train)`; bind other attributes beforehand::
 
     norm = functools.partial(BatchNorm, epsilon=1e-3)
 """
@@ -23,18 +23,17 @@ NormName = Literal["batch", "frozen", "group"]
 class BatchNorm(nn.Module):
     """Batch normalisation over all positions: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
 
-    In a training step that is mapped over devices, the statistics are those of the whole batch on
-    all of them ("synced"). Parameters and statistics are those of `nn.BatchNorm`.
+    In a training step that is mapped over devices, the statistics cover the whole batch on all
+    devices ("synced"). Parameters and statistics are named as in `nn.BatchNorm`.
 
     Attributes:
       momentum: share of the running statistics that a step keeps; PyTorch's momentum is one minus
         this. DeepLab v3 and v3+ keep 0.9997, torchvision 0.9.
       epsilon: added to the variance: 1e-5 in PyTorch's models, 1e-3 in most of TensorFlow's.
-      frozen: use the running statistics in training as well, and leave them alone: DeepLab v3's
-        second phase (section 4.1). Scale and bias are parameters all the same; whether they are
-        trained is the optimiser's.
-      dtype: of the output; None takes the input's, and at least float32.
-      param_dtype: of scale, bias and statistics.
+      frozen: use the running statistics in training too, unchanged: DeepLab v3's second phase
+        (section 4.1). Scale and bias remain parameters; the optimiser decides whether they train.
+      dtype: output dtype; None takes the input's, and at least float32.
+      param_dtype: dtype of scale, bias and statistics.
     """
 
     momentum: float = 0.9
@@ -45,7 +44,7 @@ class BatchNorm(nn.Module):
 
     @property
     def over_batch(self) -> bool:
-        """Whether the statistics, in training, are those of the batch."""
+        """Whether training takes the statistics of the batch."""
         return not self.frozen
 
     @nn.compact
@@ -59,7 +58,7 @@ class BatchNorm(nn.Module):
             param_dtype=self.param_dtype,
         )
         nn.share_scope(self, norm)
-        # Flax promotes bfloat16 maps to its float32 statistics, also where promotion is strict.
+        # Flax promotes bfloat16 maps to its float32 statistics, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             return norm(x)
 
@@ -67,13 +66,13 @@ class BatchNorm(nn.Module):
 class GroupNorm(nn.Module):
     """Group normalisation, the same in training and prediction: Wu and He, 2018 (arXiv:1803.08494).
 
-    The statistics are those of each example; in the heads of Mask R-CNN, of each region.
+    Each example has its own statistics; in Mask R-CNN's heads, each region.
 
     Attributes:
-      num_groups: number of groups of channels; fewer if it does not divide the channels: the
-        greatest common divisor.
-      epsilon: added to the variance, 1e-5 in PyTorch.
-      dtype: dtype of the output; None takes the input's, and at least float32.
+      num_groups: number of groups of channels. If it does not divide the channels, their greatest
+        common divisor is taken.
+      epsilon: added to the variance: 1e-5 in PyTorch.
+      dtype: output dtype; None takes the input's, and at least float32.
     """
 
     num_groups: int = 32
@@ -91,7 +90,7 @@ class GroupNorm(nn.Module):
 
 
 def norm_of(name: NormName) -> Norm:
-    """Returns the norm of this name; "frozen" is batch norm with its running statistics."""
+    """Returns the norm with this name; "frozen" is batch norm with its running statistics."""
     norms = {"batch": BatchNorm, "frozen": partial(BatchNorm, frozen=True), "group": GroupNorm}
     if name not in norms:
         raise ValueError(f"norm={name!r}; expected one of {', '.join(map(repr, norms))}")
@@ -99,9 +98,9 @@ def norm_of(name: NormName) -> Norm:
 
 
 def is_over_batch(norm: Callable[..., nn.Module] | None) -> bool:
-    """Whether a norm's statistics, in training, are those of the batch.
+    """Whether a norm takes the statistics of the batch in training.
 
-    Then an example's outputs depend on the others, and the norm writes running statistics. A norm
-    of another kind says so by an attribute "over_batch"; without it, it is taken not to.
+    An example's outputs then depend on the others, and the norm writes running statistics. A norm
+    of your own says so by an attribute `over_batch`; without it, it counts as not doing so.
     """
     return norm is not None and getattr(norm(parent=None), "over_batch", False)

@@ -1,4 +1,4 @@
-"""Regions of interest: the features of a box, and the boxes that training looks at."""
+"""Regions of interest: reading a box's features, and sampling anchors and regions in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from segjax.ops.roi_pool import roi_pool, roi_warp
 
 @dataclass(frozen=True)
 class RegionPooling:
-    """How the features of a box are read from the maps; the methods are those of table 2c."""
+    """How the features of a box are read from the maps."""
 
     method: Literal["align", "warp", "pool"] = "align"
+    """RoIAlign, RoIWarp or RoIPool, as in table 2c."""
     sampling_ratio: int = 2
-    """Points a side of each bin, of RoIAlign; 0 takes as many as detectron2 does, by the box."""
+    """RoIAlign's points along each side of a bin; 0 adapts them to the box, as detectron2 does."""
     aligned: bool = True
-    """Whether pixel centres lie at halves; torchvision's models have it False."""
+    """Whether pixel centres lie at halves; False in torchvision's models."""
     level_rule: LevelRule = "detectron2"
     """Whose rounding picks the pyramid level; they differ for sides of exactly 112 · 2ⁿ."""
 
@@ -29,16 +30,17 @@ class RegionPooling:
         """Reads the features of boxes.
 
         Args:
-          levels: maps [batch, height, width, channels]; with several of them each box is read from
-            the one that fits its size (Lin et al., 2017, equation 1).
+          levels: maps [batch, height, width, channels]. With several, each box is read from the
+            level that fits its size (Lin et al., 2017, equation 1).
           boxes: [batch, regions, 4] in pixels of the image.
-          strides: of the levels.
+          strides: each level's stride.
+          output_size: side of a region's features.
 
         Returns:
           [batch, regions, output_size, output_size, channels].
 
         Raises:
-          ValueError: there is no such method, or it does not read several levels.
+          ValueError: the method is unknown, or cannot read several levels.
         """
         if self.method == "align" and len(levels) > 1:
             return multilevel_roi_align(
@@ -73,26 +75,29 @@ class RegionPooling:
 
 @dataclass(frozen=True)
 class AnchorSampling:
-    """Which anchors the RPN learns from: Faster R-CNN, section 3.1.2 and 3.1.3."""
+    """How the anchors that train the RPN are sampled: Faster R-CNN, sections 3.1.2 and 3.1.3."""
 
     size: int = 256
-    """Anchors of an image."""
+    """Number of anchors sampled in an image."""
     positive_fraction: float = 0.5
+    """Largest share of positive anchors."""
     positive_iou: float = 0.7
+    """Anchors with at least this IoU with an object are positive, and so are each object's best."""
     negative_iou: float = 0.3
+    """Anchors with less than this IoU with every object are negative."""
 
     def __call__(self, key, anchors, truth_boxes, truth_valid) -> dict:
-        """Draws the anchors of one image.
+        """Samples anchors of one image.
 
         Args:
-          key: of this image alone, so that the draw does not depend on the batch.
-          anchors: [n, 4], of all levels.
+          key: the image's own key, so that the sample does not depend on the batch.
+          anchors: the anchors of all levels, [n, 4].
           truth_boxes: [objects, 4].
           truth_valid: [objects] bool.
 
         Returns:
-          "index" [size] of the anchors, "matched" [size] their objects, "positive" [size], "valid"
-          [size]; positive ones first.
+          "index" [size], the anchors; "matched" [size], the object of each; "positive" [size] and
+          "valid" [size]. Positive anchors come first.
         """
         chex.assert_shape(anchors, (None, 4), custom_message="anchors")
         _check_truth(truth_boxes, truth_valid, "truth_valid", bool)
@@ -115,32 +120,34 @@ class AnchorSampling:
 
 @dataclass(frozen=True)
 class RegionSampling:
-    """Which regions the heads learn from: Fast R-CNN, section 2.3."""
+    """How the regions that train the heads are sampled: Fast R-CNN, section 2.3."""
 
     size: int = 512
-    """Regions of an image."""
+    """Number of regions sampled in an image."""
     positive_fraction: float = 0.25
+    """Largest share of positive regions."""
     positive_iou: float = 0.5
+    """Regions with at least this IoU with an object are positive, all others background."""
 
     @property
     def positives(self) -> int:
-        """The most positive regions that there are in an image."""
+        """Largest number of positive regions in an image."""
         return int(self.size * self.positive_fraction)
 
     def __call__(self, key, proposals, proposals_valid, truth_boxes, truth_classes) -> dict:
-        """Draws the regions of one image from its proposals and the true boxes themselves.
+        """Samples regions of one image from its proposals and the true boxes.
 
         Args:
-          key: of this image alone.
+          key: the image's own key, so that the sample does not depend on the batch.
           proposals, proposals_valid: [proposals, 4], [proposals] bool.
           truth_boxes: [objects, 4].
           truth_classes: integers [objects], 0 where there is no object.
 
         Returns:
-          "boxes" [size, 4], "classes" [size] (0 = background), "matched" [size] the object of a
-          positive one, "positive" [size], "valid" [size]; positive ones first. If there are too few
-          candidates, copies of the valid regions fill the other places, so that norms over the
-          regions see no empty one.
+          "boxes" [size, 4], "classes" [size] (0 = background), "matched" [size], the object of a
+          positive region, "positive" [size] and "valid" [size]. Positive regions come first. If
+          there are too few candidates, copies of the valid regions fill the other places, so that
+          norms over the regions see no empty region.
         """
         chex.assert_shape(proposals, (None, 4), custom_message="proposals")
         chex.assert_shape(proposals_valid, proposals.shape[:1], custom_message="proposals_valid")
@@ -172,18 +179,18 @@ class RegionSampling:
 
 
 def _check_truth(boxes, entries, name, dtype):
-    """Asserts the shapes of an image's objects; `entries`, called `name`, has one for each box."""
+    """Asserts that `entries`, called `name` in the message, has an entry for each true box."""
     chex.assert_shape(boxes, (None, 4), custom_message="truth_boxes")
     chex.assert_shape(entries, boxes.shape[:1], custom_message=name)
     chex.assert_type(entries, dtype, custom_message=name)
 
 
 def repeat_valid(values, valid):
-    """Fills the entries after the valid ones, which come first, with copies of them in turn.
+    """Overwrites invalid entries with copies of the valid ones in turn.
 
     Args:
       values: [n, ...].
-      valid: [n] bool.
+      valid: [n] bool; valid entries come first.
     """
     chex.assert_shape(valid, values.shape[:1], custom_message="valid")
     chex.assert_type(valid, bool, custom_message="valid")

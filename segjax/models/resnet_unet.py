@@ -1,7 +1,7 @@
-"""U-Net with a ResNet encoder, as segmentation-models-pytorch has it (`smp.Unet`, version 0.6).
+"""U-Net with a ResNet encoder, as in segmentation-models-pytorch (`smp.Unet`, version 0.6).
 
-No paper: the decoder of U-Net (arXiv:1505.04597) with padded convolutions, batch norm and nearest
-upsampling, on the five maps of a ResNet that was trained on ImageNet.
+There is no paper: U-Net's decoder (arXiv:1505.04597) with padded convolutions, batch norm and
+nearest upsampling runs on the five maps of a ResNet trained on ImageNet.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ class DecoderBlock(nn.Module):
 
         Args:
           x: the deeper map.
-          size: height and width.
+          size: height and width of the result.
           skip: a map of that size, or None.
           train: whether norms use the batch's statistics.
         """
@@ -49,16 +49,16 @@ class DecoderBlock(nn.Module):
 
 
 class ResNetUNet(Network):
-    """U-Net's decoder on a ResNet; any size of image.
+    """U-Net's decoder on a ResNet; images may have any size.
 
     Parameters: "backbone", "decoder_block1" (the deepest) … "decoder_block5", "logits" (3×3).
 
     Attributes:
-      num_classes: background included.
+      num_classes: number of classes, background included.
       backbone: the name of a ResNet, or a module, which keeps its own norm and dtype.
       decoder_features: channels of the five decoder blocks, from the deepest.
-      norm: of all layers.
-      dtype: of the computation; parameters and logits are float32.
+      norm: normalisation of all layers.
+      dtype: computation dtype; parameters and logits are float32.
     """
 
     num_classes: int

@@ -1,6 +1,6 @@
-"""The heads that look at one region: classes, boxes and masks (Mask R-CNN, figure 4).
+"""The heads that run on each region: classes, boxes and masks (Mask R-CNN, figure 4).
 
-A head maps [regions, height, width, channels]; the regions of all images lie on one axis.
+A head maps [regions, height, width, channels]; the regions of all images share one axis.
 """
 
 from typing import Any, Literal
@@ -24,11 +24,12 @@ class BoxHead(nn.Module):
     Parameters: "convolution1" …, "fc1" ….
 
     Attributes:
-      convolutions: 3×3 ones; 4 with one fully connected layer is "4conv1fc" of Wu and He, 2018.
-      fully_connected: number of these layers.
-      features: of a convolution.
-      fc_features: of a fully connected layer.
-      norm: after each convolution; None for biases.
+      convolutions: number of 3×3 convolutions; 4 with one fully connected layer is "4conv1fc" of
+        Wu and He, 2018.
+      fully_connected: number of fully connected layers.
+      features: channels of a convolution.
+      fc_features: channels of a fully connected layer.
+      norm: normalisation after each convolution; None gives biases instead.
     """
 
     convolutions: int = 0
@@ -54,13 +55,13 @@ class BoxHead(nn.Module):
 
 
 class ResidualHead(nn.Module):
-    """ResNet's last stage on each region, Mask R-CNN's C4 head: He et al., 2016, "res5".
+    """Mask R-CNN's C4 head: ResNet's last stage, "res5" (He et al., 2016), on each region.
 
     Parameters: "block1" … "block3"; see `segjax.models.backbones.resnet.ResidualBlock`.
 
     Attributes:
-      blocks: their number; the first has stride 2.
-      width: of the ResNet's first stage.
+      blocks: number of blocks; the first has stride 2.
+      width: channels of the 3×3 convolutions in the ResNet's first stage.
       stride_in, groups, group_width: see `segjax.models.backbones.resnet.ResNet`.
     """
 
@@ -96,8 +97,8 @@ class BoxPredictor(nn.Module):
     Parameters: "class_logits", "deltas".
 
     Attributes:
-      num_classes: without the background.
-      class_agnostic: one box for all classes.
+      num_classes: number of classes, the background not counted.
+      class_agnostic: whether a region has one box for all classes.
     """
 
     num_classes: int
@@ -127,10 +128,10 @@ class MaskHead(nn.Module):
     Parameters: "convolution1" …, "up_convolution", "logits".
 
     Attributes:
-      outputs: channels: the classes, or 1 where masks know no class.
-      convolutions: 3×3 ones before the up-convolution: 4, or none in C4.
-      features: of all layers.
-      norm: after each 3×3 convolution; None for biases.
+      outputs: number of masks for each region: one for each class, or 1 for all classes.
+      convolutions: number of 3×3 convolutions before the up-convolution: 4, or 0 in C4.
+      features: channels of all layers.
+      norm: normalisation after each 3×3 convolution; None gives biases instead.
     """
 
     outputs: int
@@ -161,15 +162,15 @@ class MaskHead(nn.Module):
 
 
 class MLPMaskHead(nn.Module):
-    """Masks by fully connected layers, the paper's table 2e: two of 1024, then 28² per output.
+    """Masks by fully connected layers (table 2e): two of 1024 channels, then 28² for each output.
 
     Parameters: "fc1" …, "logits".
 
     Attributes:
       outputs: as in `MaskHead`.
       fully_connected: number of hidden layers.
-      fc_features: of a hidden layer.
-      resolution: of the masks.
+      fc_features: channels of a hidden layer.
+      resolution: side of the masks.
     """
 
     outputs: int

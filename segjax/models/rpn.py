@@ -1,5 +1,5 @@
 """Region proposal network: Ren et al., Faster R-CNN, NeurIPS 2015 (arXiv:1506.01497), section 3.1;
-on a feature pyramid, Lin et al., 2017, section 4.1.
+on a feature pyramid: Lin et al., 2017, section 4.1.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,12 @@ class Anchors:
 
     Attributes:
       sizes: square roots of the areas in pixels, a tuple for each level.
-      aspect_ratios: height / width.
-      rounded: base anchors rounded to whole pixels, as in torchvision.
-      stride: "level": the level's own; "image": torchvision's ⌊image side / map side⌋, which is
-        less where the side does not divide by the level's stride (P6 of a 224 pixel image).
-      offset: of the centres, in strides from the top left corner of a cell.
+      aspect_ratios: height / width of the anchors.
+      rounded: whether base anchors are rounded to whole pixels, as in torchvision.
+      stride: "level" spaces anchors by the level's stride. "image" takes torchvision's ⌊image side
+        / map side⌋, which is smaller if the stride does not divide the side (P6 of a 224 pixel
+        image).
+      offset: distance of the centres from a cell's top left corner, in strides.
     """
 
     sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
@@ -43,14 +44,14 @@ class Anchors:
 
     @property
     def per_position(self) -> int:
-        """Anchors at a position of a map; the same on all levels.
+        """Number of anchors at each position of a map.
 
         Raises:
-          ValueError: it is not the same.
+          ValueError: it differs between levels.
         """
         counts = {len(sizes) for sizes in self.sizes}
         if len(counts) != 1:
-            raise ValueError(f"anchors.sizes needs as many on every level; got {self.sizes}")
+            raise ValueError(f"anchors.sizes needs the same number on each level; got {self.sizes}")
         return counts.pop() * len(self.aspect_ratios)
 
     def of(
@@ -64,11 +65,11 @@ class Anchors:
 
         Args:
           map_sizes: height and width of each level's map.
-          strides: of each level.
+          strides: each level's stride.
           image_size: height and width of the padded image.
 
         Raises:
-          ValueError: there are more or fewer levels than sizes.
+          ValueError: the number of levels is not that of `sizes`.
         """
         if len(map_sizes) != len(self.sizes):
             raise ValueError(
@@ -92,16 +93,17 @@ class Anchors:
 
 
 class RPNHead(nn.Module):
-    """Objectness and box deltas of each anchor, the same weights on every level.
+    """Objectness and box deltas of each anchor; all levels share the weights.
 
-    Parameters: "convolution1" …, each with "convolution" and perhaps "norm", "objectness" and
-    "deltas".
+    Parameters: "convolution1" …, each with "convolution" and, unless it is None, "norm";
+    "objectness" and "deltas".
 
     Attributes:
-      anchors: at each position.
+      anchors: number of anchors at each position.
       features: channels of the 3×3 convolutions; None keeps those of the map.
-      convolutions: 3×3 ones before the two outputs: 1 in the paper, 2 in the "new baselines".
-      norm: after each of them; None for biases.
+      convolutions: number of 3×3 convolutions before the two outputs: 1 in the paper, 2 in
+        detectron2's new baselines.
+      norm: normalisation after each 3×3 convolution; None gives biases instead.
     """
 
     anchors: int
@@ -119,8 +121,8 @@ class RPNHead(nn.Module):
           train: whether norms use the batch's statistics.
 
         Returns:
-          Lists of objectness [batch, n] and deltas [batch, n, 4], in float32, where n = height ·
-          width · anchors, in the order of `Anchors.of`.
+          A list of objectness [batch, n] and a list of deltas [batch, n, 4], in float32, where
+          n = height · width · anchors, in the order of `Anchors.of`.
         """
         chex.assert_rank(levels, 4, custom_message="levels")
         shared = {"kernel_init": normal(0.01), "dtype": self.dtype}
@@ -148,29 +150,31 @@ class RPNHead(nn.Module):
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """How proposals are chosen among the anchors' boxes; the defaults are those of prediction."""
+    """How proposals are chosen among the anchors' boxes; the defaults are for prediction."""
 
     pre_nms: int = 1000
-    """Boxes of each level that enter the non-maximum suppression."""
+    """Number of best boxes of each level that enter the non-maximum suppression."""
     post_nms: int = 1000
-    """Proposals of an image, over all levels."""
+    """Most proposals in an image, over all levels."""
     nms_threshold: float = 0.7
+    """A box that overlaps a better one of its level by more than this IoU is suppressed."""
     min_size: float = 0.0
-    """Boxes with a side of this length or less are dropped; torchvision's is 1e-3."""
+    """Boxes with a side of at most this many pixels are dropped; torchvision's is 1e-3."""
 
 
 def propose(objectness, deltas, anchors, sizes, config: ProposalConfig) -> dict:
-    """Chooses proposals, as detectron2 and torchvision do: by level before, by image after NMS.
+    """Chooses proposals as detectron2 and torchvision do: by level before NMS, by image after it.
 
     The boxes with the highest objectness of each level are decoded, clipped to the image and
-    suppressed among themselves; the highest of all that are left become proposals. Gradients do not
-    pass.
+    suppressed among themselves; the best of all remaining boxes become proposals. No gradient
+    passes.
 
     Args:
-      objectness: logits of each level, [batch, n].
-      deltas: of each level, [batch, n, 4].
-      anchors: of each level, [n, 4].
+      objectness: each level's logits, [batch, n].
+      deltas: each level's box deltas, [batch, n, 4].
+      anchors: each level's anchors, [n, 4].
       sizes: height and width of each image within its padding, [batch, 2].
+      config: how proposals are chosen.
 
     Returns:
       "boxes" [batch, post_nms, 4], "objectness" [batch, post_nms] logits, descending, "valid"

@@ -4,7 +4,7 @@ Segmentation", MICCAI 2015 (arXiv:1505.04597).
 The default is the network of the paper's figure 1: 3×3 convolutions without padding, 2×2 max
 pooling, learned 2×2 up-convolutions, centre-cropped skip connections, 23 convolutional layers and
 31,030,658 parameters for one input channel and two classes. `output_size`, `input_size_for` and
-`nearest_valid_sizes` are its shape law.
+`nearest_valid_sizes` relate the sides of input and output.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ def output_size(input_size: int, *, depth: int = 4, padding: Padding = "VALID") 
     """Returns the side of the output for a side of the input, in pixels (572 → 388).
 
     Raises:
-      ValueError: a pooled map would have an odd side, or nothing would be left; the message names
+      ValueError: a map to be pooled would have an odd side, or the output none; the message names
         the nearest valid sizes.
     """
     size = _output_size_or_none(input_size, depth, padding)
@@ -75,21 +75,21 @@ def _output_size_or_none(size, depth, padding):
 
 
 class UNet(Network):
-    """The U-Net of the paper, and by its arguments the padded and normalised ones that followed.
+    """The paper's U-Net by default; its arguments give the later padded and normalised ones.
 
-    A subclass may override `block` and `skip`.
+    A subclass may override `block` and `skip`; see `experiments/extending/attention_unet.py`.
 
     Attributes:
-      num_classes: channels of the logits, background included.
+      num_classes: number of classes, background included.
       features: channels of the first level; each deeper level has twice as many.
       depth: number of 2×2 poolings.
       padding: "VALID" as in the paper (572 → 388), or "SAME": the output is as large as the input,
         whose sides must be multiples of 2**depth.
-      norm: None as in the paper, a name, or a module class; it comes between each 3×3 convolution
-        and its ReLU.
-      dropout_rate: dropout at the end of the contracting path (section 3.1). The authors' released
-        network has it after the last two levels, before the skip is taken.
-      dtype: dtype of the computation, such as `jnp.bfloat16`; parameters stay float32.
+      norm: norm between each 3×3 convolution and its ReLU: None as in the paper, a name, or a
+        module class.
+      dropout_rate: dropout at the end of the contracting path (section 3.1): after each of the last
+        two levels and before the skip is taken, as in the authors' released network.
+      dtype: computation dtype, such as `jnp.bfloat16`; parameters and logits are float32.
     """
 
     num_classes: int
@@ -105,8 +105,8 @@ class UNet(Network):
         """Maps float images [batch, height, width, channels] to a dict of arrays.
 
         Returns:
-          "logits": [batch, out_height, out_width, num_classes] float32, where an output side is
-            `output_size(side)`: the centre of the image for VALID padding.
+          "logits": [batch, out_height, out_width, num_classes] float32. Each output side is
+            `output_size(side)`; with VALID padding the output is the centre of the image.
 
         Raises:
           ValueError: a side of the images does not fit; see `output_size`.
@@ -141,18 +141,19 @@ class UNet(Network):
 
     def block(self, x, level: int, train: bool):
         """Applies two 3×3 convolutions, each followed by a ReLU; level 0 is the finest."""
+        norm = self._norm()
         for _ in range(2):
             x = nn.Conv(
                 self.features * 2**level,
                 (3, 3),
                 padding=self.padding,
                 kernel_init=he_normal,
-                use_bias=self.norm is None,
+                use_bias=norm is None,
                 dtype=self.dtype,
                 conv_general_dilated=linen_convolution,
             )(x)
-            if self.norm is not None:
-                x = self._norm()(dtype=self.dtype)(x, train)
+            if norm is not None:
+                x = norm(dtype=self.dtype)(x, train)
             x = nn.relu(x)
         return x
 
@@ -171,10 +172,11 @@ class UNet(Network):
         del level, train
         return jnp.concatenate([center_crop(skip, x.shape[1:3]), x], axis=-1)
 
-    def _norm(self) -> Norm:
-        if self.norm == "group":
+    def _norm(self) -> Norm | None:
+        norm = self.norm
+        if norm == "group":
             return partial(GroupNorm, epsilon=1e-6)
-        return norm_of(self.norm) if isinstance(self.norm, str) else self.norm
+        return norm if norm is None or callable(norm) else norm_of(norm)
 
 
 def center_crop(x, size: tuple[int, int]):

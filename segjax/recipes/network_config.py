@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.data.augmentation.semantic import Normalize
-from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.models.backbones.registry import make_backbone
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.pretrained.preprocess import NORMALIZATIONS, Pixels
 
@@ -59,7 +59,7 @@ class NetworkConfig:
     def dtype(self) -> Any:
         return jnp.bfloat16 if self.bfloat16 else None
 
-    def backbone_module(self, name: BackboneName, norm: Norm = BatchNorm) -> nn.Module:
+    def backbone_module(self, name: str, norm: Norm = BatchNorm) -> nn.Module:
         """Makes the backbone of this name with the configured width and dtype."""
         return make_backbone(
             name, norm=norm, dtype=self.dtype, width_multiplier=self.width_multiplier

@@ -49,9 +49,14 @@ class UNetConfig:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def model(self, num_classes: int) -> UNet:
+    def model(self, num_classes: int, *, network: type[UNet] = UNet) -> UNet:
+        """Makes the network for this number of classes.
+
+        Args:
+          network: class of the network, such as a subclass with other skip connections.
+        """
         dtype = jnp.bfloat16 if self.bfloat16 else None
-        return module_of(self, UNet, num_classes, norm=self.norm, dtype=dtype)
+        return module_of(self, network, num_classes, norm=self.norm, dtype=dtype)
 
     @property
     def training_sides(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from segjax.models.mask_rcnn import MASK_GROUP, MaskRCNN
 from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
 from segjax.models.rpn import RPN_BOX_WEIGHTS, ProposalConfig, propose
 from segjax.ops.boxes import encode_boxes
-from segjax.ops.devices import mean_count
+from segjax.ops.devices import fold_in_device, mean_count
 from segjax.ops.masks import targets_from_boxes
 from segjax.pictures.instances import instance_panel
 from segjax.tasks.protocol import Evaluator
@@ -118,7 +118,10 @@ class InstanceTask:
             return self._outputs(model, batch, key, train)
 
         outputs, updated = self.model.apply(
-            variables, method=run, mutable=["batch_stats"] if train else []
+            variables,
+            method=run,
+            rngs={"dropout": fold_in_device(key)},
+            mutable=["batch_stats"] if train else [],
         )
         terms = self.loss_function.rpn_terms(outputs) | self.loss_function.box_terms(outputs)
         mask_loss, mask_terms = self._mask_losses(variables, outputs, batch, train)

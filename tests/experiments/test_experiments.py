@@ -78,6 +78,8 @@ SMALL = {
     "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
     "coco_files": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
     "mask_scoring_rcnn": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
+    "convnext_backbone": [*SMALL_MASK_RCNN[2:], *WINDOW, *WHOLE],
+    "attention_unet": [*SMALL_UNET[:2], "--network.depth", "2", "--network.tile", "100"],
 }
 
 

@@ -1,5 +1,6 @@
 """The experiments that extend segjax, against answers computed by hand."""
 
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+from segjax.cli import main
 from segjax.commands.launch import run
-from segjax.models import UNet
+from segjax.models import ResNetUNet, UNet
+from segjax.recipes.unet import UNetConfig
 from segjax.training.configuration import parse
-from segjax.training.experiment import load_module
+from segjax.training.experiment import load_module, load_run
 from tests.models.mask_rcnn_tiny import (
     compiled_loss,
     packed_example,
@@ -22,11 +25,19 @@ from tests.models.mask_rcnn_tiny import (
     tiny_task,
     variables_of,
 )
+from tests.variables import random_variables
 
 EXTENDING = Path(__file__).resolve().parents[2] / "experiments" / "extending"
-lovasz, distillation, mask_scoring, optimizer_and_schedule = (
+lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention = (
     load_module(EXTENDING / f"{name}.py")
-    for name in ("lovasz", "distillation", "mask_scoring_rcnn", "optimizer_and_schedule")
+    for name in (
+        "lovasz",
+        "distillation",
+        "mask_scoring_rcnn",
+        "optimizer_and_schedule",
+        "convnext_backbone",
+        "attention_unet",
+    )
 )
 SHORT = [
     *("--train.num-steps", "1", "--train.batch-size", "4", "--train.num-workers", "0"),
@@ -189,3 +200,154 @@ def test_the_target_of_the_mask_iou_head_counts_the_object_outside_of_the_region
     }
     found = mask_scoring.mask_iou_loss(outputs, batch, regions, mask_loss="sigmoid", weight=2.0)
     np.testing.assert_allclose(found, [[2 * (0.75 - 0.25) ** 2]], rtol=1e-5)
+
+
+def test_convnext_t_has_the_published_number_of_parameters():
+    shapes = jax.eval_shape(
+        convnext.ConvNeXt().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    )
+    found = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    # torchvision's 28,589,128 without the classifier (769,000) and the norm before it (1,536), and
+    # with a norm for each map.
+    assert found == 28_589_128 - 769_000 - 1_536 + 2 * (96 + 192 + 384 + 768)
+
+
+@pytest.fixture(scope="module")
+def small_convnext():
+    """(module, images of an odd and an even side, variables)"""
+    model = convnext.ConvNeXt(stage_sizes=(1, 1, 2, 2), width=4)
+    images = np.random.default_rng(0).normal(size=(2, 97, 112, 3)).astype(np.float32)
+    return model, images, random_variables(model, images)
+
+
+def test_a_dense_map_of_convnext_subsampled_is_that_of_the_larger_output_stride(small_convnext):
+    model, images, variables = small_convnext
+    dense, middle, coarse = (
+        jax.jit(partial(model.apply, output_stride=stride))(variables, images)
+        for stride in (8, 16, 32)
+    )
+    assert [x["features"].shape[1:3] for x in (dense, middle, coarse)] == [(13, 14), (7, 7), (4, 4)]
+    assert coarse["features"].std() > 0.01
+    for finer, coarser in ((dense, middle), (middle, coarse)):
+        tolerance = 1e-5 * np.abs(coarser["features"]).max()
+        np.testing.assert_allclose(
+            finer["features"][:, ::2, ::2], coarser["features"], atol=tolerance
+        )
+        np.testing.assert_allclose(finer["low_level"], coarser["low_level"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_convnext_block_agrees_with_numpy():
+    block = convnext.Block(rate=2, drop_rate=0.0)
+    x = np.random.default_rng(0).normal(size=(1, 6, 5, 3)).astype(np.float32)
+    variables = random_variables(block, x)
+    p = jax.tree.map(np.asarray, variables["params"])
+    padded = np.pad(x, ((0, 0), (6, 6), (6, 6), (0, 0)))
+    kernel, y = p["Convolution_0"]["kernel"][:, :, 0], p["Convolution_0"]["bias"]
+    for row, column in itertools.product(range(7), repeat=2):
+        y = y + kernel[row, column] * padded[:, 2 * row : 2 * row + 6, 2 * column : 2 * column + 5]
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+    y = y * p["LayerNorm_0"]["scale"] + p["LayerNorm_0"]["bias"]
+    y = y @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"]
+    y = y * (1 + np.asarray(jax.scipy.special.erf(y / np.sqrt(2, dtype=np.float32)))) / 2
+    y = y @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"]
+    found = jax.jit(block.apply)(variables, x)
+    np.testing.assert_allclose(found, x + p["scale"] * y, rtol=1e-4, atol=1e-4)
+
+
+def test_stochastic_depth_skips_a_block_for_whole_examples_of_training_alone():
+    block = convnext.Block(rate=1, drop_rate=0.5)
+    x = np.random.default_rng(0).normal(size=(16, 4, 4, 2)).astype(np.float32)
+    variables = random_variables(block, x)
+    apply = jax.jit(block.apply, static_argnames="train")
+    added = np.asarray(apply(variables, x) - x)
+    in_training = apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)}) - x
+    skipped = np.all(np.asarray(in_training) == 0, axis=(1, 2, 3))
+    assert 0 < skipped.sum() < 16
+    expected = np.where(skipped[:, None, None, None], 0, 2 * added)
+    np.testing.assert_allclose(in_training, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_registered_backbone_serves_by_its_name_and_one_without_a_stem_no_resnet_unet():
+    config = convnext.MaskRCNNNetwork(width_multiplier=0.05)
+    assert config.model(2).backbone == convnext.ConvNeXt(width=5)
+    by_name = convnext.cells.MaskRCNNConfig(backbone="convnext").model(2)
+    assert by_name.backbone == convnext.ConvNeXt()
+    model = ResNetUNet(2, backbone=convnext.ConvNeXt(width=4))
+    with pytest.raises(ValueError, match="no map 'stem'; expected a ResNet"):
+        jax.eval_shape(
+            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+        )
+
+
+DEEPLAB = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from segjax.data.sources.splits import generated_splits
+from segjax.recipes.deeplab import DeepLabExperimentConfig, deeplab_experiment
+from segjax.training.experiment import load_module
+
+convnext = load_module(Path({file!r}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DeepLabExperimentConfig):
+    network: convnext.DeepLabNetwork = convnext.DeepLabNetwork()
+
+
+def build(config):
+    splits = generated_splits(
+        "synthetic_cells", data_dir=config.data_dir, train="train", evaluation={{"test": "test"}}
+    )
+    return deeplab_experiment(config, splits)
+"""
+
+
+def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(tmp_path, capsys):
+    file = tmp_path / "deeplab.py"
+    file.write_text(DEEPLAB.format(file=str(EXTENDING / "convnext_backbone.py")))
+    workdir = tmp_path / "run"
+    arguments = ["--workdir", str(workdir), "--data-dir", str(tmp_path), *SHORT[:6]]
+    arguments += ["--network.width-multiplier", "0.05", "--network.aspp-features", "4"]
+    arguments += ["--network.decoder-features", "4", "--augment.crop", "65", "65"]
+    arguments += ["--prediction.size", "65", "65"]
+    module = load_module(file)
+    with jax.numpy_dtype_promotion("standard"):
+        scores = run(module.Config, module.build, file, arguments)["test"].metrics
+        main(["evaluate", str(workdir), "--split", "test"])
+    table = capsys.readouterr().out.partition("evaluating ")[2]
+    assert f"mean_iou {scores['mean_iou']:.4f}" in " ".join(table.split())
+    experiment, config = load_run(workdir)
+    assert config.network.backbone == "convnext"
+    assert experiment.task.model.backbone == convnext.ConvNeXt(width=5)
+
+
+def test_an_attention_gate_is_additive_attention():
+    gate = attention.AttentionGate(features=3)
+    rng = np.random.default_rng(0)
+    skip, x = (rng.normal(size=(2, 3, 4, n)).astype(np.float32) for n in (2, 5))
+    variables = gate.init(jax.random.key(0), skip, x)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f"), variables)
+    p = variables["params"]
+    q = skip @ p["skip"]["kernel"][0, 0] + x @ p["gate"]["kernel"][0, 0] + p["gate"]["bias"]
+    q = np.maximum(q, 0) @ p["weight"]["kernel"][0, 0] + p["weight"]["bias"]
+    found = jax.jit(gate.apply)(variables, skip, x)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-q)), rtol=1e-5)
+
+
+def test_attention_unet_is_unet_where_its_gates_are_open_and_has_none_on_the_finest_skip():
+    """Open gates have a weight of one."""
+    config = UNetConfig(features=4, depth=3, tile=52)
+    gated, plain = config.model(2, network=attention.AttentionUNet), config.model(2)
+    images = np.random.default_rng(0).normal(size=(1, 140, 140, 1)).astype(np.float32)
+    variables = random_variables(gated, images)
+    gates = {name: p for name, p in variables["params"].items() if name.startswith("attention")}
+    assert set(gates) == {"attention1", "attention2"}
+    rest = {name: p for name, p in variables["params"].items() if name not in gates}
+    expected = jax.jit(plain.apply)({"params": rest}, images)["logits"]
+    apply = jax.jit(gated.apply)
+    assert np.abs(apply(variables, images)["logits"] - expected).max() > 1e-3
+    for gate in gates.values():
+        gate["weight"]["bias"] = jnp.full(1, 1e6)
+    found = apply({"params": rest | gates}, images)["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

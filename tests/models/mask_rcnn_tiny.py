@@ -1,4 +1,4 @@
-"""A Mask R-CNN of a few channels, batches for it, and its task: what the tests share."""
+"""A Mask R-CNN with few channels, its task and batches for it, which the tests share."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ SINGLE_ANCHORS = Anchors(sizes=((8.0, 16.0, 32.0),))
 def tiny_model(
     neck="fpn", *, norm=FROZEN, backbone=None, network=MaskRCNN, **attributes
 ) -> MaskRCNN:
-    """The network with all of its parts, as small as it gets."""
+    """Returns the network with all of its parts, as small as possible."""
     resnet = ResNet(
         stage_sizes=(1, 1, 1, 1),
         width=4,
@@ -79,7 +79,7 @@ def tiny_task(model, **attributes) -> InstanceTask:
 
 
 def ellipses(index, *, objects=2, size=(SIDE, SIDE)) -> dict:
-    """An instance example: ellipses on noise, in the colours of their classes."""
+    """Returns an instance example: ellipses on noise, in the colours of their classes."""
     rng = np.random.default_rng((index, objects))
     image = rng.normal(100, 20, (*size, 3))
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
@@ -102,7 +102,7 @@ def ellipses(index, *, objects=2, size=(SIDE, SIDE)) -> dict:
 
 
 def packed_example(index, **options) -> dict:
-    """What enters a batch; `options` are those of `ellipses`."""
+    """Returns an example as a batch holds it; `options` go to `ellipses`."""
     packed = PACK(ellipses(index, **options), np.random.default_rng(0))
     return {name: packed[name] for name in BATCH_DTYPES if name in packed} | {
         "index": np.int32(index)
@@ -114,7 +114,7 @@ def stack(*examples) -> dict:
 
 
 def variables_of(model) -> dict:
-    """Drawn in NumPy, so that boxes and logits differ from place to place; see `subsampling`."""
+    """Draws variables in NumPy, for boxes and logits that differ between places."""
     variables = random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32))
 
     def calm(path, leaf):
@@ -125,7 +125,7 @@ def variables_of(model) -> dict:
 
 
 def compiled_loss(task):
-    """(variables, batch, key) → ((loss, aux), gradients of the parameters), in training."""
+    """Compiles (variables, batch, key) → ((training loss, aux), gradients of the parameters)."""
 
     @jax.jit
     def run(variables, batch, key):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def slow_decode(deltas, anchor, weights, size):
-    """The box that deltas [4] make of an anchor [4], cut at the borders of an image."""
+    """Moves an anchor [4] by deltas [4] and clips the box to an image."""
     dx, dy, dw, dh = np.asarray(deltas, np.float64) / weights
     width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
     x, y = anchor[0] + width / 2 + dx * width, anchor[1] + height / 2 + dy * height
@@ -21,7 +21,7 @@ def slow_iou(a, b):
 
 
 def slow_nms(candidates, threshold):
-    """Of (score, group, box) those that no better one of their group overlaps, best first."""
+    """Keeps each (score, group, box) that no better kept box of its group overlaps, best first."""
     kept = []
     for score, group, box in sorted(candidates, key=lambda entry: -entry[0]):
         if all(group != g or slow_iou(box, b) <= threshold for _, g, b in kept):

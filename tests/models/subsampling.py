@@ -1,4 +1,4 @@
-"""A backbone without weights, and what the tests of the heads share."""
+"""A backbone without weights, and functions that the tests of the heads share."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Subsampling(nn.Module):
-    """Every map is the image itself, subsampled to the map's stride, so that heads stand alone."""
+    """Returns the image subsampled to each map's stride, which tests heads without a backbone."""
 
     def __call__(self, images, *, output_stride=32, multi_grid=None, train=False):
         strides = {f"pool{i}": min(2**i, output_stride) for i in range(1, 5)}
@@ -16,7 +16,7 @@ class Subsampling(nn.Module):
 
 
 def shapes(model, size=(33, 48)):
-    """The shapes of parameters by path, and of outputs, without computing them."""
+    """Returns the shapes of parameters by path, and of outputs, without computing them."""
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     paths = jax.tree_util.tree_leaves_with_path(variables["params"])
@@ -25,12 +25,12 @@ def shapes(model, size=(33, 48)):
 
 
 def run(model, variables, images):
-    """The outputs at test time, compiled as a whole, which is faster than operator by operator."""
+    """Computes the outputs at test time, compiled as a whole: faster than operator by operator."""
     return jax.jit(model.apply)(variables, images)
 
 
 def run_with_dropout(model, variables, images, *, seed, train=True):
-    """The outputs with that seed's dropout, if any."""
+    """Computes the outputs with this seed's dropout."""
 
     @jax.jit
     def apply(variables, images, key):

@@ -1,4 +1,4 @@
-"""ASPP against a slow NumPy one, and its image-level branch by hand."""
+"""ASPP against a slow NumPy version, and its image-level branch by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def features(*shape, seed=1):
 
 
 def atrous(x, kernel, rate):
-    """A 3×3 or 1×1 convolution of one map [height, width, in], tap by tap."""
+    """Computes a 3×3 or 1×1 convolution of one map [height, width, in], tap by tap."""
     reach = rate * (kernel.shape[0] // 2)
     padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)))
     out = np.zeros((*x.shape[:2], kernel.shape[-1]))
@@ -108,7 +108,7 @@ def test_a_window_over_the_whole_map_pools_globally_and_larger_ones_are_cut_to_i
     x = features(2, 5, 4, 3)
     model = ASPP((), features=2, image_pooling=(5, 4))
     variables = random_variables(model, x)
-    # The 1×1 branch sees nothing; the pooled one must not depend on where a value lies.
+    # The 1×1 branch has zero weights; the pooled one must not depend on a value's place.
     pointwise = variables["params"]["pointwise"]
     variables["params"]["pointwise"] = jax.tree.map(jnp.zeros_like, pointwise)
     whole = run(model, variables, x)
@@ -119,8 +119,8 @@ def test_a_window_over_the_whole_map_pools_globally_and_larger_ones_are_cut_to_i
 
 
 def test_windows_keep_the_means_of_their_place():
-    # A map whose left and right halves differ, seen through windows of half its width: the outer
-    # windows lie in one half each, and corners that are aligned keep their values.
+    # The map's left and right halves differ, and windows have half its width: each outer window
+    # lies in one half, and aligned corners keep their values.
     x = np.ones((1, 2, 6, 1), np.float32)
     x[:, :, 3:] = 5
     model = ASPP((), features=1, image_pooling=(2, 3))
@@ -138,7 +138,7 @@ def test_windows_keep_the_means_of_their_place():
         "mean": jnp.zeros(1),
         "var": jnp.full(1, 1 - 1e-5),
     }
-    # Means of windows at columns 0 … 3, then 4 → 6 columns with the corners in place.
+    # Means of windows at columns 0 … 3, resized from 4 to 6 columns with the corners in place.
     windows = np.array([3, 3 + 4, 3 + 8, 15]) / 3 + 0.5
     expected = np.interp(np.linspace(0, 3, 6), np.arange(4), windows)
     found = run(model, variables, x)[0, :, :, 0]

@@ -1,4 +1,4 @@
-"""Each model of the DeepLab line overfits one small batch, with every parameter at work."""
+"""Each model of the DeepLab line overfits one small batch, and training moves every parameter."""
 
 import functools
 
@@ -49,7 +49,7 @@ SIDE, STEPS = 33, 150
 
 
 def squares():
-    """Two images with a square of each class on a background, exact to the grid of stride 8."""
+    """Returns two images with a square of each class on a background, on the grid of stride 8."""
     labels = np.zeros((2, SIDE, SIDE), np.int32)
     labels[0, 4:13, 4:21] = 1
     labels[0, 20:29, 12:29] = 2
@@ -61,7 +61,7 @@ def squares():
 
 def test_no_architecture_lacks_the_test_that_it_overfits():
     tested = {type(model).__name__ for model in MODELS.values()}
-    # U-Net's and Mask R-CNN's are with their tasks.
+    # U-Net and Mask R-CNN overfit a batch in the tests of their tasks.
     assert tested | {"UNet", "MaskRCNN"} == set(segjax.models.__all__)
 
 
@@ -70,7 +70,7 @@ def test_overfits_one_batch(name):
     model = MODELS[name]
     images, labels = squares()
     variables = random_variables(model, images)
-    # One vector of parameters: an update of each leaf would take longer to compile than the model.
+    # All parameters in one vector: updates leaf by leaf would compile longer than the model.
     start, as_tree = ravel_pytree(variables["params"])
     optimizer = optax.adam(0.01)
 
@@ -83,7 +83,7 @@ def test_overfits_one_batch(name):
             mutable=["batch_stats"],
         )
         total = jnp.float32(0)
-        # v1 and v2 are trained on the coarse grid, the others on the image's, as in their papers.
+        # v1 and v2 train on the coarse grid, the others on the image's, as in their papers.
         main = outputs["coarse_logits" if name in ("v1", "v2") else "logits"]
         for logits in (main, *outputs.get("auxiliary_logits", ())):
             stride = -(-SIDE // logits.shape[1])
@@ -92,7 +92,7 @@ def test_overfits_one_batch(name):
             total += losses.mean()
         return total, updated.get("batch_stats", {})
 
-    # It runs long enough to repay the optimisations that conftest.py does without.
+    # This runs long enough to repay the optimisations that conftest.py turns off.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def train(params, statistics):
         def step(state, _):

@@ -45,7 +45,7 @@ def test_fc6_sees_exactly_its_atrous_taps(kernel_size, rate, taps):
         output_stride=1,
         kernel_size=kernel_size,
         atrous_rate=rate,
-        head_features=64,  # that some are positive
+        head_features=64,  # so that some are positive
         average_pooling=False,
     )
     images = noise(1, 27, 27, 1)
@@ -91,7 +91,7 @@ def test_logits_have_the_inputs_resolution_at_any_size(output_stride, multi_scal
 
 
 def test_dense_scores_subsampled_are_those_of_the_larger_output_stride():
-    # Without what looks at neighbours on the map itself, whose distance changes with its stride.
+    # Layers that read neighbours on the map are off: their distance changes with the stride.
     model = DeepLabV1(3, backbone=TINY, head_features=8, kernel_size=1, average_pooling=False)
     images = noise(1, 65, 50, 3)
     variables = random_variables(model, images)
@@ -125,13 +125,13 @@ def test_multi_scale_features_add_640_channels_to_the_classifier_and_nothing_els
 
 
 def test_multi_scale_features_come_from_their_place_in_the_image():
-    # Each map of the stub is the image at the pixels 8·i, where both convolutions are centred.
+    # Each of the stub's maps is the image at pixels 8·i, where both convolutions are centred.
     model = DeepLabV1(
         2, backbone=Subsampling(), head_features=4, kernel_size=1, multi_scale_features=True
     )
     images = noise(1, 49, 33, 1)
     variables = random_variables(model, images)
-    # Centre taps only, of one and the same value; and the classifier does not read fc7.
+    # Kernels have a centre tap alone, equal for all channels; the classifier ignores fc7.
     for level, name in enumerate(("image", "pool1", "pool2", "pool3", "pool4")):
         kernel = jnp.zeros((3, 3, 1, 128)).at[1, 1].set(level + 1)
         variables["params"][f"{name}_conv1"] = {"kernel": kernel, "bias": jnp.zeros(128)}

@@ -110,7 +110,7 @@ def test_scales_are_fused_by_their_maximum_and_each_is_supervised(align_corners)
 
 
 def test_the_released_networks_scales_of_a_321_pixel_crop():
-    # Its Interp layers make 241 and 161 of 321; at output stride 8, maps of 31, 21 and 41.
+    # Its Interp layers turn 321 into 241 and 161; output stride 8 makes maps of 31, 21 and 41.
     model = DeepLabV2(2, backbone=Subsampling(), scales=(0.75, 0.5, 1.0))
     _, outputs = shapes(model, (321, 321))
     assert [x.shape[1] for x in outputs["auxiliary_logits"]] == [31, 21, 41]

@@ -35,10 +35,10 @@ TORCHVISION = {
 @pytest.mark.parametrize(
     ("arguments", "parameters"),
     [
-        # As torchvision's weight metadata states them.
+        # torchvision's weight metadata states these.
         ({"backbone": "resnet50", **TORCHVISION}, 42_004_074),
         ({"backbone": "resnet101", **TORCHVISION}, 60_996_202),
-        # The MobileNetV2 paper's table 7, in millions.
+        # Table 7 of the MobileNetV2 paper states this, in millions.
         ({"backbone": "mobilenet_v2", "multi_grid": None}, 4.52),
         ({"backbone": "mobilenet_v2", "multi_grid": None, "atrous_rates": ()}, 2.11),
     ],
@@ -90,7 +90,7 @@ def test_a_backbone_by_name_has_the_variables_and_the_norm_of_the_module_it_stan
         variables,
         images,
     )
-    # Norms that are not frozen would want to write their statistics, and fail.
+    # Norms that are not frozen would write their statistics, and fail.
     assert "stem" in state["intermediates"]["backbone"]
 
 
@@ -198,7 +198,7 @@ def test_the_model_is_its_parts_one_after_the_other():
     np.testing.assert_allclose(found["coarse_logits"], expected, rtol=1e-4, atol=1e-5)
     auxiliary = part(AuxiliaryHead(3), "auxiliary_head", features)
     np.testing.assert_allclose(found["auxiliary_logits"][0], auxiliary, rtol=1e-4, atol=1e-5)
-    # Aligned corners: position i of the map is pixel 8·i.
+    # With aligned corners, position i of the map is pixel 8·i.
     np.testing.assert_allclose(found["logits"][:, ::8, ::8], found["coarse_logits"], atol=1e-5)
 
 

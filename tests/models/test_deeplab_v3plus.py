@@ -1,4 +1,4 @@
-"""DeepLab v3+: what it adds to v3, by the paper's ablations."""
+"""DeepLab v3+: its parts beyond v3, by the paper's ablations."""
 
 from functools import partial
 
@@ -119,11 +119,11 @@ def test_decoder_joins_upsampled_features_and_projected_low_level_features():
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shape)
     found = np.asarray(decoder.apply(variables, *images))
     assert found.shape == (1, 5, 7, 5)
-    # Corners stay in place; in the middle of four positions is their mean.
+    # Corners stay in place, and the middle of four positions is their mean.
     np.testing.assert_allclose(found[:, ::4, ::3, :3], x, rtol=1e-5)
     np.testing.assert_allclose(found[0, 2, 3, :3], np.mean(x[0, :, 1], axis=0), rtol=1e-5)
     total = np.sum(low_level, axis=-1, keepdims=True)
-    # A norm with mean, variance, scale and bias of one.
+    # The norm's mean, variance, scale and bias are one.
     expected = np.maximum((total - 1) / np.sqrt(1 + 1e-5) + 1, 0)
     np.testing.assert_allclose(found[..., 3:], np.repeat(expected, 2, axis=-1), rtol=1e-4)
 
@@ -142,7 +142,7 @@ def test_logits_have_the_inputs_resolution_and_coarse_ones_stride_4(output_strid
 
 
 def test_the_encoders_dense_scores_subsampled_are_those_of_the_larger_output_stride():
-    # Without rates, which follow the output stride, and without a mean over other positions.
+    # There are no rates, which follow the output stride, and no mean over other positions.
     model = DeepLabV3Plus(
         3,
         backbone=XCEPTION,

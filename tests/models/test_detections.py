@@ -14,7 +14,7 @@ CONFIG = DetectionConfig(score_threshold=0.3, max_detections=20, min_size=1.0)
 
 
 def draw(boxes=CLASSES):
-    """Random (logits, deltas, proposals, valid) for two images, a quarter of them not valid."""
+    """Returns random (logits, deltas, proposals, valid) for two images, a quarter not valid."""
     rng = np.random.default_rng(0)
     corner = rng.uniform(-5, 50, (2, REGIONS, 2))
     proposals = np.concatenate([corner, corner + rng.uniform(6, 30, (2, REGIONS, 2))], axis=2)
@@ -68,7 +68,7 @@ def test_detections_agree_with_numpy(boxes, changes):
 
 
 def one_region_each(scores, proposals):
-    """Inputs of two equal images whose regions have these scores for classes 1 … and no move."""
+    """Returns inputs of two equal images: these scores for classes 1 …, and zero deltas."""
     scores = np.array(scores, np.float64)
     logits = np.log(np.concatenate([1 - scores.sum(1, keepdims=True), scores], axis=1))
     count = len(scores)

@@ -16,7 +16,7 @@ SIZES = ((9, 7), (5, 4), (3, 2), (2, 1))  # halved, rounding up: odd sides every
 
 @pytest.fixture(scope="module")
 def pyramid():
-    """(variables, stages C2 … C5, levels P2 … P6) with 3 features and channels of 2 … 5."""
+    """(variables, stages C2 … C5 of 2 … 5 channels, levels P2 … P6 of 3 features)"""
     rng = np.random.default_rng(0)
     stages = [
         rng.normal(size=(2, *size, channels)).astype(np.float32)

@@ -11,7 +11,7 @@ WEIGHTS = RNG.normal(size=(3, 4)).astype(np.float32)
 
 
 def regions_of(batch, count):
-    """Regions, and a result's cotangent."""
+    """Returns regions and a cotangent of the result."""
     return (
         {
             "features": RNG.normal(size=(batch, count, 3)).astype(np.float32),
@@ -22,7 +22,7 @@ def regions_of(batch, count):
 
 
 def first(counts, places):
-    """The first places of each image are active."""
+    """Returns flags whose first places in each image are active."""
     return np.arange(places) < np.array(counts)[:, None]
 
 
@@ -124,7 +124,7 @@ def test_what_is_not_a_number_in_a_group_that_is_skipped_reaches_neither_value_n
         roots = over_groups(lambda x: jnp.sqrt(scale * x), values, values > 0, size=2)
         return jnp.sum(roots)
 
-    # Groups of two: the roots 2 and 1, then two groups without an active value.
+    # Groups of two: the first holds the roots 2 and 1, the other two have no active value.
     assert jax.value_and_grad(total)(1.0) == (3.0, 1.5)
 
     @jax.jit

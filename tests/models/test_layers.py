@@ -22,7 +22,7 @@ def images(*shape):
 
 
 def slow_convolution(x, kernel, *, stride=1, rate=1, groups=1):
-    """One tap of one output position at a time."""
+    """Convolves one tap of one output position at a time."""
     height, width, channels = x.shape
     size, _, per_group, features = kernel.shape
     out = np.zeros((-(-height // stride), -(-width // stride), features))

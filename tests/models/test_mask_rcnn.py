@@ -130,7 +130,7 @@ def test_masks_are_computed_for_the_groups_with_a_detection_alone(network, monke
 
 BATCH_NORM = partial(BatchNorm, momentum=0.5)
 GROUP_NORM = partial(GroupNorm, num_groups=2)
-# Together each choice of norm, neck, head, loss and pooling, in few programs.
+# Together these cover each norm, neck, head, loss and pooling in few programs.
 VARIANTS = {
     "fpn, frozen": lambda: tiny_model(),
     "fpn, batch norm, two-convolution RPN, 1conv1fc": lambda: tiny_model(
@@ -197,8 +197,8 @@ def test_the_variants_outputs_have_the_shapes_of_their_heads():
         }
 
 
-# torchvision documents the numbers of its two weights. Both count a box and a mask of the
-# background as well; the scales and biases of frozen norms, 2 · 26,560, are not counted in v1.
+# torchvision documents the sizes of its two networks. Both include a box and a mask of the
+# background; v1's leaves out the scales and biases of frozen norms, 2 · 26,560.
 BACKGROUND = 4 * 1025 + 257
 
 
@@ -265,9 +265,10 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_outputs():
         ({"mask_loss": "dice"}, "mask_loss is one of .*'dice'"),
         ({"mask_loss": "softmax", "class_agnostic_masks": True}, "no class-agnostic mask"),
         ({"backbone": "resnet20"}, "no backbone 'resnet20'"),
-        ({"backbone": "vgg16"}, "backbone .*'fpn' .*ResNet with num_stages=4; got VGG16"),
-        ({"neck": "c4", "backbone": ResNet((1, 1, 1, 1))}, "backbone .*'c4' .*num_stages=3"),
-        ({"backbone": ResNet((1, 1, 1, 1), num_stages=3)}, "backbone .*'fpn' .*num_stages=4"),
+        ({"neck": "c4", "backbone": "vgg16"}, "'c4' needs a ResNet with bottlenecks; got VGG16"),
+        ({"neck": "c4", "backbone": "resnet34"}, "'c4' needs a ResNet with bottlenecks; got"),
+        ({"neck": "c4", "backbone": ResNet((1, 1, 1, 1))}, "ResNet of neck 'c4' .*num_stages=3"),
+        ({"backbone": ResNet((1, 1, 1, 1), num_stages=3)}, "ResNet of neck 'fpn' .*num_stages=4"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments, message):
@@ -278,6 +279,7 @@ def test_wrong_arguments_are_refused_by_name(arguments, message):
 @pytest.mark.parametrize(
     ("neck", "arguments", "message"),
     [
+        ("fpn", {"backbone": "vgg16"}, "'fpn' reads stage1 … stage4; VGG16.* lacks .*'stage1'"),
         ("fpn", {"anchors": SINGLE_ANCHORS}, "anchors.sizes has 1 levels, and the model 5"),
         ("c4", {"anchors": Anchors()}, "anchors.sizes has 5 levels, and the model 1"),
         ("fpn", {"pooling": RegionPooling("pool")}, "'pool' reads a single map.* has 4"),

@@ -39,7 +39,7 @@ def test_a_single_map_is_read_by_the_operator_of_the_method(pooling, operator):
     [("detectron2", [0, 0, 1, 1, 2, 3, 3]), ("torchvision", [0, 0, 1, 1, 2, 3, 3])],
 )
 def test_a_box_is_read_from_the_level_of_its_size(rule, levels):
-    """Equation 1 of Lin et al.: P4 for 224 pixels a side; every map holds its own number."""
+    """Equation 1 of Lin et al. gives P4 for a side of 224 pixels; each map holds its number."""
     maps = [
         np.full((1, 512 // s, 512 // s, 1), i, np.float32) for i, s in enumerate((4, 8, 16, 32))
     ]
@@ -64,7 +64,7 @@ def boxes_around(corners, side=10):
     return np.concatenate([corners, corners + side], axis=1)
 
 
-# Two objects, and a place without one that would match everything near the origin.
+# Two objects, and an empty place whose box would match everything near the origin.
 TRUTH = np.concatenate([boxes_around([[20, 20], [60, 60]]), np.zeros((1, 4), np.float32)])
 CLASSES = np.array([2, 1, 0], np.int32)
 # IoU with the first object: 1, 9/11, 1/2 (moved by 10/3), 1/3, 0; then with the second.
@@ -119,7 +119,7 @@ def test_regions_are_drawn_with_their_classes_positives_first_and_the_true_boxes
     available = np.ones(len(CANDIDATES), bool)
     sampling = RegionSampling(size=40, positive_fraction=0.5)
     found = jax.device_get(sample_regions(KEY, sampling, available, CLASSES))
-    # Everything is drawn once: the candidates and the two true boxes, not the place without one.
+    # All candidates and the two true boxes are drawn once, the empty place never.
     valid, positive = found["valid"], found["positive"]
     assert valid.sum() == len(CANDIDATES) + 2
     everything = np.concatenate([CANDIDATES, TRUTH[:2]])
@@ -134,7 +134,7 @@ def test_regions_are_drawn_with_their_classes_positives_first_and_the_true_boxes
     expected = np.where(overlaps.max(axis=1) >= 0.5, CLASSES[overlaps.argmax(axis=1)], 0)
     np.testing.assert_array_equal(found["classes"][valid], expected)
     np.testing.assert_array_equal(found["matched"][positive], overlaps.argmax(1)[positive[valid]])
-    # Valid ones in turn stand in the places that are not.
+    # Valid ones in turn fill the invalid places.
     count = valid.sum()
     np.testing.assert_array_equal(found["boxes"][count:], found["boxes"][: 40 - count])
     assert not found["classes"][~valid].any()

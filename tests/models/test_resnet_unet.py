@@ -64,7 +64,7 @@ def test_output_moves_with_the_input_by_multiples_of_32():
     variables = random_variables(model, images)
     whole = run(model, variables, images)["logits"]
     part = run(model, variables, images[:, :, 32:])["logits"]
-    # Away from the side that the part has not: its receptive field is smaller than 150 pixels.
+    # Compare away from the cut side: the receptive field is smaller than 150 pixels.
     np.testing.assert_allclose(whole[:, :, 192:], part[:, :, 160:], atol=1e-4)
     assert np.std(whole) > 0.01
 

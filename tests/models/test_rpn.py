@@ -51,7 +51,7 @@ def test_the_papers_network_has_three_anchors_at_a_position_of_each_of_five_leve
         sides = np.asarray(level[:, 2:] - level[:, :2])
         np.testing.assert_allclose(sides.prod(1), size**2, rtol=1e-4)
         np.testing.assert_allclose(sides[:3, 1] / sides[:3, 0], [0.5, 1, 2], rtol=1e-4)
-    # Position (1, 2) of the first level is around pixel (4, 8).
+    # Anchors of position (1, 2) of the first level are centred on pixel (4, 8).
     centre = np.asarray(found[0]).reshape(4, 6, 3, 2, 2)[1, 2].mean(axis=1)
     np.testing.assert_allclose(centre, [[8, 4]] * 3, atol=1e-4)
 
@@ -67,7 +67,7 @@ def test_a_stride_of_the_image_is_less_where_its_side_does_not_divide():
 def test_anchors_of_other_levels_than_the_models_are_refused():
     with pytest.raises(ValueError, match=r"anchors.sizes has 5 levels, and the model 1"):
         Anchors().of([(4, 4)], strides=(16,), image_size=(64, 64))
-    with pytest.raises(ValueError, match=r"anchors.sizes needs as many on every level"):
+    with pytest.raises(ValueError, match=r"anchors.sizes needs the same number on each level"):
         _ = Anchors(sizes=((8.0,), (8.0, 16.0))).per_position
 
 
@@ -86,7 +86,7 @@ def slow_propose(objectness, deltas, anchors, size, config):
 
 
 def draw(counts=(60, 20), batch=2):
-    """Random (objectness, deltas, anchors) of two levels."""
+    """Returns random (objectness, deltas, anchors) of two levels."""
     rng = np.random.default_rng(0)
     corners = [rng.uniform(-10, 60, (count, 2)) for count in counts]
     sides = [rng.uniform(4, 40, (count, 2)) for count in counts]
@@ -125,7 +125,7 @@ def test_proposals_agree_with_numpy(proposed):
         np.testing.assert_allclose(found["objectness"][image][valid], [x[0] for x in expected])
         boxes = np.array([box for _, _, box in expected])
         np.testing.assert_allclose(found["boxes"][image][valid], boxes, atol=1e-3)
-    # One image fills the capacity, and one has places left.
+    # One image fills the capacity, the other leaves places empty.
     assert max(counts) == CONFIG.post_nms > min(counts), counts
 
 

@@ -1,4 +1,4 @@
-"""Networks give the same with jit, without, and on four devices that each have an image."""
+"""Networks compute the same with jit, without it, and on four devices with an image each."""
 
 import functools
 

@@ -27,7 +27,7 @@ WRONG_IMAGES = [("images", floats(64, 64, 3)), ("images", integers(2, 64, 64, 3)
 
 
 def called(module):
-    """`module` as a function of its inputs, with variables that are made on the way."""
+    """Returns `module` as a function of its inputs that initialises its variables itself."""
 
     def call(**arguments):
         return module.init_with_output(jax.random.key(0), **arguments)[0]

@@ -11,12 +11,12 @@ from segjax.models.layers import ConvolutionNorm, atrous_units, check_multi_grid
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
 
-# The initialiser of TensorFlow's mobilenet.training_scope; the paper states none.
+# TensorFlow initialises so in mobilenet.training_scope; the paper does not say how.
 truncated_normal = nn.initializers.truncated_normal(0.09)
 
 
 def multiplied(features: int, multiplier: float, divisor: int) -> int:
-    """Returns features · multiplier, rounded to a multiple of `divisor`, at least 90 % of it."""
+    """Rounds features · multiplier to a multiple of `divisor` that is at least 90 % of it."""
     exact = features * multiplier
     rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * exact else rounded + divisor
@@ -25,7 +25,7 @@ def multiplied(features: int, multiplier: float, divisor: int) -> int:
 class InvertedResidual(nn.Module):
     """Expansion 1×1 → depthwise 3×3 → linear projection 1×1 (figure 3b, table 1).
 
-    Returns the block's output and its depthwise map. No "expand" if `expansion` is 1.
+    Returns the block's output and its depthwise map. With `expansion` 1 there is no "expand".
     """
 
     features: int
@@ -64,11 +64,11 @@ class MobileNetV2(Network):
     "expanded_conv" and "expanded_conv_1" ….
 
     Attributes:
-      width_multiplier: of all channels.
+      width_multiplier: factor of all channels.
       divisor: channels are rounded to multiples of this: 1 in TensorFlow DeepLab's narrow models,
-        8 in the classifiers of TensorFlow and torchvision. At width 1 there is no difference.
+        8 in the classifiers of TensorFlow and torchvision. Width 1 is the same with both.
       stages: expansion, features, units and stride of each line of the paper's table 2.
-      norm: TensorFlow's batch norm has epsilon 1e-3.
+      norm: normalisation of all layers; TensorFlow's batch norm has epsilon 1e-3.
     """
 
     width_multiplier: float = 1.0
@@ -92,14 +92,15 @@ class MobileNetV2(Network):
         Args:
           images: [batch, height, width, channels]; in [−1, 1] for TensorFlow's weights.
           output_stride: 8, 16 or 32.
-          multi_grid: None, or the rates of the bottlenecks from the last stride on (of table 2's
-            last four), times that of the output stride. TensorFlow's has none.
+          multi_grid: None, or a rate for each bottleneck from the last stride on (table 2's last
+            four), multiplied by the rate that the output stride gives. TensorFlow's has none.
           train: whether norms use the batch's statistics.
 
         Returns:
-          "features" (320 channels · the multiplier), "auxiliary" (the bottleneck before the last
-          stride, 96) and "low_level": the depthwise map of the last bottleneck at stride 4
-          (expanded_conv_2, 144 channels), TensorFlow DeepLab's "layer_4/depthwise_output".
+          "features": 320 channels · the multiplier.
+          "auxiliary": the bottleneck before the last stride, 96 channels.
+          "low_level": the depthwise map of the last bottleneck at stride 4 (expanded_conv_2, 144
+            channels), TensorFlow DeepLab's "layer_4/depthwise_output".
 
         Raises:
           ValueError: `output_stride` or `multi_grid` does not fit.
@@ -139,7 +140,7 @@ class MobileNetV2(Network):
                 expansion=expansion,
                 stride=unit.stride,
                 rate=rate,
-                # By the stride of table 2, so that every output stride has the same shortcuts.
+                # The stride in table 2 decides, so every output stride has the same shortcuts.
                 add_input=stride == 1 and features == x.shape[-1],
                 norm=self.norm,
                 dtype=self.dtype,

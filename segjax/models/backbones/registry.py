@@ -1,11 +1,13 @@
 """The backbones that a model takes by name.
 
-A new backbone is a file in this folder that keeps the contract of `Backbone`, a name in
-`BackboneName` and a line in `BACKBONES`. A module that is not registered goes into a model as it
-is: `DeepLabV3(21, backbone=MyBackbone())`.
+A backbone of segjax is a file in this folder that keeps the contract of `Backbone`, a name in
+`BackboneName` and an entry of `BACKBONES`. A backbone of your own needs the entry alone, and a
+configuration that takes its name; see `experiments/extending/convnext_backbone.py`. Without any
+entry, a model takes the module itself: `DeepLabV3(21, backbone=MyBackbone())`.
 """
 
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import flax.linen as nn
 import jax
@@ -36,8 +38,9 @@ BackboneName = Literal[
 class Backbone(Protocol):
     """The contract of a backbone: a Linen module that maps images to a dict of maps.
 
-    Position i of a map at stride s is centred on pixel i · s. A map of a smaller output stride,
-    subsampled, equals that of a larger one; `segjax.models.layers.atrous_units` sees to both.
+    A map of a smaller output stride, when subsampled, equals the map of a larger one;
+    `segjax.models.layers.atrous_units` gives the strides and rates for that. In segjax's own
+    backbones position i of a map at stride s is centred on pixel i · s.
     """
 
     def __call__(
@@ -53,17 +56,20 @@ class Backbone(Protocol):
         Args:
           images: [batch, height, width, channels].
           output_stride: stride of "features": 8, 16 or 32.
-          multi_grid: rates of the last stage's units, times the rate of the output stride.
+          multi_grid: rates of the last stage's units, multiplied by the rate that the output
+            stride gives; None for the backbone's own dilation.
           train: whether norms use the batch's statistics.
 
         Returns:
           "features": the last map, at the output stride. Every model reads it.
-          "low_level": a map of stride 4, for the decoder of DeepLab v3+.
-          "auxiliary": the map before the last stage, for the auxiliary heads of DeepLab v3 and v3+.
-          "stem" (stride 2), "stage1" … "stage4" (strides 4, 8, 16, 32): for the feature pyramid of
-            Mask R-CNN and the skip connections of `ResNetUNet`.
-          "pool1" … "pool4": for the multi-scale features of DeepLab v1.
+          "low_level": a map of stride 4, which DeepLab v3+'s decoder reads.
+          "auxiliary": the map before the last stage, which the auxiliary heads of DeepLab v3 and
+            v3+ read.
+          "stage1" … "stage4": strides 4, 8, 16 and 32, which Mask R-CNN's feature pyramid reads.
+          "stem": stride 2, which `ResNetUNet` reads beside the stages.
+          "pool1" … "pool4": the maps for DeepLab v1's multi-scale features.
         """
+        ...
 
 
 def _resnet(make, **attributes):
@@ -78,7 +84,7 @@ def _vgg16(*, width_multiplier, norm, dtype):
     return VGG16(width=round(64 * width_multiplier), dtype=dtype)
 
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg16": _vgg16,
     "resnet18": _resnet(resnet18),
     "resnet34": _resnet(resnet34),
@@ -96,7 +102,7 @@ BACKBONES = {
 
 
 def make_backbone(
-    name: BackboneName,
+    name: str,
     *,
     norm: Norm = BatchNorm,
     dtype: Any = None,
@@ -105,32 +111,32 @@ def make_backbone(
     """Returns the backbone of this name with its paper's sizes.
 
     Args:
-      name: one of `BackboneName`. "_msra" strides in the 1×1 convolutions, as MSRA's weights want;
-        "resnet103" is ResNet-101 with three 3×3 convolutions as its stem (detectron2);
-        "resnext101" is ResNeXt-101-32×8d. For other sizes make the module itself.
+      name: a key of `BACKBONES`. "_msra" strides in the 1×1 convolutions, as MSRA's weights need;
+        "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2); "resnext101"
+        is ResNeXt-101-32×8d. For other sizes make the module itself.
       norm: normalisation of all layers; VGG-16 has none. Xception's and MobileNetV2's papers and
         weights have epsilon 1e-3, the ResNets' 1e-5.
-      dtype: dtype of the computation.
+      dtype: computation dtype.
       width_multiplier: factor of all channels.
 
     Raises:
       ValueError: there is no such backbone.
     """
     if name not in BACKBONES:
-        raise ValueError(f"no backbone {name!r}; there are {', '.join(get_args(BackboneName))}")
+        raise ValueError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
     return BACKBONES[name](width_multiplier=width_multiplier, norm=norm, dtype=dtype)
 
 
 def backbone_of(model: nn.Module, **layers) -> nn.Module:
-    """Returns the backbone of a model that is being called; makes it if the model has its name.
+    """Returns the backbone of a model that is being called, made here if the model names it.
 
-    Its variables are under "backbone" in both cases.
+    The backbone's variables are under "backbone" in both cases.
 
     Args:
-      model: module with the attribute `backbone`.
-      layers: norm and dtype of a backbone that is made; a module keeps its own.
+      model: a module with the attribute `backbone`, a name or a module.
+      layers: norm and dtype of a named backbone; a module keeps its own.
     """
     if not isinstance(model.backbone, str):
         return model.backbone
-    # Linen names an unnamed part after its class.
+    # Without a name here, Linen would name it after its class.
     return make_backbone(model.backbone, **layers).clone(parent=model, name="backbone")

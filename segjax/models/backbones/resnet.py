@@ -2,8 +2,8 @@
 2016 (arXiv:1512.03385), with DeepLab's atrous stages.
 
 A stage's stride is in its first block, as in the paper, torchvision and detectron2. TensorFlow's
-resnet_v1_beta, and DeepLab v3's figure 3, have it in the last block of the stage before: their
-weights do not fit.
+resnet_v1_beta and DeepLab v3's figure 3 have it in the last block of the stage before, so
+TensorFlow's weights do not fit.
 """
 
 import functools
@@ -33,9 +33,9 @@ class ResidualBlock(nn.Module):
     "convolution" and "norm".
 
     Attributes:
-      features: of the 3×3 convolutions; a bottleneck's output has four times as many.
-      unit: its stride and rates.
-      groups, group_width: of a bottleneck's 3×3 convolution; see `ResNet`.
+      features: channels of the 3×3 convolutions; a bottleneck's output has four times as many.
+      unit: the block's stride and rates.
+      block, stride_in, groups, group_width: see `ResNet`.
     """
 
     features: int
@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
             x = layer(features, stride=stride, rate=rate, name="conv1")(x, train)
             x = layer(features, rate=rate_after, activation=None, name="conv2")(x, train)
         else:
-            # A 3×3 convolution behind a 1×1 with the stride already sees the coarser grid.
+            # After a strided 1×1 convolution, the 3×3 one already sees the coarser grid.
             first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
             rate = rate_after if self.stride_in == "1x1" else rate
             inner = features * self.group_width // 64 * self.groups
@@ -76,7 +76,7 @@ class ResNet(Network):
     """ResNet with atrous stages.
 
     Parameters: "stem" (or "stem1" … "stem3") with "convolution" and "norm", and "stage1_block1" …;
-    see `ResidualBlock`. Initialisation: He et al., 2015, by fan-out, as in torchvision.
+    see `ResidualBlock`. Kernels are initialised by fan-out (He et al., 2015), as in torchvision.
 
     Attributes:
       stage_sizes: blocks of each of the four stages (the papers' block1 … block4).
@@ -84,14 +84,14 @@ class ResNet(Network):
       width: channels of the stem and of the first stage's 3×3 convolutions.
       stride_in: which convolution of a bottleneck has the stride: "3x3" (torchvision) or "1x1" (the
         paper and MSRA's weights, which detectron2 loads).
-      stem: "7x7", or "3x3x3": three of 3×3 with width, width and 2 · width channels (resnet_v1_beta
-        and detectron2's DeepLab).
-      groups, group_width: ResNeXt (Xie et al., arXiv:1611.05431): the bottlenecks' 3×3 convolutions
-        are in so many groups, each of `group_width` channels where `width` is 64: 32 × 8d.
-      num_stages: 3 leaves the last stage out, which Mask R-CNN's C4 has in its heads.
-      cascaded_stages: copies of stage 4 behind it (DeepLab v3, section 3.2: block5 … block7), which
-        take no stride: the rate doubles from each to the next.
-      norm: epsilon 1e-5 for every public ResNet.
+      stem: "7x7", or "3x3x3": three 3×3 convolutions of width, width and 2 · width channels
+        (resnet_v1_beta and detectron2's DeepLab).
+      groups, group_width: ResNeXt (Xie et al., arXiv:1611.05431): number of groups of a
+        bottleneck's 3×3 convolution, and channels of each where `width` is 64: 32 × 8d.
+      num_stages: 4, or 3 without the last stage, which Mask R-CNN's C4 has in its heads.
+      cascaded_stages: number of copies of stage 4 that follow it (DeepLab v3, section 3.2: block5 …
+        block7). They take no stride; the rate doubles from each to the next.
+      norm: normalisation of all layers; every public ResNet has epsilon 1e-5.
     """
 
     stage_sizes: tuple[int, int, int, int]
@@ -125,17 +125,17 @@ class ResNet(Network):
         Args:
           images: [batch, height, width, channels].
           output_stride: 8, 16 or 32.
-          multi_grid: None, or the rates of stage 4's blocks, and of those of its copies, times the
-            stage's own (DeepLab v3, section 3.2.1: (1, 2, 4) at output stride 16 gives 2, 4, 8).
-            With None, the convolution that did not take its stride keeps the rate before, as in
-            torchvision, so that the map subsampled is that of the larger output stride. With
-            rates, (1, 1, 1) included, it does so in stage 3 alone, so that what was trained at
-            output stride 16 is the same function at 8; detectron2 and SMP do so nowhere.
+          multi_grid: rates of the blocks of stage 4 and of each copy, multiplied by the stage's own
+            rate (DeepLab v3, section 3.2.1: (1, 2, 4) at output stride 16 gives 2, 4, 8). With
+            None, a convolution whose stride is not taken keeps the rate before it, as in
+            torchvision: the map, subsampled, is that of the larger output stride. With rates,
+            (1, 1, 1) included, only stage 3's does: a network trained at output stride 16 is then
+            the same function at 8. In detectron2 and SMP none does.
           train: whether norms use the batch's statistics.
 
         Returns:
-          "stem" (stride 2, before the max pooling), "stage1" … "stage4" and the copies' "stage5" …;
-          "features" is the last of them, "low_level" stage1, "auxiliary" stage3.
+          "stem" (stride 2, before the max pooling), "stage1" … "stage4" and the copies' "stage5" ….
+          "features" is the last stage, "low_level" stage1, "auxiliary" stage3.
 
         Raises:
           ValueError: `output_stride` or `multi_grid` does not fit.
@@ -185,12 +185,12 @@ class ResNet(Network):
 
 
 def resnet18(**attributes) -> ResNet:
-    """Returns ResNet-18, of basic blocks: 11,176,512 parameters."""
+    """Returns ResNet-18, with basic blocks: 11,176,512 parameters."""
     return ResNet(stage_sizes=(2, 2, 2, 2), block="basic", **attributes)
 
 
 def resnet34(**attributes) -> ResNet:
-    """Returns ResNet-34, of basic blocks: 21,284,672 parameters."""
+    """Returns ResNet-34, with basic blocks: 21,284,672 parameters."""
     return ResNet(stage_sizes=(3, 4, 6, 3), block="basic", **attributes)
 
 

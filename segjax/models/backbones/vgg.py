@@ -2,9 +2,9 @@
 Networks for Large-Scale Image Recognition", ICLR 2015 (arXiv:1409.1556), configuration D.
 
 At output stride 8 it is the trunk of DeepLab v1 (section 3.1, arXiv:1412.7062) and v2: pool4 and
-pool5 take no stride, and block 5 runs at rate 2. What replaces fc6 and fc7 is in `deeplab_v1.py`
-and `deeplab_v2.py`, and so is the 3×3 average pooling that the released DeepLab-LargeFOV has
-before fc6 ("pool5a"): v2's network on the same trunk has none.
+pool5 take no stride, and block 5 runs at rate 2. `deeplab_v1.py` and `deeplab_v2.py` replace fc6
+and fc7. The released DeepLab-LargeFOV also averages over 3×3 windows before fc6 ("pool5a"), which
+is in `deeplab_v1.py`; v2's network on the same trunk does not.
 """
 
 from typing import Any, Literal
@@ -18,16 +18,16 @@ from segjax.models.network import Network
 class VGG16(Network):
     """VGG-16's thirteen convolutions with biases, 14,714,688 parameters.
 
-    Parameters: "block1_conv1" … "block5_conv3", each with "kernel" and "bias". He initialisation
-    (the paper's: from a shallower network, or Glorot's).
+    Parameters: "block1_conv1" … "block5_conv3", each with "kernel" and "bias". Initialisation is
+    He's; the paper initialises from a shallower network, or as Glorot does.
 
     Attributes:
       stage_sizes: convolutions of each block.
-      width: channels of the first block; the next three double, the fifth has as many as the
-        fourth.
+      width: channels of the first block; each of the next three doubles them, the fifth has the
+        fourth's.
       pool_size: 2 as in the paper, or 3 as in the released DeepLab models, where position i stays
-        centred on pixel i · stride. Those do not widen pool5's window to rate 2 at output stride 8,
-        and nor does this with 3: there alone, the map subsampled is not that of output stride 16.
+        centred on pixel i · stride. With 3, as there, pool5's window is not widened to rate 2 at
+        output stride 8; in this one case the map, subsampled, is not that of output stride 16.
     """
 
     stage_sizes: tuple[int, int, int, int, int] = (2, 2, 3, 3, 3)
@@ -47,12 +47,13 @@ class VGG16(Network):
         Args:
           images: [batch, height, width, channels]; BGR minus the mean for the public weights.
           output_stride: 8, 16 or 32.
-          multi_grid: rates of the last block's convolutions, times that of the output stride.
+          multi_grid: rates of the last block's convolutions, multiplied by the rate that the output
+            stride gives.
           train: changes nothing.
 
         Returns:
-          "pool1" … "pool4"; "features", after pool5; "low_level" is pool2, "auxiliary" pool4. Sides
-          are rounded up; PyTorch's VGG-16 rounds them down.
+          "pool1" … "pool4", and "features", the map after pool5. "low_level" is pool2, "auxiliary"
+          pool4. Sides are rounded up; PyTorch's VGG-16 rounds them down.
 
         Raises:
           ValueError: `output_stride` or `multi_grid` does not fit.

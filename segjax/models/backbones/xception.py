@@ -2,8 +2,8 @@
 (DeepLab v3+, arXiv:1802.02611), section 3.2 and figure 4, after Chollet's Xception (CVPR 2017) and
 MSRA's COCO 2017 entry.
 
-The figure leaves open where the ReLUs are, and Xception-41 and -71: these follow TensorFlow
-DeepLab's core/xception.py, whose public weights they fit.
+The figure does not show the ReLUs, nor Xception-41 and -71. Both follow TensorFlow DeepLab's
+core/xception.py, and its public weights fit.
 """
 
 import functools
@@ -21,27 +21,28 @@ from segjax.models.layers import (
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
 
-# The initialiser of TensorFlow DeepLab's xception_arg_scope; the paper states none.
+# TensorFlow DeepLab initialises so in xception_arg_scope; the paper does not say how.
 truncated_normal = nn.initializers.truncated_normal(0.09)
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions and a shortcut; a max pooling's stride is in the third of them.
+    """Three separable convolutions and a shortcut; the third one's stride replaces max pooling.
 
     Returns the block's output and the second separable convolution's. Parameters: "separable1" …
     "separable3" (see `SeparableConvolution`) and "shortcut" with "convolution" and "norm".
 
     Attributes:
-      features: of the three separable convolutions.
-      rates: of the three.
-      shortcut: a 1×1 convolution, the input itself, or none.
+      features: channels of the three separable convolutions.
+      stride: stride of the third.
+      rates: atrous rates of the three.
+      shortcut: a 1×1 convolution, the input itself ("sum"), or none.
       activate_inside: ReLU after every depthwise and pointwise convolution, instead of one before
         every separable convolution.
     """
 
     features: tuple[int, int, int]
     stride: int = 1
-    rates: tuple[int, int, int] = (1, 1, 1)
+    rates: tuple[int, ...] = (1, 1, 1)
     shortcut: Literal["convolution", "sum", "none"] = "convolution"
     activate_inside: bool = False
     norm: Norm = BatchNorm
@@ -88,12 +89,13 @@ class Xception(Network):
     middle_flow/block1/unit_1/….
 
     Attributes:
-      stem_features: of the two 3×3 convolutions before the entry flow.
-      entry_features, entry_strides: of the entry flow's blocks.
+      stem_features: channels of the two 3×3 convolutions before the entry flow.
+      entry_features, entry_strides: channels and strides of the entry flow's blocks.
       middle_blocks: number of blocks of the middle flow.
-      exit_features: of the separable convolutions of the exit flow's two blocks.
-      width_multiplier: of all channels, rounded.
-      norm: TensorFlow's batch norm has epsilon 1e-3 and momentum 0.9997.
+      exit_features: channels of the separable convolutions of the exit flow's two blocks.
+      width_multiplier: factor of all channels; the products are rounded.
+      norm: normalisation of all layers; TensorFlow's batch norm has epsilon 1e-3 and momentum
+        0.9997.
     """
 
     stem_features: tuple[int, int] = (32, 64)
@@ -110,19 +112,22 @@ class Xception(Network):
 
     @nn.compact
     def __call__(self, images, *, output_stride: int = 32, multi_grid=None, train: bool = False):
-        """Computes the maps of the exit flow, the middle flow and one of the entry flow.
+        """Computes the maps after the exit flow, the middle flow and a block of the entry flow.
 
         Args:
           images: [batch, height, width, channels]; in [−1, 1] for TensorFlow's weights.
           output_stride: 8, 16 or 32.
-          multi_grid: rates of the last block's three separable convolutions, times that of the
-            output stride; None is (1, 1, 1), because the stride is at the end of the block before.
+          multi_grid: rates of the last block's three separable convolutions, multiplied by the rate
+            that the output stride gives. None is (1, 1, 1), because the stride ends the block
+            before.
           train: whether norms use the batch's statistics.
 
         Returns:
-          "features" (2048 channels), "auxiliary" (the middle flow's, 728) and "low_level" (256): at
-          stride 4, the second separable convolution of the block whose third has the next stride,
-          before its ReLU; TensorFlow DeepLab's decoder end point "separable_conv2_pointwise".
+          "features": the exit flow's map, 2048 channels.
+          "auxiliary": the middle flow's map, 728 channels.
+          "low_level": at stride 4, 256 channels: the output of the second separable convolution,
+            before its ReLU, in the block whose third takes the next stride. It is TensorFlow
+            DeepLab's decoder end point "separable_conv2_pointwise".
 
         Raises:
           ValueError: `output_stride` or `multi_grid` does not fit.

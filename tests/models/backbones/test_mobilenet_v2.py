@@ -23,7 +23,7 @@ def described(model, **arguments):
     ("features", "multiplier", "divisor", "expected"),
     [
         (32, 0.5, 8, 16),
-        (32, 0.35, 8, 16),  # 11.2, of which 8 is less than 90 %
+        (32, 0.35, 8, 16),  # 11.2 rounds to 8, which is below its 90 %
         (24, 0.35, 8, 8),
         (24, 1.4, 8, 32),
         (320, 1.4, 8, 448),

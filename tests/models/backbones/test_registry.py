@@ -1,4 +1,4 @@
-"""What holds for every backbone of the DeepLab line."""
+"""Properties of every backbone of the DeepLab line."""
 
 import functools
 from typing import get_args
@@ -39,7 +39,7 @@ SHAPE = (2, 97, 112, 3)  # an odd and an even side
 
 
 def shapes(backbone, shape=SHAPE, **arguments):
-    """The shapes and dtypes of the maps and of the variables, without computing them."""
+    """Returns the shapes and dtypes of the maps and the variables, without computing them."""
     initialize = functools.partial(backbone.init_with_output, **arguments)
     return jax.eval_shape(initialize, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
@@ -57,7 +57,7 @@ def compiled(name, output_stride, multi_grid=None):
             variables, images, output_stride=output_stride, multi_grid=multi_grid
         )
 
-    # To compile these takes a hundred times as long as to run them.
+    # Compiling these takes a hundred times as long as running them.
     return jax.jit(apply, compiler_options={"xla_backend_optimization_level": 0})
 
 

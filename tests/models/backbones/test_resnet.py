@@ -21,7 +21,7 @@ def parameter_paths(model):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Runs a model on shapes alone and returns (stride, rate) of its convolutions of a size."""
+    """Traces a model and returns (stride, rate) of each convolution with this kernel size."""
 
     def run(model, *, kernel_size=3, **arguments):
         calls = []
@@ -94,7 +94,7 @@ def test_strides_and_rates_of_the_3x3_convolutions(
 def test_a_stride_in_the_1x1_convolution_leaves_the_3x3_on_the_coarser_grid(taken):
     model = TINY.clone(stride_in="1x1")
     assert taken(model, output_stride=16) == [(1, 1)] * 5 + [(1, 2)] * 3
-    # Of each stage's first block: "conv1" and "shortcut"; stage 4 takes no stride.
+    # "conv1" and "shortcut" of each stage's first block; stage 4 takes no stride.
     strides = [stride for stride, _ in taken(model, kernel_size=1, output_stride=16)]
     assert strides.count(2) == 4
 
@@ -153,7 +153,7 @@ def test_a_bottleneck_is_the_sum_of_three_convolutions_and_the_shortcut(stride_i
 def test_resnext_101_has_the_published_number_of_parameters():
     shapes = parameter_paths(resnext101())
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 86_742_336
-    # 32 groups of 8 channels in the first stage, of 64 in the last.
+    # The 32 groups have 8 channels each in the first stage, 64 in the last.
     assert shapes["stage1_block1/conv2/convolution/kernel"] == (3, 3, 8, 256)
     assert shapes["stage4_block1/conv2/convolution/kernel"] == (3, 3, 64, 2048)
     assert shapes["stage4_block1/conv3/convolution/kernel"] == (1, 1, 2048, 2048)
@@ -165,7 +165,7 @@ def test_groups_of_a_bottleneck_do_not_see_one_another():
     variables = random_variables(block, x)
     params = variables["params"]
     assert params["conv2"]["convolution"]["kernel"].shape == (3, 3, 2, 4)
-    # What the second group reads reaches only the second half of what conv3 reads.
+    # The second group's input reaches only the second half of conv3's input.
     kernel = params["conv3"]["convolution"]["kernel"].at[:, :, 2:].set(0.0)
     params["conv3"]["convolution"]["kernel"] = kernel
     found = run(block, variables, x)

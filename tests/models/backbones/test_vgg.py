@@ -107,7 +107,7 @@ def test_released_pooling_is_dense_in_every_map_but_the_last():
 
 
 def test_pooling_of_size_3_keeps_positions_centred_on_their_pixels():
-    # Mirrored images give mirrored maps where sides are 32k + 1, which windows of 2 cannot.
+    # For sides of 32k + 1, mirrored images give mirrored maps; windows of 2 would not.
     model = TINY.clone(pool_size=3)
     images, variables = drawn(model, (1, 33, 33, 3))
     mirrored = jax.tree.map(

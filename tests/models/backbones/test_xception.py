@@ -38,7 +38,7 @@ def described(model, **arguments):
 
 
 def separable_parameters(inputs, outputs):
-    """Of one separable convolution: two kernels, and scales and biases of two norms."""
+    """Parameters of a separable convolution: two kernels, and scales and biases of two norms."""
     return 9 * inputs + 2 * inputs + inputs * outputs + 2 * outputs
 
 
@@ -48,7 +48,7 @@ def block_parameters(inputs, features, has_shortcut):
     return count + has_shortcut * (inputs * features[2] + 2 * features[2])
 
 
-# With a classifier of 1000 classes, 2,049,000 more: the 27, 40 and 42 million that timm lists.
+# A classifier of 1000 classes adds 2,049,000: timm lists 27, 40 and 42 million.
 @pytest.mark.parametrize(
     ("model", "entry", "middle", "parameters"),
     [
@@ -90,8 +90,8 @@ def test_parameters_are_named_by_flow_and_block():
 @pytest.mark.parametrize(
     ("output_stride", "multi_grid", "expected"),
     [
-        # Of the blocks after the stem: the strides of their third depthwise convolutions, and the
-        # rates of their three; the stride is the last thing a block does.
+        # For each block after the stem, the stride of its third depthwise convolution and the rates
+        # of all three. A block ends with its stride.
         (32, None, ([2, 2, 2, 1, 1, 2, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1])),
         (16, None, ([2, 2, 2, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [2, 2, 2])),
         (8, None, ([2, 2, 1, 1, 1, 1, 1], [1, 1, 1, 2, 2, 2], [4, 4, 4])),
@@ -119,7 +119,7 @@ def test_strides_and_rates_of_the_depthwise_convolutions(
 
 def test_low_level_is_before_the_stride_from_4_to_8():
     assert described(TINY, output_stride=16)[0]["low_level"].shape == (1, 17, 17, 6)
-    # Xception-71's second block takes no stride: it is the third's map.
+    # In Xception-71 it comes from the third block, as the second takes no stride.
     model = xception71(middle_blocks=0, entry_features=(4, 6, 10, 8, 8), width_multiplier=0.5)
     assert described(model)[0]["low_level"].shape == (1, 17, 17, 5)
 
@@ -177,4 +177,4 @@ def test_initial_kernels_are_tensorflows_truncated_normal():
     assert set(initializers) == {xception.truncated_normal}
     kernel = xception.truncated_normal(jax.random.key(0), (100, 100))
     assert np.abs(kernel).max() <= 0.18
-    assert abs(kernel.std() / (0.09 * 0.8796) - 1) < 0.05  # of a normal cut off at 2 deviations
+    assert abs(kernel.std() / (0.09 * 0.8796) - 1) < 0.05  # a normal cut off at 2 deviations
