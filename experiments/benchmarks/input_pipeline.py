@@ -79,7 +79,7 @@ def main(options: PipelineOptions):
 
 
 def rates_of(timings: dict[str, Timing], images: int) -> dict[str, dict[str, float]]:
-    """Returns each side's images per second of time, and per second of processor time."""
+    """Returns each side's images per second of wall-clock time and of processor time."""
     return {
         side: {
             "images per second": images / timing.median,
