@@ -1,9 +1,9 @@
-"""Train a small U-Net on generated cells and look at what it learned: minutes on a laptop.
+"""Train a small U-Net on generated cells: minutes on a laptop.
 
-Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 3 poolings instead of 4, 16 features
-          instead of 64, batch norm, AdamW.
-Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
-Expected  foreground IoU ≥ 0.85 on held-out images, touching cells separated (see predictions/).
+Paper     Ronneberger et al., U-Net, MICCAI 2015, in a small version: 3 poolings instead of 4, 16
+          features instead of 64, batch norm, AdamW.
+Data      synthetic_cells, generated on first use: touching, textured, noisy cells.
+Expected  foreground IoU ≥ 0.85 on held-out images; touching cells are separated (see predictions/).
 Cost      3 minutes on 2 CPU cores.
 Command   python experiments/quickstart.py --workdir runs/quickstart
 """
@@ -56,7 +56,7 @@ def build(config: Config) -> Experiment:
 
 
 def say_what_next(workdir: Path, scores: dict):
-    """Says how well it went, and where to go from here."""
+    """Prints the scores and what to do next."""
     here = Path.cwd()
     python, this_file = (
         path.relative_to(here) if path.is_relative_to(here) else path
@@ -65,16 +65,16 @@ def say_what_next(workdir: Path, scores: dict):
     segjax = python.with_name("segjax")
     print(
         f"""
-On images held out from training: foreground IoU {scores["foreground_iou"]:.3f}, and SEG, which
-counts cells that were told apart, {scores["seg"]:.3f} (1 is perfect for both).
-Look at {workdir}/report.html first, and at the pictures in {workdir}/predictions. Then:
+Scores on held-out images (1 is perfect): foreground IoU {scores["foreground_iou"]:.3f}; SEG, which
+rewards finding each cell separately, {scores["seg"]:.3f}.
+Look at {workdir}/report.html and at the pictures in {workdir}/predictions. Then:
 
   {segjax} predict {workdir} IMAGES... --output DIR
-      segments images of your own with this network
+      segments your own images with this network
   {python} {this_file} --help
-      lists everything that can be changed, such as --network.features 32 --workdir runs/wider
+      lists every setting, such as --network.features 32 --workdir runs/wider
   {segjax} experiments list
-      lists the experiments, such as the paper's network on published data sets
+      lists all experiments, such as the paper's network on published data sets
 """
     )
 

@@ -1,17 +1,18 @@
-"""Times what asynchronous checkpoints cost a training run, and what one save costs.
+"""Times how much asynchronous checkpoints cost a training run, and how much one save costs.
 
     python experiments/benchmarks/checkpoint_stall.py [--torch-python PYTHON]
 
-The run is `experiments/quickstart.py` on smaller tiles and without evaluation, which logs each
-step; it is ended after `--steps`. It runs with a checkpoint every `--every` steps and without one,
-by turns. In the `WINDOW` steps after a checkpoint it is copied off the device and then written in
-the background. What the intervals between these steps are longer than those of all other steps is
-the share of the run's time that checkpoints add; a stall is what the longest of them is longer than
-the median step. The run without checkpoints, looked at in the same places, shows how much of both
-is the machine's.
+The run is `experiments/quickstart.py` on smaller tiles, without evaluation, logging each step and
+ended after `--steps`. Runs with a checkpoint every `--every` steps alternate with runs without.
 
-Beside it stand single saves of larger states: how long training stands still for one, and how long
-until it is whole on disk; `torch.save`, as training scripts call it, stands still for all of it.
+A checkpoint is copied off the device and written in the background during the `WINDOW` steps after
+it. The extra time of these steps, compared with all other steps, is the share of the run that
+checkpoints add. A stall is the longest of these steps minus the median step. The same measures on
+the run without checkpoints show how much of both is the machine's noise.
+
+The benchmark also times single saves of larger states: how long training stands still, and how long
+until the checkpoint is complete on disk. `torch.save`, as training scripts call it, blocks training
+for all of that time.
 """
 
 import itertools
@@ -39,22 +40,22 @@ class StallOptions(Options):
     """Options of this comparison."""
 
     rounds: int = 1
-    """Runs with checkpoints, and as many without."""
+    """Number of runs with checkpoints, and of runs without."""
     steps: int = 230
     every: int = 100
     tile: int = 44
     """Side of the network's output; the quickstart's own is 140."""
     saves: int = 5
-    """That are timed of each larger state."""
+    """Number of timed saves of each larger state."""
     networks: tuple[str, ...] = ("unet", "deeplabv3")
-    """Whose states are saved by themselves."""
+    """Networks whose states are saved on their own."""
 
 
 def main(options: StallOptions):
     results = Results(options)
     with tempfile.TemporaryDirectory() as folder:
         prepare_quietly("synthetic_cells", Path(folder))
-        training_run(Path(folder), options, every=NEVER, steps=1)  # compiles, for all later ones
+        training_run(Path(folder), options, every=NEVER, steps=1)  # compiles for all later runs
         runs = {"with checkpoints": [], "without": []}
         for _ in range(options.rounds):
             runs["with checkpoints"].append(
@@ -78,17 +79,17 @@ def main(options: StallOptions):
         saves = compare(sides, {"network": network}, rounds=options.saves, threads=options.threads)
         size = saves["segjax"].facts["bytes"]
         results.add(f"stall of one save, {network}, {size / 2**20:.0f} MiB", saves)
-        print(f"  segjax: whole on disk after {saves['segjax'].facts['finished_seconds']:.2f} s")
+        print(f"  segjax: complete on disk after {saves['segjax'].facts['finished_seconds']:.2f} s")
 
 
 def training_run(data: Path, options: StallOptions, *, every: int, steps: int | None = None):
     """Runs the quickstart and ends it after some steps.
 
     Returns:
-      When each step was logged, in seconds, [steps].
+      The time at which each step was logged, in seconds, [steps].
 
     Raises:
-      RuntimeError: it ended by itself.
+      RuntimeError: the run ended by itself.
     """
     steps = options.steps if steps is None else steps
     with tempfile.TemporaryDirectory() as folder:
@@ -131,14 +132,14 @@ def logged(metrics: Path) -> list[float]:
 
 
 def timing_of(runs: list[list[float]], every: int) -> Timing:
-    """A `Timing` of whole runs from their second step on, with what follows checkpoints as facts.
+    """Returns the time of whole runs from their second step on; facts tell the checkpoints' part.
 
-    A checkpoint is saved after its step is logged: it delays the step that comes next.
+    A checkpoint is saved after its step is logged, so it delays the next step.
     """
     shares, stalls, medians = [], [], []
     for times in runs:
         intervals = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
-        # intervals[i] is that from step i + 2 to step i + 3.
+        # intervals[i] lies between steps i + 2 and i + 3.
         windows = [slice(start, start + WINDOW) for start in range(every - 2, len(times), every)]
         after = [interval for window in windows for interval in intervals[window]]
         usual = (sum(intervals) - sum(after)) / (len(intervals) - len(after))

@@ -1,8 +1,8 @@
-"""Records pydensecrf's marginals of a small drawn scene, for tests/ops/test_dense_crf.py.
+"""Records pydensecrf's marginals of a small synthetic scene for tests/ops/test_dense_crf.py.
 
     PYTHONPATH=. python experiments/benchmarks/dense_crf.py --record FILE.npz
 
-Needs pydensecrf (pydensecrf2 1.1 installs on Python 3.11), which segjax does not. `operators.py`
+Needs pydensecrf, which segjax does not (pydensecrf2 1.1 installs on Python 3.11). `operators.py`
 compares times and labels on a large scene.
 """
 
@@ -23,7 +23,11 @@ def main():
 
 
 def scene(height, width, classes):
-    """Draws blobs of many colours with noise, and scores as of a network of output stride 8."""
+    """Draws noisy blobs of many colours, and class scores like those of an output stride of 8.
+
+    Returns:
+      The image, uint8 [height, width, 3], and probabilities, float32 [height, width, classes].
+    """
     rng = np.random.default_rng(0)
 
     def smooth(rows, channels):

@@ -1,17 +1,20 @@
-"""Times how fast segjax's loader and a torch DataLoader make training batches of image files.
+"""Times how fast segjax's loader and a torch DataLoader make training batches from image files.
 
     python experiments/benchmarks/input_pipeline.py [--torch-python PYTHON] [--images DIR]
 
-Two recipes, of JPEG photographs with PNG maps. "deeplab": about VOC's size, with labels, scaled by
-0.5 to 2, cut or padded to 513², flipped, normalised. "mask_rcnn": 640 × 480 with eight objects, the
-short side resized to 800, flipped, normalised, padded, with boxes and masks. Both sides read the
-same files and do the same in as many workers. "segjax" reads labels as an experiment does: from the
-data set that `segjax data prepare` makes of the files, which OpenCV decodes. Torch's masks stay
-whole images, as its detectors take them, while segjax's are packed into the frames of their boxes.
-torchvision itself resizes and normalises within the model; here both sides' loaders do that.
+There are two recipes, on JPEG photographs with PNG maps:
 
-A call takes batches from a running loader, after those that lay ready. Without workers, segjax
-reads in two threads of the process and torch in one; "1 cores" leaves either side a single core.
+"deeplab": images of about VOC's size with labels, scaled by 0.5 to 2, cropped or padded to 513²,
+flipped, normalised. "mask_rcnn": images of 640 × 480 with eight objects, the short side resized to
+800, flipped, normalised, padded, with boxes and masks.
+
+Both sides read the same files and do the same work in as many workers. "segjax" reads labels as an
+experiment does: from the data set that `segjax data prepare` makes of the files, decoded by OpenCV.
+Torch's masks stay whole images, as its detectors expect; segjax packs masks into the frames of
+their boxes. torchvision resizes and normalises within the model; here both loaders do that.
+
+A timed call first takes the buffered batches and then times the next ones. Without workers, segjax
+reads in two threads of the process and torch in one. "1 cores" gives each side a single core.
 """
 
 import os
@@ -34,14 +37,14 @@ class PipelineOptions(Options):
     """Options of this comparison."""
 
     images: Path | None = None
-    """Folder of JPEG photographs to use instead of generated ones; the maps are still drawn."""
+    """Folder of JPEG photographs to use instead of generated ones; the maps are still generated."""
     recipes: tuple[str, ...] = ("deeplab", "mask_rcnn")
     workers: tuple[int, ...] = (0, 2)
     batch: int = 4
     batches: int = 8
-    """That a timed call takes."""
+    """Number of batches in a timed call."""
     files: int = 64
-    """That are written for each recipe."""
+    """Number of photographs written for each recipe."""
 
 
 def main(options: PipelineOptions):
@@ -76,7 +79,7 @@ def main(options: PipelineOptions):
 
 
 def rates_of(timings: dict[str, Timing], images: int) -> dict[str, dict[str, float]]:
-    """Images a second of each side, and of one core that does nothing else."""
+    """Returns each side's images per second of wall-clock time and of processor time."""
     return {
         side: {
             "images per second": images / timing.median,
@@ -87,10 +90,10 @@ def rates_of(timings: dict[str, Timing], images: int) -> dict[str, dict[str, flo
 
 
 def write_files(folder: Path, size: tuple[int, int], options: PipelineOptions) -> dict:
-    """Writes photographs, with classes and objects drawn for them, into a folder laid out as VOC.
+    """Writes photographs with generated class and object maps into a folder laid out as VOC.
 
     Returns:
-      Their number, and the mean of bytes of a photograph.
+      "count", the number of photographs, and "mean_bytes", the mean size of a photograph.
     """
     rng = np.random.default_rng(0)
     names = ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation")
@@ -120,7 +123,7 @@ def write_files(folder: Path, size: tuple[int, int], options: PipelineOptions) -
 
 
 def photograph(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Noise of all scales, uint8 [H, W, 3], whose JPEG is as large as one of VOC or COCO."""
+    """Draws noise of all scales, uint8 [H, W, 3], whose JPEG is as large as one of VOC or COCO."""
     image = np.full((*size, 3), 128.0)
     for sigma, strength in ((64, 60), (16, 30), (4, 14), (1, 7), (0.3, 7)):
         noise = cv2.GaussianBlur(rng.standard_normal((*size, 3)), (0, 0), sigma)
@@ -129,7 +132,7 @@ def photograph(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int], count: int = 8) -> tuple:
-    """Ellipses as classes of VOC and as objects 1 to `count`, uint8 [H, W] each."""
+    """Draws ellipses as a map of VOC classes and as a map of objects 1 to `count`, uint8 [H, W]."""
     classes, objects = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for number in range(1, count + 1):
         centre = (rng.random(2) * size[::-1]).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""What both sides of a comparison read: drawn by NumPy from a seed, in the layout of each."""
+"""The inputs that both sides of a comparison read, drawn by NumPy from fixed seeds."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ IGNORE_LABEL = 255
 
 
 def images(batch: int, size: tuple[int, int], channels: int) -> np.ndarray:
-    """Normalised images, float32 [batch, height, width, channels]."""
+    """Draws normalised images, float32 [batch, height, width, channels]."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(batch, *size, channels)).astype(np.float32)
 
 
 def labels(batch: int, size: tuple[int, int], num_classes: int) -> np.ndarray:
-    """Labels in blocks of 16 × 16 pixels, int32 [batch, height, width]; a tenth are ignored."""
+    """Draws labels in 16 × 16 blocks, a tenth of them ignored: int32 [batch, height, width]."""
     rng = np.random.default_rng(1)
     coarse = rng.integers(0, num_classes, (batch, *(-(-side // 16) for side in size)))
     coarse[rng.random(coarse.shape) < 0.1] = IGNORE_LABEL
@@ -21,7 +21,7 @@ def labels(batch: int, size: tuple[int, int], num_classes: int) -> np.ndarray:
 
 
 def objects(batch: int, size: tuple[int, int], count: int, num_classes: int) -> dict:
-    """Objects that are ellipses within their boxes.
+    """Draws objects that are ellipses within their boxes.
 
     Returns:
       "boxes" float32 [batch, count, 4], "classes" int32 [batch, count] from 1, "masks" uint8
@@ -44,9 +44,9 @@ def objects(batch: int, size: tuple[int, int], count: int, num_classes: int) -> 
 
 
 def boxes_and_scores(count: int, size: tuple[int, int] = (800, 1333)) -> tuple:
-    """Boxes in clusters, as a region proposal network gives them: float32 [count, 4] and [count].
+    """Draws clustered boxes, like those of a region proposal network, float32 [count, 4], [count].
 
-    A cluster of 20 stands for an object: about one box in ten survives suppression at 0.5.
+    Each cluster of 20 stands for an object. About one box in ten survives suppression at 0.5.
     """
     rng = np.random.default_rng(3)
     height, width = size
@@ -62,7 +62,7 @@ def boxes_and_scores(count: int, size: tuple[int, int] = (800, 1333)) -> tuple:
 
 
 def pyramid(size: tuple[int, int], channels: int, levels: int = 4) -> list[np.ndarray]:
-    """Maps of strides 4, 8, …: float32 [1, height / stride, width / stride, channels] each."""
+    """Draws maps of strides 4, 8, …: float32 [1, height / stride, width / stride, channels]."""
     rng = np.random.default_rng(4)
     strides = [4 * 2**level for level in range(levels)]
     shapes = [(1, *(-(-side // stride) for side in size), channels) for stride in strides]
@@ -70,7 +70,10 @@ def pyramid(size: tuple[int, int], channels: int, levels: int = 4) -> list[np.nd
 
 
 def proposals(count: int, size: tuple[int, int] = (800, 1333)) -> np.ndarray:
-    """Boxes for every level of a pyramid: `boxes_and_scores`, each tenth one four times as wide."""
+    """Draws boxes for every level of a pyramid, float32 [count, 4].
+
+    They are those of `boxes_and_scores`, with every tenth one enlarged four times along each axis.
+    """
     boxes, _ = boxes_and_scores(count, size)
     low, high = boxes[::10, :2], boxes[::10, 2:]
     grown = np.concatenate([low - 1.5 * (high - low), high + 1.5 * (high - low)], axis=1)
@@ -80,22 +83,22 @@ def proposals(count: int, size: tuple[int, int] = (800, 1333)) -> np.ndarray:
 
 
 def predicted_masks(count: int, size: tuple[int, int], side: int = 28) -> tuple:
-    """What a mask head finds: probabilities of round shapes, and boxes as `boxes_and_scores`.
+    """Draws a mask head's output: probabilities of round shapes, and boxes.
 
     Returns:
-      float32 [count, side, side] and [count, 4].
+      float32 [count, side, side] and [count, 4]; one box per cluster of `boxes_and_scores`.
     """
     rng = np.random.default_rng(5)
     y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
     phase, lobes = rng.uniform(0, 2 * np.pi, (count, 1, 1)), rng.integers(2, 7, (count, 1, 1))
     border = 0.8 + 0.15 * np.sin(lobes * np.arctan2(y, x) + phase)
     probabilities = 1 / (1 + np.exp(10 * (np.hypot(x, y) - border)))
-    boxes = boxes_and_scores(20 * count, size)[0][::20]  # of each cluster one
+    boxes = boxes_and_scores(20 * count, size)[0][::20]  # one per cluster
     return probabilities.astype(np.float32), boxes
 
 
 def convolution(batch: int, side: int, channels: int, features: int, groups: int) -> tuple:
-    """Inputs [batch, side, side, channels], and a kernel [3, 3, channels / groups, features]."""
+    """Draws inputs [batch, side, side, channels], a kernel [3, 3, channels / groups, features]."""
     rng = np.random.default_rng(6)
     inputs = rng.standard_normal((batch, side, side, channels), np.float32)
     kernel = rng.standard_normal((3, 3, channels // groups, features), np.float32)

@@ -1,8 +1,8 @@
 """Times two implementations of the same work in turn, each in a process of its own.
 
-A side is a function `module:function` that takes the case's arguments and returns a call to be
-timed; it runs in `worker.py`, so that torch and JAX share neither threads nor memory, and torch may
-live in another environment. The sides run alternately: what else the machine does meets both.
+A side is a function `module:function` that takes the case's arguments and returns a call to time.
+It runs in `worker.py`, so torch and JAX share neither threads nor memory, and torch may live in
+another environment. The sides alternate, so other load on the machine affects both.
 """
 
 import json
@@ -18,20 +18,20 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# Seconds before a call. The threads of OpenMP, torch's, wait in a loop for some time after their
-# work, up to 0.2 s by Intel's: they would take a core from the side whose turn is next.
+# Seconds before a call. Torch's OpenMP threads spin after their work, for up to 0.2 s in Intel's
+# version. Without a pause they would take a core from the next side.
 PAUSE = 0.3
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every comparison takes.
+    """Options of every comparison.
 
     Attributes:
-      output: a JSON file, written anew after each case.
+      output: a JSON file, rewritten after each case.
       torch_python: an interpreter with torch and torchvision.
-      rounds: how often each side is timed, after its first call and one to warm up.
-      threads: number that each side may use; None for all cores.
+      rounds: how often each side is timed, after its first call and a warm-up call.
+      threads: the number of threads that each side may use; None for all cores.
     """
 
     output: Path | None = None
@@ -45,10 +45,10 @@ class Side:
     """One implementation of a case.
 
     Attributes:
-      name: in the tables: "segjax", "torch", "torch, compiled", …
-      function: "module:function" of a file of this folder.
+      name: the side's name in the tables: "segjax", "torch", "torch compiled", …
+      function: "module:function" of a file in this folder.
       python: the interpreter that runs it.
-      arguments: of this side alone, beside the case's.
+      arguments: arguments of this side alone, in addition to the case's.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one side of a case took.
+    """The measurements of one side of a case.
 
     Attributes:
-      seconds: time of each round, in order, without the warm-up.
-      first_seconds: time of the first call, compilation included.
-      peak_bytes: peak memory of the device if it counts it, otherwise of the process.
-      note: what the side says of itself.
-      facts: numbers that it measured itself.
+      seconds: the time of each round, in order, without the warm-up.
+      first_seconds: the time of the first call, compilation included.
+      peak_bytes: peak memory of the device if it counts that, otherwise of the process.
+      note: the side's own remark on its result.
+      facts: numbers that the side measured itself.
     """
 
     seconds: tuple[float, ...]
@@ -96,7 +96,7 @@ class Worker:
     def __init__(self, side: Side, arguments: dict, threads: int | None):
         path = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        if threads is not None:  # torch counts all cores, and from within it is too late to say so
+        if threads is not None:  # torch reads this at its start and would count all cores
             environment["OMP_NUM_THREADS"] = str(threads)
         self.process = subprocess.Popen(
             [side.python, str(HERE / "worker.py")],
@@ -108,7 +108,7 @@ class Worker:
         self.take(side, arguments, threads)
 
     def take(self, side: Side, arguments: dict, threads: int | None):
-        """Gives the process its work, and has it called once."""
+        """Gives the process its work and calls it once."""
         self.side = side
         arguments = {**arguments, **dict(side.arguments)}
         request = {"function": side.function, "arguments": arguments, "threads": threads}
@@ -118,7 +118,7 @@ class Worker:
         """Sends a request and waits for the answer.
 
         Raises:
-          RuntimeError: the worker died; its error stands above.
+          RuntimeError: the worker died; its own error is printed above.
         """
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -147,11 +147,11 @@ def compare(
     warm_up: int = 1,
     running: dict[tuple[str, str], Worker] | None = None,
 ) -> dict[str, Timing]:
-    """Times the sides in turn, `rounds` times each after the first call and `warm_up` more.
+    """Times the sides in turn, `rounds` times each, after the first call and `warm_up` more.
 
-    Small cases may share processes, which take seconds to start: `running` has those of earlier
-    cases by the name and the interpreter of their side. They are used again, new ones are added,
-    and the caller closes them; peak memory is then that of all cases so far.
+    Processes take seconds to start, so small cases may share them. `running` maps a side's name and
+    interpreter to a process of an earlier case. Processes in it are reused, new ones are added, and
+    the caller closes them. Peak memory then covers all cases so far.
     """
     workers = []
     try:
@@ -189,12 +189,12 @@ def compare(
 
 
 def run_once(side: Side, **arguments):
-    """Runs a side by itself, for what it leaves behind."""
+    """Runs a side alone, for the files it writes."""
     Worker(side, arguments, None).close()
 
 
 class Results:
-    """Prints a line for each case, and keeps all of them in a JSON file."""
+    """Prints a line for each case and writes all cases to a JSON file."""
 
     def __init__(self, options: Options, *, pythons: Sequence[str] = ()):
         self.options = options
@@ -206,7 +206,7 @@ class Results:
         print(", ".join(f"{k} {v}" for k, v in self.record["environment"]["versions"].items()))
 
     def add(self, name: str, timings: dict[str, Timing], **facts):
-        """Records a case; the first side is compared with each of the others."""
+        """Records a case, comparing the first side with each of the others."""
         first, *others = timings.values()
         case = {"name": name, "load": os.getloadavg()[0], **facts}
         case["sides"] = {side: timing.as_json() for side, timing in timings.items()}
@@ -221,7 +221,7 @@ class Results:
 
 
 def line_of(case: dict) -> str:
-    """A case as a line: medians in milliseconds with their quartiles, and ratios."""
+    """Returns a case as one line: medians in milliseconds with quartiles, and ratios."""
     parts = []
     for side, timing in case["sides"].items():
         low, high = (1000 * seconds for seconds in timing["quartiles"])
@@ -232,7 +232,7 @@ def line_of(case: dict) -> str:
 
 
 def environment(pythons: Sequence[str]) -> dict:
-    """Returns hardware, versions of every interpreter, commit, load and time, for the record."""
+    """Returns the hardware, every interpreter's versions, the commit, the load and the time."""
     report = "import json, worker; print(json.dumps(worker.versions()))"
     versions = {}
     for python in dict.fromkeys(pythons):
@@ -262,7 +262,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """This file's commit; "unknown" outside of a checkout and without git."""
+    """Returns this file's commit; "unknown" outside a checkout or without git."""
 
     def git(*arguments):
         command = ["git", "-C", str(ROOT), *arguments]
@@ -270,7 +270,7 @@ def _commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
-        # The results of the commands before are no change to what is measured.
+        # New results of earlier commands do not change the measured code.
         changes = git("status", "--short", "--", ".", ":!experiments/benchmarks/results")
         return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):

@@ -2,14 +2,16 @@
 
     python experiments/benchmarks/models.py --output models.json [--torch-python PYTHON]
 
-U-Net (32 features, padded), DeepLab v3 on ResNet-50 at output stride 8 (torchvision's), DeepLab
-v3+ on ResNet-50 (segmentation-models-pytorch's) and Mask R-CNN on ResNet-50 with FPN
-(torchvision's, with stem, first stage and norms frozen, as it is trained) at the sizes of `CASES`;
-float32 on CPU, against both of torch's layouts in memory, and on a GPU bfloat16 against autocast
-with channels-last, eager and compiled. Weights and pixels are random: time does not depend on them,
-but for the regions and objects that Mask R-CNN finds, whose weights both sides share: their losses
-in the JSON differ by the regions that each draws. Where torchvision's compiled operators do not
-load, as beside a CPU build of torch, its Mask R-CNN runs with what stands in for them in Python.
+The networks are U-Net (32 features, padded), DeepLab v3 on ResNet-50 at output stride 8
+(torchvision's), DeepLab v3+ on ResNet-50 (segmentation-models-pytorch's) and Mask R-CNN on
+ResNet-50 with FPN (torchvision's, with stem, first stage and norms frozen, as it is trained), at
+the sizes of `CASES`. On CPU both sides compute in float32, and torch runs in both of its memory
+layouts. On a GPU, segjax's bfloat16 meets torch's autocast with channels-last, eager and compiled.
+
+Weights and pixels are random, as time does not depend on them. The exception is Mask R-CNN, whose
+time depends on the regions and objects it finds, so both sides share its weights. Their losses in
+the JSON differ because each side samples its own regions. Where torchvision's compiled operators do
+not load, as with torch 2.13 for CPU, its Mask R-CNN runs on Python substitutes.
 """
 
 import tempfile
@@ -54,9 +56,9 @@ class ModelOptions(Options):
     networks: tuple[str, ...] = ("unet", "deeplabv3", "deeplabv3plus", "mask_rcnn")
     modes: tuple[str, ...] = ("train step", "inference")
     gpu: bool = False
-    """The sizes for a GPU, in bfloat16, with `torch.compile` beside eager."""
+    """Time the sizes for a GPU, in bfloat16, with `torch.compile` and eager."""
     objects: int = 8
-    """Of an image, for Mask R-CNN's train step."""
+    """Objects per image, for Mask R-CNN's train step."""
 
 
 def main(options: ModelOptions):

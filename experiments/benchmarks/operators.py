@@ -3,12 +3,13 @@
     python experiments/benchmarks/operators.py --output operators.json \\
         [--torch-python PYTHON] [--crf-python PYTHON] [--operators nms convolution …]
 
-Both sides read the same arrays, wait for their results, and leave the last behind: each line ends
-with how far they differ. What is not installed is left out with the reason, and so are
-torchvision's RoIAlign and NMS where its compiled operators do not load (its published wheels need
-CUDA's libraries): what stands in for them in Python is ten times slower. torch convolves in both
-its memory layouts. pydensecrf, pycocotools, and torchvision's NMS and gradient of RoIAlign use one
-core on CPU, and so do segjax's paste and run lengths; --threads 1 gives every side one.
+Both sides read the same arrays, wait for their results and save the last one. Each printed line
+ends with the difference between the sides. A rival that is not installed is left out, with the
+reason printed. torchvision's RoIAlign and NMS are also left out where its compiled operators do not
+load: the Python substitutes are ten times slower. torch convolves in both of its memory layouts.
+
+On CPU, pydensecrf, pycocotools, torchvision's NMS and its gradient of RoIAlign use one core, and so
+do segjax's paste and run lengths. --threads 1 gives every side one core.
 """
 
 import dataclasses
@@ -53,9 +54,9 @@ CONVOLUTIONS = {
     "U-Net, level 3": (2, 64, 128, 128, 1, 1),
     "U-Net, level 4": (2, 32, 256, 256, 1, 1),
 }
-SLOW_ROUNDS = 3  # of calls that take seconds; the first alone warms up
+SLOW_ROUNDS = 3  # for calls that take seconds, which have no warm-up beyond the first call
 
-# What a side's interpreter must be able to run.
+# Code that a side's interpreter must be able to run.
 NEEDS = {
     "torch": "import torch",
     "torchvision": "import torchvision",
@@ -76,7 +77,7 @@ class OperatorOptions(Options):
     crf_python: str = sys.executable
     """An interpreter with pydensecrf and NumPy."""
     image: Path | None = None
-    """For the CRF: a photograph, resized to 500 × 375, in place of a drawn scene."""
+    """Photograph for the CRF, resized to 500 × 375, instead of a generated scene."""
 
 
 def main(options: OperatorOptions):
@@ -174,7 +175,7 @@ def segjax(function: str) -> Side:
 
 
 class Bench:
-    """What the cases share: options, results, a folder, and the sides' processes."""
+    """State shared by the cases: options, results, a folder and the sides' processes."""
 
     def __init__(self, options: OperatorOptions, folder: Path):
         self.options, self.folder = options, folder
@@ -195,7 +196,7 @@ class Bench:
     def rival(
         self, name: str, function: str, *needs: str, python: str = sys.executable, arguments=()
     ) -> list[Side]:
-        """The side, or none of it if its interpreter lacks what it needs, which is printed."""
+        """Returns the side, or prints why its interpreter cannot run it and returns no side."""
         for need in needs:
             reason = self._reason(python, need)
             if reason:

@@ -1,4 +1,4 @@
-"""What both sides of a comparison leave behind, and how far it differs."""
+"""The results that both sides of a comparison save, and how much they differ."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 class Operator:
-    """A call to be timed, whose last result is written to a file when its note is asked for.
+    """A call to time. Reading its note writes the last result to a file.
 
     Args:
       call: the work.
-      path: an .npz file.
-      arrays: from the call's result to NumPy arrays by name, in the layout of segjax.
+      path: the .npz file.
+      arrays: converts the call's result to NumPy arrays by name, in segjax's layout.
     """
 
     def __init__(self, call: Callable, path: str, arrays: Callable[..., dict]):
@@ -28,7 +28,11 @@ class Operator:
 
 
 def difference(ours: dict, theirs: dict) -> str:
-    """Floats' largest difference, relative to the largest value; of others, how many differ."""
+    """Describes how results differ.
+
+    For floats it gives the largest difference relative to the array's largest value, for other
+    values the number that differ.
+    """
     if set(ours) != set(theirs):
         return f"{sorted(ours)} is not {sorted(theirs)}"
     parts, relative = [], []
@@ -46,7 +50,7 @@ def difference(ours: dict, theirs: dict) -> str:
 
 
 def label_difference(ours: dict, theirs: dict) -> str:
-    """Of marginals: each pixel's largest difference in the mean, and the share of equal labels."""
+    """Describes how marginals differ: by each pixel's largest difference, and in the labels."""
     mine, other = ours["marginals"], theirs["marginals"]
     same = (mine.argmax(axis=-1) == other.argmax(axis=-1)).mean()
     mean = np.abs(mine - other).max(axis=-1).mean()

@@ -1,4 +1,4 @@
-"""Data sets for benchmarks, prepared without a word of it on the terminal."""
+"""Prepares data sets for benchmarks without printing anything."""
 
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO

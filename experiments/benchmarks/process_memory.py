@@ -1,4 +1,4 @@
-"""How much memory a training step needs, as the operating system sees it; Linux and CPU only."""
+"""Measures the memory of a training step as the operating system sees it; Linux and CPU only."""
 
 import ctypes
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 class WithMemory:
-    """A step, with the memory that the process needs to run it as the fact "step_bytes".
+    """A step that also measures the memory it needs, as the fact "step_bytes".
 
-    It is the peak of the resident memory during the later calls less what was resident `before`
-    anything of the network was made: parameters, their optimiser's state, what is kept for the
-    gradients, and the library's scratch. What the first call needed to compile is given back to
-    the system and does not count.
+    This is the peak resident memory of the calls after the first, minus the memory resident
+    `before` the network was made. It covers parameters, optimiser state, values kept for the
+    gradients, and the library's scratch. Memory that the first call needs for compilation is
+    returned to the system and does not count.
     """
 
     def __init__(self, call: Callable[[], None], *, before: int, **facts):
@@ -35,11 +35,11 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The largest resident memory since the start, or since the last `forget_peak`."""
+    """Returns the largest resident memory since the start or the last `forget_peak`."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def forget_peak() -> None:
-    """Gives memory that is free back to the system, and begins to look for the peak anew."""
+    """Returns free memory to the system and resets the peak."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,9 +1,9 @@
-"""Prints where the time of a train step or of a prediction goes, by operation, from XLA's profile.
+"""Prints where a train step or a prediction spends its time, by operation, from XLA's profile.
 
     python experiments/benchmarks/profile_step.py --network unet --size 256 256
 
-The times are those of the device's threads, in milliseconds per call: by kind of operation, by what
-of a layer it computes, and of the most expensive ones with shape and layer.
+The times add up the device's threads, in milliseconds per call. Three tables list them by kind of
+operation, by the part of a layer they compute, and by single operation with its shape and layer.
 """
 
 import collections
@@ -23,14 +23,14 @@ import jax  # noqa: E402
 import segjax_models  # noqa: E402
 import tyro  # noqa: E402
 
-# An instruction of XLA's text: its name, its shape and, in the metadata, where it comes from.
+# An instruction in XLA's text: its name, its shape and, in the metadata, its origin in the program.
 INSTRUCTION = re.compile(r"%?([\w.-]+) = (\S+\[[\d,]*\])\S* (.*)")
 ORIGIN = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """What is profiled."""
+    """The work to profile."""
 
     network: Literal["unet", "deeplabv3", "deeplabv3plus", "mask_rcnn"] = "unet"
     mode: Literal["train step", "inference"] = "train step"
@@ -52,7 +52,7 @@ def main(options: ProfileOptions):
     elif options.mode == "train step":
         call = segjax_models.instance_train_step(objects=8, **arguments)
     else:
-        raise SystemExit("the weights of Mask R-CNN's inference are drawn by models.py")
+        raise SystemExit("only models.py makes the weights for Mask R-CNN's inference")
     call()
     call()
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +78,9 @@ def main(options: ProfileOptions):
 
 
 def instructions() -> dict[str, tuple[str, str]]:
-    """Shape and origin of every instruction of the compiled programs, by its name.
+    """Returns the shape and origin of every instruction of the compiled programs, by its name.
 
-    Later programs overwrite earlier ones: what is profiled is compiled last.
+    Later programs overwrite earlier ones, because the profiled program is compiled last.
     """
     found = {}
     paths = Path(DUMP.name).glob("*cpu_after_optimizations.txt")
@@ -94,7 +94,7 @@ def instructions() -> dict[str, tuple[str, str]]:
 
 
 def source(origin: str) -> str:
-    """Direction and operation of an origin: "backward conv_general_dilated"."""
+    """Returns an origin's direction and operation, such as "backward conv_general_dilated"."""
     direction = "backward" if "transpose(" in origin else "forward"
     return f"{direction} {origin.rsplit('/', 1)[-1]}"
 

@@ -1,4 +1,4 @@
-"""pydensecrf's side of the comparison of operators, in an interpreter that need not have JAX."""
+"""pydensecrf's side of the operator benchmark; its interpreter does not need JAX."""
 
 import numpy as np
 from outputs import Operator

@@ -1,11 +1,14 @@
-"""Records what PyTorch's reference models compute, for the parity tests in tests/pretrained.
+"""Records the outputs of reference PyTorch models for the parity tests in tests/pretrained.
 
     PYTHONPATH=. python experiments/benchmarks/record_reference.py tests/fixtures [NAME ...]
 
-Needs torch 2.13, torchvision 0.28 and segmentation-models-pytorch 0.6, which segjax itself does
-not; nothing else in the repository imports them. Each record is one `NAME.npz` of the inputs, the
-outputs and "shapes" {state-dict name: shape}; the weights are those of
-`tests/fixtures/reference_weights.py`. "torch_files" are files of torch.save, for the readers.
+Needs torch, torchvision and segmentation-models-pytorch (the extra "benchmarks"); Mask R-CNN needs
+torchvision's compiled operators. The records of Mask R-CNN come from torch 2.14.1 and torchvision
+0.29.1, the others from torch 2.13, torchvision 0.28 and segmentation-models-pytorch 0.6.
+
+Each record is one `NAME.npz` with inputs, outputs and "shapes", {name: shape} of the state dict.
+The weights are those of `tests/fixtures/reference_weights.py`. "torch_files" writes files of
+torch.save for the tests of the readers.
 """
 
 import json
@@ -24,7 +27,8 @@ from tests.fixtures.reference_weights import (
     training_batch,
 )
 
-GRADIENT_SAMPLES = 64  # of each parameter, evenly spaced in PyTorch's order of its entries
+GRADIENT_SAMPLES = 64  # entries per parameter, evenly spaced in PyTorch's order
+MASK_RCNN_SIZE = 192, 256  # the transform leaves images of this size as they are
 
 
 def torchvision_deeplabv3_resnet50():
@@ -45,10 +49,10 @@ def smp_deeplabv3plus_resnet50():
 
 
 def torchvision_deeplabv3_resnet50_gradients():
-    """One training step without dropout: loss = CE(out) + 0.5 · CE(aux), means of valid pixels.
+    """Records one training step without dropout, in float64, so that rounding plays no part.
 
-    In float64, so that the record has no rounding of its own; "float32_error" is how far each
-    gradient of PyTorch's own float32 is from it, relative to its norm.
+    The loss is CE(out) + 0.5 · CE(aux), averaged over valid pixels. "float32_error" is the relative
+    distance of each gradient that PyTorch computes in float32.
     """
     model, shapes = with_reference_weights(_torchvision_deeplabv3())
     exact = _gradients(model.double())
@@ -68,7 +72,7 @@ def torchvision_deeplabv3_resnet50_gradients():
 
 
 def samples_of(size: int) -> np.ndarray:
-    """Which entries of a flat gradient are recorded."""
+    """Returns the recorded entries of a flat gradient, by index."""
     return np.linspace(0, size - 1, min(size, GRADIENT_SAMPLES)).astype(np.int64)
 
 
@@ -98,48 +102,104 @@ def _torchvision_deeplabv3():
     )
 
 
-def torchvision_maskrcnn_resnet50_fpn_v2():
-    """Stage by stage, thinned out; the heads for boxes of many sizes within the image.
-
-    The image and the boxes are those of `reference_weights`, 192 × 256 pixels and 32 boxes, of
-    which the mask head sees six. torchvision's compiled RoIAlign needs the build of PyTorch that it
-    was made for; beside another one, register its Python version first.
-    """
-    from torchvision.models import detection
-
-    options = {"num_classes": 6, "min_size": 192, "max_size": 320}
-    model = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, **options)
-    model, shapes = with_reference_weights(model)
-    image, boxes = reference_image(192, 256), reference_boxes(32, height=192, width=256)
-    heads, given, sizes = model.roi_heads, [torch.from_numpy(boxes)], [(192, 256)]
+def torchvision_maskrcnn_resnet50_fpn():
+    """Records every stage for one image; maps of the pyramid are thinned out."""
+    model, shapes = with_reference_weights(_torchvision_mask_rcnn("maskrcnn_resnet50_fpn"))
+    image, heads = reference_image(*MASK_RCNN_SIZE), model.roi_heads
     with torch.no_grad():
-        images, _ = model.transform([torch.from_numpy(image).permute(2, 0, 1)])
+        images, _ = model.transform([channels_first(image)])
+        pyramid = model.backbone(images.tensors)
+        levels = list(pyramid.values())
+        proposals, _ = model.rpn(images, pyramid)
+        regions = heads.box_roi_pool(pyramid, proposals, images.image_sizes)
+        logits, deltas = heads.box_predictor(heads.box_head(regions))
+        [found] = model([channels_first(image)])
+        regions = heads.mask_roi_pool(pyramid, [found["boxes"]], images.image_sizes)
+        masks = heads.mask_predictor(heads.mask_head(regions))
+        rpn, anchors = model.rpn.head(levels), model.rpn.anchor_generator(images, levels)
+    record = {"shapes": shapes, "input": image, "normalised_image": channels_last(images.tensors)}
+    record |= {f"pyramid_{name}": channels_last(x)[..., ::16] for name, x in pyramid.items()}
+    for name, values in zip(("objectness", "deltas"), rpn, strict=True):
+        record |= {f"rpn_{name}_{level}": channels_last(x) for level, x in enumerate(values)}
+    record |= {"anchors": anchors[0].numpy(), "proposals": proposals[0].numpy()}
+    record |= {"box_logits": logits.numpy(), "box_deltas": deltas.numpy()}
+    record |= {f"detection_{name}": found[name].numpy() for name in ("boxes", "scores", "labels")}
+    record["mask_logits_of_detected_label"] = masks[range(len(masks)), found["labels"]].numpy()
+    return record | {"pasted_masks": found["masks"][:8, 0].numpy().astype(np.float16)}
+
+
+def torchvision_maskrcnn_resnet50_fpn_losses():
+    """Records the five losses and the norm of each parameter's gradient, with batch statistics.
+
+    Every anchor and every proposal is sampled, so nothing is random.
+    """
+    names = ("rpn_batch_size_per_image", "box_batch_size_per_image")
+    options = dict.fromkeys(names, 1_000_000)
+    model = _torchvision_mask_rcnn("maskrcnn_resnet50_fpn", **options)
+    model, shapes = with_reference_weights(model)
+    model.train()
+    image = reference_image(*MASK_RCNN_SIZE)
+    boxes = np.array([[20, 30, 90, 110], [100, 40, 220, 180], [150, 10, 200, 60]], np.float32)
+    low, high = boxes[:, None, None, :2], boxes[:, None, None, 2:]
+    rows, columns = np.indices(MASK_RCNN_SIZE) + 0.5
+    offsets = (np.stack([columns, rows], axis=-1) - (low + high) / 2) / ((high - low) / 2)
+    ellipses = np.sum(offsets**2, axis=-1) <= 1
+    target = {"boxes": boxes, "labels": np.array([1, 3, 5]), "masks": ellipses.astype(np.uint8)}
+    tensors = {name: torch.from_numpy(value) for name, value in target.items()}
+    losses = model([channels_first(image)], [tensors])
+    sum(losses.values()).backward()
+    record = {"shapes": shapes, "input": image}
+    record |= {f"target_{name}": value for name, value in target.items()}
+    record |= {name: np.float32(value.item()) for name, value in losses.items()}
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    return record | {f"gradient_norm/{name}": np.float32(norm) for name, norm in norms.items()}
+
+
+def torchvision_maskrcnn_resnet50_fpn_v2():
+    """Records every stage, thinned out; the heads get boxes of many sizes within the image.
+
+    The image and the 32 boxes are those of `reference_weights`. The mask head gets the first six.
+    """
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    model, shapes = with_reference_weights(_torchvision_mask_rcnn("maskrcnn_resnet50_fpn_v2"))
+    height, width = MASK_RCNN_SIZE
+    boxes = torch.from_numpy(reference_boxes(32, height=height, width=width))
+    heads, sizes = model.roi_heads, [MASK_RCNN_SIZE]
+    with torch.no_grad():
+        images, _ = model.transform([channels_first(reference_image(height, width))])
         pyramid = model.backbone(images.tensors)
         rpn = model.rpn.head(list(pyramid.values()))
-        regions = heads.box_head(heads.box_roi_pool(pyramid, given, sizes))
+        regions = heads.box_head(heads.box_roi_pool(pyramid, [boxes], sizes))
         logits, deltas = heads.box_predictor(regions)
-        regions = heads.mask_roi_pool(pyramid, [given[0][:6]], sizes)
+        regions = heads.mask_roi_pool(pyramid, [boxes[:6]], sizes)
         masks = heads.mask_predictor(heads.mask_head(regions))
         photo = np.rint(255 * reference_image(501, 640)).astype(np.uint8)
         mean, std = model.transform.image_mean, model.transform.image_std
-        resize = detection.transform.GeneralizedRCNNTransform(800, 1333, mean, std).eval()
-        resized, _ = resize([torch.from_numpy(photo).permute(2, 0, 1) / 255])
+        resize = GeneralizedRCNNTransform(800, 1333, mean, std).eval()
+        resized, _ = resize([channels_first(photo) / 255])
     record = {"shapes": shapes, "size": np.array(resized.image_sizes[0])}
-    record["resized"] = resized.tensors[0].permute(1, 2, 0).numpy()[::25, ::25]
-    for level, value in pyramid.items():
-        record[f"pyramid_{level}"] = value.permute(0, 2, 3, 1).numpy()[..., ::32]
-    for name, levels in zip(("objectness", "deltas"), rpn, strict=True):
-        for level, value in enumerate(levels):
-            record[f"rpn_{name}_{level}"] = value.permute(0, 2, 3, 1).numpy()[:, ::2, ::2]
+    record["resized"] = channels_last(resized.tensors)[0, ::25, ::25]
+    record |= {f"pyramid_{name}": channels_last(x)[..., ::32] for name, x in pyramid.items()}
+    for name, values in zip(("objectness", "deltas"), rpn, strict=True):
+        for level, x in enumerate(values):
+            record[f"rpn_{name}_{level}"] = channels_last(x)[:, ::2, ::2]
     record |= {"box_logits": logits.numpy(), "box_deltas": deltas.numpy()}
-    return record | {"mask_logits": masks.permute(0, 2, 3, 1).numpy()}
+    return record | {"mask_logits": channels_last(masks)}
+
+
+def _torchvision_mask_rcnn(name, **options):
+    from torchvision.models import detection
+
+    options |= {"num_classes": 6, "min_size": min(MASK_RCNN_SIZE), "max_size": 320}
+    return getattr(detection, name)(weights=None, weights_backbone=None, **options)
 
 
 def outputs(model, *, height, width):
     model, shapes = with_reference_weights(model)
     image = reference_image(height, width)
     with torch.no_grad():
-        result = model(torch.from_numpy(image).permute(2, 0, 1)[None])
+        result = model(channels_first(image)[None])
     result = result if isinstance(result, dict) else {"out": result}
     arrays = {name: value.numpy() for name, value in result.items()}
     return {"shapes": shapes, "input": image} | arrays
@@ -152,12 +212,20 @@ def with_reference_weights(model):
     return model.eval(), json.dumps(shapes)
 
 
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def channels_last(maps: torch.Tensor) -> np.ndarray:
+    return maps.permute(0, 2, 3, 1).numpy()
+
+
 def torch_files(folder: Path):
     """Writes one state dict in both formats of torch.save, and its arrays."""
     grid = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
     state = OrderedDict(
         float32=grid,
-        strided=grid.permute(2, 0, 1)[1:],  # of the storage above
+        strided=grid.permute(2, 0, 1)[1:],  # a view of the storage above
         float16=torch.tensor([1.5, -2.25], dtype=torch.float16),
         bfloat16=torch.tensor([1.5, -3e38], dtype=torch.bfloat16),
         int64=torch.tensor(7),
@@ -165,7 +233,7 @@ def torch_files(folder: Path):
         empty=torch.zeros(0, 3),
         parameter=nn.Parameter(torch.full((2,), 0.5)),
     )
-    state._metadata = {"": {"version": 1}}  # as a module's state dict has it
+    state._metadata = {"": {"version": 1}}  # as in a module's state dict
     checkpoint = {"model": state, "epoch": 3, "optimizer": {"state": {0: {"momentum": grid}}}}
     torch.save(checkpoint, folder / "torch_zip.pth")
     torch.save(state, folder / "torch_legacy.pth", _use_new_zipfile_serialization=False)
@@ -181,6 +249,8 @@ RECORDS = (
     torchvision_deeplabv3_resnet50_gradients,
     smp_unet_resnet34,
     smp_deeplabv3plus_resnet50,
+    torchvision_maskrcnn_resnet50_fpn,
+    torchvision_maskrcnn_resnet50_fpn_losses,
     torchvision_maskrcnn_resnet50_fpn_v2,
 )
 

@@ -1,13 +1,15 @@
-"""Times train steps and counts their memory against image size, batch and number of devices.
+"""Times train steps and measures their memory by image size, batch size and number of devices.
 
     python experiments/benchmarks/scaling.py [--torch-python PYTHON] [--output scaling.json]
 
-U-Net (32 features, padded) and Mask R-CNN (ResNet-50 with FPN), as in `models.py`. Memory is what
-the process needs beyond what it holds before the network is made (see `process_memory.py`), on both
-sides; on GPUs it is the peak that each library counts. Beside it stands XLA's own plan for one
-device. A batch on several devices is divided over them. On a CPU they are simulated and share its
-cores: at best the step takes as long as on one, and what it takes longer is the price of dividing
-it. torch runs on one device.
+The networks are those of `models.py`: U-Net (32 features, padded) and Mask R-CNN (ResNet-50 with
+FPN). On both sides, memory is what the process needs beyond what it held before the network was
+made (see `process_memory.py`); on GPUs it is the peak that each library counts. The output also
+gives XLA's own plan for one device.
+
+Several devices split a batch. On a CPU, devices are simulated and share its cores: at best a step
+takes as long as on one device, and the extra time is the cost of splitting. torch runs on one
+device.
 """
 
 from dataclasses import dataclass
@@ -50,9 +52,9 @@ class ScalingOptions(Options):
     rounds: int = 3
     networks: tuple[str, ...] = ("unet", "mask_rcnn")
     gpus: int = 0
-    """Where there are some: the sizes for them, in bfloat16, on so many of them at the most."""
+    """Time the sizes for GPUs, in bfloat16, on at most this many GPUs; 0 times those for a CPU."""
     objects: int = 8
-    """Of an image, for Mask R-CNN."""
+    """Objects per image, for Mask R-CNN."""
 
 
 def main(options: ScalingOptions):

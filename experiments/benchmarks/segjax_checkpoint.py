@@ -14,10 +14,10 @@ from segjax.training.state import create_state
 
 
 class Save:
-    """A call that saves the next step, and counts the seconds for which a run would stand still.
+    """A call that saves the next step and returns the seconds for which a run would stand still.
 
-    The facts are of the last call: "finished_seconds", after which the checkpoint is whole on disk,
-    and "bytes" of the state.
+    The facts describe the last call: "finished_seconds", the time until the checkpoint is complete
+    on disk, and "bytes", the size of the state.
     """
 
     def __init__(self, network: str):

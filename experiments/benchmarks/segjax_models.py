@@ -1,4 +1,4 @@
-"""segjax's side of the comparison of models: one compiled train step, and one prediction."""
+"""segjax's side of the model benchmark: compiled train steps and predictions."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ SCHEDULE = optax.constant_schedule(1e-4)
 
 
 def segmenter(network: str, dtype):
-    """The network of a name, and its number of classes and image channels."""
+    """Returns a network by name, its number of classes and its image channels."""
     if network == "unet":
         model = UNet(2, features=32, padding="SAME", dropout_rate=0.0, dtype=dtype)
         return model, 2, 1
@@ -63,7 +63,7 @@ def semantic_train_step(**arguments):
 
 
 def semantic_problem(network: str, batch: int, size: tuple[int, int], bfloat16: bool):
-    """The task, and a batch on the host."""
+    """Returns the task and a batch on the host."""
     model, num_classes, channels = segmenter(network, jnp.bfloat16 if bfloat16 else None)
     task = SemanticTask(
         model,
@@ -89,7 +89,7 @@ def semantic_inference(network: str, batch: int, size: tuple[int, int], bfloat16
 
 
 def detector(bfloat16: bool) -> MaskRCNN:
-    """torchvision's `maskrcnn_resnet50_fpn`."""
+    """Returns torchvision's `maskrcnn_resnet50_fpn`."""
     return MaskRCNN(
         90,
         backbone="resnet50",
@@ -101,7 +101,7 @@ def detector(bfloat16: bool) -> MaskRCNN:
 
 
 def instance_train_step(weights: str | None = None, **arguments):
-    """From weights that `torch_models.write_detector` left, or from segjax's own initial ones."""
+    """Builds a step that starts from the weights of `torch_models.write_detector`, if given."""
     return train_step(
         *instance_problem(**arguments),
         frozen=frozen_backbone,
@@ -110,7 +110,7 @@ def instance_train_step(weights: str | None = None, **arguments):
 
 
 def frozen_backbone(params):
-    """The paper's: the stem, the first stage and all norms."""
+    """Returns the parts that the paper freezes: the stem, the first stage and all norms."""
     return frozen_parameters(OptimizerConfig(multipliers=FROZEN), params)
 
 
@@ -119,7 +119,7 @@ def detector_variables(weights: str):
 
 
 def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: bool):
-    """The task, and a batch on the host."""
+    """Returns the task and a batch on the host."""
     task = InstanceTask(
         model=detector(bfloat16),
         classes=tuple(map(str, range(91))),
@@ -151,7 +151,7 @@ def instance_problem(batch: int, size: tuple[int, int], objects: int, bfloat16: 
 
 
 def instance_inference(batch: int, size: tuple[int, int], bfloat16: bool, weights=None):
-    """Builds a prediction with weights of `torch_models.write_detector`, or initial ones."""
+    """Builds a prediction with the weights of `torch_models.write_detector`, or initial ones."""
     model = detector(bfloat16)
     images = jnp.asarray(inputs.images(batch, size, 3))
     sizes = jnp.tile(jnp.array(size, jnp.int32), (batch, 1))
@@ -166,9 +166,11 @@ def detections(found) -> str:
 
 
 def train_step(task, data: dict, *, frozen=None, variables=None):
-    """The step as `segjax.training.loop` runs it, on one device.
+    """Builds the step that `segjax.training.loop` runs, on one device.
 
-    `frozen` is `make_train_step`'s; `variables` stand in for the task's initial ones.
+    Args:
+      frozen: as for `make_train_step`.
+      variables: replace the task's initial variables.
     """
     optimizer = optax.sgd(SCHEDULE, momentum=0.9)
     parallel = DataParallel(devices=(jax.devices()[0],))
@@ -195,7 +197,7 @@ def initialized(model, images, *others):
 
 
 class Reported:
-    """A call that keeps a note of its last result."""
+    """A call whose note describes its last result."""
 
     def __init__(self, call, describe):
         self._call, self._describe, self.note = call, describe, ""

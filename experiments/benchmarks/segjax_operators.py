@@ -1,6 +1,7 @@
-"""segjax's side of the comparison of operators, and of those that run in its environment.
+"""segjax's side of the operator benchmark, and the rivals that run in its environment.
 
-What is compiled finds its inputs on the device, and is waited for; paste and run lengths are NumPy.
+Compiled operators find their inputs on the device, and each call waits for its result. Paste and
+run lengths are NumPy.
 """
 
 import inputs
@@ -94,7 +95,7 @@ def pycocotools_encode(masks: int, size: tuple[int, int], result: str):
 
 
 def pycocotools_encode_columns(masks: int, size: tuple[int, int], result: str):
-    """Of masks that lie in memory as pycocotools wants them, all in one call."""
+    """Encodes all masks in one call, from the column-major memory that pycocotools expects."""
     from pycocotools import mask as mask_util
 
     columns_first = np.asfortranarray(binary_masks(masks, size).transpose(1, 2, 0), np.uint8)
@@ -126,7 +127,10 @@ def lax_convolution(rate: int, groups: int, gradient: bool, result: str, **shape
 
 
 def with_gradients(function):
-    """The function's output, and the gradients of half its square: the output itself comes back."""
+    """Returns a function that adds the gradients of half its squared output.
+
+    The gradient at the output is then the output itself.
+    """
 
     def both(*arguments):
         output, pull_back = jax.vjp(function, *arguments)
@@ -150,6 +154,6 @@ def encoded(result) -> dict:
 
 
 def binary_masks(count: int, size: tuple[int, int]) -> np.ndarray:
-    """bool [count, height, width], each mask's rows one after the other."""
+    """Returns masks, bool [count, height, width], row-major in memory."""
     predicted = zip(*inputs.predicted_masks(count, size), strict=True)
     return np.stack([paste(mask, box, size, rule="torchvision") >= 0.5 for mask, box in predicted])

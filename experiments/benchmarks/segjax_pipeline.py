@@ -1,4 +1,4 @@
-"""segjax's side of the comparison of input pipelines."""
+"""segjax's side of the input pipeline benchmark."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +19,11 @@ from segjax.data.sources.semantic import open_dataset
 
 @dataclass(frozen=True)
 class Files:
-    """Photographs with maps of classes or of objects, read by Pillow from a folder laid out as VOC.
+    """Photographs with class or object maps, read by Pillow from a folder laid out as VOC.
 
     Attributes:
-      folder: with JPEGImages and SegmentationClass or SegmentationObject.
-      objects: give the objects of SegmentationObject; otherwise labels.
+      folder: a folder with JPEGImages and SegmentationClass or SegmentationObject.
+      objects: whether examples have the objects of SegmentationObject or labels.
     """
 
     folder: Path
@@ -47,11 +47,11 @@ class Files:
 
 
 def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int):
-    """Crops of 513², as `experiments/deeplab/v3_voc2012.py` trains on.
+    """Makes crops of 513² as `experiments/deeplab/v3_voc2012.py` does.
 
     Args:
-      prepared: read the data set that `segjax data prepare voc2012` made of the files, which OpenCV
-        decodes, as an experiment does; otherwise the files, by Pillow.
+      prepared: whether to read the data set that `segjax data prepare voc2012` made of the files,
+        decoded by OpenCV as in an experiment, or the files themselves, by Pillow.
     """
     from segjax.pretrained.preprocess import IMAGENET
     from segjax.recipes.deeplab import DeepLabAugmentConfig, training_transforms
@@ -65,7 +65,7 @@ def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int)
 
 
 def mask_rcnn(folder: str, batch: int, batches: int, workers: int):
-    """Images of a short side of 800 with boxes and masks, as `segjax.recipes.mask_rcnn` packs."""
+    """Makes images of short side 800 with boxes and masks, as `segjax.recipes.mask_rcnn` does."""
     from segjax.pretrained.preprocess import IMAGENET
     from segjax.recipes.mask_rcnn import InputConfig
 

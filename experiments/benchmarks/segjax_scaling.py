@@ -1,4 +1,4 @@
-"""segjax's side of `scaling.py`: a train step on some devices, with XLA's count of its memory."""
+"""segjax's side of `scaling.py`: a train step on some devices, with XLA's plan of its memory."""
 
 import jax
 import optax
@@ -11,9 +11,9 @@ from segjax.training.step import make_train_step
 
 
 def train_step(kind: str, devices: int, **arguments):
-    """A step on the first `devices`, which are simulated where the machine has no other than CPUs.
+    """Builds a step on the first `devices` devices; a CPU simulates them.
 
-    The fact "xla_bytes" is what XLA plans for one device: arguments, results and scratch.
+    The fact "xla_bytes" is XLA's plan for one device: arguments, results and scratch.
     """
     jax.config.update("jax_num_cpu_devices", devices)
     parallel = DataParallel(devices=tuple(jax.devices()[:devices]))

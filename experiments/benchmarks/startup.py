@@ -1,14 +1,15 @@
-"""Times how long a process takes from its start to the first training step.
+"""Times a process from its start to the first training step.
 
     python experiments/benchmarks/startup.py [--torch-python PYTHON] [--output startup.json]
 
-Of the train steps of `models.py` at small sizes it counts everything up to the end of the first
-step: imports, the drawing of weights, compilation, the step. "cold" begins with an empty folder of
-compiled programs, "second start" with the one that the cold start left; torch runs eagerly. Of
-`experiments/quickstart.py`, in a fresh run directory with its data prepared, it counts everything
-up to the first line of metrics.jsonl, which is that of the first step; it is then ended.
+For the train steps of `models.py` at small sizes, the time covers everything up to the end of the
+first step: imports, initial weights, compilation and the step. "cold" starts with an empty folder
+of compiled programs, "second start" with the folder that the cold start filled. torch runs eagerly.
 
-The folder of compiled programs is one of this script's own, so that it says nothing of the user's.
+For `experiments/quickstart.py`, in a fresh run directory with its data prepared, the time covers
+everything up to the first line of metrics.jsonl, which logs the first step. The run is then ended.
+
+The script uses its own folder of compiled programs, so the user's cache has no effect.
 """
 
 import os
@@ -38,7 +39,7 @@ class StartupOptions(Options):
     """Options of this comparison."""
 
     rounds: int = 1
-    """How often each start is made."""
+    """Number of starts of each kind."""
     networks: tuple[str, ...] = tuple(STEPS)
     quickstart: bool = True
 
@@ -70,7 +71,7 @@ def main(options: StartupOptions):
 
 @contextmanager
 def no_compiled_programs():
-    """Has JAX, in processes that start within, keep compiled programs in a folder of their own."""
+    """Gives processes started within an empty folder for JAX's compiled programs."""
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.dict(os.environ, {"JAX_COMPILATION_CACHE_DIR": folder}),
@@ -79,7 +80,10 @@ def no_compiled_programs():
 
 
 def first_step(side: Side, arguments: dict, threads: int | None) -> Timing:
-    """Starts a worker; its first call is the first step, whose seconds are "first_seconds"."""
+    """Starts a worker and times it to the end of its first call, which is the first step.
+
+    "first_seconds" is the time of that step alone.
+    """
     start = time.perf_counter()
     worker = Worker(side, arguments, threads)
     spent = time.perf_counter() - start
@@ -94,7 +98,7 @@ def first_logged_step(data: Path) -> Timing:
     """Starts the quickstart and ends it when its first step is logged.
 
     Raises:
-      RuntimeError: it ended by itself.
+      RuntimeError: the quickstart ended by itself.
     """
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
@@ -123,7 +127,7 @@ def first_logged_step(data: Path) -> Timing:
 
 
 def merged(starts: dict[str, list[Timing]]) -> dict[str, Timing]:
-    """One `Timing` for each kind of start."""
+    """Merges the timings of each kind of start into one."""
     return {
         name: Timing(
             seconds=tuple(timing.seconds[0] for timing in timings),

@@ -1,4 +1,4 @@
-"""Prints the JSON files of the benchmarks as tables of Markdown, as RESULTS.md has them.
+"""Prints the benchmarks' JSON files as the Markdown tables of RESULTS.md.
 
 python experiments/benchmarks/table.py experiments/benchmarks/results/*.json
 """
@@ -29,7 +29,7 @@ def conditions(record: dict) -> str:
 
 
 def by_sides(cases: list[dict]) -> dict[tuple[str, ...], list[dict]]:
-    """The cases by the names of their sides: each such group is a table."""
+    """Groups the cases by the names of their sides; each group is a table."""
     groups = {}
     for case in cases:
         groups.setdefault(tuple(case["sides"]), []).append(case)

@@ -1,4 +1,4 @@
-"""What both sides of `input_pipeline.py` time: batches taken from a loader that is running."""
+"""The work that both sides of `input_pipeline.py` time: taking batches from a running loader."""
 
 import os
 import time
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 class TimedBatches:
-    """A call that takes batches from an endless loader and counts the seconds of the last of them.
+    """A call that takes batches from an endless loader and returns the seconds of the timed ones.
 
-    Between calls the loader's threads and processes fill their buffers; what they hold is taken
-    first and not counted, so that the seconds are those of making batches. The fact
-    "processor_seconds" is the time that all cores together spent on them in the last call.
+    Between calls, the loader's threads and processes fill their buffers. The call first takes the
+    buffered batches without timing them, so the seconds are those of making batches. The fact
+    "processor_seconds" is the time that all cores together spent during the last call's seconds.
 
     Args:
-      batches: the loader, running or to be started by the first `next`.
-      count: batches whose time counts.
-      buffered: batches taken before, at least as many as the loader keeps ready.
+      batches: the loader, running or started by the first `next`.
+      count: the number of timed batches.
+      buffered: the number of batches taken first, at least as many as the loader keeps ready.
       note: see `measure.Timing`.
     """
 
@@ -36,7 +36,7 @@ class TimedBatches:
 
 
 def processor_seconds(process: int) -> float:
-    """What a process and all that it started have used so far, by Linux's /proc."""
+    """Returns the processor time of a process and its descendants so far, from Linux's /proc."""
     folder = Path("/proc") / str(process)
     try:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
@@ -45,7 +45,7 @@ def processor_seconds(process: int) -> float:
             for thread in (folder / "task").iterdir()
             for child in (thread / "children").read_text().split()
         ]
-    except FileNotFoundError:  # it has ended meanwhile
+    except FileNotFoundError:  # the process has ended
         return 0.0
     ticks = int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK") + sum(map(processor_seconds, children))

@@ -1,4 +1,4 @@
-"""PyTorch's side of `checkpoint_stall.py`: `torch.save` of the model's and optimiser's state."""
+"""PyTorch's side of `checkpoint_stall.py`: `torch.save` of the model and optimiser state."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch_models
 
 
 class Save:
-    """A call that writes the state; training stands still until it is done."""
+    """A call that writes the state; training stands still until it returns."""
 
     def __init__(self, network: str):
         self._model, _, _ = torch_models.segmenter(network)

@@ -1,8 +1,8 @@
-"""PyTorch's side of the comparison of models: the same networks, losses and optimiser.
+"""PyTorch's side of the model benchmark: the same networks, losses and optimiser.
 
-U-Net is written out; DeepLab v3 and Mask R-CNN are torchvision's, DeepLab v3+ is
-segmentation-models-pytorch's. Channels-last in memory, autocast to bfloat16 and `torch.compile`
-where asked for.
+U-Net is written here; DeepLab v3 and Mask R-CNN are torchvision's, DeepLab v3+ is
+segmentation-models-pytorch's. Channels-last memory, autocast to bfloat16 and `torch.compile` are
+options.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Block(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """The paper's U-Net with padding, as `segjax.models.UNet(padding="SAME")`."""
+    """The paper's U-Net with padding, like `segjax.models.UNet(padding="SAME")`."""
 
     def __init__(self, num_classes, *, channels=1, features=32, depth=4):
         super().__init__()
@@ -76,7 +76,7 @@ def segmenter(network: str):
 
 
 def prepared(model, *, bfloat16: bool, compiled: bool, channels_last: bool):
-    """The model on the device, and the context in which it computes."""
+    """Returns the model on the device, and the context in which it computes."""
     torch.manual_seed(0)
     model = model.to(DEVICE, memory_format=layout(channels_last))
     context = torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
@@ -98,7 +98,7 @@ def finished():
 
 
 class TrainStep:
-    """Forward, backward and update with SGD of momentum 0.9; `loss` takes no argument."""
+    """Forward pass, backward pass and update by SGD with momentum 0.9; `loss` takes no argument."""
 
     def __init__(self, parameters, context, loss):
         parameters = [p for p in parameters if p.requires_grad]
@@ -164,11 +164,12 @@ def semantic_inference(
 
 
 def detector():
-    """`maskrcnn_resnet50_fpn` as it is trained from ImageNet's weights, with weights of a seed.
+    """Builds `maskrcnn_resnet50_fpn` as trained from ImageNet weights, but with seeded weights.
 
-    That is with frozen norms, stem and first stage; asked for without weights, it has neither. The
-    weights make typical work: maps that do not grow with each block whose norm does nothing,
-    proposals near their anchors, so that some are positive, many boxes that score above 0.05.
+    Its norms, stem and first stage are frozen, which torchvision's own builder does not do without
+    weights. The weights are scaled to give typical work: maps do not grow with each block although
+    the norms do nothing, proposals stay near their anchors so that some are positive, and many
+    boxes score above 0.05.
     """
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -204,9 +205,9 @@ def instance_train_step(
     channels_last: bool = False,
     weights: str | None = None,
 ):
-    """The model's stages alone: what its `transform` does to images is not the network's work.
+    """Builds a step without the model's `transform` of images, which is not the network's work.
 
-    `weights` are for the other side, which has these with them.
+    `weights` are for the other side; they equal those of `detector`.
     """
     from torchvision.models.detection.image_list import ImageList
 
@@ -237,7 +238,7 @@ def instance_train_step(
 
 
 class InstanceInference:
-    """From images to boxes, classes, scores and masks of 28 × 28: without the paste.
+    """Predicts boxes, classes, scores and masks of 28 × 28 from images, without pasting the masks.
 
     `weights` as in `instance_train_step`.
     """

@@ -1,6 +1,6 @@
-"""PyTorch's side of the comparison of operators: torchvision's, and torch's convolution.
+"""PyTorch's side of the operator benchmark: torchvision's operators and torch's convolution.
 
-torchvision's compiled operators run where they load; its substitutes in Python are not timed.
+torchvision's compiled operators are timed where they load; Python substitutes are not.
 """
 
 import inputs
@@ -10,7 +10,7 @@ from outputs import Operator
 from torch.nn import functional
 from torch_models import DEVICE, finished, on_device
 
-torch.backends.cudnn.benchmark = True  # as XLA, which tries algorithms when it compiles
+torch.backends.cudnn.benchmark = True  # like XLA, which tries algorithms when it compiles
 
 
 def roi_align(
@@ -58,7 +58,7 @@ def paste_masks(masks: int, size: tuple[int, int], result: str):
 
 
 def paste_and_encode(masks: int, size: tuple[int, int], result: str):
-    """As torchvision's reference evaluation does it."""
+    """Pastes and encodes masks as torchvision's reference evaluation does."""
     from pycocotools import mask as mask_util
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -105,7 +105,7 @@ def convolution(
 
 
 def with_gradients(output, arguments):
-    """The gradients of half the output's square: the output itself comes back."""
+    """Returns the gradients of half the squared output, whose own gradient is the output."""
     return torch.autograd.grad(output, arguments, output.detach())
 
 

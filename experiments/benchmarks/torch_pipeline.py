@@ -1,7 +1,7 @@
-"""PyTorch's side of the comparison of input pipelines: a DataLoader with torchvision.transforms.v2.
+"""PyTorch's side of the input pipeline benchmark: a DataLoader with torchvision.transforms.v2.
 
-Files are decoded by OpenCV where the interpreter has it, and else by Pillow as torchvision does;
-from there on all is tensors of uint8, for which v2 is fastest.
+OpenCV decodes the files if the interpreter has it, otherwise Pillow, as in torchvision. The
+transforms work on uint8 tensors, for which v2 is fastest.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ FILL = {tv_tensors.Image: [round(255 * mean) for mean in MEAN], tv_tensors.Mask:
 
 
 class Files(Dataset):
-    """The photographs of a folder laid out as VOC, as (image, labels) or (image, target)."""
+    """Photographs of a folder laid out as VOC, as (image, labels) or (image, target)."""
 
     def __init__(self, folder: Path, *, objects: bool, transforms):
         self.photographs = sorted((folder / "JPEGImages").glob("*.jpg"))
@@ -53,14 +53,14 @@ class Files(Dataset):
 
 
 def decode(path: Path) -> np.ndarray:
-    """RGB, uint8 [height, width, 3]."""
+    """Reads an RGB image, uint8 [height, width, 3]."""
     if cv2 is not None:
         return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     return np.array(Image.open(path).convert("RGB"))
 
 
 class RandomScale(torch.nn.Module):
-    """Scales by one of 0.5, 0.75, …, 2: v2's own transforms draw from ranges of sizes."""
+    """Scales by one of 0.5, 0.75, …, 2; v2's own transforms draw from ranges of sizes."""
 
     def forward(self, image, labels):
         scale = 0.5 + 0.25 * torch.randint(7, ()).item()
@@ -95,7 +95,7 @@ def mask_rcnn(folder: str, batch: int, batches: int, workers: int):
 
 
 def pad_together(examples):
-    """One tensor of the images, padded to a multiple of 32 as the detectors do, and the targets."""
+    """Pads the images to a shared multiple of 32, as the detectors do, and keeps the targets."""
     images, targets = zip(*examples, strict=True)
     height, width = (max(-(-i.shape[axis] // 32) * 32 for i in images) for axis in (1, 2))
     padded = torch.zeros(len(images), 3, height, width)

@@ -1,4 +1,4 @@
-"""PyTorch's side of `scaling.py`: the train steps of `torch_models.py`, on one device."""
+"""PyTorch's side of `scaling.py`: the train steps of `torch_models.py` on one device."""
 
 import torch_models
 from process_memory import WithMemory, resident_bytes

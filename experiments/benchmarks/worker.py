@@ -1,10 +1,11 @@
-"""The process behind one side of a comparison; started by `measure.Worker`, not by hand.
+"""The process behind one side of a comparison; `measure.Worker` starts it.
 
-Reads lines of JSON and answers each with one. The first names the function and its arguments: it is
-built and called once. Each further one calls it again, or names another function to go on with;
-{"finish": true} asks for peak memory and the note.
+The worker reads lines of JSON and answers each with one line. The first line names a function and
+its arguments; the worker builds the call and runs it once. Each further line runs the call again or
+names another function. {"finish": true} asks for peak memory, the note and the facts.
+
 A function may return an object with a "note" and "facts" instead of a plain call. A call may return
-seconds, as a float, where not all that it did is to count.
+its own seconds, as a float, where only a part of its work counts.
 """
 
 import importlib
@@ -34,7 +35,7 @@ def versions() -> dict[str, str]:
 
 def main():
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries' prints must not mix with answers
     call = None
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
@@ -43,7 +44,7 @@ def main():
             answer["peak_bytes"] = _peak_bytes()
         else:
             if "function" in request:
-                call = None  # what it holds goes before the next comes
+                call = None  # frees its memory before the next is built
                 call = _build(request)
             start = time.perf_counter()
             counted = call()

@@ -1,18 +1,18 @@
-"""DeepLab on CamVid, SegNet's version of 360 × 480 pixels and 11 classes: within a CPU's reach.
+"""DeepLab on CamVid, in SegNet's version of 360 × 480 pixels and 11 classes; a CPU can train it.
 
-Published DeepLab-LargeFOV (v1) 61.6 mean IoU on test, with the CRF (in Kundu et al., "Feature Space
-          Optimization for Semantic Video Segmentation", CVPR 2016, and later tables); its training
-          is not described beyond that.
-Protocol  trained on the 367 training images, the best of the evaluations on val's 101 kept, scored
-          on test's 233 at their own resolution; void is ignored. By --variant:
-            (default)     v3 on MobileNetV2 at half its width, begun with weights trained on VOC
-                          2012 (--initial.name tf/deeplabv3_mobilenetv2), batch norm frozen
+Published DeepLab-LargeFOV (v1) with the CRF has 61.6 mean IoU on test (in Kundu et al., "Feature
+          Space Optimization for Semantic Video Segmentation", CVPR 2016, and later tables). The
+          source does not describe its training further.
+Protocol  train on the 367 training images, keep the checkpoint that scores best on val's 101, score
+          test's 233 at their own resolution. Void is ignored. By --variant:
+            (default)     v3 on a half-width MobileNetV2 with frozen batch norm, initialised from
+                          weights trained on VOC 2012 (--initial.name tf/deeplabv3_mobilenetv2)
             v1-large-fov  v1 LargeFOV on VGG-16 (--initial.name keras/vgg16), its first three
                           blocks frozen
             v3plus        v3+ on MobileNetV2, from scratch
           v3 and v3+ train at output stride 16 and are scored at 8.
           A run reports "unrefined_mean_iou" and, after the CRF, "mean_iou".
-Cost      RESULTS.md.
+Cost      see RESULTS.md.
 Data      segjax data prepare camvid --source DIR
 Command   python experiments/deeplab/camvid.py --workdir runs/camvid
           --initial.name tf/deeplabv3_mobilenetv2 --initial.weights FILE
@@ -48,7 +48,7 @@ class Config(DeepLabExperimentConfig):
         num_steps=3000, batch_size=8, eval_every=500, checkpoint_every=250
     )
     optimizer: OptimizerConfig = OptimizerConfig(
-        # Without batch statistics these weights bear no more: at 0.005 the loss grows.
+        # With frozen batch norm, the loss diverges at higher rates: it grows at 0.005.
         learning_rate=0.002,
         reference_batch_size=8,
         weight_decay=4e-5,
@@ -64,7 +64,7 @@ class Config(DeepLabExperimentConfig):
         output_stride=16,
         multi_grid=None,
         atrous_rates=(),
-        # The weights' batch norm is folded into their kernels: what is left is scale and bias.
+        # The weights have batch norm folded into their kernels; only scale and bias remain.
         batch_norm=BatchNormConfig(epsilon=1e-3, frozen=True),
     )
     augment: DeepLabAugmentConfig = DeepLabAugmentConfig(crop=(257, 321), scale_step=None)
@@ -95,7 +95,7 @@ VARIANTS = {
             backbone="mobilenet_v2",
             aspp_features=128,
             decoder_features=128,
-            # A few thousand steps: momenta of 0.9997 would not settle.
+            # In a few thousand steps, averages with momentum 0.9997 would not settle.
             batch_norm=BatchNormConfig(momentum=0.99, epsilon=1e-3),
         ),
         "optimizer": OptimizerConfig(

@@ -9,10 +9,10 @@ Paper     Chen et al., arXiv:1412.7062, table 1, mean IoU on val (trained on tra
             (default)               62.25   67.64   LargeFOV, 3×3 at rate 12
             msc-large-fov           64.21   68.70
           On test (trained on trainval): LargeFOV with CRF 70.3, with multi-scale features 71.6.
-Protocol  20 crops of 321² a step, 6,000 steps, learning rate 0.001 (0.01 for the classifier, twice
-          for biases), × 0.1 every 2,000; labels subsampled to the coarse scores; weights of an
-          ImageNet VGG-16. A run reports both columns: "mean_iou" is after the CRF,
-          "unrefined_mean_iou" before. The CRF's w1, σα and σβ are searched on 100 images:
+Protocol  20 crops of 321² a step, 6,000 steps, learning rate 0.001 (0.01 for the classifier,
+          doubled for biases), × 0.1 every 2,000 steps; labels subsampled to the coarse scores;
+          initialised from an ImageNet VGG-16. A run reports both columns: "unrefined_mean_iou"
+          before the CRF, "mean_iou" after it. To search the CRF's w1, σα and σβ on 100 images:
           segjax crf RUN --images 100
 Cost      not yet measured.
 Data      segjax data prepare voc2012 --source DIR
@@ -61,13 +61,13 @@ class Config(VocConfig):
         crop=(321, 321), scale=(1.0, 1.0), scale_step=None
     )
     loss: SemanticLoss = SemanticLoss(supervise="coarse")
-    # The values and the normalisation of the released program.
+    # Values and normalisation of the released program.
     prediction: DeepLabPredictionConfig = DeepLabPredictionConfig(
         refine=True, crf=CrfConfig(normalization="per_pixel")
     )
 
 
-# Only LargeFOV averages before fc6.
+# Only LargeFOV uses average pooling before fc6.
 VARIANTS = {
     "deeplab": {"network": four_by_four(4)},
     "msc": {"network": replace(four_by_four(4), multi_scale_features=True)},

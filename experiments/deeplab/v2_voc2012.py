@@ -11,18 +11,18 @@ Paper     Chen et al., arXiv:1606.00915, mean IoU on val (trained on train_aug),
             vgg-large-fov                  65.76   69.84
             vgg-aspp-s                     66.98   69.73
             vgg-aspp-l                     68.96   71.57
-          ResNet-101 (each row adds to the one above; "coco": begin with weights of
-          --training-set coco by --initial.run):
+          ResNet-101 (each row adds to the one above; "coco": initialised with --initial.run from
+          a run with --training-set coco):
             resnet101                      68.72
             resnet101-msc                  71.27
             resnet101-msc with coco        73.28
             resnet101-msc-aug with coco    74.87
             resnet101-large-fov with coco  75.54
             (default) with coco            76.35   ASPP-L; with the CRF 77.69, on test 79.7
-Protocol  10 crops of 321² a step, 20,000 steps, learning rate 0.001 × (1 − t)^0.9 (ten times for
-          the classifiers, twice for biases), momentum 0.9, weight decay 5e-4, labels subsampled to
-          the coarse scores, batch norm frozen. Scales 0.5 to 1.5 from "aug" on. A run reports
-          "unrefined_mean_iou" and, after the CRF, "mean_iou".
+Protocol  10 crops of 321² a step, 20,000 steps, learning rate 0.001 × (1 − t)^0.9 (ten times that
+          for the classifiers, doubled for biases), momentum 0.9, weight decay 5e-4, labels
+          subsampled to the coarse scores, batch norm frozen. Rows from "aug" on scale images by 0.5
+          to 1.5. A run reports "unrefined_mean_iou" and, after the CRF, "mean_iou".
 Cost      not yet measured.
 Data      segjax data prepare voc2012 --source DIR
 Command   python experiments/deeplab/v2_voc2012.py --workdir runs/v2
@@ -46,13 +46,13 @@ from segjax.training.optimizer import OptimizerConfig
 
 MULTI_SCALE = (0.5, 0.75, 1.0)
 LARGE_FOV = (12,)
-# Before the row that adds LargeFOV; the paper does not say what stands there.
+# Our guess for the rows before LargeFOV is added; the paper does not name their head.
 SMALL_FOV = DeepLabV2Config(atrous_rates=(1,), kernel_size=1)
 UNSCALED = DeepLabAugmentConfig(crop=(321, 321), scale=(1.0, 1.0), scale_step=None)
 
 
 def optimizer(batch_size: int = 10, schedule: str = "poly") -> OptimizerConfig:
-    """The paper's; it keeps the learning rate whatever the batch."""
+    """The paper's optimiser, whose learning rate does not depend on the batch size."""
     return OptimizerConfig(
         learning_rate=1e-3,
         reference_batch_size=batch_size,
@@ -70,7 +70,7 @@ def vgg(atrous_rates: tuple[int, ...]) -> DeepLabV2Config:
 
 
 def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> dict:
-    """A row of the table of training settings."""
+    """Returns one row of the paper's table of training settings."""
     return {
         "network": vgg(LARGE_FOV),
         "train": TrainConfig(num_steps=num_steps, batch_size=batch_size),
@@ -83,7 +83,7 @@ def vgg_large_fov(batch_size: int, num_steps: int, schedule: str = "poly") -> di
 def refined(
     position_sigma: float, smoothness_weight: float, smoothness_sigma: float
 ) -> DeepLabPredictionConfig:
-    """The CRF's values as re-implementations give them from the released scripts."""
+    """Refines with CRF values that re-implementations quote from the released scripts."""
     crf = CrfConfig(
         appearance_weight=4,
         position_sigma=position_sigma,

@@ -1,4 +1,4 @@
-"""DeepLab v3 on Cityscapes, finely annotated images only.
+"""DeepLab v3 on Cityscapes, trained on the finely annotated images only.
 
 Paper     Chen et al., arXiv:1706.05587, ResNet-101, mean IoU on val: 77.23 at output
           stride 16 and, by `segjax evaluate RUN --set`:
@@ -9,9 +9,9 @@ Paper     Chen et al., arXiv:1706.05587, ResNet-101, mean IoU on val: 77.23 at o
 Published detectron2 (projects/DeepLab): --variant detectron2 76.7, with the 3×3×3 stem 78.5.
           mmsegmentation, 80k steps of 512 × 1024 crops at output stride 8: 80.20.
 Protocol  16 crops of 769² a step, 90,000 steps, learning rate 0.007 × (1 − t)^0.9, batch norm
-          trained, whole images of 1025 × 2049. "detectron2": 512 × 1024 crops, warm-up, 20 %
-          hardest pixels, fixed image pooling without norm. The paper's scales here are 0.75, 1
-          and 1.25.
+          trained, evaluated on whole images of 1025 × 2049. "detectron2" uses 512 × 1024 crops,
+          warm-up, the hardest 20 % of the pixels, and image pooling of a fixed size without norm.
+          The paper's scales on Cityscapes are 0.75, 1 and 1.25.
 Cost      not yet measured.
 Data      segjax data prepare cityscapes --source DIR
 Command   python experiments/deeplab/v3_cityscapes.py --workdir runs/v3_cityscapes

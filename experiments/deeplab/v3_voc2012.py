@@ -14,14 +14,13 @@ Paper     Chen et al., arXiv:1706.05587, ResNet-101, mean IoU on val (trained on
           cascade: cascade-block7 76.66, at output stride 8 78.05, scales 78.93, flip 79.35
           settings: no-batch-norm 75.95, subsampled-labels 76.01, crop-321 67.22, batch size
           (--train.batch-size) 4 / 8 / 12: 64.43 / 75.76 / 76.49
-          trained at output stride 8: 75.62; at 32 and tested at 16: 75.90, at 8: 75.75
-            stride-8, stride-32
+          training output stride: stride-8 75.62; stride-32 75.90 tested at 16, 75.75 at 8
           On test, after phase two: 85.7.
 Protocol  16 crops of 513² a step, 30,000 steps at output stride 16, learning rate
-          0.007 × (1 − t)^0.9, batch norm trained (0.9997). Phase two, for the test server:
-            --variant phase-two --initial.run runs/v3: on trainval at output stride 8, batch norm
-          frozen, learning rate 0.001. Weights of an ImageNet ResNet-101; the paper's own has
-          another stem and a stride at the end of each stage.
+          0.007 × (1 − t)^0.9, batch norm trained (0.9997). Initialised from an ImageNet ResNet-101;
+          the paper's own has another stem and strides at the end of each stage. Phase two, for the
+          test server, trains on trainval at output stride 8 with frozen batch norm and learning
+          rate 0.001: --variant phase-two --initial.run runs/v3.
 Cost      not yet measured.
 Data      segjax data prepare voc2012 --source DIR
 Command   python experiments/deeplab/v3_voc2012.py --workdir runs/v3
@@ -39,7 +38,7 @@ from segjax.training.optimizer import OptimizerConfig
 
 
 def optimizer(learning_rate: float = 0.007) -> OptimizerConfig:
-    """Decay and doubled biases as in the released code."""
+    """Weight decay and doubled rates for biases as in the released code."""
     return OptimizerConfig(
         learning_rate=learning_rate,
         reference_batch_size=16,

@@ -1,15 +1,15 @@
-"""DeepLab v3+ on Cityscapes, finely annotated images only.
+"""DeepLab v3+ on Cityscapes, trained on the finely annotated images only.
 
 Paper     Chen et al., arXiv:1802.02611, mean IoU on val, by --variant:
             xception65-no-decoder    77.33   ASPP and image-level features
             xception65               78.79   with the decoder
             xception65-no-pooling    79.14   without image-level features
-            (default)                79.55   the same with Xception-71
+            (default)                79.55   Xception-71, also without image-level features
           On test, with the coarse annotations, 82.1.
 Published detectron2 (projects/DeepLab): --variant detectron2, ResNet-101, 78.1 (80.0 with the 3×3×3
           stem). mmsegmentation, ResNet-101, 80k steps at output stride 8: 80.97.
 Protocol  16 crops of 769² a step, 90,000 steps, learning rate 0.007 × (1 − t)^0.9, batch norm
-          trained, whole images of 1025 × 2049.
+          trained, evaluated on whole images of 1025 × 2049.
 Cost      not yet measured.
 Data      segjax data prepare cityscapes --source DIR
 Command   python experiments/deeplab/v3plus_cityscapes.py --workdir runs/v3plus_cityscapes

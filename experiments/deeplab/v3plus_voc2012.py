@@ -1,24 +1,25 @@
 """DeepLab v3+ (decoder, atrous separable convolutions, Xception) on PASCAL VOC 2012.
 
 Paper     Chen et al., arXiv:1802.02611, mean IoU on val (trained on train_aug), by --variant:
-          decoder on ResNet-101, channels of the low-level map, one 3×3 convolution:
+          decoder on ResNet-101 with one 3×3 convolution, by channels of the low-level map:
             resnet101-low-level-8 77.61, resnet101-low-level-16 77.92, resnet101-low-level-32
             78.16, resnet101-low-level-48 78.21, resnet101-low-level-64 77.94
           number of 3×3 convolutions:
             resnet101-low-level-48 78.21, resnet101 78.85, resnet101-three-convolutions 78.02
-          inference, ResNet-101, and with --set prediction.output_stride=8, scales and flip:
+          inference, ResNet-101; then adding --set prediction.output_stride=8, scales, flip:
             resnet101-no-decoder   77.21    78.51, 79.45, 79.77
             resnet101              78.85    79.35, 80.43, 80.57
             resnet101-stride-32    77.37    (trained at output stride 32; no decoder 75.43)
-          Xception-65, likewise:
+          inference, Xception-65, likewise:
             xception65-no-decoder  79.17
             xception65-dense       79.93    80.22, -, 81.63   decoder, no separable convolutions
             (default)              79.79                      separable ASPP and decoder
             pre-trained on COCO    82.20    -, -, 83.58       (--training-set coco, --initial.run)
           On test 87.8.
-Protocol  as v3's: 16 crops of 513² a step, 30,000 steps at output stride 16, learning rate
-          0.007 × (1 − t)^0.9, batch norm trained; weight decay 4e-5 with Xception, not on depthwise
-          kernels (released code). Phase two: --variant phase-two --initial.run runs/v3plus.
+Protocol  as for v3: 16 crops of 513² a step, 30,000 steps at output stride 16, learning rate
+          0.007 × (1 − t)^0.9, batch norm trained. As in the released code, weight decay is 4e-5
+          with Xception and skips depthwise kernels. Phase two: --variant phase-two
+          --initial.run runs/v3plus.
 Cost      not yet measured.
 Data      segjax data prepare voc2012 --source DIR
 Command   python experiments/deeplab/v3plus_voc2012.py --workdir runs/v3plus

@@ -1,13 +1,13 @@
-"""Train a network with a teacher beside it: knowledge distillation, on the quickstart's cells.
+"""Train a network with a teacher: knowledge distillation, on the quickstart's cells.
 
 Paper     Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015
-          (arXiv:1503.02531), for each pixel. Without a teacher of its own, the student follows the
-          moving average of its own parameters, as in Tarvainen and Valpola, Mean teachers, 2017
-          (arXiv:1703.01780). Neither paper has numbers on this data.
-Protocol  The quickstart (experiments/quickstart.py) with a student of 8 features; the term
-          "distillation" in the log is the divergence of teacher and student at a temperature.
-          The teacher is a run of the quickstart, to be trained first.
-Data      synthetic_cells, made by code on first use.
+          (arXiv:1503.02531), applied to each pixel. Without a teacher run, the teacher is the
+          moving average of the student's parameters, as in Tarvainen and Valpola, Mean teachers,
+          2017 (arXiv:1703.01780). Neither paper has numbers on this data.
+Protocol  The quickstart (experiments/quickstart.py) with a student of 8 features. The log's term
+          "distillation" is the divergence of student and teacher at a temperature. The teacher is
+          a run of the quickstart; train it first.
+Data      synthetic_cells, generated on first use.
 Cost      not yet measured.
 Command   python experiments/extending/distillation.py --workdir runs/distillation
           --teacher-run runs/quickstart
@@ -37,25 +37,25 @@ DEFAULTS = quickstart.Config()
 
 @dataclass(frozen=True)
 class Config(quickstart.Config):
-    """A small student of the quickstart's network."""
+    """A narrow student that learns from the quickstart's network."""
 
     workdir: Path = Path("runs/distillation")
     train: TrainConfig = dataclasses.replace(DEFAULTS.train, ema_decay=0.99)
     network: UNetConfig = dataclasses.replace(DEFAULTS.network, features=8)
     teacher: UNetConfig = DEFAULTS.network
-    """The teacher's network; it predicts the same tiles as the student's."""
+    """The teacher's network, which predicts the same tiles as the student's."""
     teacher_run: Path | None = None
-    """Run directory of the teacher; None takes the moving average of the student."""
+    """Run directory of the teacher; None uses the moving average of the student."""
     temperature: float = 2.0
-    """Of both softmaxes."""
+    """Temperature of both softmaxes."""
     distillation: float = 0.5
-    """Weight of the term."""
+    """Weight of the distillation term."""
 
 
 def distillation_loss(
     outputs, batch, variables, *, teacher: nn.Module, temperature: float, weight: float
 ):
-    """Computes T² · KL(teacher ‖ student), the mean over the valid pixels of the whole batch."""
+    """Computes T² · KL(teacher ‖ student), averaged over the valid pixels of the whole batch."""
     if "frozen" in variables:
         beside = variables["frozen"]["teacher"]
     else:
@@ -66,13 +66,13 @@ def distillation_loss(
     )
     divergence = jnp.sum(jnp.exp(target) * (target - student), axis=-1)
     divergence = jnp.where(batch["labels"] != IGNORE_LABEL, divergence, 0.0)
-    # "normalizer" is the valid pixels of an image, the mean over the batch on all devices.
+    # "normalizer" is the number of valid pixels per image, averaged over the batch of all devices.
     per_image = jnp.sum(divergence, axis=(1, 2)) / jnp.maximum(batch["normalizer"], 1.0)
     return weight * temperature**2 * jnp.mean(per_image)
 
 
 def variables_of(run: Path) -> dict:
-    """The variables that the newest checkpoint of a run evaluates."""
+    """Returns the variables with which a run's newest checkpoint is evaluated."""
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         return TrainState(**checkpoints.read(checkpoints.latest_step)).variables
 

@@ -1,10 +1,10 @@
 """Add a term to a semantic loss: the Lovász-softmax, on the quickstart's cells.
 
-Paper     Berman, Triki, Blaschko, The Lovász-Softmax loss, CVPR 2018 (arXiv:1705.08790). The paper
-          has 79.0 mean IoU on the test set of PASCAL VOC 2012, with DeepLab v2.
-Protocol  The quickstart (experiments/quickstart.py), whose loss gets the Lovász-softmax of each
-          image as a term, "lovasz" in the log. The cross-entropy remains, with its pixel weights.
-Data      synthetic_cells, made by code on first use.
+Paper     Berman, Triki, Blaschko, The Lovász-Softmax loss, CVPR 2018 (arXiv:1705.08790): 79.0 mean
+          IoU on the test set of PASCAL VOC 2012, with DeepLab v2.
+Protocol  The quickstart (experiments/quickstart.py), with the Lovász-softmax of each image added to
+          its loss ("lovasz" in the log). The cross-entropy keeps its pixel weights.
+Data      synthetic_cells, generated on first use.
 Cost      not yet measured.
 Command   python experiments/extending/lovasz.py --workdir runs/lovasz
 """
@@ -31,15 +31,16 @@ class Config(quickstart.Config):
 
     workdir: Path = Path("runs/lovasz")
     lovasz: float = 1.0
-    """Weight of the term."""
+    """Weight of the Lovász-softmax term."""
 
 
 def jaccard_surrogate(errors, truth, valid):
-    """Computes the Lovász extension of the Jaccard loss of one class: equation 8 and algorithm 1.
+    """Computes the Lovász extension of one class's Jaccard loss (equation 8, algorithm 1).
 
     Args:
-      errors: [pixels], how far each probability is from the truth.
-      truth, valid: [pixels] bool.
+      errors: [pixels], the distance of each probability from the truth.
+      truth: [pixels] bool, the pixels of the class.
+      valid: [pixels] bool, the pixels that are not ignored.
     """
     order = jnp.argsort(-jnp.where(valid, errors, -1.0))  # ignored pixels come last
     truth, valid = (truth & valid)[order], valid[order]
@@ -52,7 +53,7 @@ def jaccard_surrogate(errors, truth, valid):
 
 
 def lovasz_softmax(outputs, batch, variables, *, weight: float):
-    """Computes the mean over images, and over the classes that each image has, of the surrogate."""
+    """Averages the surrogate over the classes present in each image, then over the images."""
     del variables
 
     def of_image(probabilities, labels):
@@ -68,7 +69,7 @@ def lovasz_softmax(outputs, batch, variables, *, weight: float):
     probabilities = jax.nn.softmax(outputs["logits"])
     flat = probabilities.reshape(labels.shape[0], -1, probabilities.shape[-1])
     losses = jax.vmap(of_image)(flat, labels.reshape(labels.shape[0], -1))
-    return weight * jnp.mean(losses)  # images weigh the same, so devices do, too
+    return weight * jnp.mean(losses)  # images weigh the same, and so do devices
 
 
 def build(config: Config) -> Experiment:

@@ -1,12 +1,12 @@
 """Add a head to Mask R-CNN: Mask Scoring R-CNN, on generated cells.
 
-Paper     Huang et al., Mask Scoring R-CNN, CVPR 2019 (arXiv:1903.00241). On COCO, ResNet-50 with
-          FPN has mask AP 36.0.
+Paper     Huang et al., Mask Scoring R-CNN, CVPR 2019 (arXiv:1903.00241): ResNet-50 with FPN has
+          mask AP 36.0 on COCO.
 Protocol  experiments/mask_rcnn/synthetic_cells.py with the paper's MaskIoU head (section 3.2), as
-          narrow as the other heads. A region's target is the IoU of its mask, at probability one
-          half, with its object; the loss is the squared error, "mask_iou" in the log. A detection's
-          score is that of its class times the IoU that the head expects.
-Data      synthetic_cells, made by code on first use.
+          narrow as the other heads. The target is the IoU of a region's mask, thresholded at one
+          half, with its object. The loss is the squared error ("mask_iou" in the log). A
+          detection's score is its class score times its predicted IoU.
+Data      synthetic_cells, generated on first use.
 Cost      not yet measured.
 Command   python experiments/extending/mask_scoring_rcnn.py --workdir runs/mask_scoring_rcnn
 """
@@ -40,12 +40,12 @@ class Config(cells.Config):
 
 
 class MaskIoUHead(nn.Module):
-    """The IoU of a region's mask with its object, for each class: figure 3.
+    """Predicts the IoU of a region's mask with its object, for each class (figure 3).
 
     Attributes:
-      num_classes: without the background.
-      features: channels of the four convolutions, the last of which has stride 2.
-      fc_features: features of the two fully connected layers.
+      num_classes: the number of classes without the background.
+      features: the channels of the four convolutions, the last of which has stride 2.
+      fc_features: the features of the two fully connected layers.
     """
 
     num_classes: int
@@ -67,7 +67,7 @@ class MaskIoUHead(nn.Module):
 
 
 class MaskScoringRCNN(MaskRCNN):
-    """Mask R-CNN whose scores tell how good the masks are."""
+    """Mask R-CNN whose scores account for the quality of the masks."""
 
     def setup(self):
         super().setup()
@@ -97,14 +97,14 @@ def of_class(values, classes):
 
 
 def mask_iou_loss(outputs, batch, regions, *, mask_loss: str, weight: float):
-    """Computes the squared error of each region's expected IoU (section 3.2)."""
+    """Computes the squared error of each region's predicted IoU (section 3.2)."""
     targets, classes = regions["mask_targets"], regions["classes"]
     logits = outputs["logits"].reshape(-1, *outputs["logits"].shape[2:])
     masks = mask_probabilities(logits, classes.reshape(-1), loss=mask_loss)
     masks = (masks.reshape(targets.shape) > 0.5).astype(jnp.float32)
     cell = box_area(regions["boxes"]) / (targets.shape[2] * targets.shape[3])
     intersection = jnp.sum(masks * targets, axis=(2, 3)) * cell
-    # All of the object, with what lies outside of the region.
+    # The whole object's area, including the part outside the region.
     cover = jnp.mean(batch["masks"].astype(jnp.float32), axis=(2, 3)) / 255
     objects = take(cover * box_area(batch["boxes"]), regions["matched"])
     union = jnp.sum(masks, axis=(2, 3)) * cell + objects - intersection

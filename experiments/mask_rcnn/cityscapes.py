@@ -1,11 +1,12 @@
-"""Mask R-CNN on Cityscapes' instances: ResNet-50 with FPN, from weights trained on COCO.
+"""Mask R-CNN on Cityscapes instances: ResNet-50 with FPN, from weights trained on COCO.
 
 Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870), section A: mask AP on val 31.5
-          (fine annotations alone), 36.4 (from COCO's weights). detectron2's MODEL_ZOO.md: 36.5
-          (from COCO's weights of the 3x schedule).
-Protocol  detectron2's: 24,000 steps of 8 images, SGD 0.01, a tenth at 18,000; short sides 800 to
-          1024 by 32; tested at 1024 × 2048. AP here is COCO's, of all instances; Cityscapes' own
-          script leaves out those under 10 pixels and treats groups apart.
+          (fine annotations alone), 36.4 (from COCO weights). detectron2's MODEL_ZOO.md: 36.5
+          (from COCO weights of the 3x schedule).
+Protocol  detectron2's: 24,000 steps of 8 images, SGD with learning rate 0.01, × 0.1 at step 18,000;
+          short sides 800 to 1024 in steps of 32; tested at 1024 × 2048. AP here is COCO's, over all
+          instances. Cityscapes' own script skips instances under 10 pixels and treats groups
+          separately.
 Cost      not yet measured.
 Data      segjax data prepare cityscapes_instances --source DIR
 Command   python experiments/mask_rcnn/cityscapes.py --workdir runs/cityscapes_instances

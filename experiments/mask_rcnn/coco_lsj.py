@@ -5,9 +5,10 @@ Published detectron2's MODEL_ZOO.md, box AP / mask AP on val2017, by --variant (
             r101 (100 epochs) 46.4 / 41.6, r101-200-epochs 48.0 / 43.1, r101-400-epochs 48.9 / 43.7
           The jitter: Ghiasi et al., CVPR 2021 (arXiv:2012.07177).
 Protocol  184,375 steps of 64 windows of 1024² (100 epochs) from images scaled by 0.1 to 2, boxes
-          recomputed from the masks; SGD 0.1, weight decay 4e-5 but for norms, tenths at 8/9 and
-          26/27, 500 steps of warm-up from 0.067; batch norm over all devices everywhere, nothing
-          pre-trained, nothing frozen, bfloat16. Tested at a short side of 800.
+          recomputed from the masks; SGD with learning rate 0.1, × 0.1 at 8/9 and 26/27 of the
+          steps, 500 steps of warm-up from 0.067 of it; weight decay 4e-5 except on norms; batch
+          norm everywhere, over all devices; nothing pre-trained, nothing frozen; bfloat16. Tested
+          at a short side of 800.
 Cost      not yet measured.
 Data      segjax data prepare coco --source DIR
 Command   python experiments/mask_rcnn/coco_lsj.py --workdir runs/coco_lsj

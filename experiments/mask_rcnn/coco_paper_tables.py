@@ -1,4 +1,4 @@
-"""The ablations of the Mask R-CNN paper on COCO: its tables 2a to 2e, as variants.
+"""Ablations of the Mask R-CNN paper on COCO: its tables 2a to 2e, as variants.
 
 Paper     He et al., ICCV 2017 (arXiv:1703.06870), mask AP on minival (our val2017), by --variant:
           2a  r50-c4 30.3, r101-c4 32.7, r50-fpn (default) 33.6, r101-fpn 35.4, x101-fpn 36.7
@@ -8,9 +8,9 @@ Paper     He et al., ICCV 2017 (arXiv:1703.06870), mask AP on minival (our val20
           2d  r50-c5 (stride 32, RoIAlign) 30.9, r50-c5-roi-pool 23.6
           2e  with r50-fpn 33.6: mlp 31.5
           section 4.2, with r50-c4: class-agnostic 29.7
-Protocol  160,000 steps of 16 images, SGD 0.02, a tenth at 120,000; short side 800, nothing but
-          flips; 64 regions of an image with C4, 512 with FPN. Trained on train2017, which is the
-          paper's trainval35k; MSRA's ImageNet weights.
+Protocol  160,000 steps of 16 images, SGD with learning rate 0.02, × 0.1 at step 120,000; short side
+          800, no augmentation but flips; 64 regions per image with C4, 512 with FPN. Trained on
+          train2017, which is the paper's trainval35k, from MSRA's ImageNet weights.
 Cost      not yet measured.
 Data      segjax data prepare coco --source DIR
 Command   python experiments/mask_rcnn/coco_paper_tables.py --workdir runs/paper_r50_fpn
@@ -61,12 +61,12 @@ class Config(MaskRCNNExperimentConfig):
     )
     optimizer: OptimizerConfig = optimizer()
     input: InputConfig = InputConfig(resize=ShortSides((800,)))
-    # Those of the authors' code, Detectron.
+    # The losses of the authors' code, Detectron.
     loss: DetectionLoss = DetectionLoss(rpn_beta=1 / 9, box_beta=1.0)
 
 
 def one_map(neck: str, **network) -> dict:
-    """C4's or C5's head on a single map."""
+    """Settings for the head of C4 or C5 on a single map."""
     settings = {
         "network": MaskRCNNConfig(neck=neck, proposals=ProposalConfig(pre_nms=6000), **network),
         "proposals": ProposalConfig(pre_nms=12_000, post_nms=2000),

@@ -1,4 +1,4 @@
-"""Mask R-CNN on COCO 2017 as detectron2 trains it; ResNet-50 with FPN by default.
+"""Mask R-CNN on COCO 2017 as detectron2 trains it, by default ResNet-50 with FPN.
 
 Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870); its own tables are in
           coco_paper_tables.py. detectron2's MODEL_ZOO.md, box AP / mask AP on val2017, by
@@ -11,11 +11,11 @@ Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870); its own tables ar
             group-norm-3x          42.6 / 38.6        (from detectron2's R-50-GN weights)
             group-norm-scratch     39.9 / 36.6        (3x, nothing pre-trained)
           torchvision's references/detection: torchvision 37.9 / 34.6.
-Protocol  90,000 steps of 16 images (270,000 for 3x), SGD 0.02, tenths at 2/3 and 8/9 (7/9 and
-          25/27), 1,000 steps of warm-up; short sides 640 to 800; tested at 800. The norms and the
-          first two stages of MSRA's ImageNet weights stay as they are. What differs from
-          detectron2: images are padded to two shapes, so that nothing is compiled again; masks are
-          kept as 112 × 112 in the frames of their boxes; RoIAlign takes 2 × 2 points in each bin.
+Protocol  90,000 steps of 16 images (270,000 for 3x), SGD with learning rate 0.02, × 0.1 at 2/3 and
+          8/9 of the steps (3x: 7/9 and 25/27), 1,000 steps of warm-up; short sides 640 to 800;
+          tested at 800. The norms and the first two stages keep MSRA's ImageNet weights.
+          Differences from detectron2: images are padded to two shapes, so each is compiled once;
+          masks are stored as 112 × 112 within their boxes; RoIAlign takes 2 × 2 points per bin.
 Cost      not yet measured.
 Data      segjax data prepare coco --source DIR
 Command   python experiments/mask_rcnn/coco_r50_fpn.py --workdir runs/coco_r50_fpn
@@ -65,14 +65,14 @@ THREE_TIMES = {
     "train": train(270_000),
     "optimizer": optimizer(step_boundaries=(210 / 270, 250 / 270)),
 }
-# The head on a single map: detectron2's proposals of C4 and DC5, in training and prediction.
+# Heads on a single map: detectron2's proposals for C4 and DC5, in training and prediction.
 ONE_MAP = {"proposals": ProposalConfig(pre_nms=12_000, post_nms=2000)}
 TEST_PROPOSALS = ProposalConfig(pre_nms=6000)
 
 
 def one_map(neck: str, **network) -> dict:
     settings = ONE_MAP | {"network": MaskRCNNConfig(neck=neck, proposals=TEST_PROPOSALS, **network)}
-    if neck == "c4":  # its box head has the frozen norms of the last stage
+    if neck == "c4":  # its box head is the last stage, whose norms stay frozen
         frozen = (*FROZEN, ("^box_head/.*/norm/", 0.0))
         settings["optimizer"] = optimizer(multipliers=frozen)
     return settings
@@ -120,7 +120,7 @@ VARIANTS = {
         ),
     },
     "torchvision": {
-        # 26 epochs of 117,266 images, tenths at 16 and 22.
+        # 26 epochs of 117,266 images; the learning rate drops to a tenth at epochs 16 and 22.
         "train": train(190_558),
         "optimizer": optimizer(step_boundaries=(16 / 26, 22 / 26), decayed="."),
         "network": MaskRCNNConfig(

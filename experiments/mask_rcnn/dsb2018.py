@@ -1,13 +1,13 @@
 """Mask R-CNN on the nuclei of the 2018 Data Science Bowl, from scratch.
 
-Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870), in small: ResNet-34 at half its width
-          with batch norm over all devices, a pyramid of 64 channels, small anchors.
+Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870), in a small version: ResNet-34 at half
+          its width with batch norm over all devices, a pyramid of 64 channels, small anchors.
 Published Caicedo et al., Nature Methods 2019 (doi:10.1038/s41592-019-0612-7): the competition's
-          best, on its secret second-stage images, 0.631 in mean precision. Ours are held out from
-          the first stage's training images, which are easier: the numbers do not compare.
-Protocol  Windows of 256² at 0.8 to 1.6 times the image's size; one fifth held out, by a hash of the
-          names; tested at the images' own size, up to 400 detections of an image.
-Cost      not yet measured; 500 of its steps, an hour on 2 busy CPU cores: mask AP 0.363.
+          best has mean precision 0.631 on its secret second-stage images. We hold out first-stage
+          training images, which are easier, so the numbers do not compare.
+Protocol  Windows of 256² at 0.8 to 1.6 times the image's size; one fifth of the images held out, by
+          a hash of their names; tested at the images' own size, up to 400 detections per image.
+Cost      not yet measured. 500 of its steps took an hour on 2 busy CPU cores: mask AP 0.363.
 Data      segjax data prepare dsb2018 --source DIR
 Command   python experiments/mask_rcnn/dsb2018.py --workdir runs/dsb2018
 """

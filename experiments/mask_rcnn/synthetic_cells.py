@@ -1,10 +1,10 @@
-"""Mask R-CNN on generated cells, from scratch: minutes on 2 cores, and nothing to download.
+"""Mask R-CNN on generated cells, from scratch: minutes on 2 cores, nothing to download.
 
-Paper     He et al., Mask R-CNN, ICCV 2017, in small: ResNet-34 at a quarter of its width with batch
-          norm, a pyramid of 64 channels, narrower heads, fewer proposals, AdamW.
-Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
+Paper     He et al., Mask R-CNN, ICCV 2017, in a small version: ResNet-34 at a quarter of its width
+          with batch norm, a pyramid of 64 channels, narrower heads, fewer proposals, AdamW.
+Data      synthetic_cells, generated on first use: touching, textured, noisy cells.
 Expected  mask AP50 ≥ 0.85 on held-out images.
-Cost      15 minutes on 2 CPU cores that others used too; mask AP 0.832, AP50 0.990 on test.
+Cost      15 minutes on 2 busy CPU cores; mask AP 0.832, AP50 0.990 on test.
 Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rcnn_cells
 """
 

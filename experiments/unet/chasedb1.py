@@ -1,9 +1,9 @@
-"""U-Net on CHASE_DB1: vessels of the retina of children.
+"""U-Net on CHASE_DB1: retinal vessels of children.
 
 Published foreground Dice 0.8047 (mmsegmentation, U-Net with a DeepLabV3 head and CE; its plain FCN
-          head 0.8024). Not a data set of the U-Net paper.
-Protocol  the usual split, first observer: trained on the first 20 images, scored on the last 8 at
-          full size. No early stopping: the figure is the last step's.
+          head 0.8024). The U-Net paper does not use this data set.
+Protocol  the usual split, first observer: train on the first 20 images, score the last 8 at full
+          size. No early stopping: the score is that of the last step.
 Cost      not yet measured.
 Data      segjax data prepare chasedb1 --source DIR
 Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
@@ -19,7 +19,7 @@ from segjax.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class Config(VesselConfig):
-    """A padded U-Net on CHASE_DB1; its images are larger than DRIVE's, and so are its tiles."""
+    """A padded U-Net on CHASE_DB1, whose images, and so its tiles, are larger than DRIVE's."""
 
     network: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
 

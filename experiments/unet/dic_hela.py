@@ -1,11 +1,10 @@
 """U-Net on DIC-C2DH-HeLa of the Cell Tracking Challenge: touching cells without contrast.
 
 Paper     IoU (the challenge's SEG) 0.7756; the second best entry of 2015 had 0.46 (table 2).
-Protocol  the paper trained on 20 partly annotated images of the challenge's training set and was
-          scored on its secret test set. We train on sequence 01 (silver truth of its
-          first 71 frames; the other 13 validate), and score SEG and IoU on the 9 gold frames of
-          sequence 02.
-          The paper gives neither learning rate nor iterations; those here are ours.
+Protocol  the paper trains on 20 partly annotated images of the challenge's training set and is
+          scored on its secret test set. We train on the silver truth of the first 71 frames of
+          sequence 01, validate on its other 13, and score SEG and IoU on the 9 gold frames of
+          sequence 02. The paper gives neither learning rate nor iterations; these are ours.
 Cost      not yet measured for the paper's network; RESULTS.md has narrower ones.
 Data      segjax data prepare cell_tracking/dic_c2dh_hela --source DIR
 Command   python experiments/unet/dic_hela.py --workdir runs/dic_hela
@@ -28,7 +27,7 @@ class Config(CellTrackingConfig):
     train: TrainConfig = TrainConfig(
         num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
     )
-    # With the gaps, 52 % of the pixels are background.
+    # With the gaps drawn, 52 % of the pixels are background.
     weight_map: WeightMapConfig = WeightMapConfig(gap=4, class_weights=(0.96, 1.04))
 
 

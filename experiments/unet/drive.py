@@ -1,11 +1,11 @@
-"""U-Net on DRIVE: vessels of the retina.
+"""U-Net on DRIVE: retinal vessels.
 
-Published foreground Dice 0.7956 (mmsegmentation, U-Net with a DeepLabV3 head and CE + 3 Dice; its
-          plain FCN head 0.7932), over the whole image; ROC AUC about 0.979 (quoted in issue 2, its
-          source not verified). Not a data set of the U-Net paper.
-Protocol  official split, first observer: trained on 21-40, scored on 01-20 at full size; Dice over
-          the whole image, ROC AUC within the field of view. No early stopping: the figure is the
-          last step's.
+Published foreground Dice over the whole image 0.7956 (mmsegmentation, U-Net with a DeepLabV3 head
+          and CE + 3 Dice; its plain FCN head 0.7932); ROC AUC about 0.979 (quoted in issue 2, its
+          source not verified). The U-Net paper does not use this data set.
+Protocol  official split, first observer: train on 21-40, score 01-20 at full size. Dice is over the
+          whole image, ROC AUC within the field of view. No early stopping: the scores are those of
+          the last step.
 Cost      not yet measured for this network; RESULTS.md has narrower ones.
 Data      segjax data prepare drive --source DIR
 Command   python experiments/unet/drive.py --workdir runs/drive

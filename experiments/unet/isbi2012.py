@@ -2,11 +2,10 @@
 
 Paper     warping error 0.000353, Rand error 0.0382, pixel error 0.0611 on the challenge's secret
           test set, averaged over 7 rotated versions of the input (table 1).
-Protocol  the test labels were never published: we train on slices 0-23 of the training volume and
-          score slices 24-29, with the challenge's measures, each at its best threshold. Adjacent
-          slices look alike and six are few, so that the numbers do not compare with the paper's
-          beyond their order of size. The paper gives neither learning rate nor iterations; those
-          here are ours.
+Protocol  the test labels were never published. We train on slices 0-23 of the training volume and
+          score slices 24-29 with the challenge's measures, each at its best threshold. Six slices
+          are few and adjacent slices look alike: compare with the paper's numbers only in order of
+          magnitude. The paper gives neither learning rate nor iterations; these are ours.
 Cost      not yet measured for the paper's network; RESULTS.md has narrower ones.
 Data      segjax data prepare isbi2012 --source DIR
 Command   python experiments/unet/isbi2012.py --workdir runs/isbi2012
@@ -35,11 +34,11 @@ class Config(CellExperimentConfig):
     train: TrainConfig = TrainConfig(
         num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
     )
-    # Momentum 0.99 with one large tile a batch (section 3): 100 past tiles in each update.
+    # Batches of one large tile with momentum 0.99 (section 3): each update averages 100 past tiles.
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, momentum=0.99, schedule="poly", warmup_steps=500
     )
-    # Membranes separate the cells already, so no gap is drawn. They are 22.5 % of the pixels.
+    # Membranes already separate the cells, so no gap is drawn. They are 22.5 % of the pixels.
     weight_map: WeightMapConfig = WeightMapConfig(gap=0, class_weights=(2.22, 0.65))
     prediction: UNetPredictionConfig = UNetPredictionConfig(average_over="seven")
 

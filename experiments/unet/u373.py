@@ -1,11 +1,10 @@
 """U-Net on PhC-C2DH-U373 of the Cell Tracking Challenge: glioblastoma cells in phase contrast.
 
 Paper     IoU (the challenge's SEG) 0.9203; the second best entry of 2015 had 0.83 (table 2).
-Protocol  the paper trained on 35 partly annotated images of the challenge's training set and was
-          scored on its secret test set. We train on sequence 01 (silver truth of the first
-          85 per cent of its frames; the others validate), and score SEG and IoU on the gold frames
-          of sequence 02.
-          The paper gives neither learning rate nor iterations; those here are ours.
+Protocol  the paper trains on 35 partly annotated images of the challenge's training set and is
+          scored on its secret test set. We train on the silver truth of the first 85 % of sequence
+          01, validate on its other frames, and score SEG and IoU on the gold frames of sequence 02.
+          The paper gives neither learning rate nor iterations; these are ours.
 Cost      not yet measured.
 Data      segjax data prepare cell_tracking/phc_c2dh_u373 --source DIR
 Command   python experiments/unet/u373.py --workdir runs/u373
@@ -28,7 +27,7 @@ class Config(CellTrackingConfig):
     train: TrainConfig = TrainConfig(
         num_steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=1000
     )
-    # Class weights stay at one: we have not had this data set to count its pixels.
+    # Class weights stay at one: we did not have this data set to count its pixels.
     weight_map: WeightMapConfig = WeightMapConfig(gap=4)
 
 
