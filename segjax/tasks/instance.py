@@ -78,7 +78,7 @@ class InstanceTask:
       mask_threshold: pixels of at least this probability belong to the object.
     """
 
-    entries: ClassVar = ("image", "boxes", "classes", "masks")
+    entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
 
     model: MaskRCNN
     classes: tuple[str, ...]

@@ -55,7 +55,7 @@ class SemanticTask:
       background: the class that pictures leave uncoloured; None if no class is background.
     """
 
-    entries: ClassVar = ("image", "labels")
+    entries: ClassVar[tuple[str, ...]] = ("image", "labels")
 
     model: nn.Module
     classes: tuple[str, ...]

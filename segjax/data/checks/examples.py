@@ -116,17 +116,17 @@ def list_problems(name: str, problems: Sequence[str]) -> str:
 
 def _problems_of(
     source: Sequence[dict], check: Callable, index: int
-) -> tuple[dict | None, list[str]]:
-    """Returns an example without its image's pixels being kept, and its problems."""
+) -> tuple[Mapping, list[str]]:
+    """Returns an example, empty if it cannot be read, and its problems."""
     name = f"example {index} of {len(source)}"
     try:
         example = source[index]
     # A user's own source may raise anything.
     except Exception as error:
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        return None, [f"{name}: {kind}{error}"]
+        return {}, [f"{name}: {kind}{error}"]
     if not isinstance(example, Mapping):
-        return None, [f"{name}: expected a dict, found {type(example).__name__}"]
+        return {}, [f"{name}: expected a dict, found {type(example).__name__}"]
     if "id" in example:
         name = f"{name}, id {example['id']!r}"
     return example, [f"{name}: {problem}" for problem in check.problems(example)]

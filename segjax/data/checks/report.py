@@ -1,7 +1,7 @@
 """The report of `segjax data check`: counts, sizes, label values, problems and notes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ class SplitReport:
     object_examples: Counter = field(default_factory=Counter)
     crowds: int = 0
 
-    def add(self, example: dict) -> None:
+    def add(self, example: Mapping) -> None:
         """Counts one example."""
         image = example["image"]
         self.images[f"{'×'.join(map(str, image.shape))} {image.dtype}"] += 1
