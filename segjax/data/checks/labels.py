@@ -1,14 +1,13 @@
-"""Finds label-format traps in one example: what is wrong, and what is only unusual."""
+"""Finds errors and oddities in the image and the labels of one example."""
 
 import numpy as np
 
 from segjax.data.sources.files import describe_values
-
-MAPS = ("labels", "second_observer", "instances", "field_of_view")
+from segjax.data.sources.protocol import IGNORE_LABEL, VALUE_OUTSIDE
 
 
 def find_problems(example: dict, *, num_classes: int) -> list[str]:
-    """Lists what makes an example unfit for training, one sentence each.
+    """Lists the errors that make an example unfit for training, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -16,7 +15,7 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
     """
     problems = []
     height_and_width = example["image"].shape[:2]
-    for key in MAPS:
+    for key in VALUE_OUTSIDE:
         if key in example and example[key].shape != height_and_width:
             problems.append(
                 f"{key} has size {_size(example[key])}, the image {_size(example['image'])}"
@@ -34,7 +33,7 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
 
 
 def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[str]:
-    """Lists what is unusual in an example but not wrong, one sentence each.
+    """Lists unusual properties of an example that are no errors, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -56,7 +55,7 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
             notes.append("an object's mask is empty: smaller than any pixel")
         return notes
     labels = example["labels"]
-    valid = labels[labels != 255]
+    valid = labels[labels != IGNORE_LABEL]
     if valid.size == 0:
         notes.append("nothing is labelled: 255 (ignored) everywhere")
     elif valid.min() == valid.max():
@@ -66,9 +65,9 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
 
 def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]:
     values = np.flatnonzero(np.bincount(labels.ravel()))
-    if num_classes == 2 and np.array_equal(values, [0, 255]):
+    if num_classes == 2 and np.array_equal(values, [0, IGNORE_LABEL]):
         return [f"{key} has only 0 and 255 (ignored): a 0/255 mask not mapped to class ids?"]
-    wrong = values[(values >= num_classes) & (values != 255)]
+    wrong = values[(values >= num_classes) & (values != IGNORE_LABEL)]
     if wrong.size == 0:
         return []
     problem = f"{key} has {describe_values(wrong)}, but classes are 0 to {num_classes - 1}"
