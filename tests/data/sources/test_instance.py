@@ -13,7 +13,7 @@ from tests.data.official_instance_layouts import write_coco
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
-    """Of three images one has objects besides a crowd."""
+    """Three images, one of which has objects besides a crowd."""
     folder, data_dir = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("data")
     write_coco(folder)
     prepare("coco", source=folder, data_dir=data_dir)
