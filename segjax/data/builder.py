@@ -1,4 +1,4 @@
-"""What our TFDS builders share: features, encoding without TensorFlow, one pass over the files."""
+"""The base class of our TFDS builders, their features, and encoding without TensorFlow."""
 
 import abc
 import io
@@ -17,43 +17,48 @@ from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.sources.files import ExampleFiles, SourceListing
 
 SHARD_BYTES = 128 << 20  # TFDS holds the encoded examples of one shard in memory
-WEB_FORMATS = {".png", ".jpg", ".jpeg"}  # what TFDS's image features hold
+WEB_FORMATS = {".png", ".jpg", ".jpeg"}  # the formats of TFDS's image features
 
 
 class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=True):
-    """A TFDS builder that is told where an official layout keeps its files and how to read them.
+    """A TFDS builder for an official layout; a subclass finds the files and reads them.
 
     A new data set is a folder in `segjax/data/datasets` in TFDS's convention. Its class `Builder`
     has `VERSION`, `RELEASE_NOTES`, `homepage`, `license`, `official_size`, `_info`,
-    `find_examples` and `read_example`, and, where the user must bring files,
+    `find_examples` and `read_example`. If the user must bring files, it also has
     `MANUAL_DOWNLOAD_INSTRUCTIONS`.
 
     Subclasses stay out of TFDS's registry, which has a "coco" and a "cityscapes" of its own.
 
-    The order of the examples is the order of `find_examples`, so that "train[:24]" means the
-    first 24. TensorFlow is never needed: TFDS is given encoded images, since from arrays it would
-    encode them with TensorFlow, and whole shards of known length, since it shuffles a split of more
-    than 1 GB with TensorFlow even where no shuffling was asked for.
+    The examples keep the order of `find_examples`, so that "train[:24]" means the first 24.
+    Building needs no TensorFlow, for two reasons. TFDS gets encoded images; it would encode arrays
+    with TensorFlow. And TFDS gets whole shards of known length; otherwise it shuffles a split of
+    more than 1 GB with TensorFlow, even if shuffling is disabled.
+
+    Attributes:
+      homepage: the web page of the data set.
+      license: the terms of use.
+      official_size: height and width of the published images; None if they have many sizes.
+      category_ids: COCO's ids of the classes 1, 2, ...; None if there are none.
+      needs_tensorflow: whether building needs TensorFlow, as with TFDS's own builders.
     """
 
     homepage: ClassVar[str]
     license: ClassVar[str]
-    # Height and width of the images as published; None where they have many sizes.
     official_size: ClassVar[tuple[int, int] | None]
-    # The id that each class but the background has in results for COCO; None where it has none.
     category_ids: ClassVar[tuple[int, ...] | None] = None
-    needs_tensorflow: ClassVar[bool] = False  # to build, as TFDS's own builders do
+    needs_tensorflow: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, skip_registration: bool = True, **options):
         super().__init_subclass__(skip_registration=skip_registration, **options)
 
     @abc.abstractmethod
     def find_examples(self, source: Path | None) -> SourceListing:
-        """Lists the examples of a source folder, and what is missing from it."""
+        """Lists the examples and the problems of a source folder."""
 
     @abc.abstractmethod
     def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
-        """Reads one example; raises ValueError, naming the file, where that cannot be done."""
+        """Reads one example; raises ValueError, naming the file, if that fails."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -63,7 +68,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     def dataset_info_from_configs(
         self, *, features: tfds.features.FeaturesDict, **options
     ) -> tfds.core.DatasetInfo:
-        """Returns what TFDS knows of the data set, with room for what is noted of images."""
+        """Returns TFDS's description of the data set, with room for notes about its images."""
         return super().dataset_info_from_configs(
             features=features,
             supervised_keys=("image", "labels") if "labels" in features else None,
@@ -75,12 +80,12 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
 
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
-        """Turns the entries of an example, but for its image, into what TFDS is given to store."""
+        """Converts an example to the features that TFDS stores, without the image."""
         return {key: encode(value) for key, value in example.items() if key != "image"}
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example of a `Source`."""
+        """Converts a record that TFDS has read to an example of a `Source`."""
         example = {"id": decode_text(record["id"]), "image": record["image"]}
         for key in ("labels", "second_observer"):
             if key in record:
@@ -120,7 +125,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
             yield index, record
 
     def _read_encoded(self, files: ExampleFiles) -> tuple[dict, dict]:
-        """What is noted of an example, and what TFDS is given to store."""
+        """Reads an example; returns notes about it, and the features that TFDS stores."""
         example = self.read_example(files)
         image = encode_image(example["image"], files.paths.get("image"))
         notes = {"sizes": example["image"].shape[:2], "objects": count_objects(example)}
@@ -128,7 +133,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
 
 
 def count_objects(example: dict) -> int | None:
-    """Counts the objects that can be learned from, crowds left out; None where none are told."""
+    """Counts the objects of an example without crowds; None if it tells no objects apart."""
     if "masks" in example:
         return int(np.count_nonzero(~example["crowd"]))
     if "instances" in example:
@@ -141,7 +146,7 @@ def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:
     """Cuts a split into shards of about `SHARD_BYTES`, by the sizes of its files.
 
     Returns:
-      (start, stop) of each shard: it has the examples files[start:stop].
+      (start, stop) of each shard, which holds the examples files[start:stop].
     """
     paths = {path for example in files for path in example.paths.values()}
     size = sum(path.stat().st_size for path in paths)
@@ -151,29 +156,29 @@ def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:
 
 
 def image_feature(*, channels: int, dtype: type = np.uint8) -> tfds.features.Image:
-    """An image [H, W, channels] of 8 or 16 bits, stored without loss."""
+    """The feature of an image [H, W, channels] of 8 or 16 bits, stored without loss."""
     return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
 
 
 def label_feature(class_names: Sequence[str]) -> tfds.features.LabeledImage:
-    """A map of class ids, uint8 [H, W, 1], 255 = ignored."""
+    """The feature of a map of class ids, uint8 [H, W, 1], 255 = ignored."""
     return tfds.features.LabeledImage(
         labels=list(class_names), shape=(None, None, 1), dtype=np.uint8, encoding_format="png"
     )
 
 
 def instance_feature() -> tfds.features.Image:
-    """A map of instance ids, uint16 [H, W, 1], 0 = background."""
+    """The feature of a map of instance ids, uint16 [H, W, 1], 0 = background."""
     return image_feature(channels=1, dtype=np.uint16)
 
 
 def decode_text(stored: bytes | str) -> str:
-    """Decodes a text feature: TFDS reads bytes, but `tfds.testing.mock_data` makes strings."""
+    """Decodes a text feature: bytes from TFDS, a string from `tfds.testing.mock_data`."""
     return stored.decode() if isinstance(stored, bytes) else stored
 
 
 def encode(value: np.ndarray | str) -> io.BytesIO | str:
-    """Encodes an array of an example as PNG bytes; strings pass.
+    """Encodes an array of an example as a PNG; a string is returned as it is.
 
     Bool becomes uint8, int32 becomes uint16.
 
@@ -195,15 +200,15 @@ def encode(value: np.ndarray | str) -> io.BytesIO | str:
 
 
 def encode_image(image: np.ndarray, path: Path | None) -> io.BytesIO:
-    """Keeps the bytes of the file that an image was read from, where they are just this image.
+    """Encodes an image as the bytes of its file if they decode to exactly this image, else as PNG.
 
-    A photograph is thus stored as the JPEG that was published, five times smaller than a PNG of its
-    pixels. PNG is what remains for other formats, and for files that TFDS would decode otherwise
-    than `read_image` does: turned by an orientation tag, or with alpha.
+    So a photograph is stored as the published JPEG, five times smaller than a PNG of its pixels.
+    Other formats become PNG, and so do files that TFDS decodes differently from `read_image`: those
+    with an orientation tag or with alpha.
 
     Args:
       image: uint8 or uint16 [H, W, C].
-      path: the file, if the image is one.
+      path: the file that the image was read from; None if there is none.
     """
     if path is None or path.suffix.lower() not in WEB_FORMATS:
         return encode(image)

@@ -26,12 +26,12 @@ _EXPECTED = "expected 8- or 16-bit grey or RGB, 8-bit CMYK, or a palette"
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Lists the image files that `paths` name: files themselves, and the images in folders.
+    """Lists the given image files and the images in the given folders.
 
-    Images are recognised by their suffix, in any case. Subfolders are not searched, because
-    predictions are often written beside or below the images. Within a folder the order is natural
-    (frame 2 before frame 10) and hidden files are left out. The order of `paths` is kept, and a
-    file named twice comes once.
+    The suffix, in upper or lower case, identifies an image. Subfolders are not searched, because
+    predictions are often written beside or below the images. A folder's images are in natural
+    order (frame 2 before frame 10), without hidden files. The order of `paths` is kept, and a file
+    named twice is listed once.
 
     Raises FileNotFoundError if a path does not exist, and ValueError for a file with another suffix
     or a folder without images.
@@ -59,9 +59,10 @@ def read_image(path: str | Path) -> np.ndarray:
       TIFF in which 0 is white is inverted.
     - Orientation tags (EXIF, TIFF) are applied, so that the image is upright as in any viewer.
 
-    Raises ValueError, naming the file and what was expected, if the file is empty, damaged or cut
-    short; is of another kind or has other pixels (float, 32-bit); or has several pages, which
-    `read_images` reads. Raises FileNotFoundError if there is no file.
+    Raises ValueError, naming the file and the expected contents, if the file is empty, damaged, cut
+    short or of another format, if its pixels are float or 32-bit, if it has a further channel that
+    is not opaque, or if it has several pages; `read_images` reads those. Raises FileNotFoundError
+    if there is no file.
     """
     images = read_images(path)
     image = next(images)
@@ -73,12 +74,12 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_images(path: str | Path) -> Iterator[np.ndarray]:
     """Yields the pages of a TIFF one by one, or the one image of any other file.
 
-    Pages may differ in size. Those that a TIFF marks as thumbnails, lower resolutions or masks of
-    another page are left out. Each page, and the errors, are as in `read_image`.
+    Pages may differ in size. Pages that a TIFF marks as thumbnails, lower resolutions or masks of
+    another page are left out. Pixels and errors are as in `read_image`.
     """
     path = Path(path)
-    # Pillow gets an open file, not a path: from a path it maps uncompressed TIFFs to memory, with
-    # height and width swapped if the orientation tag says so (seen in Pillow 13.0).
+    # Pillow gets an open file, not a path. From a path it maps uncompressed TIFFs to memory, and
+    # swaps height and width if the orientation tag says so (seen in Pillow 13.0).
     with path.open("rb") as file:
         header = file.read(26)
         if not header:
@@ -86,7 +87,7 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
         file.seek(0)
         with _decoding(path):
             image = Image.open(file, formats=_FORMATS)
-            # MPO is a JPEG with further pictures behind the first, as phones write it.
+            # An MPO is a JPEG with more pictures after the first; phones write them.
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "TIFF":
             raise ValueError(f"{path}: expected a still image, found an animated {image.format}")
@@ -123,9 +124,9 @@ def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
 def write_labels(path: str | Path, labels: np.ndarray) -> None:
     """Writes integer labels [height, width] as a grey PNG whose pixel values are the labels.
 
-    uint8 and bool take 8 bits, wider integers 16. The type decides, not the values, so that all
-    files of a set agree. There is no palette: OpenCV and others would return its colours instead of
-    the labels.
+    uint8 and bool take 8 bits, wider integers 16. The type decides, not the values, so all files of
+    a set agree. The PNG has no palette, because OpenCV and other readers would return the colours
+    instead of the labels.
 
     Raises ValueError if the path does not end in .png, or if labels are not a matrix of integers
     from 0 to 65535.
@@ -168,7 +169,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Adds the file's name and what was expected to a decoder's error."""
+    """Adds the file's name and the expected contents to a decoder's error."""
     try:
         yield
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
@@ -223,7 +224,7 @@ def _check_alpha(found: tuple[int, int], opaque: int, path: Path) -> None:
 
 def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
     """The pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
-    # OpenCV returns separate colour planes scrambled, and fails on some orientations.
+    # OpenCV scrambles separate colour planes and fails on some orientations.
     with _decoding(path):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:

@@ -1,4 +1,4 @@
-"""Masks of instances, each held as the window of the image that it covers."""
+"""Masks of instances, each stored as the window of the image that it covers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import numpy as np
 from scipy import ndimage
 
 from segjax.coco.masks import draw_segmentation
+from segjax.data.sources.protocol import IGNORE_LABEL
 
-_DENSE_IDS = 1 << 18  # below this, SciPy's table of all ids up to the highest is cheap
+_DENSE_IDS = 1 << 18  # with lower ids, SciPy's table of all ids up to the highest is cheap
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +20,8 @@ class CroppedMask:
     The window is the tight box of the mask. An empty mask has pixels of shape (0, 0).
 
     Attributes:
-      top, left: row and column at which the window begins in the image.
-      pixels: bool [height, width], the window.
+      top, left: the first row and column of the window in the image.
+      pixels: the window, bool [height, width].
     """
 
     top: int
@@ -43,7 +44,12 @@ EMPTY = CroppedMask(0, 0, np.zeros((0, 0), bool))
 
 
 def crop_mask(pixels: np.ndarray, *, top: int = 0, left: int = 0) -> CroppedMask:
-    """Crops a mask, bool [H, W] beginning at (top, left) of an image, to its tight box."""
+    """Crops a mask to its tight box.
+
+    Args:
+      pixels: bool [H, W].
+      top, left: the row and column of the image at which `pixels` begins.
+    """
     pixels = np.ascontiguousarray(pixels)
     x, y, width, height = cv2.boundingRect(pixels.view(np.uint8)) if pixels.size else (0,) * 4
     if not width:
@@ -55,7 +61,7 @@ def mask_from_segmentation(segmentation: Sequence | dict, size: tuple[int, int])
     """Draws a COCO "segmentation" (polygons or run lengths) for an image of `size` (H, W).
 
     Raises:
-      ValueError: the segmentation has another form or another size.
+      ValueError: the segmentation is malformed or has another size.
     """
     return crop_mask(draw_segmentation(segmentation, size))
 
@@ -64,7 +70,7 @@ def masks_from_instances(instances: np.ndarray) -> tuple[np.ndarray, tuple[Cropp
     """Splits a map of instances, int [H, W] with 0 = background, into masks.
 
     Returns:
-      The ids that occur, ascending, int32 [n], and their masks.
+      The ids in ascending order, int32 [n], and the mask of each.
     """
     if instances.min(initial=0) < 0:
         raise ValueError(f"instance ids must not be negative, found {instances.min()}")
@@ -89,9 +95,9 @@ def tight_boxes(masks: Sequence[CroppedMask]) -> np.ndarray:
 
 
 def coverage(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Computes exactly which part of each cell of a grid a mask covers.
+    """Computes the exact part of each cell of a grid that a mask covers.
 
-    A pixel that lies partly in a cell counts in part. Nothing is covered outside the window.
+    A pixel that lies partly in a cell counts in part. The mask is zero outside its window.
 
     Args:
       pixels: bool [h, w]; pixel (i, j) is the square from (i, j) to (i + 1, j + 1).
@@ -99,11 +105,11 @@ def coverage(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nd
       columns: edges of the grid's columns, float [n + 1], ascending.
 
     Returns:
-      float64 [m, n], 0 to 1.
+      float64 [m, n], from 0 to 1.
     """
     if not pixels.size:
         return np.zeros((len(rows) - 1, len(columns) - 1))
-    # Sums over rectangles come from a table of sums, which is bilinear within a pixel.
+    # The sum over any rectangle follows from the summed-area table, which is bilinear in a pixel.
     sums = cv2.integral(np.ascontiguousarray(pixels).view(np.uint8), sdepth=cv2.CV_32S)
     sums = _between(_between(sums, rows).T, columns).T
     return np.diff(np.diff(sums, axis=0), axis=1) / np.outer(np.diff(rows), np.diff(columns))
@@ -130,7 +136,7 @@ def resample_mask(
       size: height and width of the window.
 
     Returns:
-      The mask in the window; empty if nothing of it is left.
+      The mask in the window; empty if it lies outside.
     """
     left, top, right, bottom = mask.box
     (first, last), (start, stop) = (
@@ -155,11 +161,11 @@ class InstancesToObjects:
     """Transform: converts a map of instances to objects with classes, boxes and masks.
 
     "boxes" are the tight boxes and "areas" the numbers of mask pixels. The class of an object is
-    the label of its pixels, ignored ones (255) aside, or 1 if the example has no "labels". Objects
-    are in the order of their ids. "crowd" is false unless the example has it already, as bool [n]
-    in the same order. "labels" and "instances" are left out of the result.
+    the label of its pixels that are not ignored (255), or 1 if the example has no "labels".
+    Objects are in the order of their ids. "crowd" is false unless the example already has it, as
+    bool [n] in the same order. The result has no "labels" and no "instances".
 
-    Raises ValueError for an instance with several classes, with none, or with background.
+    Raises ValueError if the pixels of an instance have several classes, none, or background.
     """
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
@@ -181,8 +187,8 @@ class InstancesToObjects:
 
 def _class_of(mask: CroppedMask, labels: np.ndarray, number: int) -> int:
     left, top, right, bottom = mask.box
-    found = np.flatnonzero(np.bincount(labels[top:bottom, left:right][mask.pixels], minlength=256))
-    found = found[found != 255]
+    found = np.flatnonzero(np.bincount(labels[top:bottom, left:right][mask.pixels]))
+    found = found[found != IGNORE_LABEL]
     if len(found) != 1 or found[0] == 0:
         raise ValueError(
             f"instance {number} at {mask.box} has labels {found.tolist()}; expected one class, "

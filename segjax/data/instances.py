@@ -1,4 +1,4 @@
-"""Labels that tell touching cells apart, and the way back from labels to instances."""
+"""Separates touching cells in labels, and recovers instances from such labels."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,24 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from segjax.data.sources.protocol import IGNORE_LABEL
+
 
 def separate_touching(instances: np.ndarray, *, width: int) -> np.ndarray:
-    """Draws cells as foreground, with a strip of background where two of them touch.
+    """Draws cells as foreground, with a strip of background where two cells touch.
 
     A network that labels pixels needs such a strip to tell touching cells apart. U-Net (2015,
     section 3) computed it "using morphological operations" and does not give its width. Outlines
-    that touch no other cell stay as they are.
+    that touch no other cell do not change.
 
     Args:
       instances: [H, W] cell ids, 0 = background.
       width: pixels of background between two cells that touch along a straight line, at least 1.
-        Each cell gives up half. If it is odd, the cell with the lower id gives up one pixel more.
+        Each cell loses half of it; of an odd width, the cell with the lower id loses one pixel
+        more.
 
     Returns:
-      uint8 [H, W]: 1 = cell, 0 = background. Parts of different cells are nowhere 8-connected.
+      uint8 [H, W]: 1 = cell, 0 = background. No two cells are 8-connected.
     """
     if width < 1:
         raise ValueError(f"the width of the gap must be at least 1 pixel, got {width}")
@@ -37,8 +40,8 @@ def label_components(
     Args:
       foreground: bool or integer [H, W], 0 = background.
       min_size: components with fewer pixels are dropped.
-      connectivity: 4 or 8. With 4, a strip of background still separates two cells if it is
-        connected only over corners, as predicted strips of one pixel often are.
+      connectivity: 4 or 8. With 4, a strip of background that is connected only over corners
+        still separates two cells; predicted strips of one pixel often are like that.
 
     Returns:
       int32 [H, W]: 1..n, 0 = background.
@@ -53,10 +56,10 @@ def label_components(
 
 
 def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
-    """Fills the strips that `separate_touching` cut, from the cells on either side.
+    """Fills the strips that `separate_touching` cuts, from the cells on either side.
 
     Use it on predictions of a network trained on separated labels, before comparing them with whole
-    cells. It fills only background between two cells at most `width` pixels apart, each pixel from
+    cells. It fills only background between two cells at most `width` pixels apart; each pixel joins
     the nearest cell. All other outlines stay.
 
     Args:
@@ -70,9 +73,9 @@ def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
         raise ValueError(f"the width of the gap must be at least 1 pixel, got {width}")
     instances = np.asarray(instances, np.int32)
     cells = (instances > 0).view(np.uint8)
-    # Closing also fills hollows of one cell; only pixels near two cells are gaps. The anchors are
-    # opposite because a window of even size has no centre. Without margins, OpenCV would let cells
-    # grow to a near edge of the picture.
+    # Closing also fills hollows of one cell, so only pixels near two cells count as gaps. The two
+    # anchors are opposite corners because a window of even size has no centre. Without margins,
+    # OpenCV would let cells grow to a near edge of the picture.
     window = np.ones((width + 1, width + 1), np.uint8)
     closed = cv2.dilate(np.pad(cells, width), window, anchor=(0, 0))
     closed = cv2.erode(closed, window, anchor=(width, width))[width:-width, width:-width]
@@ -89,9 +92,9 @@ def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
 def _ids_within(instances: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest cell id within `radius` rows and columns of each pixel.
 
-    If there is no cell, the lowest is above the highest.
+    If no cell is that near, the lowest exceeds the highest.
     """
-    # OpenCV has no morphology of int32; uint16 is several times as fast as float64.
+    # OpenCV has no morphology for int32; uint16 is several times as fast as float64.
     small = instances.max(initial=0) < np.iinfo(np.uint16).max
     ids = instances.astype(np.uint16 if small else np.float64)
     lowest = ids.copy()
@@ -104,7 +107,10 @@ def _ids_within(instances: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndar
 class SeparateTouching:
     """Transform: sets "labels" to background in the strips of `separate_touching`.
 
-    Ignored pixels stay ignored, and the instances stay whole.
+    Ignored pixels stay ignored; "instances" does not change.
+
+    Attributes:
+      width: see `separate_touching`.
     """
 
     width: int
@@ -112,4 +118,4 @@ class SeparateTouching:
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         instances, labels = example["instances"], example["labels"]
         strips = (instances > 0) & (separate_touching(instances, width=self.width) == 0)
-        return {**example, "labels": np.where(strips & (labels != 255), 0, labels)}
+        return {**example, "labels": np.where(strips & (labels != IGNORE_LABEL), 0, labels)}

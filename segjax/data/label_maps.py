@@ -1,4 +1,4 @@
-"""Reads label maps of official layouts, whose stored values stand for class ids."""
+"""Reads label maps of official layouts and converts their stored values to class ids."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,8 +7,6 @@ import numpy as np
 from PIL import Image
 
 from segjax.data.sources.files import describe_values
-
-IGNORED = 255
 
 
 def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
@@ -21,23 +19,23 @@ def read_label_map(path: Path, class_ids: Mapping[int, int]) -> np.ndarray:
       class_ids: the class id of each stored value that may occur; 255 = ignored.
 
     Raises:
-      ValueError: the file is unreadable, in colour, or holds other values; the message names it.
+      ValueError: the file is unreadable, in colour, or has other values; the message names it.
     """
     return to_class_ids(read_stored_values(path), class_ids, origin=str(path))
 
 
 def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: str) -> np.ndarray:
-    """Turns stored values into class ids, uint8 [H, W].
+    """Converts stored values to class ids, uint8 [H, W].
 
     Args:
       stored: integers [H, W].
       class_ids: the class id of each stored value that may occur; 255 = ignored.
-      origin: where the values are stored, for the error.
+      origin: the file or record of the values, for the error.
 
     Raises:
-      ValueError: there are other values.
+      ValueError: other values occur.
     """
-    # Counting is three times as fast as sorting, but fails on negative numbers.
+    # Counting is three times as fast as np.unique's sorting, but fails on negative numbers.
     small = stored.dtype == np.uint8
     found = np.flatnonzero(np.bincount(stored.ravel())) if small else np.unique(stored)
     wrong = np.setdiff1d(found, list(class_ids))
@@ -71,7 +69,7 @@ def read_stored_values(path: Path) -> np.ndarray:
 
 
 def _runs(values: Iterable[int]) -> str:
-    """Writes a set of values as ranges, such as "0 to 11, 255"."""
+    """Formats a set of values as ranges, such as "0 to 11, 255"."""
     runs: list[list[int]] = []
     for value in sorted(values):
         if runs and value == runs[-1][-1] + 1:

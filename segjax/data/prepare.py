@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from segjax.data.checks.check import check_source
 from segjax.data.sources.catalog import make_builder
-from segjax.data.sources.semantic import Source, is_prepared, open_dataset
+from segjax.data.sources.semantic import PreparedSource, is_prepared, open_dataset
 
 PROBLEMS_SHOWN = 20
 
@@ -22,26 +22,26 @@ PROBLEMS_SHOWN = 20
 def prepare(
     name: str, *, data_dir: Path, source: Path | None = None, overwrite: bool = False
 ) -> Path:
-    """Prepares a data set for `open_dataset`, or says that it is prepared already.
+    """Prepares a data set for `open_dataset`, or prints that it is already prepared.
 
     All files are read and checked before anything is written. The data set is built in a folder
-    "incomplete.*" and renamed at the end. So an interrupted build is never taken for a whole one,
-    and a set to overwrite stays until its successor is there. The next call removes what an
-    interrupted one left. If several calls run at once, one builds and the others wait.
+    "incomplete.*" and renamed at the end, so an interrupted build is never mistaken for a complete
+    one, and an overwritten data set stays until the new one is complete. The next call removes the
+    remains of an interrupted one. If several calls run at once, one builds and the others wait.
 
     Args:
       name: a data set of `segjax.data.sources.catalog.dataset_names()`.
       data_dir: the folder of prepared data sets.
-      source: the user's folder in the official layout; None for a data set that is generated or
-        that TFDS downloads.
+      source: the user's folder in the official layout; None for a data set that segjax generates
+        or TFDS downloads.
       overwrite: build a prepared data set again.
 
     Returns:
       The folder of the prepared data set.
 
     Raises:
-      ValueError: there is no such data set, its files have problems (which the message lists), or
-        it is built with TensorFlow, which is not installed.
+      ValueError: no data set has this name, its files have problems (the message lists them), or
+        building needs TensorFlow, which is not installed.
       FileNotFoundError: `source` is needed and not given, or is not a folder.
     """
     builder = make_builder(name, data_dir=data_dir)
@@ -62,7 +62,7 @@ def prepare(
             raise ValueError(_refusal(name, source, report.problems))
         print(report.text())
     with _one_at_a_time(final.parent):
-        if is_prepared(builder) and not overwrite:  # by the call we waited for
+        if is_prepared(builder) and not overwrite:  # another call has built it while we waited
             return _say_prepared(name, final)
         for left_over in final.parent.glob("incomplete.*"):
             shutil.rmtree(left_over)
@@ -76,12 +76,12 @@ def prepare(
 
 
 def _build(name: str, folder: Path, source: Path | None) -> Path:
-    """Lets TFDS build the data set somewhere in a folder, and returns where."""
+    """Builds the data set with TFDS below `folder`, and returns its own folder."""
     builder = make_builder(name, data_dir=folder)
     config = tfds.download.DownloadConfig(
         manual_dir=source and os.fspath(source), try_download_gcs=False
     )
-    # Our builders show their own progress bar; TFDS's are about downloads and shuffles.
+    # Our builders show their own progress bar; TFDS's bars show downloads and shuffles.
     tfds.disable_progress_bar()
     if builder.needs_tensorflow:
         print(f"TFDS downloads {name} and builds it, which takes minutes")
@@ -99,7 +99,7 @@ def _build(name: str, folder: Path, source: Path | None) -> Path:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Holds a lock that the system releases when the process ends, however it ends."""
+    """Holds a lock, which the system releases when the process ends in any way."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -118,8 +118,8 @@ def _refusal(name: str, source: Path | None, problems: list[str]) -> str:
     return f"{name} is not prepared, {len(problems)} problems in {source}:\n{shown}{rest}"
 
 
-def open_generated(name: str, split: str, *, data_dir: Path) -> Source:
-    """Opens a split of a generated data set, which is made first if it is not prepared yet."""
+def open_generated(name: str, split: str, *, data_dir: Path) -> PreparedSource:
+    """Opens a split of a generated data set; generates the data set on first use."""
     if not is_prepared(make_builder(name, data_dir=data_dir)):
         prepare(name, data_dir=data_dir)
     return open_dataset(name, split, data_dir=data_dir)

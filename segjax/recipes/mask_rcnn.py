@@ -271,9 +271,11 @@ def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
 
 def _groups(source) -> np.ndarray:
     """Separates landscape from portrait, so that a batch needs one bucket."""
-    if source.sizes is None:
+    sizes = getattr(source, "sizes", None)
+    if sizes is None:
         raise ValueError(
-            "the data set was prepared before it kept the sizes of its images: "
+            "the training source has no `sizes`, the height and width of each image, which two "
+            "buckets need. If an older segjax prepared the data set, prepare it again: "
             "segjax data prepare NAME --overwrite"
         )
-    return orientation_groups(source.sizes)
+    return orientation_groups(sizes)

@@ -38,7 +38,8 @@ class Task(Protocol):
       image_channels: numbers of channels that an image may have.
       entries: the entries that an example must have for training and evaluation.
       preprocess: (example, None) → example with a float32 "image". Its `dtypes`, if it has them,
-        are the types of pixels that it takes; otherwise it takes "uint8" and "uint16".
+        are the types of pixels that it takes; otherwise it takes "uint8", "uint16"
+        and "float32".
     """
 
     entries: ClassVar[tuple[str, ...]]

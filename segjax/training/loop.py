@@ -254,7 +254,7 @@ def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> di
 
 
 def _describe_failure(step, name, metrics, indices, source) -> str:
-    names = ", ".join(str(source[int(index)]["id"]) for index in indices)
+    names = ", ".join(str(source[int(index)].get("id", index)) for index in indices)
     return (
         f"the {name.replace('_', ' ')} of step {step} is {float(metrics[name])}. Its examples: "
         f"{names}. The checkpoints are from before it; a lower learning rate or "

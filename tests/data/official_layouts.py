@@ -1,4 +1,4 @@
-"""Writes tiny data sets in the official layouts, and returns what should be read from them.
+"""Writes tiny data sets in the official layouts, and returns the examples to read from them.
 
 Each function fills a folder and returns the examples of each split that a faithful builder reads
 from it. The pictures are noise; the masks are blobs.
@@ -49,7 +49,7 @@ def write_isbi2012(folder: Path) -> dict[str, list[dict]]:
 def write_cell_tracking(
     folder: Path, *, dtype: type = np.uint8, digits: int = 3
 ) -> dict[str, list[dict]]:
-    """Two sequences of four frames; gold truth of frames 1 and 3, of which 3 is partly annotated.
+    """Two sequences of four frames; gold truth of frames 1 and 3; frame 3 is partly annotated.
 
     Silver truth has two cells in each frame, gold truth both in frame 1 and the first in frame 3.
     """
@@ -266,7 +266,7 @@ def write_coco_voc(folder: Path) -> dict[str, list[dict]]:
             )
             labels = np.zeros(size, np.uint8)
             drawn = []
-            if number != 200:  # where there is a giraffe alone
+            if number != 200:  # image 200 shows only a giraffe
                 crowd = np.zeros(size, np.uint8)
                 crowd[2:6, 60:70] = 1
                 drawn += [

@@ -202,7 +202,7 @@ def test_voc_without_sbd_says_what_is_missing_for_the_augmented_set(tmp_path):
     official_layouts.write_voc2012(tmp_path, sbd=None)
     report = check_files("voc2012", tmp_path)
     assert "train_aug" not in report.splits
-    assert any("so that there is no train_aug" in note for note in report.notes)
+    assert any("so there is no train_aug" in note for note in report.notes)
 
 
 def test_a_missing_file_of_voc_is_one_problem_whatever_its_splits(tmp_path):

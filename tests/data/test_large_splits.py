@@ -119,7 +119,7 @@ def test_building_holds_one_shard_in_memory_and_not_the_split(tmp_path, monkeypa
             image = rng.integers(0, 256, (160, 128, 3), np.uint8)
             Image.fromarray(image).save(images / f"{number:02d}.png")
             Image.fromarray(image[..., 0] % 12).save(labels / f"{number:02d}.png")
-    peak_of_building(tmp_path, "first")  # what TFDS imports and caches
+    peak_of_building(tmp_path, "first")  # TFDS imports and caches on first use
     in_one = peak_of_building(tmp_path, "one shard")
     monkeypatch.setattr(builder_module, "SHARD_BYTES", 100_000)
     in_many = peak_of_building(tmp_path, "many shards")

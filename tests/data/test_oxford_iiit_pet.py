@@ -1,4 +1,4 @@
-"""A data set of TFDS's own: the Oxford-IIIT pets."""
+"""The Oxford-IIIT pets, a data set of TFDS's own."""
 
 import io
 

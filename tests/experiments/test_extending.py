@@ -1,5 +1,6 @@
 """The experiments that extend segjax, against answers computed by hand."""
 
+import dataclasses
 import itertools
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from segjax.cli import main
 from segjax.commands.launch import run
+from segjax.data.loading.loader import training_batches
 from segjax.models import ResNetUNet, UNet
 from segjax.recipes.unet import UNetConfig
 from segjax.training.configuration import parse
@@ -28,7 +30,7 @@ from tests.models.mask_rcnn_tiny import (
 from tests.variables import random_variables
 
 EXTENDING = Path(__file__).resolve().parents[2] / "experiments" / "extending"
-lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention = (
+lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention, own_data = (
     load_module(EXTENDING / f"{name}.py")
     for name in (
         "lovasz",
@@ -37,6 +39,7 @@ lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention 
         "optimizer_and_schedule",
         "convnext_backbone",
         "attention_unet",
+        "own_data",
     )
 )
 SHORT = [
@@ -138,6 +141,84 @@ def test_muon_steps_along_orthogonal_matrices_and_adamw_trains_the_rest():
     assert 0.6 < singular.min() < singular.max() < 1.3
     del updates["Conv_0"]["kernel"], expected["Conv_0"]["kernel"]
     chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
+def test_drawn_shapes_repeat_themselves_and_their_boundary_is_where_labels_change():
+    shapes, others = (own_data.Shapes(3, seed=seed) for seed in (0, 1))
+    chex.assert_trees_all_equal(shapes[2], shapes[2])
+    assert len({source[i]["image"].tobytes() for source in (shapes, others) for i in range(3)}) == 6
+    for index in range(3):
+        labels, boundary = shapes[index]["labels"], shapes[index]["boundary"]
+        assert set(np.unique(labels)) == {0, 1, 2}
+        for axis in (0, 1):
+            changes = np.diff(labels.astype(int), axis=axis) != 0
+            for part in (
+                (boundary[:-1], boundary[1:])
+                if axis == 0
+                else (
+                    boundary[:, :-1],
+                    boundary[:, 1:],
+                )
+            ):
+                assert (part[changes] == 1).all()
+        assert 0.1 < boundary.mean() < 0.5
+
+
+def test_the_boundary_term_counts_the_errors_on_the_boundary_alone():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 4, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, (2, 3, 4)).astype(np.int32)
+    labels[0, 0] = 255
+    boundary = rng.integers(0, 2, (2, 3, 4)).astype(np.float32)
+    batch = {"labels": labels, "boundary": boundary, "normalizer": np.full(2, 10, np.float32)}
+    found = jax.jit(partial(own_data.boundary_loss, weight=3.0))({"logits": logits}, batch, {})
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected = -sum(
+        np.log(probabilities[(*place, labels[place])])
+        for place in zip(*np.nonzero((boundary > 0) & (labels != 255)), strict=True)
+    )
+    np.testing.assert_allclose(found, 3 * expected / (2 * 10), rtol=1e-5)
+
+
+class AgedShapes(own_data.Shapes):
+    """Shapes with a number for each picture and weights that follow from the labels."""
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return {**example, "age": 0.5 * index, "weights": np.float32(1) + example["labels"]}
+
+
+def test_entries_of_own_data_reach_the_loss(tmp_path):
+    arguments = ["--workdir", str(tmp_path), *SHORT]
+    experiment = own_data.build(parse(own_data.Config, arguments))
+    batches = training_batches(
+        AgedShapes(8, seed=0), experiment.transforms, batch_size=4, seed=0, num_threads=0
+    )
+    batch = next(batches)
+    batches.close()
+    assert batch["boundary"].shape == batch["labels"].shape == (4, 64, 64)
+    assert batch["boundary"].any()
+    np.testing.assert_array_equal(batch["weights"], 1 + batch["labels"])
+    terms = {
+        **experiment.task.extra_losses,
+        "age": lambda outputs, batch, variables: jnp.mean(batch["age"]),
+    }
+    task = dataclasses.replace(experiment.task, extra_losses=terms)
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def losses(variables, batch):
+        loss, aux = task.loss(variables, task.prepare(batch), jax.random.key(0), True)
+        return loss, aux["metrics"]
+
+    loss, metrics = losses(variables, batch)
+    np.testing.assert_allclose(metrics["age"], batch["index"].mean() / 2)
+    unweighted, without = losses(variables, batch | {"weights": np.ones_like(batch["weights"])})
+    np.testing.assert_allclose(metrics["boundary"], without["boundary"], rtol=1e-6)
+    assert metrics["cross_entropy"] > 1.1 * without["cross_entropy"]
+    total = metrics["cross_entropy"] + metrics["boundary"] + metrics["age"]
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    assert loss > unweighted
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 
 from segjax.data.augmentation.semantic import Normalize
 from segjax.data.instance_masks import crop_mask, tight_boxes
-from segjax.data.loading.loader import BATCH_DTYPES
 from segjax.data.loading.pack_objects import PackObjects
+from segjax.data.sources.protocol import BATCH_DTYPES
 from segjax.losses.instance import DetectionLoss
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.detections import DetectionConfig

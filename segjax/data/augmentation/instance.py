@@ -2,8 +2,9 @@
 
 A transform is a frozen dataclass, `transform(example, rng) -> example`, as in
 `segjax.data.augmentation.semantic`. It never writes into its input and takes all its randomness
-from `rng`. It changes "boxes" and "masks". "classes", "crowd" and "areas" (as annotated, in pixels
-of the original image) stay with their objects. Masks are resampled within their windows, never as
+from `rng`. It changes "boxes", "masks" and maps over the image
+(`segjax.data.sources.protocol.Source`). "classes", "crowd" and "areas" (as annotated, in pixels of
+the original image) stay with their objects. Masks are resampled within their windows, never as
 whole images. A pixel belongs to a mask that covers at least half of it.
 """
 
@@ -14,10 +15,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segjax.data.augmentation.semantic import OUTSIDE
+from segjax.data.augmentation.maps import by_opencv, is_interpolated, maps_of, pad_map
 from segjax.data.instance_masks import EMPTY, CroppedMask, resample_mask, tight_boxes
-
-OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # the entries with a row per object
+from segjax.data.sources.protocol import OBJECTS
 
 Rounding = Literal["nearest", "down"]
 
@@ -76,6 +76,19 @@ def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = 
     return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
 
 
+def resize_map(
+    key: str, value: np.ndarray, size: tuple[int, int], *, antialias: bool = True
+) -> np.ndarray:
+    """Resizes a map [H, W, ...] to `size`: as `resize_image` does, or to the nearest values."""
+
+    def resize(pixels: np.ndarray) -> np.ndarray:
+        if is_interpolated(key, value):
+            return resize_image(pixels, size, antialias=antialias)
+        return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    return by_opencv(resize, key, value)
+
+
 def keep_objects(example: dict, kept: np.ndarray) -> dict:
     """Keeps the objects that `kept` (bool [n] or indices) selects, in that order."""
     places = np.arange(len(example["masks"]))[kept]
@@ -124,9 +137,14 @@ class ResizeShortSide:
         check_objects(example)
         scale = new[0] / old[0], new[1] / old[1]
         boxes = example["boxes"] * np.tile(scale[::-1], 2)
+        maps = {
+            key: resize_map(key, value, new, antialias=self.antialias)
+            for key, value in maps_of(example).items()
+        }
         return {
             "portrait": old[0] > old[1],  # even if rounding makes it a square
             **example,
+            **maps,
             "image": image,
             "boxes": np.clip(boxes, 0, [*new[::-1]] * 2).astype(np.float32),
             "masks": tuple(
@@ -162,6 +180,7 @@ class RandomFlip:
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         check_objects(example)
+        maps = maps_of(example)
         vertical, horizontal = rng.random(2) < (0.5 * self.vertical, 0.5 * self.horizontal)
         if not (vertical or horizontal):
             return example
@@ -181,6 +200,7 @@ class RandomFlip:
             mirrored.append(CroppedMask(top, left, pixels) if pixels.size else EMPTY)
         return {
             **example,
+            **{key: np.ascontiguousarray(value[turned]) for key, value in maps.items()},
             "image": cv2.flip(image, code).reshape(image.shape),
             "boxes": boxes,
             "masks": tuple(mirrored),
@@ -253,13 +273,12 @@ class RandomCrop:
 
 
 def check_objects(example: dict) -> None:
-    """Raises ValueError for an example without objects, or with maps that would not move along."""
+    """Raises ValueError for an example without objects."""
     missing = [key for key in OBJECTS if key not in example]
-    maps = [key for key in OUTSIDE if key in example]
-    if missing or maps:
+    if missing:
         raise ValueError(
-            f"expected an example with {', '.join(OBJECTS)} and no {', '.join(OUTSIDE)}; missing: "
-            f"{missing}, found: {maps}. InstancesToObjects converts a map of instances"
+            f"expected an example with {', '.join(OBJECTS)}; missing: {missing}. "
+            "InstancesToObjects converts a map of instances"
         )
 
 
@@ -274,12 +293,17 @@ def _resize_and_crop(example, new, size, rng, *, min_area, fill) -> dict:
         resample_mask(mask, scale=scale, corner=tuple(corner.tolist()), size=window)
         for mask in example["masks"]
     )
-    cut = resize_image(image, new)[corner[0] :, corner[1] :][: window[0], : window[1]]
+    seen = np.s_[corner[0] : corner[0] + window[0], corner[1] : corner[1] + window[1]]
+    cut = resize_image(image, new)[seen]
     if window != tuple(size):
         filled = np.full((*size, image.shape[2]), fill, image.dtype)
         filled[: window[0], : window[1]] = cut
         cut = filled
-    moved = {**example, "image": cut, "masks": masks, "boxes": tight_boxes(masks)}
+    maps = {
+        key: pad_map(key, resize_map(key, value, new)[seen], size)
+        for key, value in maps_of(example).items()
+    }
+    moved = {**example, **maps, "image": cut, "masks": masks, "boxes": tight_boxes(masks)}
     return keep_objects(moved, np.array([mask.area >= min_area for mask in masks], bool))
 
 

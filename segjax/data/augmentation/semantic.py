@@ -1,22 +1,23 @@
 """Transforms of an example: `transform(example, rng) -> example`, image and truth together.
 
 A transform is a frozen dataclass. It returns a new dict and never writes into its input. All its
-randomness comes from `rng`. The image is interpolated. Everything else ("labels",
-"second_observer", "instances", "weights", "field_of_view") takes the nearest pixel, so that ids
-stay ids.
+randomness comes from `rng`. The image is interpolated. "labels", "second_observer", "instances",
+"weights" and "field_of_view" take the nearest pixel, so that ids stay ids. So do other maps of
+integers; other maps of floats are interpolated (`segjax.data.sources.protocol.Source`).
 """
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 
 from segjax.data.augmentation.elastic import elastic_displacement
+from segjax.data.augmentation.maps import by_opencv, is_interpolated, maps_of
+from segjax.data.sources.protocol import IGNORE_LABEL, OBJECTS, VALUE_OUTSIDE
 
-# Values outside the picture: no label, no cell, no weight, outside the field of view.
-OUTSIDE = {"labels": 255, "second_observer": 255, "instances": 0, "weights": 0, "field_of_view": 0}
 MAX_SIDE = 32766  # cv2.remap counts pixels in 16 bits
 _REDRAWS = 10  # at most, for a window with too much of one class
 
@@ -42,9 +43,10 @@ class Warp:
       elastic_sigma: strength of the elastic deformation of U-Net (2015, section 3.1): standard
         deviation of the displacements at 3 × 3 nodes over the window, in pixels of the result. The
         paper uses 10; 0 is off.
-      interpolation: interpolation of the image.
-      border: what lies outside the picture: its mirror image (without repeating the edge pixel), or
-        a constant, which is `fill` in the image, 255 in labels and 0 in everything else.
+      interpolation: interpolation of the image; other maps of floats are interpolated bilinearly,
+        which keeps them within their range.
+      border: fills the area outside the picture with its mirror image (without repeating the edge
+        pixel), or with a constant: `fill` in the image, 255 in labels and 0 in everything else.
       fill: value of a constant border, in the image's current units; a tuple for channels.
       cat_max_ratio: limit on the share of one class among the labelled pixels. While a class
         reaches it, the place is drawn again, up to ten times. 0.75 in mmsegmentation; None is off.
@@ -150,13 +152,14 @@ class Warp:
             flags = _INTERPOLATIONS[self.interpolation]
             outside = self.fill if isinstance(self.fill, tuple) else (self.fill,) * 4
         else:
-            flags, outside = cv2.INTER_NEAREST, OUTSIDE[key]
+            flags = cv2.INTER_LINEAR if is_interpolated(key, array) else cv2.INTER_NEAREST
+            outside = VALUE_OUTSIDE.get(key, 0)
         return cv2.remap(
             array, columns, rows, flags, borderMode=_BORDERS[self.border], borderValue=outside
         )
 
     def _is_varied(self, labels):
-        counts = np.bincount(labels.ravel(), minlength=256)[:255]
+        counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL)[:IGNORE_LABEL]
         return counts.max() < self.cat_max_ratio * counts.sum()
 
 
@@ -190,7 +193,7 @@ class Standardize:
     A flat image becomes 0. The result does not depend on the unit of the pixels.
     """
 
-    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "uint16")
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "uint16", "float32")
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         image = example["image"].astype(np.float32)
@@ -215,15 +218,16 @@ class CenterCrop:
 class CropTruth:
     """Cuts the middle `size` (height, width) of the truth and leaves the image whole.
 
-    It is for networks whose output is smaller than their input, and the last step, because image
-    and truth no longer lie over each other. Truth that is not in `keep` is left out.
+    Use it for networks whose output is smaller than their input, as the last step: image and truth
+    no longer lie over each other. The truth is every map. "second_observer", "instances",
+    "weights" and "field_of_view" are left out unless they are in `keep`.
     """
 
     size: tuple[int, int]
     keep: tuple[str, ...] = ("labels", "weights")
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        truth = {key: value for key, value in example.items() if key not in OUTSIDE}
+        truth = {key: value for key, value in example.items() if key not in VALUE_OUTSIDE}
         truth |= {key: example[key] for key in self.keep if key in example}
         return {**CenterCrop(self.size)(truth, rng), "image": example["image"]}
 
@@ -245,19 +249,14 @@ def _margins(example, size) -> tuple[int, int]:
 
 
 def _move_all(example: dict, move: Move) -> dict:
-    """Applies `move(array, key)` to the image and to each array that lies over it."""
-    moved = {}
-    for key, value in example.items():
-        if not isinstance(value, np.ndarray):
-            moved[key] = value
-            continue
-        if key != "image" and key not in OUTSIDE:
-            raise ValueError(f"don't know how {key!r} moves with the image; known: {list(OUTSIDE)}")
-        if value.shape[:2] != example["image"].shape[:2]:
-            raise ValueError(
-                f"{key!r} is {value.shape[:2]} but the image {example['image'].shape[:2]}"
-            )
-        pixels = value.view(np.uint8) if value.dtype == bool else value  # OpenCV has no bool
-        result = move(pixels, key).view(value.dtype)
-        moved[key] = result.reshape(result.shape[:2] + value.shape[2:])  # nor a single channel
-    return moved
+    """Applies `move(array, key)` to the image and to each map over it."""
+    objects = [key for key in OBJECTS if key in example]
+    if objects:
+        raise ValueError(
+            f"objects do not move with label maps, but the example has {objects}; "
+            "segjax.data.augmentation.instance has the transforms of objects"
+        )
+    maps = {"image": example["image"], **maps_of(example)}
+    return example | {
+        key: by_opencv(partial(move, key=key), key, value) for key, value in maps.items()
+    }

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-IGNORE_LABEL = 255
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 
 def weight_map(
@@ -44,7 +44,7 @@ def weight_map(
     """
     if labels.shape != instances.shape:
         raise ValueError(f"labels are {labels.shape} but instances {instances.shape}")
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)
     counts[IGNORE_LABEL] = 0
     if class_weights is None:
         class_weights = balanced_class_weights(counts)

@@ -1,4 +1,4 @@
-"""Checks a data set before training: what it holds, and what is wrong with it."""
+"""Checks a data set before training: counts its contents and lists its problems."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def check(
       contact_sheet: PNG file to write, with examples of each split and their labels.
 
     Raises:
-      ValueError: there is no such data set, or it has no source files.
+      ValueError: no data set has this name, or it has no source files.
       FileNotFoundError: `source` is not a folder, or is not given and the data set is not prepared.
     """
     if contact_sheet is not None and Path(contact_sheet).suffix != ".png":

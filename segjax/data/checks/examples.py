@@ -34,7 +34,7 @@ class ExampleCheck:
 
     num_classes: int
     channels: tuple[int, ...]
-    dtypes: tuple[str, ...] = ("uint8", "uint16")
+    dtypes: tuple[str, ...] = ("uint8", "uint16", "float32")
     required: tuple[str, ...] = ("image",)
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
@@ -114,9 +114,7 @@ def list_problems(name: str, problems: Sequence[str]) -> str:
     return f"{len(problems)} problems in {name}:{''.join(shown)}{tail}"
 
 
-def _problems_of(
-    source: Sequence[dict], check: Callable, index: int
-) -> tuple[Mapping, list[str]]:
+def _problems_of(source: Sequence[dict], check: Callable, index: int) -> tuple[Mapping, list[str]]:
     """Returns an example, empty if it cannot be read, and its problems."""
     name = f"example {index} of {len(source)}"
     try:

@@ -1,4 +1,4 @@
-"""Finds traps in images and labels: what is wrong, and what is only unusual."""
+"""Finds errors and oddities in images and labels."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from segjax.data.checks.report import SplitReport
 from segjax.data.sources.files import describe_values
-
-MAPS = ("labels", "second_observer", "instances", "field_of_view")
+from segjax.data.sources.protocol import IGNORE_LABEL, VALUE_OUTSIDE
 
 
 def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> list[str]:
@@ -49,19 +48,22 @@ def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool)
     found = set(report.label_pixels)
     if not found:
         return []
-    if num_classes == 2 and found == {0, 255}:
+    if num_classes == 2 and found == {0, IGNORE_LABEL}:
         return [
             "labels are 0 and 255 (ignored) in all examples, never 1: a 0/255 mask that is not "
             "mapped to the classes 0 and 1?"
         ]
-    if trained and len(found - {255}) < 2:
-        only = "".join(f"{value} in all examples" for value in found - {255}) or "255 (ignored)"
+    if trained and len(found - {IGNORE_LABEL}) < 2:
+        only = (
+            "".join(f"{value} in all examples" for value in found - {IGNORE_LABEL})
+            or "255 (ignored)"
+        )
         return [f"labels are {only}: there is nothing to learn"]
     return []
 
 
 def find_problems(example: dict, *, num_classes: int) -> list[str]:
-    """Lists what makes an example unfit for training, one sentence each.
+    """Lists the errors that make an example unfit for training, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -69,7 +71,7 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
     """
     problems = []
     height_and_width = example["image"].shape[:2]
-    for key in MAPS:
+    for key in VALUE_OUTSIDE:
         if key in example and example[key].shape != height_and_width:
             problems.append(
                 f"{key} has size {_size(example[key])}, the image {_size(example['image'])}"
@@ -88,7 +90,7 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
 
 
 def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[str]:
-    """Lists what is unusual in an example but not wrong, one sentence each.
+    """Lists unusual properties of an example that are no errors, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
@@ -110,7 +112,7 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
             notes.append("an object's mask is empty: smaller than any pixel")
         return notes
     labels = example["labels"]
-    valid = labels[labels != 255]
+    valid = labels[labels != IGNORE_LABEL]
     if valid.size == 0:
         notes.append("nothing is labelled: 255 (ignored) everywhere")
     elif valid.min() == valid.max():
@@ -126,7 +128,7 @@ def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]
     outside = (labels < 0) | (labels >= num_classes)
     if not outside.any():
         return []
-    wrong = np.unique(labels[outside & (labels != 255)])
+    wrong = np.unique(labels[outside & (labels != IGNORE_LABEL)])
     if wrong.size == 0:
         return []
     problem = f"{key} has {describe_values(wrong)}, but classes are 0 to {num_classes - 1}"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segjax.data.sources.protocol import IGNORE_LABEL
+
 SIZES_SHOWN = 6
 
 
@@ -68,8 +70,8 @@ class CheckReport:
       origin: the folder that was checked.
       class_names: name of each class id.
       splits: a report for each split.
-      problems: what must be fixed before training; each names its file or example.
-      notes: what is unusual but not wrong.
+      problems: errors to fix before training; each names its file or example.
+      notes: unusual findings that are no errors.
     """
 
     name: str
@@ -116,6 +118,6 @@ class CheckReport:
             yield f"    instances  {low:.0f} to {high:.0f} an image, median {middle:g}"
 
     def _class_name(self, value: int) -> str:
-        if value == 255:
+        if value == IGNORE_LABEL:
             return "ignored"
         return self.class_names[value] if value < len(self.class_names) else "no such class"

@@ -1,1 +1,1 @@
-"""TFDS builders, one folder each in TFDS's convention."""
+"""Data sets as TFDS builders, one folder each in TFDS's convention."""

@@ -1,9 +1,9 @@
 """Schedules batches that hold one group of images each, such as one orientation.
 
-The images of a batch are padded to one shape. With landscape and portrait kept apart, that is
-832 × 1344 or 1344 × 832 and not 1344 × 1344. detectron2 and torchvision collect examples until a
-batch of one kind is full, so that a batch depends on all that came before. Here each group has its
-own endless stream, and the number of a batch determines its group.
+The images of a batch are padded to one shape. If landscape and portrait are kept apart, the shape
+is 832 × 1344 or 1344 × 832 instead of 1344 × 1344. detectron2 and torchvision collect examples
+until a batch of one kind is full, so a batch depends on all earlier examples. Here each group has
+its own endless stream, and the number of a batch determines its group.
 """
 
 from dataclasses import dataclass

@@ -20,23 +20,11 @@ import numpy as np
 from segjax.data.checks.examples import BadData
 from segjax.data.loading.aspect_ratio import GroupSchedule
 from segjax.data.loading.read_ahead import read_ahead
-
-# The entries that enter a batch and their types; other entries of an example are dropped.
-BATCH_DTYPES = {
-    "image": np.float32,
-    "labels": np.int32,
-    "weights": np.float32,
-    "instances": np.int32,
-    "size": np.int32,
-    "boxes": np.float32,
-    "classes": np.int32,
-    "masks": np.uint8,
-    "dropped": np.int32,
-}
+from segjax.data.sources.protocol import BATCH_DTYPES, Source, batch_array, extra_entries
 
 
 def training_batches(
-    source: Sequence[dict],
+    source: Source,
     transforms: Sequence,
     *,
     batch_size: int,
@@ -55,7 +43,7 @@ def training_batches(
     or worker processes behind it.
 
     Args:
-      source: examples by index; pickled to the worker processes.
+      source: the examples; pickled to the worker processes.
       transforms: applied to each example in turn, as `transform(example, rng)`.
       batch_size: examples in a batch over all training processes. Process k takes the k-th
         contiguous part of each batch.
@@ -70,15 +58,15 @@ def training_batches(
       process_count: number of training processes.
 
     Yields:
-      Dicts of `BATCH_DTYPES` arrays, [share, ...] each, for the entries that the examples have,
-      and "index" int32 [share], their indices in the source.
+      Dicts of arrays [share, ...]: the entries of the examples that are in `BATCH_DTYPES`, all
+      extra entries (see `Source`), and "index" int32 [share], the indices in the source.
 
     Raises:
-      ValueError: the source is empty, sizes do not divide, groups do not match the examples, or
-        examples of a batch differ in shape.
+      ValueError: the source is empty, sizes do not divide, groups do not match the examples,
+        examples of a batch differ in shape, or extra entries differ between batches.
       BadData: the task cannot use an example; the message names it.
-      RuntimeError: an example cannot be read or transformed (the message names it), or a worker
-        died.
+      RuntimeError: an example cannot be read or transformed, or an entry cannot enter a batch (the
+        message names the example), or a worker died.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be within 0..2³² − 1, got {seed}")
@@ -106,9 +94,18 @@ def training_batches(
     )
 
     def batches():
+        expected = None
         try:
             while True:
-                yield _stack(list(islice(rows, share)))
+                batch = _stack(list(islice(rows, share)))
+                found = _extra_shapes(batch)
+                expected = found if expected is None else expected
+                if found != expected:
+                    raise ValueError(
+                        f"extra entries differ between batches: {expected} and {found}; bring all "
+                        "to one length by a transform"
+                    )
+                yield batch
         finally:
             rows.close()
 
@@ -116,7 +113,7 @@ def training_batches(
 
 
 def evaluation_examples(
-    source: Sequence[dict],
+    source: Source,
     transforms: Sequence = (),
     *,
     num_threads: int = 2,
@@ -126,7 +123,8 @@ def evaluation_examples(
     """Yields (index, example) for each example, once over all processes.
 
     Process k takes the k-th contiguous part of the source, in order; parts differ by at most one
-    example. Transforms get a generator made from the index, so that all evaluations are alike.
+    example. Transforms get a generator made from the index, so that all evaluations are alike. An
+    example without an "id" gets its index as one.
 
     Raises:
       RuntimeError: an example cannot be read or transformed; the message names it.
@@ -141,7 +139,7 @@ def evaluation_examples(
 class _EvaluationStream:
     """Random access to (index, transformed example) for some indices of a source."""
 
-    source: Sequence[dict]
+    source: Source
     transforms: tuple
     indices: Sequence[int]
 
@@ -157,7 +155,7 @@ class _EvaluationStream:
 class _TrainingStream:
     """Random access to the endless stream of rows that one training process consumes."""
 
-    source: Sequence[dict]
+    source: Source
     transforms: tuple
     batch_size: int
     seed: int
@@ -201,7 +199,9 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
     name, doing = f"example {index} of {len(source)}", "reading"
     try:
         example = source[index]
-        name = f"{name}, id {example.get('id')!r}"
+        if "id" not in example:
+            example = {**example, "id": str(index)}
+        name = f"{name}, id {example['id']!r}"
         for transform in transforms:
             doing = type(transform).__name__
             example = transform(example, rng)
@@ -209,35 +209,66 @@ def _read(source, transforms, index: int, rng: np.random.Generator) -> dict:
         raise BadData(f"{name}: {error}") from None
     # A user's own source and transforms may raise anything.
     except Exception as error:
-        failure = RuntimeError(f"{name}: {doing} failed: {type(error).__name__}: {error}")
-        # A cause would be lost on the way from a worker process, and not every error pickles.
-        failure.add_note(traceback.format_exc())
-        raise failure from None
+        raise _failure(f"{name}: {doing} failed: {type(error).__name__}: {error}") from None
     return example
+
+
+def _failure(message: str) -> RuntimeError:
+    """An error that keeps the present traceback as a note.
+
+    A cause would be lost on the way from a worker process, and not every error pickles.
+    """
+    failure = RuntimeError(message)
+    failure.add_note(traceback.format_exc())
+    return failure
 
 
 def _row(index: int, example: dict) -> dict:
     """The entries of an example that enter a batch, and its id for messages."""
     row = {key: example[key] for key in BATCH_DTYPES if key in example}
+    try:
+        row |= {key: batch_array(key, value) for key, value in extra_entries(example).items()}
+    except ValueError as error:
+        raise _failure(f"example {index}, id {example.get('id')!r}: {error}") from None
     return {**row, "index": index, "id": str(example.get("id"))}
 
 
 def _stack(rows: list[dict]) -> dict[str, np.ndarray]:
     """Stacks rows to a batch in ordinary memory (workers pass rows in shared memory)."""
     batch = {"index": np.array([row["index"] for row in rows], np.int32)}
-    for key, dtype in BATCH_DTYPES.items():
-        shapes = [np.shape(row[key]) if key in row else None for row in rows]
-        for row, shape in zip(rows, shapes, strict=True):
-            if shape != shapes[0]:
+    extra = dict.fromkeys(key for row in rows for key in extra_entries(row) if key != "index")
+    for key in (*BATCH_DTYPES, *extra):
+        forms = [_form(key, row) for row in rows]
+        for row, form in zip(rows, forms, strict=True):
+            if form != forms[0]:
                 raise ValueError(
-                    f"{key!r} differs in one batch: {rows[0]['id']!r} has shape {shapes[0]} but "
-                    f"{row['id']!r} has {shape}; bring all to one size by a transform"
+                    f"{key!r} differs in one batch: {rows[0]['id']!r} has {forms[0]} but "
+                    f"{row['id']!r} has {form}; bring all to one size by a transform"
                 )
-        if shapes[0] is not None:
-            batch[key] = np.empty((len(rows), *shapes[0]), dtype)
+        if key in rows[0]:
+            first = np.asarray(rows[0][key])
+            dtype = BATCH_DTYPES.get(key, first.dtype)
+            batch[key] = np.empty((len(rows), *first.shape), dtype)
             for place, row in enumerate(rows):
                 batch[key][place] = row[key]
     return batch
+
+
+def _form(key: str, row: dict) -> str | None:
+    """The shape of an entry and, unless the batch gives it one, its type."""
+    if key not in row:
+        return None
+    shape = f"shape {np.shape(row[key])}"
+    return shape if key in BATCH_DTYPES else f"{shape} of {row[key].dtype}"
+
+
+def _extra_shapes(batch: dict[str, np.ndarray]) -> dict[str, str]:
+    """The type of each extra entry, and the length of a vector; the size of a map may vary."""
+    return {
+        key: f"{value.dtype} {'map' if value.ndim > 2 else list(value.shape[1:])}"
+        for key, value in extra_entries(batch).items()
+        if key != "index"
+    }
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> int:

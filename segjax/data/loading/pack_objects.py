@@ -6,9 +6,11 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from segjax.data.augmentation.instance import check_objects, keep_objects
+from segjax.data.augmentation.maps import maps_of, pad_map
 from segjax.data.augmentation.semantic import Normalize
 from segjax.data.images import match_channels
 from segjax.data.instance_masks import CroppedMask, coverage
+from segjax.data.sources.protocol import OBJECTS
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,13 @@ class PackObjects:
     channels. Crowds are left out. If there are more objects than the capacity, those with the
     largest boxes are kept, in their order.
 
-    The result has "id", "image_id" if the example has it, "image" float32 [H, W, 3], "size" int32
-    [2] (height and width without padding), "boxes" float32 [M, 4], "classes" int32 [M] (0 = no
-    object), "masks" uint8 [M, m, m] and "dropped" int32 (number of objects beyond the capacity). A
-    mask is in the frame of its box, which is divided into m × m equal cells: a value is 255 times
-    the part of its cell that the mask covers. 100 masks of 112 × 112 take 1.3 MB; masks of a whole
-    image of 800 × 1333 would take 107 MB.
+    The result has "image" float32 [H, W, 3], "size" int32 [2] (height and width without padding),
+    "boxes" float32 [M, 4], "classes" int32 [M] (0 = no object), "masks" uint8 [M, m, m] and
+    "dropped" int32 (number of objects beyond the capacity). A mask is in the frame of its box,
+    which is divided into m × m equal cells: a value is 255 times the part of its cell that the
+    mask covers. 100 masks of 112 × 112 take 1.3 MB; masks of a whole image of 800 × 1333 would
+    take 107 MB. Other maps are padded like the image, with 0, or with 255 for labels. All other
+    entries that do not belong to objects are passed on.
 
     Attributes:
       buckets: the size (height, width) of all images, or two: one for images at least as wide as
@@ -73,9 +76,11 @@ class PackObjects:
         boxes[:count], classes[:count] = objects["boxes"], objects["classes"]
         for place, (mask, box) in enumerate(zip(objects["masks"], objects["boxes"], strict=True)):
             masks[place] = box_frame_mask(mask, box, self.mask_size)
+        bucket = bucket_of(size, self.buckets, portrait=example.get("portrait", size[0] > size[1]))
         return {
-            **{key: example[key] for key in ("id", "image_id") if key in example},
-            "image": self._padded(example["image"], example.get("portrait", size[0] > size[1])),
+            **{key: value for key, value in example.items() if key not in (*OBJECTS, "portrait")},
+            **{key: pad_map(key, value, bucket) for key, value in maps_of(example).items()},
+            "image": self._padded(example["image"], bucket),
             "size": np.array(size, np.int32),
             "boxes": boxes,
             "classes": classes,
@@ -83,10 +88,9 @@ class PackObjects:
             "dropped": np.int32(found - count),
         }
 
-    def _padded(self, image: np.ndarray, portrait: bool) -> np.ndarray:
+    def _padded(self, image: np.ndarray, bucket: tuple[int, int]) -> np.ndarray:
         """Normalises the image and pads it with zeros to its bucket, [H, W, 3]."""
         height, width = image.shape[:2]
-        bucket = bucket_of((height, width), self.buckets, portrait=portrait)
         image = match_channels(image, 3)
         padded = np.zeros((*bucket, 3), np.float32)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.

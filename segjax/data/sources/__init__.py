@@ -1,1 +1,1 @@
-"""Sources: objects with a length and examples by index."""
+"""Sources of examples: the contract is `segjax.data.sources.protocol.Source`."""

@@ -18,9 +18,9 @@ def make_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
     """Makes the TFDS builder of a data set.
 
     Raises:
-      ValueError: there is no data set of that name; the message lists those there are.
+      ValueError: no data set has this name; the message lists the names.
     """
-    # Other builders are not imported: each costs time, and one may need what is not there.
+    # Import no other builder: each import takes time, and one may need a package that is missing.
     folder, _, config = name.partition("/")
     if folder not in _folders() or name not in _names(folder):
         names = dataset_names()

@@ -13,29 +13,30 @@ from segjax.data.instance_masks import CroppedMask, mask_from_segmentation
 
 @dataclass(frozen=True, eq=False)
 class CocoInstances:
-    """The images of a COCO-format file with their objects, read when they are asked for.
+    """The images and objects of a file in COCO's format, read on demand.
 
-    `source[i]` is a dict: "id" str, "image_id" int, "image" uint8 or uint16 [H, W, 3], and of n
-    objects "boxes" float32 [n, 4], as annotated and clipped to the image, "classes" int32 [n],
-    "masks", a tuple of `CroppedMask`, "crowd" bool [n] and "areas" float32 [n] as annotated.
+    An example is as `segjax.data.sources.protocol.Source` says for objects: "id" str, "image_id"
+    int, "image" uint8 or uint16 [H, W, 3], and for n objects "boxes" float32 [n, 4] (as annotated,
+    clipped to the image), "classes" int32 [n], "masks" (a tuple of `CroppedMask`), "crowd" bool [n]
+    and "areas" float32 [n] (as annotated).
 
-    Images are in the order of their ids. An "id" is the name of the image's file without its
-    suffix, or the image's id where two files have the same name. Classes are 1, 2, ... in the order
-    of the category ids, which may have gaps. Masks are COCO's own, pixel by pixel; that of an
-    object too small for any pixel is empty.
+    Images are sorted by their ids. An "id" is the name of the image file without its suffix, or the
+    image's id if two files have the same name. Classes are 1, 2, ... in the order of the category
+    ids, which may have gaps. Masks are COCO's own, pixel by pixel; an object too small for any
+    pixel has an empty mask.
 
-    Opening reads the whole file once (COCO's train2017 takes half a minute and 1 GB, for a moment).
-    What is kept, and pickled to worker processes, is some 25 MB for it.
+    Opening reads the whole file once. COCO's train2017 takes half a minute and, for a moment, 1 GB;
+    about 25 MB are kept and pickled to worker processes.
 
     Attributes:
       annotations: the JSON file.
-      images: the folder that its file names are in.
-      drop_empty: leave out images without any object that is no crowd, as detectron2 does for
+      images: the folder of the image files.
+      drop_empty: leave out images without objects or with crowds alone, as detectron2 does for
         training (FILTER_EMPTY_ANNOTATIONS).
       ids: the name of each example.
 
     Raises:
-      FileNotFoundError: the file, or images that it names, are not there.
+      FileNotFoundError: the file, the folder or an image is missing.
       ValueError: the file is not in COCO's format, or no image is left.
     """
 
@@ -44,7 +45,7 @@ class CocoInstances:
     drop_empty: bool = field(default=False, kw_only=True)
     ids: tuple[str, ...] = field(init=False, repr=False)
     _index: CocoIndex = field(init=False, repr=False)
-    _places: np.ndarray = field(init=False, repr=False)  # in the index
+    _places: np.ndarray = field(init=False, repr=False)  # of the examples in the index
 
     def __post_init__(self):
         path, folder = (Path(given).expanduser() for given in (self.annotations, self.images))
@@ -86,7 +87,7 @@ class CocoInstances:
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The category id of the classes 1, 2, ..., as the file has them and results must."""
+        """The category ids of the classes 1, 2, ..., which results in COCO's format need."""
         return tuple(self._index.categories)
 
     @property
@@ -101,11 +102,11 @@ class CocoInstances:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which annotations were left out and why, one sentence each."""
+        """The annotations that were left out and the reason, one sentence each."""
         return self._index.notes
 
     def _check_files(self) -> None:
-        """Names the images that are not there, before anything is trained."""
+        """Raises FileNotFoundError for missing images, before training starts."""
         present = {entry.name for entry in os.scandir(self.images)}
         names = [self._index.file_names[place] for place in self._places]
         missing = [
@@ -119,11 +120,16 @@ class CocoInstances:
 
 
 def read_coco_example(index: CocoIndex, place: int, images: Path) -> dict:
-    """Reads an image of an index from a folder, with its objects: an example without "id".
+    """Reads one image of an index and its objects: an example without "id".
+
+    Args:
+      index: the images and annotations of a file.
+      place: the number of the image in the index.
+      images: the folder of the image files.
 
     Raises:
-      ValueError: naming the file, if the image is unreadable or not of the size that the index
-        says; naming the annotation, if its mask cannot be drawn.
+      ValueError: the image is unreadable or its size is not the index's (the message names the
+        file), or a mask cannot be drawn (the message names the annotation).
     """
     path = images / index.file_names[place]
     size = tuple(index.sizes[place].tolist())
@@ -151,7 +157,7 @@ def read_coco_example(index: CocoIndex, place: int, images: Path) -> dict:
 
 def _draw_mask(annotation: dict, size: tuple[int, int], path: Path) -> CroppedMask:
     segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):  # of two corners there is nothing to draw
+    if isinstance(segmentation, list):  # polygons of fewer than three corners enclose nothing
         segmentation = [polygon for polygon in segmentation if has_mask([polygon])]
     try:
         return mask_from_segmentation(segmentation, size)
@@ -162,7 +168,7 @@ def _draw_mask(annotation: dict, size: tuple[int, int], path: Path) -> CroppedMa
 
 
 def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:
-    """The names of the files without suffix or, where two are the same, the ids of the images."""
+    """The names of the files without suffix, or the ids of the images if two names are equal."""
     names = tuple(Path(index.file_names[place]).stem for place in places)
     if len(set(names)) < len(names):
         return tuple(map(str, index.image_ids[places].tolist()))

@@ -1,4 +1,4 @@
-"""What an official layout holds, and its masks, read strictly: what is doubtful is an error."""
+"""The files of official layouts, and their masks read strictly: doubtful values are errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class ExampleFiles:
     Attributes:
       id: name of the example, unique in its split and usable as a file name.
       paths: file of each role, such as "image" and "labels".
-      page: page to read, in multi-page files.
+      page: the page to read of a multi-page file.
     """
 
     id: str
@@ -26,12 +26,12 @@ class ExampleFiles:
 
 @dataclass(frozen=True)
 class SourceListing:
-    """What a source folder holds.
+    """The contents of a source folder.
 
     Attributes:
-      splits: examples of each split, in their official order, complete ones only.
+      splits: the complete examples of each split, in their official order.
       problems: missing and unpaired files, one sentence each, beginning with the path.
-      notes: what is unusual without being wrong, one sentence each.
+      notes: unusual findings that are no errors, one sentence each.
     """
 
     splits: dict[str, list[ExampleFiles]]
@@ -53,8 +53,8 @@ def keep_complete(examples: list[ExampleFiles], problems: list[str]) -> list[Exa
 def pair_files(images: Path, labels: Path, problems: list[str]) -> list[ExampleFiles]:
     """Pairs the images of a folder with the PNG label maps of the same names in another.
 
-    The order is that of the names. Adds a problem for a folder that is missing or empty, for each
-    image without labels or of a name that another has, and for each label map without an image.
+    The pairs are sorted by name. Adds a problem for a missing or empty folder, for each image
+    without labels or with the name of another image, and for each label map without an image.
     """
     found = {}
     for path in sorted(images.glob("*")):
@@ -72,7 +72,7 @@ def pair_files(images: Path, labels: Path, problems: list[str]) -> list[ExampleF
 
 
 def note_sizes(found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
-    """Notes the splits whose number of examples is not the published one."""
+    """Notes each split whose number of examples differs from the published one."""
     return [
         f"{split}: {size} examples, published are {published[split]}"
         for split, size in found.items()
@@ -92,12 +92,12 @@ def read_mask(path: Path) -> np.ndarray:
 def mask_of(array: np.ndarray, path: Path) -> np.ndarray:
     """Turns an image [H, W, C] of two values, black and white (or 0 and 1), into bool [H, W].
 
-    Black may be up to 8 and white from 247: DRIVE's second observer is stored with a palette of
-    such colours.
+    Black may be up to 8 and white from 247, because the palette of DRIVE's second observer has such
+    colours.
 
     Raises:
-      ValueError: naming `path`, for other values: the mask was resized with interpolation,
-        compressed with loss, or is something else.
+      ValueError: other values occur (the message names `path`): the mask was resized with
+        interpolation, compressed with loss, or is no mask.
     """
     if array.max() <= 1:
         return array[..., 0] > 0

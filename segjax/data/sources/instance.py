@@ -2,23 +2,25 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from segjax.data.instance_masks import InstancesToObjects
-from segjax.data.sources.semantic import Source
+from segjax.data.sources.protocol import Source
 
 
 @dataclass(frozen=True)
 class ObjectSource:
-    """The examples of a source with boxes, classes and masks of their objects.
+    """Adds boxes, classes and masks of objects to the examples of a source.
 
-    Where the data set has a map of instances, they are made of it; see `InstancesToObjects`.
+    They are computed from the map of instances (`InstancesToObjects`), unless an example already
+    has them.
 
     Attributes:
-      source: examples of a data set that tells objects apart.
-      drop_empty: leave images without objects, or with crowds alone, out: there is little to learn
-        from them (detectron2's FILTER_EMPTY).
+      source: examples with objects, or with a map of instances.
+      drop_empty: leave out images without objects or with crowds alone, which teach little
+        (detectron2's FILTER_EMPTY). The source needs `object_counts`.
     """
 
     source: Source
@@ -26,29 +28,37 @@ class ObjectSource:
     drop_empty: bool = False
 
     def __post_init__(self):
-        if self.drop_empty and self.source.object_counts is None:
+        if self.drop_empty and self._object_counts is None:
             raise ValueError(
-                f"{self.source.name} was prepared before objects were counted: prepare it again, "
-                "with --overwrite"
+                f"{self._name} has no object_counts, so images without objects cannot be left out. "
+                "If it was prepared before objects were counted, prepare it again with --overwrite"
             )
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.source, "name", type(self.source).__name__)
+
+    @property
+    def _object_counts(self) -> Any:
+        return getattr(self.source, "object_counts", None)
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """Where the examples are in the source."""
+        """The index of each example in the source."""
         places = np.arange(len(self.source))
-        return places[self.source.object_counts > 0] if self.drop_empty else places
+        return places[np.asarray(self._object_counts) > 0] if self.drop_empty else places
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)} in {self.source.name}")
+            raise IndexError(f"example {index} of {len(self)} in {self._name}")
         example = self.source[int(self._places[index])]
         return example if "boxes" in example else InstancesToObjects()(example, None)
 
     @property
     def sizes(self) -> np.ndarray | None:
-        """Height and width of each image, int32 [n, 2]; None where the data set kept none."""
-        sizes = self.source.sizes
-        return None if sizes is None else sizes[self._places]
+        """The height and width of each image, int32 [n, 2]; None if the source has none."""
+        sizes = getattr(self.source, "sizes", None)
+        return None if sizes is None else np.asarray(sizes)[self._places]

@@ -11,29 +11,26 @@ from segjax.data.sources.catalog import make_builder
 
 
 @dataclass(frozen=True)
-class Source:
-    """The examples of a split, decoded when they are asked for.
+class PreparedSource:
+    """The examples of a split of a prepared data set, decoded on demand.
 
-    `source[i]` is a dict of NumPy arrays: "image" uint8 or uint16 [H, W, C], "labels" uint8 [H, W]
-    (255 = ignored), "id" str and, where the data set has them, "instances" int32 [H, W],
-    "field_of_view" bool [H, W] and "second_observer" uint8 [H, W] (255 = nothing drawn). A data
-    set of objects that may overlap has them, as `segjax.data.sources.coco_files` gives them, and no
-    "labels".
+    An example is as `segjax.data.sources.protocol.Source` says: "id" str, "image" uint8 or uint16
+    [H, W, C], "labels" uint8 [H, W] (255 = ignored) and, if the data set has them, "instances"
+    int32 [H, W], "field_of_view" bool [H, W] and "second_observer" uint8 [H, W] (255 = nothing
+    drawn). A data set of objects that may overlap has the entries of objects instead of "labels".
 
-    It pickles to a few kilobytes and 8 bytes an example: files are opened again in the process
-    that reads them.
+    It pickles to a few kilobytes and 8 bytes an example; each process opens the files itself.
 
     Attributes:
-      name: data set, such as "cell_tracking/dic_c2dh_hela".
-      split: split or slice, such as "train[:24]".
-      class_names: name of each class id.
-      split_sizes: number of examples of each whole split of the data set.
-      sizes: height and width of each image, int32 [n, 2]; None where the data set was prepared
-        without noting them.
-      object_counts: objects of each image, crowds left out, int32 [n]; None likewise, and where
-        the data set tells no objects apart.
-      category_ids: the id that COCO's results have for the classes 1, 2, ...; None where there is
-        none.
+      name: the data set, such as "cell_tracking/dic_c2dh_hela".
+      split: the split or slice, such as "train[:24]".
+      class_names: the name of each class id.
+      split_sizes: the number of examples of each whole split of the data set.
+      sizes: the height and width of each image, int32 [n, 2]; None if the data set was prepared
+        before sizes were recorded.
+      object_counts: the number of objects of each image without crowds, int32 [n]; None if the
+        data set was prepared before they were recorded, or does not tell objects apart.
+      category_ids: COCO's ids of the classes 1, 2, ...; None if there are none.
     """
 
     name: str
@@ -62,17 +59,17 @@ class Source:
         return self._to_example(record)
 
 
-def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
+def open_dataset(name: str, split: str, *, data_dir: Path) -> PreparedSource:
     """Opens a split of a prepared data set.
 
     Args:
       name: a data set of `segjax.data.sources.catalog.dataset_names()`.
       split: one of its splits, or TFDS's arithmetic on them: "train[:24]", "gold_01+gold_02".
-      data_dir: the folder it was prepared in.
+      data_dir: the folder of prepared data sets.
 
     Raises:
-      ValueError: no such data set or split; the message lists those there are.
-      FileNotFoundError: the data set is not prepared; the message says the command.
+      ValueError: no data set or split has this name; the message lists the names.
+      FileNotFoundError: the data set is not prepared; the message gives the command.
     """
     builder = make_builder(name, data_dir=data_dir)
     if not is_prepared(builder):
@@ -82,12 +79,12 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> Source:
     return open_builder(builder, split)
 
 
-def open_builder(builder: SegmentationBuilder, split: str) -> Source:
-    """Opens a split of what a builder of segjax has prepared, or of what TFDS's mocks make of it.
+def open_builder(builder: SegmentationBuilder, split: str) -> PreparedSource:
+    """Opens a split that one of segjax's builders has prepared, or a mock of it made by TFDS.
 
     Raises:
-      ValueError: no such split (the message lists those there are), or a format that only
-        TensorFlow reads.
+      ValueError: there is no such split (the message lists the splits), or only TensorFlow can
+        read the format.
     """
     config = builder.builder_config
     name = f"{builder.name}/{config.name}" if config else builder.name
@@ -105,7 +102,7 @@ def open_builder(builder: SegmentationBuilder, split: str) -> Source:
             f"{split!r} selects no examples of {name}. Splits: {known}, and slices of them such as "
             f"'{next(iter(sizes))}[:2]'"
         ) from error
-    return Source(
+    return PreparedSource(
         name,
         split,
         builder.class_names,
@@ -119,18 +116,18 @@ def open_builder(builder: SegmentationBuilder, split: str) -> Source:
 
 
 def is_prepared(builder: SegmentationBuilder) -> bool:
-    """Whether a builder's data set is complete on disk; it is moved there only when it is."""
+    """Whether a builder's data set is on disk; `prepare` moves only complete ones there."""
     return (Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
 def prepare_command(name: str, builder: SegmentationBuilder) -> str:
-    """The command that prepares a data set, with DIR for what the user must fill in."""
+    """The command that prepares a data set; the user replaces DIR."""
     source = " --source DIR" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
     return f"segjax data prepare {name}{source} --data-dir {builder.data_dir_root}"
 
 
 def _noted(builder: SegmentationBuilder, split: str, note: str) -> np.ndarray | None:
-    """What was noted of the examples of a split when the data set was prepared."""
+    """The notes of one kind about the examples of a split, from when it was prepared."""
     noted = (builder.info.metadata or {}).get(note)
     if noted is None or any(value is None for values in noted.values() for value in values):
         return None

@@ -1,6 +1,6 @@
 """The data of an experiment: class names, channels, and splits that open lazily."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,22 +9,23 @@ from types import MappingProxyType
 from segjax.data.prepare import open_generated
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.instance import ObjectSource
+from segjax.data.sources.protocol import Source
 from segjax.data.sources.semantic import open_dataset
 
-Open = Callable[[], Sequence[dict]]
+Open = Callable[[], Source]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Sources of examples by split.
+    """The sources of an experiment, one for each split.
 
-    A source is any object with `__len__` and `__getitem__`; see `segjax.data.sources.semantic` for
-    the entries of an example. Sources open when training or evaluation asks for them: prediction
-    needs none.
+    A source is any object with `__len__` and `__getitem__`; `segjax.data.sources.protocol.Source`
+    says what its examples hold. Sources open when training or evaluation asks for them, so
+    prediction needs no data.
 
     Attributes:
-      classes: name of each class id; for objects, background first.
-      channels: number of channels of the images.
+      classes: the name of each class id; for objects, the background first.
+      channels: the number of channels of the images.
       train: opens the training examples.
       evaluation: opens each evaluation split, by name; the first is scored during training.
       category_ids: COCO's ids of the classes 1, 2, ...; None numbers them from 1.
@@ -44,16 +45,16 @@ def prepared_splits(
     train: str = "train",
     evaluation: Mapping[str, str] = MappingProxyType({"val": "val"}),
 ) -> Splits:
-    """Returns splits of a data set of the catalogue, which is prepared before they open.
+    """Returns splits of a data set that `segjax data prepare` prepares before they open.
 
     Args:
-      name: a name that `segjax data list` shows.
-      data_dir: folder of the prepared data sets.
-      train: split, or TFDS's arithmetic on splits, such as "train[:24]".
-      evaluation: the same for each evaluation split, by its name in the results.
+      name: the data set, as `segjax data list` names it.
+      data_dir: the folder of prepared data sets.
+      train: the training split, or TFDS's arithmetic on splits, such as "train[:24]".
+      evaluation: each evaluation split, by its name in the results.
 
     Raises:
-      ValueError: there is no data set of this name.
+      ValueError: no data set has this name.
     """
     return _catalog_splits(open_dataset, name, data_dir, train, evaluation)
 
@@ -61,7 +62,7 @@ def prepared_splits(
 def generated_splits(
     name: str, *, data_dir: Path, train: str, evaluation: Mapping[str, str]
 ) -> Splits:
-    """Returns splits of a data set that is generated when first opened; see `prepared_splits`."""
+    """Returns splits of a data set that is generated on first use; see `prepared_splits`."""
     return _catalog_splits(open_generated, name, data_dir, train, evaluation)
 
 
@@ -78,9 +79,10 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
 
 
 def as_objects(splits: Splits) -> Splits:
-    """Returns the splits with boxes, classes and masks of objects in their examples.
+    """Adds boxes, classes and masks of objects to the examples of all splits.
 
-    Training leaves out images without objects, as detectron2 does.
+    Training leaves out images without objects, as detectron2 does; its source needs
+    `object_counts`.
     """
 
     def objects(opener, *, drop_empty=False):

@@ -13,29 +13,29 @@ def synthetic_cells(
     radius: tuple[float, float] = (11.0, 22.0),
     coverage: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture of cells, alone and in clusters, in the manner of phase contrast.
+    """Draws one picture of single and clustered cells that looks like phase contrast.
 
-    Cells differ in shape, size, brightness and texture; some are as bright as the background, and
-    only texture and outline tell them from it. Touching cells are parted by a seam two pixels
-    wide, seen as a thin line. The light is uneven; the lens adds blur, the camera noise.
+    Cells differ in shape, size, brightness and texture. Some are as bright as the background and
+    differ from it only in texture and outline. A seam two pixels wide separates touching cells and
+    shows as a thin line. The light is uneven, the lens adds blur, and the camera adds noise.
 
     Args:
       rng: the only source of randomness.
       size: height and width in pixels.
       radius: smallest and largest mean radius of a cell in pixels.
-      coverage: part of the picture to fill with cells, as far as they find room.
+      coverage: the part of the picture to fill with cells, if there is room.
 
     Returns:
       The picture, uint8 [H, W, 1], and the instances, int32 [H, W]: 0 = background, 1..n = cells.
-      Each cell is one 8-connected component of the foreground, so that the foreground alone tells
-      the cells apart.
+      Each cell is one 8-connected component of the foreground, so the foreground alone tells the
+      cells apart.
     """
     instances = _part_touching(_place_cells(rng, size, radius, coverage))
     return _render(rng, instances)[..., None], instances
 
 
 def _place_cells(rng, size, radius, coverage) -> np.ndarray:
-    """Lays out cells until `coverage` is reached, most of them beside one that is there."""
+    """Places cells until `coverage` is reached, most of them beside an earlier cell."""
     area = size[0] * size[1]
     centres, radii = np.empty((0, 2)), np.empty(0)
     owner = np.zeros(size, np.int32)
@@ -52,7 +52,7 @@ def _place_cells(rng, size, radius, coverage) -> np.ndarray:
         else:
             centre = rng.uniform(0, size)
         distances = np.linalg.norm(centres - centre, axis=1) / (radii + r)
-        # Neighbours either overlap a little, to touch along a seam, or keep well apart.
+        # Neighbours either overlap a little, and so touch along a seam, or stay well apart.
         clashes = (distances < 0.85) | ((distances > 1.0) & (distances < 1.2))
         if clashes.any() or (centre < 0).any() or (centre >= size).any():
             continue
@@ -62,7 +62,7 @@ def _place_cells(rng, size, radius, coverage) -> np.ndarray:
 
 
 def _add_cell(rng, owner, nearest, centre, r, number) -> None:
-    """Gives a cell of random outline the pixels that it is nearest to, in place."""
+    """Draws a cell with a random outline, in place; contested pixels go to the nearer cell."""
     reach = 1.7 * r
     top, left = np.maximum(centre - reach, 0).astype(int)
     bottom, right = np.minimum(centre + reach, owner.shape).astype(int)
@@ -80,7 +80,7 @@ def _add_cell(rng, owner, nearest, centre, r, number) -> None:
 
 
 def _part_touching(owner: np.ndarray) -> np.ndarray:
-    """Clears a seam between neighbours, keeps the largest piece of each cell and renumbers."""
+    """Clears a seam between neighbours, keeps each cell's largest piece and renumbers the cells."""
     ids, kernel = owner.astype(np.float32), np.ones((3, 3), np.uint8)
     highest = cv2.dilate(ids, kernel)
     lowest = cv2.erode(np.where(ids > 0, ids, np.float32(np.inf)), kernel)
@@ -100,7 +100,7 @@ def _part_touching(owner: np.ndarray) -> np.ndarray:
 
 
 def _render(rng, instances: np.ndarray) -> np.ndarray:
-    """Photographs the cells, as uint8 [H, W]."""
+    """Draws the image of the cells, uint8 [H, W]."""
     size = instances.shape
     count = instances.max() + 1
     cell = np.uint8(instances > 0)

@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data.label_maps import IGNORED, to_class_ids
+from segjax.data.label_maps import to_class_ids
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Images and label maps of a split of a TFDS builder, decoded when they are asked for.
+    """The images and label maps of a split of a TFDS builder, decoded on demand.
 
-    `source[i]` is a dict of NumPy arrays: "image" uint8 or uint16 [H, W, C], "labels" uint8 [H, W]
-    (255 = ignored), and "id" str, the index of the example.
+    An example has "image" uint8 or uint16 [H, W, C], "labels" uint8 [H, W] (255 = ignored) and
+    "id" str, the index of the example.
 
     Attributes:
-      name: data set, "name" or "name/config".
-      split: split or slice, such as "train[:80%]".
-      class_names: name of each class id.
+      name: the data set, "name" or "name/config".
+      split: the split or slice, such as "train[:80%]".
+      class_names: the name of each class id.
       class_ids: the class id of each stored value that may occur.
     """
 
@@ -56,20 +57,20 @@ def from_tfds(
     class_names: Sequence[str] | None = None,
     class_ids: Mapping[int, int] | None = None,
 ) -> FeatureSource:
-    """Opens a split of what any TFDS builder has prepared, without TensorFlow.
+    """Opens a split that any TFDS builder has prepared, without TensorFlow.
 
     Args:
-      builder: prepared with `download_and_prepare(file_format="array_record")`.
+      builder: a builder prepared with `download_and_prepare(file_format="array_record")`.
       split: one of its splits, or TFDS's arithmetic on them, such as "train[:80%]".
-      image: its feature of images, 8 or 16 bits [H, W, C].
-      labels: its feature of label maps, integers [H, W] or [H, W, 1].
-      class_names: name of each class id; None takes those of a `LabeledImage` feature.
-      class_ids: the class id of each stored value; None means that class ids are stored, and 255
-        where a pixel is to be ignored.
+      image: the name of the feature with the images, 8 or 16 bits [H, W, C].
+      labels: the name of the feature with the label maps, integers [H, W] or [H, W, 1].
+      class_names: the name of each class id; None takes the names of a `LabeledImage` feature.
+      class_ids: the class id of each stored value; None means that class ids are stored, with 255
+        for ignored pixels.
 
     Raises:
-      ValueError: a feature is missing or of another kind, there are no class names, there is no
-        such split, or it is not prepared in the ArrayRecord format.
+      ValueError: a feature is missing or has another type, there are no class names, the split
+        does not exist, or the data set is not prepared in the ArrayRecord format.
     """
     config = builder.builder_config
     name = f"{builder.name}/{config.name}" if config else builder.name
@@ -96,5 +97,5 @@ def from_tfds(
             f"{name} is not prepared as ArrayRecord, which is read without TensorFlow: prepare it "
             'with download_and_prepare(file_format="array_record")'
         ) from error
-    class_ids = class_ids or {value: value for value in (*range(len(names)), IGNORED)}
+    class_ids = class_ids or {value: value for value in (*range(len(names)), IGNORE_LABEL)}
     return FeatureSource(name, split, tuple(names), class_ids, image, labels, records)

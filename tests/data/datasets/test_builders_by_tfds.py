@@ -1,4 +1,4 @@
-"""TFDS's own test of a builder, for each of ours; it needs TensorFlow and dill."""
+"""Runs TFDS's own test on each of our builders; needs TensorFlow and dill."""
 
 import importlib
 import subprocess
@@ -45,7 +45,7 @@ def write_pets(folder):
                 )
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # TFDS calls what others deprecate
+pytestmark = pytest.mark.filterwarnings("ignore")  # TFDS calls deprecated functions
 # The writer of a small official layout, and the examples that it has in each split.
 LAYOUTS = {
     "ade20k": (official_layouts.write_ade20k, {"training": 3, "validation": 3}),
@@ -94,7 +94,7 @@ def case_of(name):
             super().setUpClass()
 
         def test_registered(self):
-            """Ours stay out of the registry, on purpose."""
+            """Our builders deliberately stay out of the registry."""
             assert module.Builder not in tfds.core.registered._DATASET_REGISTRY.values()
 
         def test_an_image_and_its_labels_are_what_is_supervised(self):

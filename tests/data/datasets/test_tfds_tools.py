@@ -15,7 +15,7 @@ from tests.data import official_instance_layouts, official_layouts
 
 OURS = "segjax.data.datasets"
 TFDSS = "tensorflow_datasets"
-# Each order of imports ends with the modules of what TFDS finds by three names.
+# Each order of imports ends with the modules of the builders that TFDS finds by three names.
 FIND = """
 print(*(tfds.builder_cls(name).__module__ for name in ("coco", "cityscapes", "oxford_iiit_pet")))
 """
@@ -120,7 +120,7 @@ def test_tfds_finds_what_is_prepared_by_its_name_and_folder(built):
     assert builder.info.homepage == make_builder("camvid", data_dir=built).homepage
     assert builder.info.supervised_keys == ("image", "labels")
     assert builder.info.features["labels"].names[:2] == ["sky", "building"]
-    # The name "coco" is TFDS's own, so that ours is found by its folder.
+    # The name "coco" is TFDS's own, so ours is found by its folder.
     coco = tfds.builder_from_directory(built / "coco" / "1.0.0")
     assert len(coco.as_data_source("train")[1]["boxes"]) == 3  # a crowd among them
 

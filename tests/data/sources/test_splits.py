@@ -1,4 +1,4 @@
-"""Splits of the catalogue's data sets, and of sources of one's own."""
+"""Splits of the catalogue's data sets and of your own sources."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def builder(tmp_path_factory):
 
 
 def examples_of(source):
-    """The examples in an order of their own: TFDS shuffles what it prepares."""
+    """The examples sorted by their pixels, because TFDS shuffles while preparing."""
     return sorted((source[i] for i in range(len(source))), key=lambda e: e["image"].tobytes())
 
 

@@ -9,15 +9,16 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
 from segjax.data.images import match_channels, read_image
-from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
+from segjax.data.sources.protocol import IGNORE_LABEL
 
-CLASS_IDS = {0: IGNORED} | {value: value - 1 for value in range(1, len(CLASS_NAMES) + 1)}
+CLASS_IDS = {0: IGNORE_LABEL} | {value: value - 1 for value in range(1, len(CLASS_NAMES) + 1)}
 PUBLISHED = {"training": 20210, "validation": 2000}
 
 
 class Builder(SegmentationBuilder):
-    """The labels of the benchmark less one, so that 0 is a class and "other" is ignored."""
+    """The benchmark's labels minus one, so that 0 is a class and "other" is ignored."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}

@@ -1,4 +1,4 @@
-"""The classes of the scene parsing benchmark: the first name of each in objectInfo150.txt."""
+"""The classes of the scene parsing benchmark, each by its first name in objectInfo150.txt."""
 
 # fmt: off
 CLASS_NAMES = (

@@ -8,8 +8,9 @@ import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
-from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 CLASS_NAMES = (
     "sky",
@@ -25,12 +26,12 @@ CLASS_NAMES = (
     "bicyclist",
 )
 VOID = len(CLASS_NAMES)
-CLASS_IDS = {value: value for value in range(VOID)} | {VOID: IGNORED}
+CLASS_IDS = {value: value for value in range(VOID)} | {VOID: IGNORE_LABEL}
 PUBLISHED = {"train": 367, "val": 101, "test": 233}
 
 
 class Builder(SegmentationBuilder):
-    """Eleven classes in frames of half the camera's width."""
+    """Eleven classes in frames of half the original width and height."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}

@@ -1,4 +1,4 @@
-"""Cell Tracking Challenge: segmentation truth of its two-dimensional training sets."""
+"""Cell Tracking Challenge: the two-dimensional training sets with their segmentation truth."""
 
 import dataclasses
 import re
@@ -16,6 +16,7 @@ from segjax.data.builder import (
 )
 from segjax.data.images import read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, read_instances
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 SEQUENCES = ("01", "02")
 TRUTHS = {"gold": "GT", "silver": "ST"}
@@ -26,9 +27,9 @@ class CellTrackingConfig(tfds.core.BuilderConfig):
     """One data set of the challenge.
 
     Attributes:
-      official_name: the challenge's name of it, which is also the folder of its archive.
-      official_size: height and width of its frames.
-      image_dtype: "uint8" or "uint16", the depth of its frames.
+      official_name: the challenge's name, which is also the name of the folder in the archive.
+      official_size: height and width of the frames.
+      image_dtype: "uint8" or "uint16", the depth of the frames.
     """
 
     official_name: str = ""
@@ -37,7 +38,7 @@ class CellTrackingConfig(tfds.core.BuilderConfig):
 
 
 class Builder(SegmentationBuilder):
-    """Annotated frames of both training sequences, in a split for each sequence and truth."""
+    """The annotated frames of both training sequences, one split for each sequence and truth."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -123,16 +124,16 @@ class Builder(SegmentationBuilder):
                     f"{files.paths['silver']}: size {silver.shape}, but "
                     f"{files.paths['instances']} has {instances.shape}"
                 )
-            labels[unannotated(instances, silver)] = 255
+            labels[unannotated(instances, silver)] = IGNORE_LABEL
         return {"id": files.id, "image": image, "labels": labels, "instances": instances}
 
 
 def unannotated(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
     """Finds the cells that a partly annotated gold frame leaves out, as bool [H, W].
 
-    They are the silver objects of which gold covers less than half, without the pixels that gold
-    does cover. More than half is what the challenge's SEG measure asks of two objects that match;
-    with "any overlap", a cell that grazes an annotated neighbour would count as annotated.
+    A cell is left out if gold covers less than half of its silver object; pixels that gold covers
+    do not belong to it. The challenge's SEG measure matches two objects by more than half, too.
+    With "any overlap", a cell that grazes an annotated neighbour would count as annotated.
 
     Args:
       gold: int32 [H, W] instance ids, 0 = background or not annotated.
@@ -146,7 +147,7 @@ def unannotated(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
 
 
 def _numbered(folder: Path, stem: str) -> dict[str, Path]:
-    """Files of the form "{stem}NNN.tif" or "{stem}NNNN.tif", by their number as written."""
+    """The files "{stem}NNN.tif" or "{stem}NNNN.tif" of a folder, by their number as written."""
     pattern = re.compile(rf"{stem}(\d{{3,4}})\.tif")
     files = sorted(folder.glob(f"{stem}*.tif"))
     return {match[1]: path for path in files if (match := pattern.fullmatch(path.name))}

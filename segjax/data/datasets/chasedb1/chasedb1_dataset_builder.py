@@ -14,7 +14,7 @@ NAMES = [f"Image_{child:02d}{eye}" for child in range(1, 15) for eye in "LR"]
 
 
 class Builder(SegmentationBuilder):
-    """Both eyes of 14 children, drawn by two observers; the first ten children train."""
+    """Both eyes of 14 children, annotated by two observers; the first ten children train."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}

@@ -8,11 +8,12 @@ import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
-from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.protocol import IGNORE_LABEL
 
-# The evaluated classes in the order of their train ids, with the official ids that the files hold.
-# The other ids of 0 to 33 are not evaluated (cityscapesScripts, helpers/labels.py).
+# The evaluated classes in the order of their train ids, with the official ids stored in the files.
+# The other ids from 0 to 33 are not evaluated (cityscapesScripts, helpers/labels.py).
 OFFICIAL_IDS = {
     "road": 7,
     "sidewalk": 8,
@@ -34,14 +35,14 @@ OFFICIAL_IDS = {
     "motorcycle": 32,
     "bicycle": 33,
 }
-TRAIN_IDS = dict.fromkeys(range(34), IGNORED) | {
+TRAIN_IDS = dict.fromkeys(range(34), IGNORE_LABEL) | {
     official_id: train_id for train_id, official_id in enumerate(OFFICIAL_IDS.values())
 }
 PUBLISHED = {"train": 2975, "val": 500, "test": 1525}
 
 
 class Builder(SegmentationBuilder):
-    """The finely annotated frames, city by city, with the 19 classes that are evaluated."""
+    """The finely annotated frames, city by city, with the 19 evaluated classes."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -71,23 +72,23 @@ class Builder(SegmentationBuilder):
         if "labels" in files.paths:
             labels = read_label_map(files.paths["labels"], TRAIN_IDS)
         else:
-            labels = np.full(image.shape[:2], IGNORED, np.uint8)
+            labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
         return {"id": files.id, "image": image, "labels": labels}
 
 
 def find_frames(source: Path, *, truth_ending: str) -> SourceListing:
-    """Lists the frames of the official layout; their "labels" are CITY/NAME{truth_ending}."""
+    """Lists the frames of the official layout; the "labels" files are CITY/NAME{truth_ending}."""
     splits, problems, notes = {}, [], []
     for split in PUBLISHED:
         folder, truth = source / "leftImg8bit" / split, source / "gtFine" / split
         if split == "test" and not folder.is_dir():
-            notes.append(f"{folder}: no such folder, so that there is no test split")
+            notes.append(f"{folder}: no such folder, so there is no test split")
             continue
         images = _files(folder, "_leftImg8bit.png")
         if not images:
             problems.append(f"{folder}: no CITY/*_leftImg8bit.png")
             continue
-        # The label files of test are empty: the labels are not published.
+        # The test labels are not published; the archive's files for them are empty.
         unpaired = {} if split == "test" else _files(truth, truth_ending)
         examples = []
         for name, path in images.items():

@@ -1,4 +1,4 @@
-"""Cityscapes with instances: the things of street scenes, each outlined."""
+"""Cityscapes with instances: each person and vehicle of the street scenes is outlined."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -9,11 +9,11 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, instance_feature, label_feature
 from segjax.data.datasets.cityscapes import cityscapes_dataset_builder as cityscapes
 from segjax.data.images import read_image
-from segjax.data.label_maps import IGNORED
 from segjax.data.sources.files import ExampleFiles, SourceListing, describe_values, read_instances
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
-FIRST_INSTANCE = 1000  # 1000 × class id + number; below, an id is the class of a group
+FIRST_INSTANCE = 1000  # an id is 1000 × class id + number; a smaller id is the class of a group
 
 
 class Builder(SegmentationBuilder):
@@ -49,20 +49,20 @@ class Builder(SegmentationBuilder):
             except ValueError as error:
                 raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
         else:
-            labels = np.full(image.shape[:2], IGNORED, np.uint8)
+            labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
             instances = np.zeros(image.shape[:2], np.int32)
         example = {"id": files.id, "image": image, "labels": labels, "instances": instances}
         return {**example, "crowd": groups_of(instances)}
 
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
-        """Turns the entries of an example, but for its image, into what TFDS is given to store."""
+        """Converts an example to the features that TFDS stores, without the image."""
         stored = {key: value for key, value in example.items() if key != "crowd"}
         return SegmentationBuilder.to_record(stored)
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example of a `Source`."""
+        """Converts a record that TFDS has read to an example of a `Source`."""
         example = SegmentationBuilder.to_example(record)
         return {**example, "crowd": groups_of(example["instances"])}
 
@@ -71,7 +71,8 @@ def things_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Splits the official instance ids, int32 [H, W], into classes of things and their instances.
 
     Returns:
-      uint8 [H, W]: 1 to 8, 0 = no thing; int32 [H, W]: the official ids of things, 0 elsewhere.
+      Classes, uint8 [H, W], 1 to 8 or 0 = no thing; and the official ids of things, int32 [H, W],
+      0 elsewhere.
     """
     official = np.where(ids >= FIRST_INSTANCE, ids // FIRST_INSTANCE, ids)
     if official.max(initial=0) > 33:
@@ -85,6 +86,6 @@ def things_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def groups_of(instances: np.ndarray) -> np.ndarray:
-    """Which of the ids that occur, ascending, are groups of several things: bool [n]."""
+    """Whether each instance, by ascending id, is a group of several things: bool [n]."""
     ids = np.flatnonzero(np.bincount(instances.ravel()))
     return ids[ids > 0] < FIRST_INSTANCE

@@ -1,4 +1,4 @@
-"""COCO 2017: everyday scenes, each object outlined."""
+"""COCO 2017: everyday scenes in which each object is outlined."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ PUBLISHED = {"train": 118287, "val": 5000}
 
 
 class Builder(SegmentationBuilder):
-    """Photographs with objects: boxes, classes and, as run lengths, masks."""
+    """Photographs with the boxes, classes and masks (as run lengths) of their objects."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -40,7 +40,7 @@ class Builder(SegmentationBuilder):
             "image": image_feature(channels=3),
             "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
             "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-            "masks": tfds.features.Text(),  # the counts of each object's run lengths, a line each
+            "masks": tfds.features.Text(),  # the run lengths of one object on each line
             "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
             "areas": tfds.features.Tensor(shape=(None,), dtype=np.float32),
         }
@@ -72,7 +72,7 @@ class Builder(SegmentationBuilder):
 
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
-        """Turns the entries of an example, but for its image, into what TFDS is given to store."""
+        """Converts an example to the features that TFDS stores, without the image."""
         size = example["image"].shape[:2]
         counts = [
             encode(mask.pixels, size=size, top=mask.top, left=mask.left)["counts"]
@@ -83,7 +83,7 @@ class Builder(SegmentationBuilder):
 
     @staticmethod
     def to_example(record: dict) -> dict:
-        """Turns a record as TFDS reads it into an example of a `Source`."""
+        """Converts a record that TFDS has read to an example of a `Source`."""
         size = record["image"].shape[:2]
         counts = decode_text(record["masks"]).split()
         return {
@@ -100,7 +100,7 @@ def _index(annotations: Path) -> CocoIndex:
     return _index_of_version(annotations, annotations.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=2)  # those of both splits
+@lru_cache(maxsize=2)  # one for each split
 def _index_of_version(annotations: Path, modified: int) -> CocoIndex:
     index = read_coco_index(annotations)
     if index.categories != COCO_CATEGORIES:

@@ -12,14 +12,14 @@ import tensorflow_datasets as tfds
 from segjax.coco.masks import draw_segmentation
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import match_channels, read_image
-from segjax.data.label_maps import IGNORED
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.protocol import IGNORE_LABEL
 from segjax.data.voc_classes import VOC_CLASSES
 
-# COCO's category of each class of VOC, in VOC's order; 0 is no category of COCO.
+# COCO's category id of each VOC class, in VOC's order; COCO has no category 0.
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 CLASS_OF_CATEGORY = {category: class_id for class_id, category in enumerate(CATEGORIES) if category}
-# COCO's names of these categories where they are not VOC's.
+# COCO's names of these categories, if they differ from VOC's.
 COCO_NAMES = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -28,7 +28,7 @@ COCO_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-LEAST_AREA = 1000  # pixels of VOC's classes that a training image has more of
+LEAST_AREA = 1000  # a training image has more pixels of VOC's classes than this
 PUBLISHED = {"train": 118287, "val": 5000}  # images in the annotations
 
 
@@ -97,7 +97,7 @@ class Builder(SegmentationBuilder):
 
 
 def draw_classes(instances: list[dict], size: tuple[int, int]) -> np.ndarray:
-    """Draws instances as class ids, uint8 [H, W]: 0 where there is none, 255 where several overlap.
+    """Draws instances as class ids, uint8 [H, W]: 0 = no instance, 255 = several overlap.
 
     Args:
       instances: annotations of COCO with "category_id" and "segmentation", polygons or run lengths.
@@ -109,7 +109,7 @@ def draw_classes(instances: list[dict], size: tuple[int, int]) -> np.ndarray:
         mask = draw_segmentation(instance["segmentation"], size)
         labels[mask] = CLASS_OF_CATEGORY[instance["category_id"]]
         covers += mask
-    labels[covers > 1] = IGNORED
+    labels[covers > 1] = IGNORE_LABEL
     return labels
 
 
@@ -119,7 +119,7 @@ def _read_annotations(path: Path) -> dict[str, dict]:
     return _read_version(path, path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=2)  # those of both splits
+@lru_cache(maxsize=2)  # one for each split
 def _read_version(path: Path, modified: int) -> dict[str, dict]:
     """Reads the size and the instances of VOC's classes of each image, by the image's name."""
     try:

@@ -9,10 +9,11 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, read_mask
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 
 class Builder(SegmentationBuilder):
-    """The official halves of 20 photographs each, with the field of view of the camera."""
+    """The two official halves of 20 photographs each, with the camera's field of view."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -49,8 +50,8 @@ class Builder(SegmentationBuilder):
             observers = {"labels": "1st_manual"}
             if split == "test":
                 observers["second_observer"] = "2nd_manual"
-                # Some archives hold no truth for the test half at all; files missing from a
-                # folder that is there are another matter.
+                # Some archives have no truth at all for the test half. A folder with missing files
+                # is a problem all the same.
                 for role, name in list(observers.items()):
                     if folder.is_dir() and not (folder / name).is_dir():
                         notes.append(f"{folder / name}: no such folder; {role} of test is all 255")
@@ -69,7 +70,7 @@ class Builder(SegmentationBuilder):
 
     def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
         image = read_image(files.paths["image"])
-        absent = np.full(image.shape[:2], 255, np.uint8)
+        absent = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
         return {
             "id": files.id,
             "image": image,

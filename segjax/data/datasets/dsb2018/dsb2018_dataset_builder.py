@@ -1,4 +1,4 @@
-"""Data Science Bowl 2018: nuclei in microscopy of many kinds."""
+"""Data Science Bowl 2018: nuclei in many kinds of microscopy."""
 
 import hashlib
 from pathlib import Path
@@ -24,12 +24,12 @@ from segjax.data.sources.files import (
     read_mask,
 )
 
-TEST_PART = 5  # one of so many images of a kind
-PUBLISHED = {"train": 532, "test": 132}  # of the corrected set
+TEST_PART = 5  # one in five images of a kind is a test image
+PUBLISHED = {"train": 532, "test": 132}  # in the corrected set
 
 
 class Builder(SegmentationBuilder):
-    """The training images, split by the hashes of their names, grey and colour ones apart."""
+    """The training images; grey and colour images are each split by the hashes of their names."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -99,7 +99,7 @@ def choose_test(examples: list[ExampleFiles]) -> list[ExampleFiles]:
 
 
 def _find_official(folder: Path, problems: list[str]) -> list[ExampleFiles]:
-    """The examples of a folder with one folder each, of an image and a mask for each nucleus."""
+    """The examples of a folder: one folder each, with an image and a mask for each nucleus."""
     examples = []
     for path in sorted(folder.iterdir()):
         image, masks = path / "images" / f"{path.name}.png", sorted(path.glob("masks/*.png"))
@@ -114,7 +114,7 @@ def _find_official(folder: Path, problems: list[str]) -> list[ExampleFiles]:
 
 
 def _kind(files: ExampleFiles) -> bool | ValueError:
-    """Whether an image is grey: the kind of microscopy, nearly always."""
+    """Whether an image is grey, which nearly always tells the kind of microscopy."""
     try:
         image = read_image(files.paths["image"])
     except ValueError as error:

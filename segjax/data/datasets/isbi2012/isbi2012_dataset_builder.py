@@ -16,6 +16,7 @@ from segjax.data.builder import (
 )
 from segjax.data.images import read_images
 from segjax.data.sources.files import ExampleFiles, SourceListing, mask_of
+from segjax.data.sources.protocol import IGNORE_LABEL
 
 NUM_SLICES = 30
 
@@ -64,7 +65,7 @@ class Builder(SegmentationBuilder):
             path = files.paths["labels"]
             labels = mask_of(_read_stack(path)[files.page], path).astype(np.uint8)
         else:
-            labels = np.full(image.shape[:2], 255, np.uint8)
+            labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
         _, instances = cv2.connectedComponents(np.uint8(labels == 1), connectivity=4)
         return {"id": files.id, "image": image, "labels": labels, "instances": instances}
 
@@ -73,7 +74,7 @@ def _read_stack(path: Path) -> list[np.ndarray]:
     return _read_version(path, path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=2)  # the slices of a volume and of its labels are asked for by turns
+@lru_cache(maxsize=2)  # slices of a volume and of its labels are read in turn
 def _read_version(path: Path, modified: int) -> list[np.ndarray]:
     return list(read_images(path))
 

@@ -1,4 +1,4 @@
-"""Oxford-IIIT pets: a data set of TFDS's own, built by TFDS and read as ours are."""
+"""Oxford-IIIT pets: TFDS's own data set, built by TFDS and read like ours."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,9 +9,9 @@ from segjax.data.builder import decode_text
 
 
 class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
-    """TFDS's builder: it downloads the files, and needs TensorFlow to build but not to read.
+    """TFDS's builder, which downloads the files and needs TensorFlow to build but not to read.
 
-    What it has for `segjax.data` are the attributes of `SegmentationBuilder` below.
+    The attributes below are those of `SegmentationBuilder` that `segjax.data` reads.
     """
 
     pkg_dir_path = epath.Path(__file__).parent
@@ -22,15 +22,15 @@ class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
     class_names = ("pet", "background", "outline")
 
     def dataset_info_from_configs(self, **options) -> tfds.core.DatasetInfo:
-        """Returns what TFDS knows of the data set, with the trimap as the target."""
+        """Returns TFDS's description of the data set, with the trimap as the target."""
         ours = {"supervised_keys": ("image", "segmentation_mask"), "license": self.license}
         return super().dataset_info_from_configs(**options | ours)
 
     @staticmethod
     def to_example(record: dict) -> dict[str, np.ndarray | str]:
-        """Turns a record as TFDS reads it into an example of a `Source`."""
+        """Converts a record that TFDS has read to an example of a `Source`."""
         return {
             "id": decode_text(record["file_name"]).removesuffix(".jpg"),
             "image": record["image"],
-            "labels": record["segmentation_mask"][..., 0] - np.uint8(1),  # in the files 1 to 3
+            "labels": record["segmentation_mask"][..., 0] - np.uint8(1),  # the files have 1 to 3
         }

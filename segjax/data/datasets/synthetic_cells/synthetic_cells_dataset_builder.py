@@ -18,11 +18,11 @@ SPLITS = {"train": 64, "validation": 16, "test": 16}
 
 
 class Builder(SegmentationBuilder):
-    """96 pictures of 256×256; a generator for each, from its number in the whole set."""
+    """96 pictures of 256×256; the number of a picture in the whole set seeds its generator."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
-    # It has no page on the web. Without any, TFDS names a page of its catalogue that is not there.
+    # There is no web page. Without a homepage, TFDS names a catalogue page that does not exist.
     homepage = "segjax.data.sources.synthetic"
     license = "Apache-2.0"
     official_size = (256, 256)

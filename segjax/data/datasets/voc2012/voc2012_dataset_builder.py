@@ -9,16 +9,17 @@ import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import match_channels, read_image
-from segjax.data.label_maps import IGNORED, read_label_map
+from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
+from segjax.data.sources.protocol import IGNORE_LABEL
 from segjax.data.voc_classes import VOC_CLASSES
 
-CLASS_IDS = {value: value for value in (*range(len(VOC_CLASSES)), IGNORED)}
+CLASS_IDS = {value: value for value in (*range(len(VOC_CLASSES)), IGNORE_LABEL)}
 PUBLISHED = {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "train_aug": 10582}
 
 
 class Builder(SegmentationBuilder):
-    """The official splits, and `train_aug` where SBD's labels are at hand."""
+    """The official splits, and `train_aug` if SBD's labels are available."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
@@ -47,7 +48,7 @@ class Builder(SegmentationBuilder):
         problems, notes, names = [], [], {}
         for split in ("train", "val", "trainval", "test"):
             path = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
-            if split != "test" or path.is_file():  # test is an archive of its own, without labels
+            if split != "test" or path.is_file():  # test is a separate archive
                 names[split] = _read_names(path, problems)
         added = _find_added_labels(source, voc, problems)
         if added:
@@ -55,7 +56,7 @@ class Builder(SegmentationBuilder):
         else:
             notes.append(
                 f"{source}: neither benchmark_RELEASE/dataset (SBD) nor "
-                f"{voc.relative_to(source) / 'SegmentationClassAug'}, so that there is no train_aug"
+                f"{voc.relative_to(source) / 'SegmentationClassAug'}, so there is no train_aug"
             )
         official = {*names["train"], *names["trainval"]}
         splits = {}
@@ -63,7 +64,7 @@ class Builder(SegmentationBuilder):
             examples = []
             for name in split_names:
                 paths = {"image": voc / "JPEGImages" / f"{name}.jpg"}
-                # SBD drew many of VOC's own images anew; those keep VOC's labels.
+                # SBD re-annotated many of VOC's own images; those keep VOC's labels.
                 if split == "train_aug" and name not in official:
                     paths["labels"] = added[name]
                 elif split != "test":
@@ -76,7 +77,7 @@ class Builder(SegmentationBuilder):
     def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
         image = match_channels(read_image(files.paths["image"]), 3)
         if "labels" not in files.paths:
-            labels = np.full(image.shape[:2], IGNORED, np.uint8)
+            labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
         elif files.paths["labels"].suffix == ".mat":
             labels = read_sbd_labels(files.paths["labels"])
         else:
@@ -88,10 +89,10 @@ def read_sbd_labels(path: Path) -> np.ndarray:
     """Reads the class ids of one of SBD's files `cls/*.mat`, uint8 [H, W].
 
     Raises:
-      ValueError: naming the file, if it is unreadable or of another structure.
+      ValueError: the file is unreadable or has another structure; the message names it.
     """
     try:
-        # An array of one struct, of which one field is the array of class ids.
+        # GTcls is an array of one struct; its field Segmentation holds the class ids.
         return np.ascontiguousarray(scipy.io.loadmat(path)["GTcls"]["Segmentation"][0, 0], np.uint8)
     # SciPy raises MatReadError, KeyError, zlib.error, struct.error and more.
     except Exception as error:
@@ -107,7 +108,7 @@ def _voc_folder(source: Path) -> Path | None:
 
 
 def _find_added_labels(source: Path, voc: Path, problems: list[str]) -> dict[str, Path]:
-    """Finds the label file of each image that SBD drew: as .mat, or as the PNG made of it."""
+    """Finds the label file of each image that SBD annotated: a .mat, or a PNG made from it."""
     sbd = source / "benchmark_RELEASE" / "dataset"
     if not sbd.is_dir():
         return {path.stem: path for path in (voc / "SegmentationClassAug").glob("*.png")}
@@ -118,7 +119,7 @@ def _find_added_labels(source: Path, voc: Path, problems: list[str]) -> dict[str
 
 
 def _read_names(path: Path, problems: list[str]) -> list[str]:
-    """The names in a list file, one a line; a problem if there is no such file."""
+    """Reads the names in a list file, one a line; adds a problem if the file is missing."""
     if not path.is_file():
         problems.append(f"{path}: missing")
         return []
