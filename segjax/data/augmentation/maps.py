@@ -7,8 +7,9 @@ import numpy as np
 
 from segjax.data.sources.protocol import OBJECTS, VALUE_OUTSIDE, batch_array
 
-_OPENCV_TYPES = ("u1", "i1", "u2", "i2", "i4", "f4", "f8")
-_OPENCV_CHANNELS = 128  # the most in one call
+# With float64 and other numbers of channels, cv2.remap rounds positions to 1/32 pixel.
+_OPENCV_TYPES = ("u1", "i1", "u2", "i2", "i4", "f4")
+_EXACT_CHANNELS = (1, 3, 4)
 
 
 def maps_of(example: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -17,11 +18,15 @@ def maps_of(example: dict[str, Any]) -> dict[str, np.ndarray]:
     A map is an array of two or more dimensions that does not belong to objects.
 
     Raises:
-      ValueError: the image has no channel axis, or a map has another height or width.
+      ValueError: the image has another type or no channel axis, or a map has another height or
+        width.
     """
     image = example["image"]
-    if image.ndim != 3:
-        raise ValueError(f"'image' has shape {image.shape}; expected [height, width, channels]")
+    if image.ndim != 3 or not (image.dtype.kind == "f" or image.dtype in (np.uint8, np.uint16)):
+        raise ValueError(
+            f"'image' is {image.dtype} of shape {image.shape}; expected uint8, uint16 or float32 "
+            "[height, width, channels]"
+        )
     maps = {
         key: value
         for key, value in example.items()
@@ -54,10 +59,9 @@ def by_opencv(
     elif value.dtype.str[1:] not in _OPENCV_TYPES:
         pixels = batch_array(key, value)
     channels = pixels.reshape(*value.shape[:2], -1)
-    parts = [
-        function(channels[..., first : first + _OPENCV_CHANNELS])
-        for first in range(0, channels.shape[2], _OPENCV_CHANNELS)
-    ]
+    count = channels.shape[2]
+    step = count if count in _EXACT_CHANNELS else 1
+    parts = [function(channels[..., first : first + step]) for first in range(0, count, step)]
     moved = parts[0] if len(parts) == 1 else np.dstack(parts)
     moved = moved.reshape(*moved.shape[:2], *value.shape[2:])  # OpenCV drops a single channel
     return moved.view(bool) if value.dtype == bool else moved
