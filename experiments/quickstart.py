@@ -2,7 +2,7 @@
 
 Paper     Ronneberger et al., U-Net, MICCAI 2015, in a small version: 3 poolings instead of 4, 16
           features instead of 64, batch norm, AdamW.
-Data      synthetic_cells, generated on first use: touching, textured, noisy cells.
+Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
 Expected  foreground IoU ≥ 0.85 on held-out images; touching cells are separated (see predictions/).
 Cost      3 minutes on 2 CPU cores.
 Command   python experiments/quickstart.py --workdir runs/quickstart

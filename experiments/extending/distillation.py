@@ -7,7 +7,7 @@ Paper     Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2
 Protocol  The quickstart (experiments/quickstart.py) with a student of 8 features. The log's term
           "distillation" is the divergence of student and teacher at a temperature. The teacher is
           a run of the quickstart; train it first.
-Data      synthetic_cells, generated on first use.
+Data      synthetic_cells, made by code on first use.
 Cost      not yet measured.
 Command   python experiments/extending/distillation.py --workdir runs/distillation
           --teacher-run runs/quickstart

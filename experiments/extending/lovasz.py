@@ -4,7 +4,7 @@ Paper     Berman, Triki, Blaschko, The Lovász-Softmax loss, CVPR 2018 (arXiv:17
           IoU on the test set of PASCAL VOC 2012, with DeepLab v2.
 Protocol  The quickstart (experiments/quickstart.py), with the Lovász-softmax of each image added to
           its loss ("lovasz" in the log). The cross-entropy keeps its pixel weights.
-Data      synthetic_cells, generated on first use.
+Data      synthetic_cells, made by code on first use.
 Cost      not yet measured.
 Command   python experiments/extending/lovasz.py --workdir runs/lovasz
 """

@@ -6,7 +6,7 @@ Protocol  experiments/mask_rcnn/synthetic_cells.py with the paper's MaskIoU head
           narrow as the other heads. The target is the IoU of a region's mask, thresholded at one
           half, with its object. The loss is the squared error ("mask_iou" in the log). A
           detection's score is its class score times its predicted IoU.
-Data      synthetic_cells, generated on first use.
+Data      synthetic_cells, made by code on first use.
 Cost      not yet measured.
 Command   python experiments/extending/mask_scoring_rcnn.py --workdir runs/mask_scoring_rcnn
 """

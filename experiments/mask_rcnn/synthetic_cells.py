@@ -2,7 +2,7 @@
 
 Paper     He et al., Mask R-CNN, ICCV 2017, in a small version: ResNet-34 at a quarter of its width
           with batch norm, a pyramid of 64 channels, narrower heads, fewer proposals, AdamW.
-Data      synthetic_cells, generated on first use: touching, textured, noisy cells.
+Data      synthetic_cells, made by code on first use: touching, textured, noisy cells.
 Expected  mask AP50 ≥ 0.85 on held-out images.
 Cost      15 minutes on 2 busy CPU cores; mask AP 0.832, AP50 0.990 on test.
 Command   python experiments/mask_rcnn/synthetic_cells.py --workdir runs/mask_rcnn_cells

@@ -1,9 +1,9 @@
-"""One training step's gradients against PyTorch's: DeepLab v3 with the auxiliary head.
+"""One training step's gradients equal PyTorch's, for DeepLab v3 with the auxiliary head.
 
-Batch statistics, no dropout, cross-entropy over the pixels that are not 255, half the auxiliary
-loss. In float32 a few of the millions of ReLUs close to zero fall to either side, by rounding: each
-gradient is a percent or two off as a vector, PyTorch's own as well (the record has by how much),
-and its norm 0.7 % at most. In float64 there is no such excuse.
+The step uses batch statistics, no dropout, cross-entropy over the pixels that are not 255 and half
+the auxiliary loss. In float32, rounding flips a few of the millions of ReLUs close to zero. Each
+gradient vector is then a percent or two off, PyTorch's own as well (the record says by how much),
+and its norm 0.7 % at most. In float64 rounding plays no part.
 """
 
 import functools
@@ -28,7 +28,7 @@ NAME = "torchvision/deeplabv3_resnet50"
 
 @pytest.fixture(scope="module")
 def reference():
-    """The record, the converted model and the table of where its arrays come from."""
+    """Returns the record, the converted model and the table of its arrays' sources."""
     record, state = load_record("torchvision_deeplabv3_resnet50_gradients")
     tables = []
 
@@ -43,8 +43,8 @@ def reference():
 
 
 def gradients(converted, dtype):
-    """The two losses, and the gradients by path."""
-    norm = functools.partial(BatchNorm, param_dtype=dtype)  # Flax computes no wider than this
+    """Returns the two losses, and the gradients by path."""
+    norm = functools.partial(BatchNorm, param_dtype=dtype)  # Flax computes in at most this dtype
     model = converted.model.clone(norm=norm)
     images, labels = training_batch()
     valid = labels != 255
@@ -81,7 +81,7 @@ def gradients(converted, dtype):
 
 
 def compare(reference, dtype):
-    """Returns by name how far norm and recorded entries are off, relative to PyTorch's."""
+    """Returns the errors of norms and recorded entries by name, relative to PyTorch's."""
     record, converted, table = reference
     losses, found = gradients(converted, dtype)
     np.testing.assert_allclose(losses, [record["loss_out"], record["loss_aux"]], rtol=1e-5)

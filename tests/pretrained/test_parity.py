@@ -1,6 +1,6 @@
-"""Converted models against what PyTorch's and TensorFlow's compute with the same weights.
+"""Converted models equal those of PyTorch and TensorFlow with the same weights.
 
-The references' logits are of order 0.2 with the rebuilt weights; the tolerance is 1e-4.
+With the rebuilt weights the logits are of order 0.2; the tolerance is 1e-4.
 """
 
 import numpy as np
@@ -68,5 +68,5 @@ def test_the_real_vgg_trunk_fits(real_data):
             for array, value in trunk.variables["params"][name].items():
                 expected = arrays[f"{name}/{array}"].astype(np.float32)
                 if (name, array) == ("block1_conv1", "kernel"):
-                    expected = expected[:, :, ::-1]  # it reads BGR, our models RGB
+                    expected = expected[:, :, ::-1]  # the file reads BGR, our models RGB
                 np.testing.assert_array_equal(value, expected, strict=True)
