@@ -85,6 +85,7 @@ def test_the_package_lists_its_rooms_and_each_can_be_had():
     rooms = {path.parent.name for path in (ROOT / "segjax").glob("*/__init__.py")}
     assert {*segjax.__all__} == rooms - {"commands", "files", "messages", "report"}
     assert {*dir(segjax)} == {*segjax.__all__, "__version__"}
+    assert {*dir(segjax.models)} == {*segjax.models.__all__}
     for room in segjax.__all__:
         assert getattr(segjax, room).__name__ == f"segjax.{room}"
     with pytest.raises(AttributeError, match="no attribute 'model'; it has coco, data"):

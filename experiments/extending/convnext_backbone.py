@@ -110,7 +110,6 @@ class DeepLabNetwork(DeepLabV3PlusConfig):
 
     backbone: Name = "convnext"
     align_corners: bool = False
-    """Whether upsampling keeps corner pixels in place."""
 
 
 @dataclass(frozen=True, kw_only=True)

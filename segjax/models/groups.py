@@ -1,7 +1,7 @@
 """Applies a function to regions in fixed-size groups and skips inactive groups.
 
-A group is skipped if it has no active region in any image. Sort each image's active regions first:
-only then are there groups to skip.
+A group is skipped if it has no active region in any image. Put each image's active regions first;
+otherwise few groups can be skipped.
 """
 
 import functools

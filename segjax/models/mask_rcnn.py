@@ -54,8 +54,7 @@ class MaskRCNN(Network):
       backbone: the name of a ResNet, or a module, which keeps its own norm and dtype. "fpn" reads
         its "stage1" … "stage4"; "c4" needs a ResNet of three stages.
       neck: "fpn", the pyramid; "c4", one map of stride 16, and the last stage on each region;
-        "c5", one map of stride 32 (table 2d); "dc5", one map of stride 16 from an atrous last stage
-        (detectron2).
+        "c5", one map of stride 32 (table 2d); "dc5", one map of stride 16, atrous (detectron2).
       fpn_features: channels of the pyramid.
       fpn_norm: norm of the pyramid's convolutions; None gives biases instead.
       anchors: None takes one size for each level of a pyramid, and all five on a single map.
@@ -198,18 +197,19 @@ class MaskRCNN(Network):
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
-        backbone = backbone_of(self)
+        backbone, options = backbone_of(self), {}
         if self.neck == "dc5":
-            # All blocks run at rate 2, as in detectron2; without a multi-grid the first would not.
-            multi_grid = (1,) * backbone.stage_sizes[3]
-            maps = backbone(images, output_stride=16, multi_grid=multi_grid, train=train)
-            return [maps["features"]]
-        maps = backbone(images, train=train)
+            options["output_stride"] = 16
+            if isinstance(backbone, ResNet):
+                # All blocks run at rate 2, as in detectron2; without this the first would not.
+                options["multi_grid"] = (1,) * backbone.stage_sizes[3]
+        maps = backbone(images, train=train, **options)
         if self.neck != "fpn":
             return [maps["features"]]
         stages = [f"stage{i}" for i in (1, 2, 3, 4)]
-        if missing := [name for name in stages if name not in maps]:
-            raise ValueError(f"neck 'fpn' reads stage1 … stage4; {backbone!r} lacks {missing}")
+        if missing := ", ".join(name for name in stages if name not in maps):
+            kind = type(backbone).__name__
+            raise ValueError(f"neck 'fpn' reads stage1 … stage4; {kind} lacks {missing}")
         return self.fpn([maps[name] for name in stages], train)
 
     def rpn_outputs(self, levels, *, image_size: tuple[int, int], train: bool = False):
