@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and numbers as JSON. Every room may use it."""
+"""Files that appear whole or not at all, numbers as JSON, and flat dicts. Every room may use it."""
