@@ -6,7 +6,7 @@ Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 2 poolings instead o
 Protocol  `Shapes` is the data set: a class with __len__ and __getitem__. Its examples have an entry
           that segjax does not know, "boundary". The entry moves with the image and reaches the loss
           term of the same name, which counts errors at the outlines again.
-Data      drawn on demand: discs and squares of random colours that cover one another.
+Data      made by code on demand: discs and squares of random colours that cover one another.
 Expected  mean IoU ≥ 0.9 on pictures that were not trained on.
 Cost      minutes on 2 CPU cores.
 Command   python experiments/extending/own_data.py --workdir runs/own_data

@@ -139,7 +139,7 @@ def decompress(counts: str | bytes) -> np.ndarray:
 
 
 def _lengths(rle: Mapping) -> np.ndarray:
-    """The run lengths of an encoded mask, int64 [n], checked against its size."""
+    """Returns the run lengths of an encoded mask, int64 [n], checked against its size."""
     counts, (height, width) = rle["counts"], rle["size"]
     if isinstance(counts, str | bytes):
         lengths = decompress(counts)

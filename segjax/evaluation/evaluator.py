@@ -34,7 +34,7 @@ class SummingEvaluator:
         return score
 
     def state(self) -> bytes:
-        """The sums so far, as an uncompressed .npz file."""
+        """Returns the sums so far, as an uncompressed .npz file."""
         buffer = io.BytesIO()
         np.savez(buffer, **self._sums)
         return buffer.getvalue()

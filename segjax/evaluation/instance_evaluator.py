@@ -12,7 +12,7 @@ from segjax.coco import run_lengths as rle
 from segjax.evaluation.coco import IouType, evaluate_coco
 
 _NAMES = {"bbox": "box", "segm": "mask"}
-_SHOWN_SCORE = 0.5  # lowest score of the detections that count in an example's score
+_SHOWN_SCORE = 0.5  # detections below this do not count in an example's score
 
 
 class CocoEvaluator:
@@ -98,7 +98,7 @@ class CocoEvaluator:
         return _quality(image, self._iou_types[-1])
 
     def state(self) -> bytes:
-        """The examples so far, as compressed JSON."""
+        """Returns the examples so far, as compressed JSON."""
         return zlib.compress(json.dumps(self._images).encode(), level=1)
 
     def merge(self, state: bytes) -> None:
@@ -132,7 +132,7 @@ class CocoEvaluator:
         return result | per_class
 
     def ground_truth(self) -> dict:
-        """The examples so far in COCO's format: "images", "categories" and "annotations"."""
+        """Returns the examples so far in COCO's format: "images", "categories", "annotations"."""
         categories = [
             {"id": number, "name": name}
             for number, name in zip(self._category_ids, self._classes[1:], strict=True)
@@ -149,20 +149,20 @@ class CocoEvaluator:
         return {"images": images, "categories": categories, "annotations": annotations}
 
     def detections(self) -> list[dict]:
-        """The predictions so far in COCO's result format, for instance for COCO's servers."""
+        """Returns the predictions so far in COCO's result format, for instance for its servers."""
         return [
             row for number, image in self._numbered() for row in self._rows(image, "found", number)
         ]
 
     def _numbered(self) -> list[tuple[int, dict]]:
-        """(image id, image) pairs in an order that does not depend on that of the examples."""
+        """Returns (image id, image) pairs, in an order independent of the order of examples."""
         if all("image_id" in image for image in self._images):
             ordered = sorted(self._images, key=lambda image: image["image_id"])
             return [(image["image_id"], image) for image in ordered]
         return list(enumerate(sorted(self._images, key=lambda image: image["id"]), start=1))
 
     def _objects(self, entries: Mapping, example_id, names: Mapping[str, str]) -> dict:
-        """The objects of an example or a prediction as lists of numbers, ready for JSON."""
+        """Returns the objects of an example or a prediction as lists of numbers, ready for JSON."""
         classes = np.asarray(entries["classes"])
         if classes.size and not (classes.min() >= 1 and classes.max() < len(self._classes)):
             raise ValueError(
@@ -175,7 +175,7 @@ class CocoEvaluator:
         return {"class": classes.tolist(), "bbox": boxes.tolist(), **lists}
 
     def _rows(self, image: Mapping, kind: str, number: int) -> list[dict]:
-        """The objects of an image as COCO's annotations or results."""
+        """Returns the objects of an image as COCO's annotations or results."""
         names = [name for name in image[kind] if name != "class"]
         rows = []
         for class_id, *values in zip(
@@ -192,7 +192,7 @@ class CocoEvaluator:
 
 
 def _quality(image: Mapping, iou_type: IouType) -> float:
-    """The score of an example; see `CocoEvaluator.update`."""
+    """Computes the score of an example; see `CocoEvaluator.update`."""
     truth, found = image["truth"], image["found"]
     shown = np.flatnonzero(np.asarray(found["score"]) >= _SHOWN_SCORE)
     crowd = np.asarray(truth["iscrowd"], bool)

@@ -1,1 +1,1 @@
-"""Atomic writing of files, for use by every room."""
+"""Files that appear whole or not at all, numbers as JSON, and flat dicts. Every room may use it."""

@@ -18,8 +18,7 @@ Transpose = tuple[Primitive, tuple[int, ...]]
 def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive:
     """Makes a primitive that computes `cpu` on CPU and `default` on every other platform.
 
-    The form is chosen when a program is lowered for a platform. Apply the operator with
-    `operator.bind(*operands, options=options, mapped=())`.
+    The form is chosen when a program is lowered for a platform. `apply` applies the operator.
 
     Args:
       name: name of the primitive in jaxprs.
@@ -59,6 +58,19 @@ def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive
     mlir.register_lowering(operator, mlir.lower_fun(of(default), multiple_results=False))
     mlir.register_lowering(operator, mlir.lower_fun(of(cpu), multiple_results=False), "cpu")
     return operator
+
+
+def apply(operator: Primitive, *operands, options):
+    """Applies an operator of `linear_operator` to arrays, with hashable options."""
+    # Inside `jax.shard_map`, JAX sums the cotangent of an operand over devices where the operand
+    # was cast to vary over them. JAX's own operators cast theirs like this.
+    varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    missing = [frozenset().union(*varying) - axes for axes in varying]
+    operands = [
+        jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+        for x, axes in zip(operands, missing, strict=True)
+    ]
+    return operator.bind(*operands, options=options, mapped=())
 
 
 def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], operands: int):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
-from segjax.ops.linear import define_transposes, linear_operator
+from segjax.ops.linear import apply, define_transposes, linear_operator
 
 LevelRule = Literal["detectron2", "torchvision"]
 BINS_IN_CACHE = 1568  # with 256 channels, 1.6 MB
@@ -176,7 +176,7 @@ def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     start = low - (0.5 if aligned else 0.0)
     length = high - low if aligned else jnp.maximum(high - low, 1)
     cells = jnp.concatenate([x.reshape(batch, -1, channels) for x in maps], axis=1)
-    return _pooled.bind(cells, start, length, levels, options=grid, mapped=())
+    return apply(_pooled, cells, start, length, levels, options=grid)
 
 
 def _sample_counts(length, bins, cells, sampling_ratio):
@@ -265,7 +265,7 @@ def _scattered_gradient(gradient, start, length, levels, *, options):
     ]
 
     def add_chunk(index, total):
-        gradient, *geometry = (
+        gradient, start, length, levels = (
             lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1) for x in arrays
         )
         wide = gradient.astype(dtype)
@@ -273,7 +273,7 @@ def _scattered_gradient(gradient, start, length, levels, *, options):
         def add_tap(total, positions, weights):
             return total.at[positions].add(wide * weights[..., None].astype(dtype))
 
-        return _over_samples(grid, *geometry, add_tap, total)
+        return _over_samples(grid, start, length, levels, add_tap, total)
 
     cells = grid.batch * sum(height * width for height, width in grid.sizes)
     zeros = jnp.zeros((cells, gradient.shape[-1]), dtype)

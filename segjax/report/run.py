@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segjax.files.nested import flatten
 from segjax.training.logging import from_json, read_metrics
 
 # The score that represents a run whose evaluation names no "headline" is the first of these that
@@ -184,17 +185,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"a": {"b": 1}} as {"a.b": 1}."""
-    flat = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from segjax.files.nested import flatten
 from segjax.messages.hints import did_you_mean
 from segjax.training.optimizer import OptimizerConfig
 
@@ -245,17 +246,6 @@ def with_value(values: dict, name: str, value) -> dict:
         inner = values.get(key)
         value = with_value(inner if isinstance(inner, dict) else {}, rest, value)
     return values | {key: value}
-
-
-def flatten(values: dict, prefix: str = "") -> dict:
-    """Returns {"train.num_steps": 1000, ...} for a nested dict."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -69,11 +69,21 @@ class Evaluator:
         self._check = check_for(task)
 
     def predictions(self, variables, examples: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
-        """Yields (example, prediction); `variables` come from `DataParallel.local`."""
+        """Yields (example, prediction); `variables` come from `DataParallel.local`.
+
+        Raises:
+          BadData: the network cannot read an example's image; see `ExampleCheck`.
+        """
+
+        def checked():
+            for example in examples:
+                self._check.check_image(example["image"])
+                yield example
+
         return predictions(
             self._task,
             lambda batch: self._predict(variables, batch),
-            examples,
+            checked(),
             batch_size=self._batch_size,
         )
 
@@ -212,9 +222,7 @@ def predictions(
             example, _, slots = queue.popleft()
             yield example, task.merge(example, (slot[0] for slot in slots))
 
-    check = check_for(task)
     for example in examples:
-        check.check_image(example["image"])
         shapes, slots = [], []
         queue.append((example, shapes, slots))
         for item in task.inputs(example):

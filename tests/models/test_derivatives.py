@@ -11,6 +11,7 @@ import pytest
 from segjax.models import DeepLabV3, DeepLabV3Plus, UNet
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.resnet import ResNet
+from tests.models.mask_rcnn_tiny import packed_example, stack, tiny_model, tiny_task, variables_of
 
 NETWORKS = {
     "U-Net": (UNet(num_classes=2, features=16, depth=2), (1, 44, 44, 1)),
@@ -119,3 +120,20 @@ def test_lowered_for_a_gpu_both_modes_have_xlas_convolutions_alone(name):
         assert "stablehlo.convolution" in program
         # The CPU's forms of the kernel gradient loop over blocks of rows.
         assert "stablehlo.while" not in program
+
+
+def test_mask_rcnn_lowers_for_a_gpu_with_derivatives_of_predictions_and_of_the_losss_gradient():
+    model = tiny_model()
+    task, batch, variables = tiny_task(model), stack(packed_example(0)), variables_of(model)
+    params = variables["params"]
+
+    def predict(params):
+        outputs = model.apply({**variables, "params": params}, batch["image"], batch["size"])
+        return {name: x for name, x in outputs.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+
+    def loss(params):
+        return task.loss({**variables, "params": params}, batch, jax.random.key(0), True)[0]
+
+    for function in (predict, jax.grad(loss)):
+        derivative = jax.jit(partial(jax.jvp, function)).trace((params,), (params,))
+        assert "stablehlo.convolution" in derivative.lower(lowering_platforms=("cuda",)).as_text()

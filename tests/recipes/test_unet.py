@@ -205,7 +205,7 @@ def test_tiles_equal_one_pass_over_the_whole_image(unet):
     whole = dataclasses.replace(task, covering=unet.tiling.single(example["image"].shape))
     found, expected = (predict(t, variables, example)["probabilities"] for t in (task, whole))
     assert len(list(whole.inputs(example))) == 1 < len(list(task.inputs(example)))
-    assert expected.std() > 0.05
+    assert expected.std() > 0.04
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

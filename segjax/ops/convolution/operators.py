@@ -14,12 +14,12 @@ from segjax.ops.convolution.taps import (
     plain_input_gradient,
     plain_kernel_gradient,
 )
-from segjax.ops.linear import define_transposes, linear_operator
+from segjax.ops.linear import apply, define_transposes, linear_operator
 
 
 def convolve(inputs, kernel, taps: Taps):
     """Computes the convolution, in the form that is fastest on CPU or in XLA's own elsewhere."""
-    return _output.bind(inputs, kernel, options=(taps, inputs.shape[1:3]), mapped=())
+    return apply(_output, inputs, kernel, options=(taps, inputs.shape[1:3]))
 
 
 def _output_form(form):
