@@ -94,11 +94,12 @@ def example_panoptic_quality(
     Returns:
       A number in [0, 1]; NaN if there are neither true nor predicted objects.
     """
+    # Background is a segment of class 1. As void, it would excuse false positives.
     truth, predicted = (
-        Segments(instances, dict.fromkeys(np.unique(instances).tolist(), 0))
+        Segments(instances + 1, dict.fromkeys(np.unique(instances + 1).tolist(), 0) | {1: 1})
         for instances in _instance_maps(example, prediction, minimum_score)
     )
-    return panoptic_quality(truth, predicted, num_classes=1)["PQ"]
+    return panoptic_quality(truth, predicted, num_classes=2, things=(0,))["PQ_things"]
 
 
 def _instance_maps(example, prediction, minimum_score) -> tuple[np.ndarray, np.ndarray]:
