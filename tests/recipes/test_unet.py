@@ -79,7 +79,7 @@ def random_network(unet):
     )
     side, _ = unet.training_sides
     images = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
-    return task, random_variables(task, {"image": images})
+    return task, random_variables(task, {"image": images}, seed=3)
 
 
 def predict(task, variables, example):

@@ -10,7 +10,6 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
-import pytest
 
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.loading.loader import training_batches
@@ -139,7 +138,6 @@ def run(workdir: Path) -> dict:
         return jax.tree.map(np.asarray, checkpoints.read(checkpoints.latest_step))
 
 
-@pytest.mark.optimized
 def test_a_run_cut_short_and_resumed_equals_the_whole_run_bit_for_bit(tmp_path):
     whole = run(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / str(NUM_STEPS))
