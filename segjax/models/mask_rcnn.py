@@ -73,7 +73,6 @@ class MaskRCNN(Network):
       pooling: how a region's features are read from the maps.
       box_resolution, mask_resolution: side of a region's features in the box and the mask head;
         with "c4" both have box_resolution.
-      box_weights: weights of the four box deltas.
       proposals, detections: how prediction chooses them.
       norm: norm of a named backbone; the papers freeze its statistics.
       dtype: computation dtype; parameters, boxes and logits are float32.
@@ -99,7 +98,6 @@ class MaskRCNN(Network):
     pooling: RegionPooling = RegionPooling()
     box_resolution: int = 7
     mask_resolution: int = 14
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     proposals: ProposalConfig = ProposalConfig()
     detections: DetectionConfig = DetectionConfig()
     norm: Norm = partial(BatchNorm, frozen=True)
@@ -326,13 +324,7 @@ class MaskRCNN(Network):
         proposals = propose(*outputs, sizes, self.proposals)
         logits, deltas = self.box_outputs(levels, proposals["boxes"], train)
         found = detect(
-            logits,
-            deltas,
-            proposals["boxes"],
-            proposals["valid"],
-            sizes,
-            self.detections,
-            weights=self.box_weights,
+            logits, deltas, proposals["boxes"], proposals["valid"], sizes, self.detections
         )
         if self.is_initializing() or (train and self.masks_need_all_regions):
             return self.add_masks(levels, found, train)

@@ -18,7 +18,7 @@ from segjax.data.loading.loader import training_batches
 from segjax.models import MaskRCNN, ResNetUNet, UNet
 from segjax.recipes.unet import UNetConfig
 from segjax.training.configuration import parse
-from segjax.training.experiment import load_module, load_run
+from segjax.training.experiment import load_experiment, load_module
 from tests.models.mask_rcnn_tiny import (
     compiled_loss,
     packed_example,
@@ -402,7 +402,7 @@ def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(tmp_path, capsys
         main(["evaluate", str(workdir), "--split", "test"])
     table = capsys.readouterr().out.partition("evaluating ")[2]
     assert f"mean_iou {scores['mean_iou']:.4f}" in " ".join(table.split())
-    experiment, config = load_run(workdir)
+    experiment, config = load_experiment(workdir)
     assert config.network.backbone == "convnext"
     assert experiment.task.model.backbone.width == 5
 

@@ -182,7 +182,7 @@ def test_other_heads_are_an_error_that_says_how_to_leave_them_out(attributes, me
     with pytest.raises(ValueError, match=message) as error:
         initialize(detector(0.0), detector(1.0, **attributes))
     last = str(error.value).splitlines()[-1]
-    assert last == "  the backbone fits: leave the heads out (initial.backbone_only)"
+    assert last == "  the backbone fits: to leave the heads out, set initial.backbone_only"
 
 
 def test_the_last_stage_of_a_backbone_becomes_c4s_head():

@@ -44,7 +44,6 @@ def outputs(recorded):
         rpn = model.rpn_outputs(levels, image_size=SIZE)
         sizes = jnp.asarray([SIZE])
         logits, deltas = model.box_outputs(levels, proposals)
-        weights = model.box_weights
         valid = jnp.ones(proposals.shape[:2], bool)
         # Here every box scores above the threshold, so all of them are candidates.
         config = DetectionConfig(min_size=1e-2, max_candidates=5000)
@@ -54,7 +53,7 @@ def outputs(recorded):
             "proposals": propose(*rpn, sizes, model.proposals),
             "logits": logits,
             "deltas": deltas,
-            "detections": detect(logits, deltas, proposals, valid, sizes, config, weights=weights),
+            "detections": detect(logits, deltas, proposals, valid, sizes, config),
             "masks": model.mask_outputs(levels, {"boxes": detected})["logits"],
         }
 

@@ -177,7 +177,7 @@ class Normalize:
         if not np.all(np.asarray(self.std) > 0):
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         image = example["image"].astype(np.float32)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
@@ -195,7 +195,7 @@ class Standardize:
 
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "uint16", "float32")
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         image = example["image"].astype(np.float32)
         image -= image.mean(dtype=np.float64).astype(np.float32)
         std = image.std(dtype=np.float64).astype(np.float32)
