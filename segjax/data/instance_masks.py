@@ -168,7 +168,7 @@ class InstancesToObjects:
     Raises ValueError if the pixels of an instance have several classes, none, or background.
     """
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         ids, masks = masks_from_instances(example["instances"])
         classes = np.ones(len(masks), np.int32)
         if "labels" in example:

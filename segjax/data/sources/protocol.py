@@ -45,7 +45,7 @@ class Source(Protocol):
     - "image": uint8, uint16 or float32 [H, W, C], with C as in `Splits.channels`; colours are RGB.
       The DeepLab and Mask R-CNN recipes expect values from 0 to 255; the U-Net recipes standardise
       any range.
-    - "labels": integers [H, W], class ids from 0 on; 255 = ignored.
+    - "labels": integers [H, W], class ids from 0 to 254; 255 = ignored.
     - "weights", optional: float [H, W], the weight of each pixel in the cross-entropy. A recipe
       that computes weights itself replaces them.
     - "instances", optional: integers [H, W], the id of the cell at each pixel, 0 = none. The weight

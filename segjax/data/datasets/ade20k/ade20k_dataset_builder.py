@@ -1,9 +1,8 @@
 """ADE20K: the MIT scene parsing benchmark of 150 classes."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
@@ -49,7 +48,7 @@ class Builder(SegmentationBuilder):
         sizes = {split: len(examples) for split, examples in splits.items()}
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         return {
             "id": files.id,
             "image": match_channels(read_image(files.paths["image"]), 3),

@@ -1,7 +1,7 @@
 """Cityscapes: street scenes of 50 cities, finely annotated."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -67,7 +67,7 @@ class Builder(SegmentationBuilder):
     def find_examples(self, source: Path) -> SourceListing:
         return find_frames(source, truth_ending="_gtFine_labelIds.png")
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = read_image(files.paths["image"])
         if "labels" in files.paths:
             labels = read_label_map(files.paths["labels"], TRAIN_IDS)

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -80,7 +80,7 @@ class Builder(SegmentationBuilder):
             sizes[split] = len(images)
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)
         annotated = _read_annotations(files.paths["annotations"])[files.id]
         size = annotated["height"], annotated["width"]

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation, with the training images that SBD adds."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.io
@@ -74,7 +74,7 @@ class Builder(SegmentationBuilder):
         notes += note_sizes({split: len(listed) for split, listed in names.items()}, PUBLISHED)
         return SourceListing(splits, problems, notes)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)
         if "labels" not in files.paths:
             labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
