@@ -22,7 +22,7 @@ MAY_KNOW = {
     "inference": ["coco"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
-    "tasks": ["models", "losses", "ops", "inference", "evaluation", "pictures"],
+    "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["files", "training.logging"],  # the format of metrics.jsonl
     # of tasks the protocol alone
     "training": ["data", "files", "messages", "ops.devices", "pictures", "tasks.protocol"],

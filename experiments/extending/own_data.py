@@ -1,14 +1,14 @@
 """Train on data of your own, with a boundary map and a loss term that uses it: drawn shapes.
 
 Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 2 poolings instead of 4, 16 features
-          instead of 64, batch norm, AdamW. The paper has no numbers on this data. It, too, weighs
-          the pixels at borders more (section 3).
+          instead of 64, batch norm, AdamW. The paper has no numbers on this data. It, too, gives
+          the pixels between touching objects more weight (section 3).
 Protocol  `Shapes` is the data set: a class with __len__ and __getitem__. Its examples have an entry
           that segjax does not know, "boundary". The entry moves with the image and reaches the loss
           term of the same name, which counts errors at the outlines again.
 Data      made by code on demand: discs and squares of random colours that cover one another.
-Expected  mean IoU ≥ 0.9 on pictures that were not trained on.
-Cost      minutes on 2 CPU cores.
+Expected  not yet measured.
+Cost      not yet measured.
 Command   python experiments/extending/own_data.py --workdir runs/own_data
 """
 

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
 
     homepage: ClassVar[str]
     license: ClassVar[str]
-    official_size: ClassVar[tuple[int, int] | None]
+    official_size: tuple[int, int] | None
     category_ids: ClassVar[tuple[int, ...] | None] = None
     needs_tensorflow: ClassVar[bool] = False
 
@@ -53,17 +54,17 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         super().__init_subclass__(skip_registration=skip_registration, **options)
 
     @abc.abstractmethod
-    def find_examples(self, source: Path | None) -> SourceListing:
-        """Lists the examples and the problems of a source folder."""
+    def find_examples(self, source: Path) -> SourceListing:
+        """Lists the examples and the problems of a source folder; a generated set ignores it."""
 
     @abc.abstractmethod
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         """Reads one example; raises ValueError, naming the file, if that fails."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each class id."""
-        return tuple(self.info.features["labels"].names)
+        return tuple(features_of(self)["labels"].names)
 
     def dataset_info_from_configs(
         self, *, features: tfds.features.FeaturesDict, **options
@@ -81,10 +82,14 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
         """Converts an example to the features that TFDS stores, without the image."""
-        return {key: encode(value) for key, value in example.items() if key != "image"}
+        return {
+            key: value if isinstance(value, str) else encode(value)
+            for key, value in example.items()
+            if key != "image"
+        }
 
     @staticmethod
-    def to_example(record: dict) -> dict[str, np.ndarray | str]:
+    def to_example(record: dict) -> dict[str, Any]:
         """Converts a record that TFDS has read to an example of a `Source`."""
         example = {"id": decode_text(record["id"]), "image": record["image"]}
         for key in ("labels", "second_observer"):
@@ -97,12 +102,12 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         return example
 
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
-        source = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
-        listing = self.find_examples(source)
+        has_files = bool(self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        listing = self.find_examples(Path(dl_manager.manual_dir if has_files else ""))
         if listing.problems:
             raise ValueError("\n".join(listing.problems))
         for note in ("sizes", "objects"):
-            self.info.metadata[note] = {
+            self._notes[note] = {
                 split: [None] * len(files) for split, files in listing.splits.items()
             }
         return {
@@ -113,6 +118,11 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
             for split, files in listing.splits.items()
         }
 
+    @property
+    def _notes(self) -> dict[str, Any]:
+        assert self.info.metadata is not None  # `dataset_info_from_configs` sets it
+        return self.info.metadata
+
     def _generate_examples(
         self, split: str, files: list[ExampleFiles], start: int, stop: int
     ) -> Iterator[tuple[int, dict]]:
@@ -121,7 +131,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         bar = tqdm(encoded, title, initial=start, total=len(files), leave=last)
         for index, (notes, record) in enumerate(bar, start):
             for note, value in notes.items():
-                self.info.metadata[note][split][index] = value
+                self._notes[note][split][index] = value
             yield index, record
 
     def _read_encoded(self, files: ExampleFiles) -> tuple[dict, dict]:
@@ -130,6 +140,18 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         image = encode_image(example["image"], files.paths.get("image"))
         notes = {"sizes": example["image"].shape[:2], "objects": count_objects(example)}
         return notes, self.to_record(example) | {"image": image}
+
+
+def features_of(builder: tfds.core.DatasetBuilder) -> tfds.features.FeaturesDict:
+    """The features of a builder by name.
+
+    Raises:
+      ValueError: its features have no names.
+    """
+    features = builder.info.features
+    if not isinstance(features, tfds.features.FeaturesDict):
+        raise ValueError(f"{builder.name} has no named features")
+    return features
 
 
 def count_objects(example: dict) -> int | None:
@@ -155,8 +177,9 @@ def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def image_feature(*, channels: int, dtype: type = np.uint8) -> tfds.features.Image:
+def image_feature(*, channels: int, dtype: npt.DTypeLike = np.uint8) -> tfds.features.Image:
     """The feature of an image [H, W, channels] of 8 or 16 bits, stored without loss."""
+    dtype = np.dtype(dtype).type
     return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
 
 
@@ -177,16 +200,12 @@ def decode_text(stored: bytes | str) -> str:
     return stored.decode() if isinstance(stored, bytes) else stored
 
 
-def encode(value: np.ndarray | str) -> io.BytesIO | str:
-    """Encodes an array of an example as a PNG; a string is returned as it is.
-
-    Bool becomes uint8, int32 becomes uint16.
+def encode(value: np.ndarray) -> io.BytesIO:
+    """Encodes an array of an example as a PNG; bool becomes uint8, int32 becomes uint16.
 
     Raises:
       ValueError: an instance id does not fit 16 bits.
     """
-    if isinstance(value, str):
-        return value
     if value.dtype == np.int32:
         if value.min() < 0 or value.max() > np.iinfo(np.uint16).max:
             raise ValueError(f"instance ids must be 0..65535, got {value.min()}..{value.max()}")

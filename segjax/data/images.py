@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
 Image.MAX_IMAGE_PIXELS = None
@@ -94,9 +95,9 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
         for page in range(pages):
             with _decoding(path):
                 image.seek(page)
-                if page and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 0b101:
-                    continue  # a lower resolution (bit 0) or a mask (bit 2) of another page
-                if image.format == "TIFF":
+                if isinstance(image, TiffImageFile):
+                    if page and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 0b101:
+                        continue  # a lower resolution (bit 0) or a mask (bit 2) of another page
                     bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
                 else:
                     bits = header[24] if image.format == "PNG" else 8  # depth in a PNG's IHDR
@@ -192,13 +193,13 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
             return np.array(upright.convert("RGB"))
         case "P" | "PA":
             _check_opaque(upright, path)
-            palette = np.reshape(upright.getpalette("RGB"), (-1, 3))
+            palette = np.reshape(upright.getpalette("RGB") or [], (-1, 3))
             channels = 1 if (palette == palette[:, :1]).all() else 3
             return np.array(upright.convert("RGB"))[..., :channels]
         case "I;16" | "I;16B":
             grey = np.array(upright).astype(np.uint16)[..., None]
             # Pillow inverts a TIFF with 0 for white (PhotometricInterpretation) in 8 bits only.
-            inverted = image.format == "TIFF" and (
+            inverted = isinstance(image, TiffImageFile) and (
                 image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
             )
             return 65535 - grey if inverted else grey
@@ -229,7 +230,8 @@ def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise ValueError(f"{path}: expected 16-bit colour to be upright, found an orientation tag")
-    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PlanarConfiguration, 1) != 1:
+    planes = ExifTags.Base.PlanarConfiguration
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(planes, 1) != 1:
         raise ValueError(
             f"{path}: expected 16-bit colour to be stored pixel by pixel, found separate planes"
         )

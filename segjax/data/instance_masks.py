@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from segjax.coco.masks import draw_segmentation
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 _DENSE_IDS = 1 << 18  # with lower ids, SciPy's table of all ids up to the highest is cheap
 
@@ -168,7 +168,7 @@ class InstancesToObjects:
     Raises ValueError if the pixels of an instance have several classes, none, or background.
     """
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         ids, masks = masks_from_instances(example["instances"])
         classes = np.ones(len(masks), np.int32)
         if "labels" in example:

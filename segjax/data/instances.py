@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 
 def separate_touching(instances: np.ndarray, *, width: int) -> np.ndarray:
@@ -83,8 +83,8 @@ def close_gaps(instances: np.ndarray, *, width: int) -> np.ndarray:
     gaps = (cells == 0) & (closed > 0) & (lowest < highest)
     if not gaps.any():
         return instances.copy()
-    nearest = ndimage.distance_transform_edt(
-        cells == 0, return_distances=False, return_indices=True
+    nearest = np.asarray(
+        ndimage.distance_transform_edt(cells == 0, return_distances=False, return_indices=True)
     )
     return np.where(gaps, instances[tuple(nearest)], instances)
 

@@ -19,7 +19,8 @@ from segjax.inference.views import (
     augmented_size,
     average_probabilities,
 )
-from segjax.losses.cross_entropy import IGNORE_LABEL, mean_valid_pixels
+from segjax.labels import IGNORE_LABEL
+from segjax.losses.cross_entropy import mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
 from segjax.losses.terms import LossTerm, extra_terms
 from segjax.ops.devices import fold_in_device

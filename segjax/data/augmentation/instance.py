@@ -44,12 +44,14 @@ def resized_size(
     shorter, longer = min(size), max(size)
     if rounding == "down":
         scale = min(short_side / shorter, max_size / longer)
-        return tuple(max(1, int(scale * side)) for side in size)
+        height, width = (max(1, int(scale * side)) for side in size)
+        return height, width
     scaled = [short_side * side / shorter for side in size]
     if max(scaled) > max_size:
         reduction = max_size / max(scaled)
         scaled = [reduction * side for side in scaled]
-    return tuple(max(1, int(side + 0.5)) for side in scaled)
+    height, width = (max(1, int(side + 0.5)) for side in scaled)
+    return height, width
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
@@ -59,21 +61,22 @@ def resize_image(image: np.ndarray, size: tuple[int, int], *, antialias: bool = 
     where a side shrinks, as in detectron2 (Pillow's filter). Without it, only the two nearest on
     each axis count, as in torchvision.
     """
-    size = tuple(size)
-    if image.shape[:2] == size:
+    height, width = size
+    if image.shape[:2] == (height, width):
         return image
-    if not antialias or all(new >= old for new, old in zip(size, image.shape, strict=False)):
-        resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if not antialias or (height >= image.shape[0] and width >= image.shape[1]):
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     elif image.dtype == np.uint8 and image.shape[2] == 3:
-        resized = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        pillow = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        resized = np.array(pillow)
     else:
         planes = [
-            Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+            np.array(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
             for plane in np.moveaxis(image, 2, 0).astype(np.float32)
         ]
         resized = np.stack(planes, axis=2)
         resized = np.rint(resized).astype(image.dtype) if image.dtype.kind == "u" else resized
-    return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
+    return resized.reshape(height, width, image.shape[2])  # OpenCV drops a single channel
 
 
 def resize_map(
@@ -84,7 +87,8 @@ def resize_map(
     def resize(pixels: np.ndarray) -> np.ndarray:
         if is_interpolated(key, value):
             return resize_image(pixels, size, antialias=antialias)
-        return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        height, width = size
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
     return by_opencv(resize, key, value)
 
@@ -128,6 +132,8 @@ class ResizeShortSide:
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         short_side = self.short_sides[0]
         if len(self.short_sides) > 1:
+            if rng is None:
+                raise ValueError(f"short_sides {self.short_sides} are drawn; rng must not be None")
             short_side = self.short_sides[rng.integers(len(self.short_sides))]
         old = example["image"].shape[:2]
         new = resized_size(old, short_side, self.max_size, rounding=self.rounding)
@@ -166,8 +172,8 @@ class Enlarge:
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         old = example["image"].shape[:2]
-        new = tuple(max(round(self.scale * side), 1) for side in old)
-        return {"image": resize_image(example["image"], new)}
+        height, width = (max(round(self.scale * side), 1) for side in old)
+        return {"image": resize_image(example["image"], (height, width))}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+Number = float | np.floating
+
 
 @dataclass(frozen=True, kw_only=True)
 class GreyValues:
@@ -115,7 +117,7 @@ class PhotometricDistortion:
         return {**example, "image": image}
 
 
-def _changed(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
+def _changed(image: np.ndarray, factor: Number, offset: Number) -> np.ndarray:
     """Computes image · factor + offset in place, clipped to 0 to 255."""
     if factor != 1:
         image *= factor

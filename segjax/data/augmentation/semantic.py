@@ -16,7 +16,8 @@ import numpy as np
 
 from segjax.data.augmentation.elastic import elastic_displacement
 from segjax.data.augmentation.maps import by_opencv, is_interpolated, maps_of
-from segjax.data.sources.protocol import IGNORE_LABEL, OBJECTS, VALUE_OUTSIDE
+from segjax.data.sources.protocol import OBJECTS, VALUE_OUTSIDE
+from segjax.labels import IGNORE_LABEL
 
 MAX_SIDE = 32766  # cv2.remap counts pixels in 16 bits
 _REDRAWS = 10  # at most, for a window with too much of one class
@@ -72,7 +73,8 @@ class Warp:
             raise ValueError(f"scale must be (lowest, highest) and positive, got {self.scale}")
         if self.scale_step is not None:
             extent = self.scale[1] - self.scale[0]
-            if self.scale_step <= 0 or abs(extent - self._steps * self.scale_step) > 1e-6:
+            steps = round(extent / self.scale_step) if self.scale_step > 0 else 0
+            if self.scale_step <= 0 or abs(extent - steps * self.scale_step) > 1e-6:
                 raise ValueError(
                     f"scale_step must divide the range {self.scale}, got {self.scale_step}"
                 )
@@ -129,9 +131,10 @@ class Warp:
             displacement = elastic_displacement(self.size, rng, sigma=self.elastic_sigma)
             down, right = down + displacement[0], right + displacement[1]
         rows, columns = (matrix[i, 0] * down + centre[i] + matrix[i, 1] * right for i in (0, 1))
-        if labels is not None:
+        if labels is not None and self.cat_max_ratio is not None:
             for _ in range(_REDRAWS):
-                if self._is_varied(self._sample(labels, "labels", rows, columns)):
+                seen = self._sample(labels, "labels", rows, columns)
+                if _is_varied(seen, self.cat_max_ratio):
                     break
                 before, corner = corner, rng.integers(lowest, highest, endpoint=True)
                 moved = (corner - before).astype(np.float32)
@@ -141,11 +144,8 @@ class Warp:
     def _draw_scale(self, rng):
         if self.scale_step is None:
             return rng.uniform(*self.scale)
-        return self.scale[0] + self.scale_step * rng.integers(self._steps, endpoint=True)
-
-    @property
-    def _steps(self) -> int:
-        return round((self.scale[1] - self.scale[0]) / self.scale_step)
+        steps = round((self.scale[1] - self.scale[0]) / self.scale_step)
+        return self.scale[0] + self.scale_step * rng.integers(steps, endpoint=True)
 
     def _sample(self, array, key, rows, columns):
         if key == "image":
@@ -157,10 +157,6 @@ class Warp:
         return cv2.remap(
             array, columns, rows, flags, borderMode=_BORDERS[self.border], borderValue=outside
         )
-
-    def _is_varied(self, labels):
-        counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL)[:IGNORE_LABEL]
-        return counts.max() < self.cat_max_ratio * counts.sum()
 
 
 @dataclass(frozen=True)
@@ -181,8 +177,8 @@ class Normalize:
         image = example["image"].astype(np.float32)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
-        rows -= np.broadcast_to(np.float32(self.mean), image.shape[1:]).ravel()
-        rows /= np.broadcast_to(np.float32(self.std), image.shape[1:]).ravel()
+        rows -= np.broadcast_to(np.asarray(self.mean, np.float32), image.shape[1:]).ravel()
+        rows /= np.broadcast_to(np.asarray(self.std, np.float32), image.shape[1:]).ravel()
         return {**example, "image": image}
 
 
@@ -234,6 +230,12 @@ class CropTruth:
 
 _INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 _BORDERS = {"mirror": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}
+
+
+def _is_varied(labels: np.ndarray, ratio: float) -> bool:
+    """Whether each class has less than `ratio` of the labelled pixels."""
+    counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL)[:IGNORE_LABEL]
+    return bool(counts.max() < ratio * counts.sum())
 
 
 def _one_of(names) -> str:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 
 def weight_map(
@@ -16,7 +16,7 @@ def weight_map(
     *,
     w0: float = 10.0,
     sigma: float = 5.0,
-    class_weights: Sequence[float] | None = None,
+    class_weights: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Weighs each pixel by w(x) = w_c(x) + w0·exp(−(d1(x) + d2(x))² / 2σ²).
 
@@ -59,7 +59,7 @@ def weight_map(
     return weight_of_label[labels] + term * background
 
 
-def balanced_class_weights(pixel_counts: Sequence[int]) -> np.ndarray:
+def balanced_class_weights(pixel_counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Weights that give all classes equal influence and average to 1 over the counted pixels.
 
     Args:

@@ -114,7 +114,7 @@ def _fill(
     for (split, note), ids in notes.items():
         names = ", ".join(ids[:NAMES_PER_NOTE]) + " …" * (len(ids) > NAMES_PER_NOTE)
         report.notes.append(f"{split}: {note}: {len(ids)} of {len(readers[split])} ({names})")
-    if tiles:
+    if tiles and contact_sheet:
         Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(contact_sheet), join_tiles(tiles)[..., ::-1])
     return report

@@ -6,7 +6,8 @@ import numpy as np
 
 from segjax.data.checks.report import SplitReport
 from segjax.data.sources.files import describe_values
-from segjax.data.sources.protocol import IGNORE_LABEL, VALUE_OUTSIDE
+from segjax.data.sources.protocol import VALUE_OUTSIDE
+from segjax.labels import IGNORE_LABEL
 
 
 def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 SIZES_SHOWN = 6
 
@@ -92,7 +92,7 @@ class CheckReport:
         return "\n".join(lines)
 
     def _split_lines(self, split: SplitReport) -> Iterator[str]:
-        if not split.images:
+        if not split.images or split.value_range is None:
             return
         sizes = ", ".join(
             f"{size} ({count})" for size, count in split.images.most_common(SIZES_SHOWN)

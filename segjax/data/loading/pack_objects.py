@@ -96,7 +96,7 @@ class PackObjects:
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = padded.reshape(bucket[0], -1)[:height, : 3 * width]
         mean, std = (
-            np.tile(np.broadcast_to(np.float32(value), 3), width)
+            np.tile(np.broadcast_to(np.asarray(value, np.float32), 3), width)
             for value in (self.normalize.mean, self.normalize.std)
         )
         np.subtract(image.reshape(height, -1), mean, out=rows)

@@ -9,8 +9,9 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import suppress
+from typing import Any, Protocol
 
 import cv2
 import grain
@@ -19,8 +20,16 @@ from absl import flags
 _OPEN = weakref.WeakSet()
 
 
+class Stream(Protocol):
+    """Elements by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 def read_ahead(
-    stream: Sequence, *, num_workers: int, num_threads: int, buffer_size: int
+    stream: Stream, *, num_workers: int, num_threads: int, buffer_size: int
 ) -> Generator:
     """Yields stream[0], stream[1], ... in order, computed in threads or worker processes.
 
@@ -86,5 +95,7 @@ def _prepare_worker(worker_index: int, worker_count: int) -> None:
 
 def _end_with_parent() -> None:
     """Ends this worker with its parent; grain's workers would outlive a killed parent for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-IGNORE_LABEL = 255
+from segjax.labels import IGNORE_LABEL
 
 # The value of each known map outside the image: no label, no cell, no weight, not seen. Any other
 # map is 0 there.
@@ -44,7 +44,7 @@ class Source(Protocol):
 
     - "image": [H, W, C], with C as in `Splits.channels`; colours are RGB. The DeepLab and Mask
       R-CNN recipes take uint8; the U-Net recipes standardise uint8, uint16 or float32.
-    - "labels": integers [H, W], class ids from 0 on; 255 = ignored.
+    - "labels": integers [H, W], class ids from 0 to 254; 255 = ignored.
     - "weights", optional: float [H, W], the weight of each pixel in the cross-entropy. A recipe
       that computes weights itself replaces them.
     - "instances", optional: integers [H, W], the id of the cell at each pixel, 0 = none. The weight

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class PreparedSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)} in {self.name} {self.split}")
         try:
@@ -90,10 +91,11 @@ def open_builder(builder: SegmentationBuilder, split: str) -> PreparedSource:
     name = f"{builder.name}/{config.name}" if config else builder.name
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     try:
-        records = builder.as_data_source(split)
+        records = builder.as_data_source(split=split)
     except NotImplementedError as error:
+        found = builder.info.file_format
         raise ValueError(
-            f"{name} is prepared as {builder.info.file_format.value}, which only TensorFlow reads; "
+            f"{name} is prepared as {found and found.value}, which only TensorFlow reads; "
             "prepare it again with --overwrite"
         ) from error
     except (ValueError, KeyError, AssertionError) as error:

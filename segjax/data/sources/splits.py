@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from segjax.data.builder import features_of
 from segjax.data.prepare import open_generated
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.instance import ObjectSource
@@ -71,7 +72,7 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
     open_split = partial(opener, name, data_dir=data_dir)
     return Splits(
         classes=builder.class_names,
-        channels=builder.info.features["image"].shape[-1],
+        channels=features_of(builder)["image"].shape[-1],
         train=partial(open_split, train),
         evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
         category_ids=getattr(builder, "category_ids", None),

@@ -86,7 +86,7 @@ def _part_touching(owner: np.ndarray) -> np.ndarray:
     lowest = cv2.erode(np.where(ids > 0, ids, np.float32(np.inf)), kernel)
     parted = np.where((highest > ids) | (lowest < ids), 0, owner)
     _, pieces, statistics, _ = cv2.connectedComponentsWithStats(
-        np.uint8(parted > 0), connectivity=8
+        (parted > 0).astype(np.uint8), connectivity=8
     )
     _, first_pixels = np.unique(pieces, return_index=True)
     areas = statistics[:, cv2.CC_STAT_AREA]
@@ -103,7 +103,7 @@ def _render(rng, instances: np.ndarray) -> np.ndarray:
     """Draws the image of the cells, uint8 [H, W]."""
     size = instances.shape
     count = instances.max() + 1
-    cell = np.uint8(instances > 0)
+    cell = (instances > 0).astype(np.uint8)
     inside = cv2.distanceTransform(cell, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform(1 - cell, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data.builder import features_of
 from segjax.data.label_maps import to_class_ids
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FeatureSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)} in {self.name} {self.split}")
         record = self._records[index]
@@ -74,7 +76,7 @@ def from_tfds(
     """
     config = builder.builder_config
     name = f"{builder.name}/{config.name}" if config else builder.name
-    features = builder.info.features
+    features = features_of(builder)
     for feature in (image, labels):
         if feature not in features:
             raise ValueError(f"{name} has no feature {feature!r}; it has {', '.join(features)}")
@@ -88,7 +90,7 @@ def from_tfds(
     if not names:
         raise ValueError(f"{name}: {labels!r} names no classes; give class_names")
     try:
-        records = builder.as_data_source(split)
+        records = builder.as_data_source(split=split)
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         known = ", ".join(builder.info.splits)
         if known and not isinstance(error, NotImplementedError):

@@ -1,9 +1,8 @@
 """ADE20K: the MIT scene parsing benchmark of 150 classes."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
@@ -11,7 +10,7 @@ from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 CLASS_IDS = {0: IGNORE_LABEL} | {value: value - 1 for value in range(1, len(CLASS_NAMES) + 1)}
 PUBLISHED = {"training": 20210, "validation": 2000}
@@ -49,7 +48,7 @@ class Builder(SegmentationBuilder):
         sizes = {split: len(examples) for split, examples in splits.items()}
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         return {
             "id": files.id,
             "image": match_channels(read_image(files.paths["image"]), 3),

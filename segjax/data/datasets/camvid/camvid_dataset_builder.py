@@ -1,16 +1,15 @@
 """CamVid: street scenes from a driving car, in the version that SegNet's authors published."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
 from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, note_sizes, pair_files
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 CLASS_NAMES = (
     "sky",
@@ -62,7 +61,7 @@ class Builder(SegmentationBuilder):
         sizes = {split: len(examples) for split, examples in splits.items()}
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         return {
             "id": files.id,
             "image": read_image(files.paths["image"]),

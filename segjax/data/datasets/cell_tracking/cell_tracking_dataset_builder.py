@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,7 +16,7 @@ from segjax.data.builder import (
 )
 from segjax.data.images import read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, read_instances
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 SEQUENCES = ("01", "02")
 TRUTHS = {"gold": "GT", "silver": "ST"}
@@ -63,14 +63,19 @@ class Builder(SegmentationBuilder):
         ),
     ]
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.official_size = self._config.official_size
+
     @property
-    def official_size(self):
-        return self.builder_config.official_size
+    def _config(self) -> CellTrackingConfig:
+        assert isinstance(self.builder_config, CellTrackingConfig)
+        return self.builder_config
 
     def _info(self):
         features = {
             "id": tfds.features.Text(),
-            "image": image_feature(channels=1, dtype=np.dtype(self.builder_config.image_dtype)),
+            "image": image_feature(channels=1, dtype=self._config.image_dtype),
             "labels": label_feature(["background", "cell"]),
             "instances": instance_feature(),
         }
@@ -102,21 +107,21 @@ class Builder(SegmentationBuilder):
                 without = sorted(frames.keys() - truths.keys())
                 if truth == "silver" and truths and without:
                     notes.append(f"{folder}: no silver truth for frames {', '.join(without)}")
-        official = source / self.builder_config.official_name
+        official = source / self._config.official_name
         if not any(splits.values()) and official.is_dir():
             problems.insert(0, f"{source}: holds no sequences; did you mean {official}?")
         return SourceListing(splits, problems, notes)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = read_image(files.paths["image"])
-        depth = self.builder_config.image_dtype
+        depth = self._config.image_dtype
         if image.dtype != depth or image.shape[2] != 1:
             raise ValueError(
                 f"{files.paths['image']}: {image.dtype}, channels: {image.shape[2]}; "
                 f"expected {depth}, channels: 1"
             )
         instances = read_instances(files.paths["instances"])
-        labels = np.uint8(instances > 0)
+        labels = (instances > 0).astype(np.uint8)
         if "silver" in files.paths:
             silver = read_instances(files.paths["silver"])
             if silver.shape != instances.shape:

@@ -1,7 +1,7 @@
 """CHASE_DB1: blood vessels in photographs of children's retinas."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -62,7 +62,7 @@ class Builder(SegmentationBuilder):
         }
         return SourceListing(splits, problems)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         return {
             "id": files.id,
             "image": read_image(files.paths["image"]),

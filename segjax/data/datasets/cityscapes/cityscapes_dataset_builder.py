@@ -1,7 +1,7 @@
 """Cityscapes: street scenes of 50 cities, finely annotated."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -10,7 +10,7 @@ from segjax.data.builder import SegmentationBuilder, image_feature, label_featur
 from segjax.data.images import read_image
 from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 # The evaluated classes in the order of their train ids, with the official ids stored in the files.
 # The other ids from 0 to 33 are not evaluated (cityscapesScripts, helpers/labels.py).
@@ -67,7 +67,7 @@ class Builder(SegmentationBuilder):
     def find_examples(self, source: Path) -> SourceListing:
         return find_frames(source, truth_ending="_gtFine_labelIds.png")
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = read_image(files.paths["image"])
         if "labels" in files.paths:
             labels = read_label_map(files.paths["labels"], TRAIN_IDS)

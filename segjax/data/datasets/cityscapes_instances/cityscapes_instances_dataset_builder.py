@@ -1,7 +1,7 @@
 """Cityscapes with instances: each person and vehicle of the street scenes is outlined."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -10,7 +10,7 @@ from segjax.data.builder import SegmentationBuilder, image_feature, instance_fea
 from segjax.data.datasets.cityscapes import cityscapes_dataset_builder as cityscapes
 from segjax.data.images import read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, describe_values, read_instances
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 FIRST_INSTANCE = 1000  # an id is 1000 × class id + number; a smaller id is the class of a group
@@ -40,7 +40,7 @@ class Builder(SegmentationBuilder):
     def find_examples(self, source: Path) -> SourceListing:
         return cityscapes.find_frames(source, truth_ending="_gtFine_instanceIds.png")
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = read_image(files.paths["image"])
         if "labels" in files.paths:
             path = files.paths["labels"]
@@ -61,7 +61,7 @@ class Builder(SegmentationBuilder):
         return SegmentationBuilder.to_record(stored)
 
     @staticmethod
-    def to_example(record: dict) -> dict[str, np.ndarray | str]:
+    def to_example(record: dict) -> dict[str, Any]:
         """Converts a record that TFDS has read to an example of a `Source`."""
         example = SegmentationBuilder.to_example(record)
         return {**example, "crowd": groups_of(example["instances"])}

@@ -31,7 +31,10 @@ class Builder(SegmentationBuilder):
     )
     official_size = None
     category_ids = tuple(COCO_CATEGORIES)
-    class_names = COCO_CLASSES
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return COCO_CLASSES
 
     def _info(self):
         features = {

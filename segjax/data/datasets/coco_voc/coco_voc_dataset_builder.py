@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,8 +13,8 @@ from segjax.coco.masks import draw_segmentation
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import match_channels, read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
-from segjax.data.sources.protocol import IGNORE_LABEL
 from segjax.data.voc_classes import VOC_CLASSES
+from segjax.labels import IGNORE_LABEL
 
 # COCO's category id of each VOC class, in VOC's order; COCO has no category 0.
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
@@ -80,7 +80,7 @@ class Builder(SegmentationBuilder):
             sizes[split] = len(images)
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)
         annotated = _read_annotations(files.paths["annotations"])[files.id]
         size = annotated["height"], annotated["width"]

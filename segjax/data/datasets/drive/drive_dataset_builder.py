@@ -1,7 +1,7 @@
 """DRIVE: blood vessels in photographs of the retina."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from segjax.data.builder import SegmentationBuilder, image_feature, label_feature
 from segjax.data.images import read_image
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, read_mask
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 
 class Builder(SegmentationBuilder):
@@ -68,7 +68,7 @@ class Builder(SegmentationBuilder):
             splits[split] = keep_complete(examples, problems)
         return SourceListing(splits, problems, notes)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = read_image(files.paths["image"])
         absent = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
         return {

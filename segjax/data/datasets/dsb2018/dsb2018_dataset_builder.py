@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -72,7 +72,7 @@ class Builder(SegmentationBuilder):
         sizes = {split: len(files) for split, files in splits.items()}
         return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)
         if "labels" in files.paths:
             instances = read_instances(files.paths["labels"])
@@ -87,7 +87,7 @@ class Builder(SegmentationBuilder):
         return {
             "id": files.id,
             "image": image,
-            "labels": np.uint8(instances > 0),
+            "labels": (instances > 0).astype(np.uint8),
             "instances": instances,
         }
 

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from segjax.data.builder import (
 )
 from segjax.data.images import read_images
 from segjax.data.sources.files import ExampleFiles, SourceListing, mask_of
-from segjax.data.sources.protocol import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 
 NUM_SLICES = 30
 
@@ -59,14 +59,14 @@ class Builder(SegmentationBuilder):
             problems += stack_problems
         return SourceListing(splits, problems)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = _read_stack(files.paths["volume"])[files.page]
         if "labels" in files.paths:
             path = files.paths["labels"]
             labels = mask_of(_read_stack(path)[files.page], path).astype(np.uint8)
         else:
             labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-        _, instances = cv2.connectedComponents(np.uint8(labels == 1), connectivity=4)
+        _, instances = cv2.connectedComponents((labels == 1).astype(np.uint8), connectivity=4)
         return {"id": files.id, "image": image, "labels": labels, "instances": instances}
 
 

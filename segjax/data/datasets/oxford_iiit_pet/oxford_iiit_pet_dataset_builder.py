@@ -1,5 +1,7 @@
 """Oxford-IIIT pets: TFDS's own data set, built by TFDS and read like ours."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -27,7 +29,7 @@ class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
         return super().dataset_info_from_configs(**options | ours)
 
     @staticmethod
-    def to_example(record: dict) -> dict[str, np.ndarray | str]:
+    def to_example(record: dict) -> dict[str, Any]:
         """Converts a record that TFDS has read to an example of a `Source`."""
         return {
             "id": decode_text(record["file_name"]).removesuffix(".jpg"),

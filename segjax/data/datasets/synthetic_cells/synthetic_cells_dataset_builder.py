@@ -1,6 +1,7 @@
 """Pictures of touching cells, drawn by `segjax.data.sources.synthetic`; nothing to download."""
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,6 +15,7 @@ from segjax.data.builder import (
 from segjax.data.sources.files import ExampleFiles, SourceListing
 from segjax.data.sources.synthetic import synthetic_cells
 
+SIZE = (256, 256)
 SPLITS = {"train": 64, "validation": 16, "test": 16}
 
 
@@ -25,7 +27,7 @@ class Builder(SegmentationBuilder):
     # There is no web page. Without a homepage, TFDS names a catalogue page that does not exist.
     homepage = "segjax.data.sources.synthetic"
     license = "Apache-2.0"
-    official_size = (256, 256)
+    official_size = SIZE
 
     def _info(self):
         features = {
@@ -38,7 +40,7 @@ class Builder(SegmentationBuilder):
             features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
 
-    def find_examples(self, source: None) -> SourceListing:
+    def find_examples(self, source: Path) -> SourceListing:
         splits, start = {}, 0
         for split, count in SPLITS.items():
             numbers = range(start, start + count)
@@ -46,13 +48,11 @@ class Builder(SegmentationBuilder):
             start += count
         return SourceListing(splits, [])
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
-        image, instances = synthetic_cells(
-            np.random.default_rng(files.page), size=self.official_size
-        )
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
+        image, instances = synthetic_cells(np.random.default_rng(files.page), size=SIZE)
         return {
             "id": files.id,
             "image": image,
-            "labels": np.uint8(instances > 0),
+            "labels": (instances > 0).astype(np.uint8),
             "instances": instances,
         }

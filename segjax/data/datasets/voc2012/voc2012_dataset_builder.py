@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation, with the training images that SBD adds."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.io
@@ -11,8 +11,8 @@ from segjax.data.builder import SegmentationBuilder, image_feature, label_featur
 from segjax.data.images import match_channels, read_image
 from segjax.data.label_maps import read_label_map
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
-from segjax.data.sources.protocol import IGNORE_LABEL
 from segjax.data.voc_classes import VOC_CLASSES
+from segjax.labels import IGNORE_LABEL
 
 CLASS_IDS = {value: value for value in (*range(len(VOC_CLASSES)), IGNORE_LABEL)}
 PUBLISHED = {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "train_aug": 10582}
@@ -74,7 +74,7 @@ class Builder(SegmentationBuilder):
         notes += note_sizes({split: len(listed) for split, listed in names.items()}, PUBLISHED)
         return SourceListing(splits, problems, notes)
 
-    def read_example(self, files: ExampleFiles) -> dict[str, np.ndarray | str]:
+    def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)
         if "labels" not in files.paths:
             labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
