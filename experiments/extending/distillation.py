@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.commands.launch import run
-from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 from segjax.recipes.unet import UNetConfig
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import TrainConfig

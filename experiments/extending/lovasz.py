@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.commands.launch import run
-from segjax.losses.cross_entropy import IGNORE_LABEL
+from segjax.labels import IGNORE_LABEL
 from segjax.training.experiment import Experiment, load_module
 from segjax.training.experiment_files import experiments_folder
 
