@@ -3,7 +3,7 @@
 import abc
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,7 +142,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         return notes, self.to_record(example) | {"image": image}
 
 
-def features_of(builder: tfds.core.DatasetBuilder) -> tfds.features.FeaturesDict:
+def features_of(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
     """The features of a builder by name.
 
     Raises:

@@ -210,11 +210,11 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
 
 def _check_opaque(image: Image.Image, path: Path) -> None:
     if "A" in image.getbands():
-        _check_alpha(image.getchannel("A").getextrema(), 255, path)
+        _check_alpha(np.asarray(image.getchannel("A")), 255, path)
 
 
-def _check_alpha(found: tuple[int, int], opaque: int, path: Path) -> None:
-    low, high = found
+def _check_alpha(alpha: np.ndarray, opaque: int, path: Path) -> None:
+    low, high = alpha.min(), alpha.max()
     if low < opaque:
         raise ValueError(
             f"{path}: expected an opaque image, found a further channel (alpha) with values from "
@@ -240,6 +240,5 @@ def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
     if not found or decoded[0].dtype != np.uint16 or decoded[0].ndim != 3:
         raise ValueError(f"{path}: damaged, cut short or of an unsupported kind; {_EXPECTED}")
     if decoded[0].shape[2] > 3:
-        alpha = decoded[0][..., 3]
-        _check_alpha((int(alpha.min()), int(alpha.max())), 65535, path)
+        _check_alpha(decoded[0][..., 3], 65535, path)
     return decoded[0][..., [2, 1, 0]]

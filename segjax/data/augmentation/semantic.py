@@ -8,7 +8,6 @@ integers; other maps of floats are interpolated (`segjax.data.sources.protocol.S
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 import cv2
@@ -260,5 +259,6 @@ def _move_all(example: dict, move: Move) -> dict:
         )
     maps = {"image": example["image"], **maps_of(example)}
     return example | {
-        key: by_opencv(partial(move, key=key), key, value) for key, value in maps.items()
+        key: by_opencv(lambda array, key=key: move(array, key), key, value)
+        for key, value in maps.items()
     }

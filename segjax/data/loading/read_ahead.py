@@ -9,9 +9,9 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cv2
 import grain
@@ -48,7 +48,7 @@ def read_ahead(
     Raises:
       RuntimeError: a worker process died.
     """
-    dataset = grain.MapDataset.source(stream).to_iter_dataset(
+    dataset = grain.MapDataset.source(cast(Sequence, stream)).to_iter_dataset(
         grain.ReadOptions(
             num_threads=num_threads,
             prefetch_buffer_size=num_threads if num_workers else max(buffer_size, num_threads),

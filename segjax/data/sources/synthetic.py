@@ -89,14 +89,14 @@ def _part_touching(owner: np.ndarray) -> np.ndarray:
         (parted > 0).astype(np.uint8), connectivity=8
     )
     _, first_pixels = np.unique(pieces, return_index=True)
-    areas = statistics[:, cv2.CC_STAT_AREA]
+    areas = np.asarray(statistics)[:, cv2.CC_STAT_AREA]
     largest = {}
     for piece in np.argsort(areas, kind="stable"):
         if piece and areas[piece] >= MIN_AREA:
-            largest[parted.flat[first_pixels[piece]]] = piece
+            largest[parted.flat[int(first_pixels[piece])]] = piece
     numbers = np.zeros(len(areas), np.int32)
     numbers[sorted(largest.values())] = np.arange(1, len(largest) + 1)
-    return numbers[pieces]
+    return numbers[np.asarray(pieces)]
 
 
 def _render(rng, instances: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -90,7 +90,7 @@ def from_tfds(
     if not names:
         raise ValueError(f"{name}: {labels!r} names no classes; give class_names")
     try:
-        records = builder.as_data_source(split=split)
+        records = cast(Any, builder).as_data_source(split=split)  # typed without its arguments
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         known = ", ".join(builder.info.splits)
         if known and not isinstance(error, NotImplementedError):
