@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
@@ -151,7 +151,7 @@ def features_of(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
     features = builder.info.features
     if not isinstance(features, tfds.features.FeaturesDict):
         raise ValueError(f"{builder.name} has no named features")
-    return features
+    return cast(Mapping, features)  # TFDS derives it from a dict without saying so
 
 
 def count_objects(example: dict) -> int | None:

@@ -96,7 +96,7 @@ def _part_touching(owner: np.ndarray) -> np.ndarray:
             largest[parted.flat[int(first_pixels[piece])]] = piece
     numbers = np.zeros(len(areas), np.int32)
     numbers[sorted(largest.values())] = np.arange(1, len(largest) + 1)
-    return numbers[np.asarray(pieces)]
+    return numbers[np.asarray(pieces, np.int32)]
 
 
 def _render(rng, instances: np.ndarray) -> np.ndarray:
