@@ -29,7 +29,10 @@ from tests.readme import readme_code
 from tests.training import tiny
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-UNET = ["--network.features", "2", "--network.depth", "1", "--network.tile", "64"]
+UNET = [
+    *("--network.features", "2", "--network.depth", "1", "--network.tile", "64"),
+    *("--prediction.min-cell-size", "1"),
+]
 DEEPLAB = [
     *("--network.backbone", "vgg16", "--network.multi-grid", "None"),
     *("--network.width-multiplier", "0.05", "--network.aspp-features", "4"),
@@ -68,8 +71,13 @@ def save_run(workdir, file, arguments=(), *, scores=None):
     experiment = module.build(config)
     task = experiment.task
     if hasattr(task, "covering"):
-        side = task.covering.input_size if isinstance(task.covering, Tiling) else (65, 65)
-        variables = random_variables(task.model, np.zeros((1, *side, task.channels), np.float32))
+        size = task.covering.input_size if isinstance(task.covering, Tiling) else (65, 65)
+        picture = {"image": blobs(9, channels=task.channels, size=size)}
+        image = task.preprocess(picture, None)["image"][None]
+        variables = random_variables(task.model, image)
+        # Without their means, the logits of all classes compete, and labels vary over an image.
+        logits = jax.jit(task.model.apply)(variables, image)["logits"]
+        variables["params"]["logits"]["bias"] -= logits.mean(axis=(0, 1, 2))
     else:
         variables = variables_of(task.model)
     name = experiment.best_metric
@@ -85,11 +93,11 @@ def save_run(workdir, file, arguments=(), *, scores=None):
     return workdir
 
 
-def blobs(seed, *, channels=3, dtype=np.uint8):
-    """A smooth random picture of 50 × 70 pixels."""
+def blobs(seed, *, channels=3, dtype=np.uint8, size=(50, 70)):
+    """A smooth random picture."""
     rng = np.random.default_rng(seed)
     bands = [Image.fromarray(rng.integers(0, 256, (5, 7), np.uint8)) for _ in range(channels)]
-    picture = np.stack([np.asarray(band.resize((70, 50))) for band in bands], axis=-1)
+    picture = np.stack([np.asarray(band.resize(size[::-1])) for band in bands], axis=-1)
     return picture * dtype(250) if dtype == np.uint16 else picture
 
 

@@ -103,7 +103,7 @@ class InputConfig:
     """Largest number of objects kept for an image; "dropped_objects" in the log counts the
     others."""
     mask_size: int = 112
-    """Side of the stored masks, which are resampled to the frames of their boxes."""
+    """Cells on a side of an object's stored mask, which covers its box."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class BackboneNetworkConfig(NetworkConfig):
     width_multiplier: float = 1.0
     """Factor of the backbone's channels."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Any): ...
+
     @property
     def normalize(self) -> Normalize:
         """The transform that normalises images in training and prediction."""

@@ -104,7 +104,7 @@ def test_another_backbone_is_an_error(trained, message):
 
 
 def test_weights_of_which_nothing_fits_are_an_error():
-    with pytest.raises(ValueError, match=r"nothing .* fits: the model has backbone: 8, .*other: 1"):
+    with pytest.raises(ValueError, match=r"none of .* fits: the model has backbone: 8, .*other: 1"):
         initialize(variables(0), {"params": {"other": {"kernel": np.zeros(3)}}})
 
 
