@@ -1,7 +1,7 @@
 """Image segmentation in JAX: U-Net, DeepLab and Mask R-CNN as pure functions.
 
-The rooms are imported on first use, so that the command line and the data code, which need no
-jax of their own, do not import Flax and Optax. (grain itself imports jax.)
+Packages and functions are imported on first use, so that the command line and the data code start
+without Flax and Optax. (grain itself imports jax.)
 """
 
 import importlib
@@ -22,16 +22,19 @@ if TYPE_CHECKING:  # type checkers and editors do not run `__getattr__`
         tasks,
         training,
     )
+    from segjax.trained import load_run, predict_all
 
 __all__ = [
     "coco",
     "data",
     "evaluation",
     "inference",
+    "load_run",
     "losses",
     "models",
     "ops",
     "pictures",
+    "predict_all",
     "pretrained",
     "recipes",
     "tasks",
@@ -39,8 +42,12 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_FUNCTIONS = ("load_run", "predict_all")
+
 
 def __getattr__(name):
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module("segjax.trained"), name)
     if name in __all__:
         return importlib.import_module(f"segjax.{name}")
     raise AttributeError(f"module 'segjax' has no attribute {name!r}; it has {', '.join(__all__)}")

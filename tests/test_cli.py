@@ -18,7 +18,7 @@ from segjax.cli import main
 from segjax.commands.predict import output_names
 from segjax.data.images import match_channels, read_image
 from segjax.training.checkpoint import Checkpoints
-from segjax.training.experiment import load_module, load_run
+from segjax.training.experiment import load_experiment, load_module
 from segjax.training.logging import read_metrics
 from segjax.training.loop import train
 from segjax.training.parallel import DataParallel
@@ -149,10 +149,10 @@ def test_help_and_data_commands_import_neither_jax_nor_tensorflow(tmp_path):
     assert "isbi2012" in done.stdout
 
 
-def test_evaluating_the_latest_checkpoint_gives_the_numbers_that_the_run_logged(run, capsys):
+def test_evaluating_the_last_checkpoint_gives_the_numbers_that_the_run_logged(run, capsys):
     unfinished = run / "checkpoints" / "8.orbax-checkpoint-tmp"  # of a run that is going on
     unfinished.mkdir()
-    main(["evaluate", str(run), "--checkpoint", "latest"])
+    main(["evaluate", str(run), "--checkpoint", "last"])
     shown = capsys.readouterr()
     for split in ("validation", "test"):
         assert evaluated(run, split) == (6, logged(run, 6, split))
@@ -182,7 +182,7 @@ def test_predictions_are_those_of_the_task_at_the_size_of_the_images(
     main(["predict", str(run), str(folder), "--output", str(tmp_path / "out")])
     assert sorted(run.rglob("*")) == before
     assert label_files(tmp_path / "out") == sorted(f"{name}.png" for name in expected)
-    experiment, _ = load_run(run)
+    experiment, _ = load_experiment(run)
     parallel = DataParallel()
     predict = parallel.predict_step(experiment.task.predict)
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
@@ -203,7 +203,7 @@ def test_predictions_are_those_of_the_task_at_the_size_of_the_images(
         values |= set(np.unique(prediction["labels"]))
     assert values == {0, 1}
     shown = capsys.readouterr().out
-    assert "converted to grey for it: 1 of 4 files" in shown
+    assert "converted to grey for the model: 1 of 4 files" in shown
     assert "0 ground, 1 square" in shown
 
 
@@ -252,7 +252,7 @@ def test_weights_trained_elsewhere_label_photographs(weights, images, tmp_path, 
     shown = capsys.readouterr().out
     assert f"predicting with {name} from {weights}" in shown
     assert "0 class 0, 1 class 1, 2 class 2" in shown
-    assert "converted to RGB for it: 1 of 2 files" in shown
+    assert "converted to RGB for the model: 1 of 2 files" in shown
 
 
 def test_mistakes_about_weights_are_named_before_anything_is_written(
@@ -276,7 +276,7 @@ def test_mistakes_about_weights_are_named_before_anything_is_written(
         ([trunk, photo, "--weights", tmp_path / "trunk.npz"], "backbone without a classifier"),
         ([name, sixteen, "--weights", weights], "sixteen.tif has 16 bits"),
         (
-            [name, photo, "--weights", weights, "--checkpoint", "latest"],
+            [name, photo, "--weights", weights, "--checkpoint", "last"],
             "--checkpoint is for a run",
         ),
         ([name, photo], "--weights FILE"),
@@ -327,8 +327,8 @@ def test_mistakes_are_named_before_anything_is_written(run, images, tmp_path, ca
         (["predict", run, folder, "--output", cut], "cut.png"),
         (["predict", empty, folder, *predict], "empty is not a run directory"),
         (["predict", "torchvision/deeplabv3", folder, *predict], "--workdir of a training"),
-        (["predict", run, folder, *predict, "--checkpoint", "5"], "has those of 3, 4, 6"),
-        (["predict", run, folder, *predict, "--checkpoint", "lates"], "best, latest or a step"),
+        (["predict", run, folder, *predict, "--checkpoint", "5"], "it has steps 3, 4, 6"),
+        (["predict", run, folder, *predict, "--checkpoint", "lates"], "best, last or a step"),
         (["evaluate", run, "--split", "valid"], "--split valid: the experiment"),
         (["evaluate", run, "--batch-size", "0"], "--batch-size 0"),
         (["evaluate", empty], "empty is not a run directory"),

@@ -27,15 +27,16 @@ MAY_KNOW = {
     "training": ["data", "files", "messages", "ops.devices", "pictures", "tasks.protocol"],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.voc_classes", "messages"),
+        *("data.augmentation", "data.images", "data.voc_classes", "messages"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
         *("pretrained", "tasks", "training"),
     ],
+    "trained": ["data.loading", "messages", "pretrained", "training"],
     "commands": [
         *("coco", "data", "evaluation", "files", "inference", "messages", "ops", "pictures"),
-        *("pretrained", "recipes", "report", "tasks", "training"),
+        *("pretrained", "recipes", "report", "tasks", "trained", "training"),
     ],
     "cli": ["commands", "messages"],
 }

@@ -81,11 +81,16 @@ def test_pyright_would_find_a_mistake_and_knows_what_is_returned(installed, tmp_
     ]
 
 
-def test_the_package_lists_its_rooms_and_each_can_be_had():
+def test_the_package_lists_its_rooms_and_functions_and_each_can_be_had():
     rooms = {path.parent.name for path in (ROOT / "segjax").glob("*/__init__.py")}
-    assert {*segjax.__all__} == rooms - {"commands", "files", "messages", "report"}
+    functions = {"load_run", "predict_all"}
+    assert {*segjax.__all__} == rooms - {"commands", "files", "messages", "report"} | functions
     assert {*dir(segjax)} == {*segjax.__all__, "__version__"}
-    for room in segjax.__all__:
-        assert getattr(segjax, room).__name__ == f"segjax.{room}"
+    for name in segjax.__all__:
+        found = getattr(segjax, name)
+        if name in functions:
+            assert (found.__module__, found.__name__) == ("segjax.trained", name)
+        else:
+            assert found.__name__ == f"segjax.{name}"
     with pytest.raises(AttributeError, match="no attribute 'model'; it has coco, data"):
         segjax.model  # noqa: B018

@@ -1,21 +1,30 @@
-"""`segjax crf`: the search of DeepLab v1 and v2 for the parameters of the fully connected CRF."""
+"""`segjax crf`: searches the parameters of the fully connected CRF as DeepLab v1 and v2 do."""
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+from segjax.commands.models import (
+    BatchSize,
+    Checkpoint,
+    DataDir,
+    check_batch_size,
+    load_trained_run,
+)
 from segjax.files.atomic import write_json
 
-ROWS = 10  # of the table of settings
+if TYPE_CHECKING:
+    from segjax.trained import TrainedRun
+
+ROWS = 10  # settings shown in the table
 Values = tyro.conf.arg(metavar="VALUE ...")
 
 
@@ -33,39 +42,36 @@ def crf_command(
     color_sigma: Annotated[tuple[float, ...], Values] = (3, 4, 5, 6),
     refinements: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     checkpoint: Checkpoint = "best",
-    data_dir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
-    ] = None,
+    data_dir: DataDir = None,
     batch_size: BatchSize = None,
 ) -> None:
     """Search for the best parameters of the fully connected CRF on a trained model's predictions.
 
-    From coarse to fine, as DeepLab v2 (section 4.1.1) searches: all combinations of the values,
-    then the neighbours of the best at half the distance; a single value stays as it is. Writes
-    crf_search.json to the run directory. On two CPU cores, refining an image of 500×375 takes
-    about two seconds for each setting, of which v2's ranges, the default, have 128.
+    The search goes from coarse to fine as in DeepLab v2 (section 4.1.1): all combinations of the
+    values first, then the neighbours of the best at half the distance. A parameter with a single
+    value stays fixed. Writes RUN/crf_search.json. On two CPU cores, refining a 500×375 image takes
+    about two seconds for each setting; the default ranges, v2's, have 128.
 
     Args:
-      run: Run directory: the --workdir of a training, which may be going on still.
+      run: Run directory: the --workdir of a training, which may still be in progress.
       split: Split of the experiment to search on.
-      images: How many images of it, evenly spread.
+      images: Number of images to search on, evenly spread over the split.
       appearance_weight: w1, the weight of the kernel of position and colour.
       position_sigma: σ_α of that kernel, in pixels.
       color_sigma: σ_β of that kernel, in units of 0 to 255.
       refinements: How often to halve the distance.
-      data_dir: Folder of the prepared data sets.
     """
     ranges = {
         "appearance_weight": appearance_weight,
         "position_sigma": position_sigma,
         "color_sigma": color_sigma,
     }
-    _check(ranges, {"images": (images, 1), "refinements": (refinements, 0)}, batch_size)
-    trained = load_trained(run, checkpoint, data_dir=data_dir)
+    _check(ranges, {"images": (images, 1), "refinements": (refinements, 0)})
+    check_batch_size(batch_size)
+    trained = load_trained_run(run, checkpoint, data_dir=data_dir)
     experiment = trained.experiment
     if not hasattr(trained.task, "refine"):
-        raise UserError(f"{run} predicts no class probabilities that a CRF could refine")
+        raise UserError(f"{run} does not predict class probabilities, which the CRF refines")
     if split is None:
         split = next(iter(experiment.evaluation))
     elif split not in experiment.evaluation:
@@ -77,6 +83,7 @@ def crf_command(
     examples = [source[place * len(source) // images] for place in range(images)]
     print(f"searching on {images} of {len(source)} images of {split}, {trained.description}")
 
+    batch_size = batch_size or trained.config.train.eval_batch_size
     found = search(_Predictions(trained, examples, batch_size), ranges, refinements=refinements)
 
     print(f"\n{settings_table(found)}\n")
@@ -86,12 +93,12 @@ def crf_command(
     print(f"numbers   {path}")
     print(f"best      segjax evaluate {run} --set prediction.refine=true {settings}")
     if best.mean_iou <= found.unrefined:
-        print("          which is no better than without a CRF")
+        print("          This is no better than without a CRF.")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Parameters, by their names in `CrfConfig`, with the score that they reach."""
+    """Parameters of the CRF by their names in `CrfConfig`, and the mean IoU with them."""
 
     values: dict[str, float]
     mean_iou: float
@@ -99,22 +106,22 @@ class Setting:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found: the mean IoU without a CRF, and the settings, best first."""
+    """The result of a search: the mean IoU without a CRF, and the settings, best first."""
 
     unrefined: float
     ranked: tuple[Setting, ...]
 
 
-def search(predictions, ranges: dict[str, Sequence[float]], *, refinements: int) -> Search:
+def search(predictions, ranges: Mapping[str, Sequence[float]], *, refinements: int) -> Search:
     """Scores all combinations of the values, then ever closer neighbours of the best.
 
     Ties go to the setting that was tried first.
 
     Args:
-      predictions: has a length, and yields (probabilities, image, labels, classes) of each image,
-        the same every time.
-      ranges: values by the name of the field of `CrfConfig`.
-      refinements: rounds after the first; each halves the distance.
+      predictions: an object with a length that yields (probabilities, image, labels, classes) for
+        each image, and can be iterated more than once.
+      ranges: the values of each parameter, by its name in `CrfConfig`.
+      refinements: number of rounds after the first; each halves the distance.
     """
     settings = [dict(zip(ranges, v, strict=True)) for v in itertools.product(*ranges.values())]
     unrefined, *scores = _score(predictions, [None, *settings], "coarse")
@@ -136,7 +143,7 @@ def search(predictions, ranges: dict[str, Sequence[float]], *, refinements: int)
 
 
 def settings_table(found: Search) -> str:
-    """Lays the best settings out as text, below the score without a CRF."""
+    """Formats the best settings as text, below the score without a CRF."""
     rows = [(*found.ranked[0].values, "mean_iou", "gain")]
     width = len(rows[0])
     rows.append((*["no CRF", *[""] * (width - 3)], f"{found.unrefined:.4f}", ""))
@@ -155,26 +162,27 @@ def settings_table(found: Search) -> str:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """Predicts anew each time: the probabilities of a hundred images take gigabytes to keep."""
+    """Predicts on every iteration: the probabilities of a hundred images would fill gigabytes."""
 
-    trained: Any
+    trained: "TrainedRun"
     examples: Sequence[dict]
-    batch_size: int | None
+    batch_size: int
 
     def __len__(self):
         return len(self.examples)
 
     def __iter__(self):
-        task = dataclasses.replace(self.trained.task, refine=None)
-        trained = dataclasses.replace(self.trained, task=task)
-        evaluator = trained.evaluator(batch_size=self.batch_size, workdir=None)
-        variables = trained.parallel.local(trained.variables)
-        for example, prediction in evaluator.predictions(variables, iter(self.examples)):
+        from segjax.trained import predict_all
+
+        task = dataclasses.replace(self.trained.segmenter, refine=None)
+        unrefined = dataclasses.replace(self.trained, task=task)
+        predictions = predict_all(unrefined, iter(self.examples), batch_size=self.batch_size)
+        for example, prediction in predictions:
             yield prediction["probabilities"], example["image"], example["labels"], task.classes
 
 
 def _score(predictions, settings: Sequence[dict | None], name: str) -> list[float]:
-    """Returns the mean IoU over all images of each setting; None stands for no CRF."""
+    """Returns the mean IoU of each setting over all images; a setting of None is no CRF."""
     from segjax.evaluation import ConfusionMatrix
     from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 
@@ -193,11 +201,11 @@ def _score(predictions, settings: Sequence[dict | None], name: str) -> list[floa
 
 
 def _spacing(values: Iterable[float]) -> float:
-    """The smallest distance between values; 0 for a single one, which is thereby kept."""
+    """The smallest distance between values; 0 for a single one, which stays fixed."""
     return min((b - a for a, b in itertools.pairwise(sorted(set(values)))), default=0)
 
 
-def _check(ranges, counts, batch_size) -> None:
+def _check(ranges, counts) -> None:
     for name, values in ranges.items():
         if not values or not all(0 < value < math.inf for value in values):
             shown = " ".join(map(str, values))
@@ -205,8 +213,6 @@ def _check(ranges, counts, batch_size) -> None:
     for name, (count, least) in counts.items():
         if count < least:
             raise UserError(f"--{name} {count}: expected at least {least}")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: expected at least 1")
 
 
 def _write(run: Path, found: Search, **about) -> Path:

@@ -1,4 +1,4 @@
-"""`segjax evaluate`: the scores of a trained model on its experiment's splits."""
+"""`segjax evaluate`: scores a trained model on its experiment's splits."""
 
 import math
 import re
@@ -9,7 +9,13 @@ from typing import Annotated
 import tyro
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.trained import BatchSize, Checkpoint, load_trained
+from segjax.commands.models import (
+    BatchSize,
+    Checkpoint,
+    DataDir,
+    check_batch_size,
+    load_trained_run,
+)
 
 
 def evaluate_command(
@@ -21,30 +27,28 @@ def evaluate_command(
         tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all of them)"),
     ] = (),
     checkpoint: Checkpoint = "best",
-    data_dir: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
-    ] = None,
+    data_dir: DataDir = None,
     batch_size: BatchSize = None,
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
     ] = (),
 ) -> None:
-    """Score a trained model and refresh its run's pictures and report.
+    """Score a trained model on the splits of its experiment.
+
+    Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html.
 
     Args:
-      run: Run directory: the --workdir of a training, which may be going on still.
+      run: Run directory: the --workdir of a training, which may still be in progress.
       split: Splits of the experiment to score.
-      data_dir: Folder of the prepared data sets.
-      settings: Other ways to predict than the run's, such as prediction.output_stride=8; values
-        are JSON. The scores are kept beside the run's own.
+      settings: Settings of prediction that differ from the run's, such as
+        prediction.output_stride=8; values are JSON. Their scores are kept beside the run's own.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: expected at least 1")
-    trained = load_trained(run, checkpoint, data_dir=data_dir, settings=settings)
+    check_batch_size(batch_size)
+    trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
-    from segjax.training.evaluate import write_evaluation
+    from segjax.training.evaluate import Evaluator, write_evaluation
+    from segjax.training.parallel import DataParallel
 
     experiment = trained.experiment
     for name in split:
@@ -54,11 +58,14 @@ def evaluate_command(
     with user_errors():
         sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
-    evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
+    parallel = DataParallel()
+    batch_size = batch_size or trained.config.train.eval_batch_size
+    evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=run)
+    variables = parallel.replicate(trained.variables)
     results, paths = [], []
     for name, source in sources.items():
         label = "@".join([name, *_short(settings)])
-        result = evaluator.evaluate(trained.variables, source, split=label, step=trained.step)
+        result = evaluator.evaluate(variables, source, split=label, step=trained.step)
         results.append(result)
         paths.append(
             write_evaluation(
@@ -76,12 +83,12 @@ def evaluate_command(
 
 
 def _short(settings: Sequence[str]) -> list[str]:
-    """The settings as parts of a file's name: prediction.scales=[1, 2] becomes scales=1,2."""
+    """Shortens settings for a file name: prediction.scales=[1, 2] becomes scales=1,2."""
     return [re.sub(r"[^\w.=,-]", "", s.removeprefix("prediction.")) for s in settings]
 
 
 def score_table(results: Sequence, *, first: str) -> str:
-    """Lays evaluations out as text: scores by split, with the score named `first` on top."""
+    """Formats evaluations as text: a column for each split, the score named `first` on top."""
     names = dict.fromkeys(name for result in results for name in result.scalars)
     rows = [["", *(f"{result.split} ({len(result.examples)})" for result in results)]]
     for name in sorted(names, key=lambda name: name != first):

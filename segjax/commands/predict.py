@@ -1,17 +1,26 @@
-"""`segjax predict`: label maps or detections, and overlays, of the user's own images."""
+"""`segjax predict`: writes label maps or detections, and overlays, for the user's images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.trained import BatchSize, Checkpoint, load_pretrained, load_trained
+from segjax.commands.models import (
+    BatchSize,
+    Checkpoint,
+    check_batch_size,
+    load_trained_run,
+    load_weights,
+)
 
-FILES_NAMED = 5  # in an error about many
+if TYPE_CHECKING:
+    from segjax.trained import TrainedRun
+
+FILES_NAMED = 5  # in an error about several
 
 
 def predict_command(
@@ -29,39 +38,43 @@ def predict_command(
 ) -> None:
     """Segment images with a trained model.
 
-    Writes labels/ (PNG files whose values are class numbers), instances/ (whose values are object
-    numbers, where the experiment tells objects apart) and overlays/ (to look at). A model that
-    detects objects writes detections.json (COCO's format, with scores) and overlays/.
+    Writes labels/ (PNG files whose pixel values are class numbers), instances/ (pixel values are
+    object numbers, where the experiment separates objects) and overlays/ (pictures to look at). A
+    detector writes detections.json (COCO's format, with scores) and overlays/.
 
     Args:
-      model: Run directory: the --workdir of a training, which may be going on still. Or with
-        --weights the name of a model trained elsewhere, such as torchvision/deeplabv3_resnet50.
-      images: PNG, JPEG, TIFF (each page), BMP or GIF files of 8 or 16 bits, or folders of them.
+      model: Run directory: the --workdir of a training, which may still be in progress. With the
+        option --weights: the name of the model, such as torchvision/deeplabv3_resnet50.
+      images: PNG, JPEG, TIFF (every page), BMP or GIF files of 8 or 16 bits, or folders of them.
       output: Folder to write to.
       weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
-      overwrite: Replace predictions that are there already.
+      overwrite: Replace existing predictions.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    check_batch_size(batch_size)
     if weights is not None and checkpoint != "best":
-        raise UserError("--checkpoint is for a run and --weights for a model trained elsewhere")
+        raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
     files = _read_all(images)
     _refuse_to_replace(files, output, overwrite=overwrite)
-    if weights is None:
-        trained = load_trained(Path(model), checkpoint)
+    if weights is not None:
+        trained = load_weights(model, weights)
+        description = f"{model} from {weights}"
     else:
-        _refuse_16_bit(files)
-        trained = load_pretrained(model, weights)
+        trained = run = _load_run(model, checkpoint)
+        description = run.description
+        batch_size = batch_size or run.config.train.eval_batch_size
+    _refuse_other_bits(files, trained.dtypes)
 
     from segjax.commands.prediction_files import DetectionFiles, LabelFiles
     from segjax.data.images import match_channels, read_images
+    from segjax.trained import predict_all
 
-    task = trained.task
-    print(f"predicting with {trained.description}")
+    task = trained.segmenter
+    background = getattr(task, "background", None)
+    print(f"predicting with {description}")
     others = sum(file.channels != {task.channels} for file in files)
     if others:
         kinds = {1: "grey", 3: "RGB"}
-        print(f"converted to {kinds[task.channels]} for it: {others} of {len(files)} files")
+        print(f"converted to {kinds[task.channels]} for the model: {others} of {len(files)} files")
     with user_errors():
         (output / "overlays").mkdir(parents=True, exist_ok=True)
 
@@ -73,8 +86,7 @@ def predict_command(
                 example["path"] = file.path
                 yield example | ({"page": page} if len(file.names) > 1 else {})
 
-    evaluator = trained.evaluator(batch_size=batch_size, workdir=None)
-    predictions = evaluator.predictions(trained.parallel.local(trained.variables), examples())
+    predictions = predict_all(trained, examples(), batch_size=batch_size or 1)
     count = sum(len(file.names) for file in files)
     bar = tqdm(predictions, total=count, desc="predicting", unit="image", disable=None)
     written = None
@@ -84,9 +96,19 @@ def predict_command(
                 if "boxes" in prediction:
                     written = DetectionFiles(output, task.classes)
                 else:
-                    written = LabelFiles(output, task.classes, background=task.background)
+                    written = LabelFiles(output, task.classes, background=background)
         written.write(example, prediction)
-    print("\n".join(written.finish()))
+    if written is not None:
+        print("\n".join(written.finish()))
+
+
+def _load_run(model: str, checkpoint: str) -> "TrainedRun":
+    try:
+        return load_trained_run(Path(model), checkpoint)
+    except UserError as error:
+        if Path(model).exists():
+            raise
+        raise UserError(f"{error} (a model trained elsewhere needs --weights FILE)") from error
 
 
 @dataclass(frozen=True)
@@ -95,19 +117,19 @@ class ImageFile:
 
     Attributes:
       path: the file.
-      names: names of the outputs of its pages, without suffix.
-      channels: the numbers of channels that its pages have.
-      bits: of their pixels, 8 and 16.
+      names: the name of each page's outputs, without suffix.
+      channels: the numbers of channels of the pages, 1 and 3.
+      dtypes: the pixel types of the pages, "uint8" and "uint16".
     """
 
     path: Path
     names: tuple[str, ...]
     channels: set[int]
-    bits: set[int]
+    dtypes: set[str]
 
 
 def _read_all(images: Sequence[Path]) -> list[ImageFile]:
-    """Reads every image once, so that a damaged one is found before anything is written."""
+    """Reads every image once, to find damaged files before anything is written."""
     if not images:
         raise UserError(
             "no images given; expected files or folders after the run directory or name"
@@ -119,7 +141,7 @@ def _read_all(images: Sequence[Path]) -> list[ImageFile]:
     kinds, problems = [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
-            kinds.append([(image.shape[2], 8 * image.itemsize) for image in read_images(path)])
+            kinds.append([(image.shape[2], image.dtype.name) for image in read_images(path)])
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -135,20 +157,23 @@ def _read_all(images: Sequence[Path]) -> list[ImageFile]:
     ]
 
 
-def _refuse_16_bit(files: Sequence[ImageFile]) -> None:
-    """Raises UserError for pixels beyond 255, which a network for photographs takes for glare."""
+def _refuse_other_bits(files: Sequence[ImageFile], dtypes: Sequence[str]) -> None:
+    """Raises UserError for 16-bit images if the model reads 8-bit photographs only.
+
+    The model's normalisation takes 255 for white, so that 16-bit pixels would all be glare.
+    """
     for file in files:
-        if 16 in file.bits:
+        if file.dtypes - {*dtypes}:
             raise UserError(
                 f"{file.path} has 16 bits; weights trained elsewhere are for photographs of 8 bits"
             )
 
 
 def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:
-    """Names the outputs of each page of each file, all different, upper and lower case alike.
+    """Names the outputs of each page of each file; no two names are equal, ignoring case.
 
-    They are the files' names without suffix; where these clash, with the suffix, and where they
-    still do, with as many of the folders above as it takes. Pages are numbered from 0.
+    A name is the file's without suffix. Where names clash, the suffix is added, and if they still
+    clash, as many parent folders as it takes. Pages are numbered from 0.
     """
     paths = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
@@ -163,11 +188,11 @@ def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tupl
             flat = [name.casefold() for pages in names for name in pages]
             if len(set(flat)) == len(flat):
                 return names
-    raise UserError(f"the names of {len(paths)} images clash; predict them in several calls")
+    raise UserError(f"the names of {len(paths)} images clash; predict them in separate calls")
 
 
 def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: bool) -> None:
-    """Raises UserError if an output would replace a file that the user has."""
+    """Raises UserError if an output would replace an existing file."""
     planned = [
         output / folder / f"{name}.png"
         for folder in ("labels", "instances", "overlays")
@@ -181,7 +206,7 @@ def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: b
     existing = [path for path in planned if path.exists()]
     if existing and not overwrite:
         raise UserError(
-            f"{existing[0]} is there already"
+            f"{existing[0]} exists already"
             + (f", and {len(existing) - 1} more" if len(existing) > 1 else "")
-            + "; take another --output, or --overwrite to replace them"
+            + "; choose another --output, or replace with --overwrite"
         )

@@ -1,4 +1,4 @@
-"""A model with trained weights, and what it takes to apply it to photographs."""
+"""A model with trained weights that predicts images."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.data.images import match_channels
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.models.network import Network
 from segjax.tasks.instance import InstanceTask
@@ -21,52 +22,59 @@ class Pretrained:
     Attributes:
       model: a whole network, or a backbone.
       variables: {"params": ..., "batch_stats": ...} for `model.apply`.
-      preprocess: (example, None) → example with the float32 "image" that the weights want, RGB
-        0..255 in.
-      task: predicts with the model, resizes and pads as its source does; None for a backbone. Its
-        `evaluator()` scores what it predicts for the examples of a data set with its classes.
+      preprocess: (example, None) → example with the float32 "image" that the model expects; the
+        input has values 0..255, RGB or grey.
+      task: resizes, pads, predicts and decodes as the model's source does; its `evaluator()` scores
+        predictions. None for a backbone.
+      dtypes: pixel types that `predict` accepts. Weights for photographs take 8 bits; a run takes
+        16 bits as well.
     """
 
     model: Network
     variables: Any
     preprocess: Callable[[dict, None], dict]
     task: SemanticTask | InstanceTask | None = None
+    dtypes: tuple[str, ...] = ("uint8",)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, background first where there is one.
 
         Raises:
-          ValueError: it is a backbone, which has none.
+          ValueError: the model is a backbone, which has no classes.
         """
-        return self._segmenter.classes
+        return self.segmenter.classes
 
     def predict(self, image: np.ndarray) -> dict[str, Any]:
-        """Segments one photograph, or finds the objects in it.
+        """Segments one image, or finds the objects in it.
 
-        It compiles for each size of input anew; a detector pads photographs to one of two sizes.
+        Each new input size is compiled; a detector pads images to a few sizes. For many images,
+        `segjax.predict_all` is faster.
 
         Args:
-          image: RGB, uint8 [height, width, 3].
+          image: [height, width], [height, width, 1] (grey) or [height, width, 3] (RGB), of one of
+            the `dtypes`; it is converted to the channels that the model reads.
 
         Returns:
-          Of a semantic model: "probabilities" float32 [height, width, classes], and the most
-          probable, "labels" uint8 [height, width]. Of a detector, by descending score: "boxes"
-          float32 [objects, 4] as x_min, y_min, x_max, y_max in pixels of the photograph, "scores"
-          float32 [objects], "classes" int32 [objects], which number `classes`, and "masks": a list
-          of COCO's run lengths, which `segjax.coco.run_lengths.decode` makes bool [height, width].
+          A semantic model gives "probabilities" float32 [height, width, classes] and the most
+          probable class, "labels" uint8 [height, width]; a model that separates objects adds
+          "instances" int32 [height, width], 0 for none. A detector gives objects by descending
+          score: "boxes" float32 [objects, 4] as x_min, y_min, x_max, y_max in pixels of the image,
+          "scores" float32 [objects], "classes" int32 [objects], which are indices of `classes`, and
+          "masks", a list of COCO run lengths for `segjax.coco.run_lengths.decode`.
 
         Raises:
-          ValueError: another shape or type; or it is a backbone.
+          ValueError: the image has another shape or type, or the model is a backbone.
         """
-        task = self._segmenter
+        task = self.segmenter
         image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        image = image[..., None] if image.ndim == 2 else image
+        if image.ndim != 3 or image.shape[2] not in (1, 3) or image.dtype.name not in self.dtypes:
             raise ValueError(
-                f"expected an RGB image, uint8 [height, width, 3], found {image.dtype} "
-                f"of shape {image.shape}"
+                f"expected an image [height, width, 3 (RGB) or 1 (grey)], "
+                f"{' or '.join(self.dtypes)}; found {image.dtype} of shape {image.shape}"
             )
-        example = {"image": image}
+        example = {"image": match_channels(image, task.channels)}
         batches = (jax.tree.map(lambda x: x[None], item) for item in task.inputs(example))
         outputs = (jax.device_get(self._predict(self.variables, batch)) for batch in batches)
         windows = ({name: value[0] for name, value in output.items()} for output in outputs)
@@ -74,10 +82,15 @@ class Pretrained:
 
     @functools.cached_property
     def _predict(self):
-        return jax.jit(self._segmenter.predict)
+        return jax.jit(self.segmenter.predict)
 
     @property
-    def _segmenter(self) -> SemanticTask | InstanceTask:
+    def segmenter(self) -> SemanticTask | InstanceTask:
+        """The task.
+
+        Raises:
+          ValueError: the model is a backbone, which has none.
+        """
         if self.task is None:
             raise ValueError(
                 f"this is a backbone ({type(self.model).__name__}) without a classifier: put its "
@@ -87,10 +100,10 @@ class Pretrained:
 
 
 def class_names(num_classes: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names given, those of VOC for 21 classes, or else numbers.
+    """Returns the given names; without any, VOC's for 21 classes and numbered ones otherwise.
 
     Raises:
-      ValueError: there are more or fewer names than classes.
+      ValueError: the number of names is not the number of classes.
     """
     if classes is None:
         if num_classes == len(VOC_CLASSES):
@@ -98,6 +111,6 @@ def class_names(num_classes: int, classes: tuple[str, ...] | None) -> tuple[str,
         return tuple(f"class {index}" for index in range(num_classes))
     if len(classes) != num_classes:
         raise ValueError(
-            f"the weights have {num_classes} classes, and {len(classes)} names: {classes}"
+            f"the weights have {num_classes} classes; got {len(classes)} names: {classes}"
         )
     return tuple(classes)

@@ -80,7 +80,7 @@ def load_module(path: Path):
     return module
 
 
-def load_run(
+def load_experiment(
     run: Path, *, data_dir: Path | None = None, changes: Mapping[str, Any] = MappingProxyType({})
 ):
     """Returns (experiment, configuration) of a run directory.

@@ -12,9 +12,9 @@ import tyro
 from segjax.commands import crf
 from segjax.commands.crf import crf_command, search, settings_table
 from segjax.commands.errors import UserError
-from segjax.commands.trained import load_trained
 from segjax.evaluation import ConfusionMatrix
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
+from segjax.trained import load_run, predict_all
 from segjax.training.experiment import load_module
 from segjax.training.loop import train
 
@@ -117,16 +117,16 @@ def test_the_table_shows_the_score_without_a_crf_first_and_then_the_best(tried):
 def test_the_command_scores_refined_predictions_of_the_checkpoint(run, capsys):
     arguments = [run, "--split", "test", "--images", "2", "--refinements", "0"]
     arguments += ["--appearance-weight", "1", "--position-sigma", "5"]
-    arguments += ["--color-sigma", "15", "40", "--checkpoint", "latest"]
+    arguments += ["--color-sigma", "15", "40", "--checkpoint", "last"]
     tyro.cli(crf_command, args=[str(a) for a in arguments], config=(tyro.conf.FlagCreatePairsOff,))
     shown = capsys.readouterr().out
     written = json.loads((run / "crf_search.json").read_text())
 
-    trained = load_trained(run, "latest")
+    trained = load_run(run, "last")
     task = dataclasses.replace(trained.task, refine=None)
-    evaluator = dataclasses.replace(trained, task=task).evaluator(batch_size=None, workdir=None)
     source = trained.experiment.evaluation["test"]()
-    pairs = list(evaluator.predictions(trained.variables, [source[0], source[1]]))
+    unrefined = dataclasses.replace(trained, task=task)
+    pairs = list(predict_all(unrefined, iter([source[0], source[1]]), batch_size=4))
 
     def mean_iou(refine):
         matrix = ConfusionMatrix(2)
@@ -159,8 +159,8 @@ def test_mistakes_are_named_before_the_model_is_read(run, tmp_path, monkeypatch)
             crf_command(tmp_path, **options)
     with pytest.raises(UserError, match="--split valid: the experiment"):
         crf_command(run, split="valid")
-    trained = load_trained(run, "best")
+    trained = load_run(run)
     other = dataclasses.replace(trained, task=object())
-    monkeypatch.setattr(crf, "load_trained", lambda *_, **__: other)
-    with pytest.raises(UserError, match="no class probabilities"):
+    monkeypatch.setattr(crf, "load_trained_run", lambda *_, **__: other)
+    with pytest.raises(UserError, match="does not predict class probabilities"):
         crf_command(run)

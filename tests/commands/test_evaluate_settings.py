@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from segjax.cli import main
-from segjax.training.experiment import load_module, load_run
+from segjax.training.experiment import load_experiment, load_module
 from segjax.training.loop import train
 
 EXPERIMENT = """
@@ -55,14 +55,14 @@ def scores(run, name):
 def test_settings_reach_the_task_and_the_scores_stand_beside_the_runs_own(run, capsys):
     before = {path.name: path.read_bytes() for path in (run / "evaluation").iterdir()}
     settings = ["prediction.scales=[1.0, 2.0]", "prediction.flip=true"]
-    main(["evaluate", str(run), "--split", "test", "--checkpoint", "latest", "--set", *settings])
+    main(["evaluate", str(run), "--split", "test", "--checkpoint", "last", "--set", *settings])
     assert "test@scales=1.0,2.0@flip=true" in capsys.readouterr().out
     changed = scores(run, "test@scales=1.0,2.0@flip=true")
     assert changed["negative_log_likelihood"] != scores(run, "test")["negative_log_likelihood"]
     for name, content in before.items():
         assert (run / "evaluation" / name).read_bytes() == content
     assert "test@scales" in (run / "report.html").read_text()
-    assert load_run(run)[1].prediction.flip is False
+    assert load_experiment(run)[1].prediction.flip is False
 
 
 @pytest.mark.parametrize(

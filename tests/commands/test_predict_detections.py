@@ -66,7 +66,7 @@ def test_objects_are_those_that_the_converted_model_finds(
     content = predict(monkeypatch, detector, folder, tmp_path / "out")
     shown = capsys.readouterr().out
     assert f"predicting with {NAME} from weights.npz" in shown
-    assert "converted to RGB for it: 1 of 2 files" in shown
+    assert "converted to RGB for the model: 1 of 2 files" in shown
     assert [category["name"] for category in content["categories"]] == list(CLASSES[1:])
     assert [image["file_name"] for image in content["images"]] == [
         str(folder / "colour.png"),
@@ -143,7 +143,7 @@ def test_predictions_that_are_there_are_not_replaced_unasked(
         predict(monkeypatch, detector, folder, tmp_path)
     assert stop.value.code == 2
     message = capsys.readouterr().err
-    assert "detections.json is there already" in message
+    assert "detections.json exists already" in message
     assert "--overwrite" in message
     assert (tmp_path / "detections.json").read_text() == "mine"
     assert not (tmp_path / "overlays").exists()

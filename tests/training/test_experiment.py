@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segjax.training import configuration, experiment_files
-from segjax.training.experiment import load_module, load_run
+from segjax.training.experiment import load_experiment, load_module
 from segjax.training.experiment_files import experiments_folder
 from segjax.training.run_directory import open_run
 from tests.training import tiny
@@ -31,7 +31,7 @@ def edited(run, change):
 
 
 def test_a_run_is_rebuilt_from_its_directory_wherever_that_lies_now(run, tmp_path):
-    experiment, config = load_run(run.rename(tmp_path / "moved"))
+    experiment, config = load_experiment(run.rename(tmp_path / "moved"))
     assert config.workdir == tmp_path / "moved"
     assert (config.seed, config.norm) == (5, "batch")
     assert experiment.task.model.norm == "batch"
@@ -43,15 +43,15 @@ def test_a_configuration_that_no_longer_fits_is_named_with_its_file(run):
     with pytest.raises(
         ValueError, match=r"run.config\.json: unknown key 'nrm'; did you mean 'norm"
     ):
-        load_run(run)
+        load_experiment(run)
 
 
 def test_what_is_gone_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run directory"):
-        load_run(tmp_path / "nothing")
+        load_experiment(tmp_path / "nothing")
     edited(run, lambda values: values.update(experiment=str(tmp_path / "gone.py")))
     with pytest.raises(FileNotFoundError, match=r"gone\.py is not there any more"):
-        load_run(run)
+        load_experiment(run)
 
 
 def test_a_file_that_is_no_experiment_is_refused(tmp_path):
@@ -76,7 +76,7 @@ def test_a_run_from_another_checkout_finds_its_experiment_in_this_one(run):
         load_module(EXPERIMENTS / "unet" / "drive.py").Config(workdir=run)
     )
     edited(run, lambda values: values.update(experiment=elsewhere, config=drive))
-    assert load_run(run)[0].task.classes == ("background", "vessel")
+    assert load_experiment(run)[0].task.classes == ("background", "vessel")
 
 
 def test_a_run_keeps_its_experiment_for_when_the_file_has_gone(tmp_path, monkeypatch):
@@ -95,14 +95,14 @@ def test_a_run_keeps_its_experiment_for_when_the_file_has_gone(tmp_path, monkeyp
     open_run(config, source / "kept.py")
     run = config.workdir.rename(tmp_path / "elsewhere")
     source.rename(tmp_path / "gone")
-    assert load_run(run)[0].task.model.norm == "group"
+    assert load_experiment(run)[0].task.model.norm == "group"
     # The copy can train on, too.
     assert open_run(tiny.Config(workdir=run), run / "experiment" / "kept.py")
     assert {path.name for path in (run / "experiment").glob("*.py")} == {
         "kept.py",
         "kept_numbers.py",
     }
-    assert load_run(run)[0].task.model.norm == "group"
+    assert load_experiment(run)[0].task.model.norm == "group"
 
 
 def test_a_resumed_run_keeps_the_experiment_as_it_is_now(tmp_path):
