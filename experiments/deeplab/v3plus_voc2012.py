@@ -15,7 +15,8 @@ Paper     Chen et al., arXiv:1802.02611, mean IoU on val (trained on train_aug),
             xception65-dense       79.93    80.22, -, 81.63   decoder, no separable convolutions
             (default)              79.79                      separable ASPP and decoder
             pre-trained on COCO    82.20    -, -, 83.58       (--training-set coco, --initial.run)
-          On test 87.8.
+          On test 87.8. Figure 5 plots the mean IoU near object boundaries (trimaps), which
+          `segjax evaluate RUN --set prediction.boundaries=true` reports by width.
 Protocol  as v3's: 16 crops of 513² a step, 30,000 steps at output stride 16, learning rate
           0.007 × (1 − t)^0.9, batch norm trained; weight decay 4e-5 with Xception, not on depthwise
           kernels (released code). Phase two: --variant phase-two --initial.run runs/v3plus.

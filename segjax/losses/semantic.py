@@ -17,7 +17,9 @@ class SemanticLoss:
     cross_entropy: float = 1.0
     dice: float = 0.0
     dice_over: Literal["sample", "batch"] = "sample"
+    """Compute the Dice of each image, or of the whole batch over all devices (nnU-Net)."""
     dice_background: bool = False
+    """Let class 0 count in the Dice (mmsegmentation)."""
     hard_pixels: float = 1.0
     """Share of an image's pixels, the hardest, that the cross-entropy is the mean of; 1 takes
     all that are labelled."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import nms
 
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # scale the box head's deltas, as in Fast R-CNN's code
+
 
 @dataclass(frozen=True)
 class DetectionConfig:
@@ -26,7 +28,7 @@ class DetectionConfig:
     """Boxes with a side of this length or less are dropped; torchvision's is 0.01."""
 
 
-def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, weights) -> dict:
+def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig) -> dict:
     """Turns the box head's outputs into detections.
 
     Args:
@@ -34,7 +36,6 @@ def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, 
       deltas: [batch, regions, classes or 1, 4].
       proposals, valid: [batch, regions, 4], [batch, regions] bool.
       sizes: height and width of each image within its padding, [batch, 2].
-      weights: of the box deltas.
 
     Returns:
       "boxes" [batch, detections, 4], "scores" [batch, detections], descending, "classes" [batch,
@@ -51,7 +52,7 @@ def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig, *, 
     def of_image(logits, deltas, proposals, valid, size):
         scores = jax.nn.softmax(logits)[:, 1:]
         regions, classes = scores.shape
-        boxes = decode_boxes(deltas, proposals[:, None], weights)
+        boxes = decode_boxes(deltas, proposals[:, None], BOX_WEIGHTS)
         boxes = jnp.broadcast_to(clip_boxes(boxes, size), (regions, classes, 4)).reshape(-1, 4)
         labels = jnp.broadcast_to(jnp.arange(1, classes + 1, dtype=jnp.int32), scores.shape)
         usable = jnp.repeat(valid, classes) & jnp.all(

@@ -71,7 +71,6 @@ class MaskRCNN(Network):
       pooling: how regions are read.
       box_resolution, mask_resolution: of a region's features, a side; with "c4" both heads have
         box_resolution.
-      box_weights: of the box deltas.
       proposals, detections: the choices in prediction.
       norm: of a backbone that is named; the papers' is frozen.
       dtype: of the computation; parameters, boxes and logits are float32.
@@ -97,7 +96,6 @@ class MaskRCNN(Network):
     pooling: RegionPooling = RegionPooling()
     box_resolution: int = 7
     mask_resolution: int = 14
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     proposals: ProposalConfig = ProposalConfig()
     detections: DetectionConfig = DetectionConfig()
     norm: Norm = partial(BatchNorm, frozen=True)
@@ -318,13 +316,7 @@ class MaskRCNN(Network):
         proposals = propose(*outputs, sizes, self.proposals)
         logits, deltas = self.box_outputs(levels, proposals["boxes"], train)
         found = detect(
-            logits,
-            deltas,
-            proposals["boxes"],
-            proposals["valid"],
-            sizes,
-            self.detections,
-            weights=self.box_weights,
+            logits, deltas, proposals["boxes"], proposals["valid"], sizes, self.detections
         )
         if self.is_initializing() or (train and self.masks_need_all_regions):
             return self.add_masks(levels, found, train)

@@ -1,12 +1,12 @@
 """The DeepLab papers' protocols: crops, augmentation, prediction, evaluation.
 
-Chen et al.: v1 (arXiv:1412.7062), v2 (1606.00915), v3 (1706.05587), v3+ (1802.02611). Fields here
-hold what differs between data sets and versions; `experiments/deeplab/` sets them.
+Chen et al.: v1 (arXiv:1412.7062), v2 (1606.00915), v3 (1706.05587), v3+ (1802.02611). The fields
+here differ between data sets and versions; `experiments/deeplab/` sets them.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from segjax.data.augmentation.photometric import PhotometricDistortion
 from segjax.data.augmentation.semantic import Normalize, Warp
@@ -17,7 +17,7 @@ from segjax.inference.views import View, scales_and_flips
 from segjax.losses.semantic import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.recipes.initial import InitialConfig
-from segjax.recipes.network_config import NetworkConfig
+from segjax.recipes.network_config import BackboneNetworkConfig
 from segjax.tasks.semantic import SemanticTask
 from segjax.training.configuration import ExperimentConfig, TrainConfig
 from segjax.training.experiment import Experiment
@@ -26,57 +26,66 @@ from segjax.training.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class DeepLabAugmentConfig:
-    """Random changes of training images."""
+    """Augmentation of training images."""
 
     crop: tuple[int, int] = (513, 513)
-    """Height and width; smaller images are padded with the mean, and their labels with 255."""
+    """Height and width of a crop. Smaller images are padded with the mean colour, their labels with
+    255."""
     scale: tuple[float, float] = (0.5, 2.0)
+    """Smallest and largest factor of the image's size."""
     scale_step: float | None = 0.25
-    """Between the scales that are drawn from; None draws from all (torchvision)."""
+    """Step between the factors to choose from; None draws any factor between (torchvision)."""
     flip: bool = True
+    """Mirror half of the crops left to right."""
     photometric: bool = False
-    """Distort brightness, contrast, saturation and hue (mmsegmentation)."""
+    """Distort brightness, contrast, saturation and hue at random (mmsegmentation)."""
     max_class_share: float | None = None
-    """Draw another crop where one class has more of its labelled pixels (mmsegmentation: 0.75)."""
+    """Largest share of a crop's labelled pixels that one class may have; other crops are drawn
+    again, up to ten times (mmsegmentation: 0.75)."""
 
 
 @dataclass(frozen=True)
 class DeepLabPredictionConfig:
-    """How whole images are predicted; may differ between evaluations of one run."""
+    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
 
     output_stride: int | None = None
-    """None takes that of training; v3 and v3+ train at 16 and evaluate at 8."""
+    """Output stride of the network; None takes that of training. v3 and v3+ train at 16 and
+    evaluate at 8."""
     size: tuple[int, int] = (513, 513)
-    """Images are padded to it at the bottom and right, larger ones to the next multiple of 16 plus
-    one; or the size of a sliding window."""
+    """Height and width to which images are padded at the bottom and right; larger sides are padded
+    to the next multiple of 16 plus one. With window_stride, the size of the window."""
     window_stride: tuple[int, int] | None = None
-    """Slide a window of `size` in such steps over each image; None takes images whole."""
+    """Rows and columns between the windows that slide over an image (mmsegmentation); None predicts
+    the image in one pass."""
     scales: tuple[float, ...] = (1.0,)
-    """Of the images over which probabilities are averaged; the papers': 0.5 to 1.75 by 0.25."""
+    """Image scales whose probabilities are averaged; the papers' are 0.5 to 1.75 in steps of
+    0.25."""
     flip: bool = False
     """Average over the mirror image as well."""
     boundaries: bool = False
-    """Score boundary IoU and the IoU of trimaps too."""
+    """Also score the boundary IoU, and the mean IoU near object boundaries (trimaps; v2, v3+)."""
     refine: bool = False
     """Refine the probabilities by the fully connected CRF (v1, v2)."""
     crf: CrfConfig = CrfConfig()
 
     @property
     def covering(self) -> WholeImage | SlidingWindow:
+        """How the network covers an image."""
         if self.window_stride is None:
             return WholeImage(self.size, multiple=16)
         return SlidingWindow(self.size, self.window_stride)
 
     @property
     def views(self) -> tuple[View, ...]:
+        """The scales and flips to average over."""
         return scales_and_flips(self.scales, flip=self.flip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLabExperimentConfig(ExperimentConfig):
-    """What the experiments of the DeepLab line have in common."""
+    """Settings common to the DeepLab experiments."""
 
-    network: NetworkConfig
+    network: BackboneNetworkConfig
     initial: InitialConfig = InitialConfig()
     augment: DeepLabAugmentConfig = DeepLabAugmentConfig()
     loss: SemanticLoss = SemanticLoss()
@@ -84,7 +93,7 @@ class DeepLabExperimentConfig(ExperimentConfig):
 
 
 def training_transforms(augment: DeepLabAugmentConfig, normalize: Normalize) -> tuple:
-    """From an example to a normalised crop and its labels."""
+    """Returns the transforms that turn an example into a normalised crop and its labels."""
     steps = [PhotometricDistortion()] if augment.photometric else []
     crop = Warp(
         augment.crop,
@@ -101,7 +110,12 @@ def training_transforms(augment: DeepLabAugmentConfig, normalize: Normalize) -> 
 def deeplab_task(
     config: DeepLabExperimentConfig, classes: tuple[str, ...], channels: int
 ) -> SemanticTask:
-    """Builds the task for these classes and images of so many channels."""
+    """Builds the task.
+
+    Args:
+      classes: the names of the classes.
+      channels: number of channels of the images.
+    """
     model = config.network.model(len(classes))
     prediction = config.prediction
     evaluation_model = None
@@ -119,13 +133,13 @@ def deeplab_task(
         evaluation_model=evaluation_model,
         views=prediction.views,
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
-        # Street scenes have no background: their class 0 is the sky or the road.
+        # Street scenes have no background: class 0 is the sky or the road.
         background=0 if classes[0] == "background" else None,
     )
 
 
 def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Experiment:
-    """Builds the experiment on splits of any data set."""
+    """Builds the experiment on the splits of any data set."""
     task = deeplab_task(config, splits.classes, splits.channels)
     return Experiment(
         task=task,
@@ -143,15 +157,16 @@ def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Exper
 
 @dataclass(frozen=True, kw_only=True)
 class VocConfig(DeepLabExperimentConfig):
-    """What the experiments on VOC 2012 have in common."""
+    """Settings common to the experiments on VOC 2012."""
 
     training_set: Literal["train", "train_aug", "trainval", "coco"] = "train_aug"
-    """VOC's 1,464 images; the 10,582 with SBD's annotations; all with published labels, for the
-    test server (val is then no held-out set); or COCO's with VOC's classes (pre-training)."""
+    """train: VOC's 1,464 images. train_aug: the 10,582 with SBD's annotations. trainval: all images
+    with published labels, for the test server; val is then not held out. coco: COCO's images with
+    VOC's classes, for pre-training."""
 
 
 def voc_experiment(config: VocConfig) -> Experiment:
-    """Builds the experiment; it is scored on VOC's "val", or COCO's in pre-training."""
+    """Builds the experiment, scored on "val" of VOC, or of COCO in pre-training."""
     name, train = "voc2012", config.training_set
     if train == "coco":
         name, train = "coco_voc", "train"
@@ -160,7 +175,7 @@ def voc_experiment(config: VocConfig) -> Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesConfig(DeepLabExperimentConfig):
-    """What the experiments on Cityscapes have in common: the protocol of v3 and v3+."""
+    """Settings common to the experiments on Cityscapes: the protocol of v3 and v3+."""
 
     train: TrainConfig = TrainConfig(
         num_steps=90_000, batch_size=16, eval_every=10_000, eval_batch_size=1, checkpoint_every=1000
@@ -170,20 +185,53 @@ class CityscapesConfig(DeepLabExperimentConfig):
 
 
 def cityscapes_experiment(config: CityscapesConfig) -> Experiment:
-    """Builds the experiment: trained on the finely annotated "train", scored on "val"."""
+    """Builds the experiment, trained on the finely annotated "train" and scored on "val"."""
     return deeplab_experiment(config, prepared_splits("cityscapes", data_dir=config.data_dir))
 
 
-def detectron2_optimizer() -> OptimizerConfig:
-    """Returns detectron2's settings for DeepLab: warm-up times poly, norms without decay."""
-    return OptimizerConfig(
+# detectron2's protocol on Cityscapes as fields of a variant: warm-up, then poly; no weight decay of
+# norms; 512 × 1024 crops of images whose shorter side is drawn from 512 to 2048.
+DETECTRON2 = {
+    "optimizer": OptimizerConfig(
         learning_rate=0.01,
         reference_batch_size=16,
         weight_decay=1e-4,
         decayed=r"(kernel|convolution/bias|logits/bias)$",
         warmup_steps=1000,
-    )
+    ),
+    "augment": DeepLabAugmentConfig(crop=(512, 1024), scale=(0.5, 2.0), scale_step=0.25),
+    "loss": SemanticLoss(hard_pixels=0.2),
+}
 
 
-# detectron2 crops 512 × 1024 from images whose shorter side is drawn from 512 to 2048.
-DETECTRON2_AUGMENT = DeepLabAugmentConfig(crop=(512, 1024), scale=(0.5, 2.0), scale_step=0.25)
+def mmsegmentation(
+    *, crop: tuple[int, int] = (512, 1024), window_stride: tuple[int, int] | None = None
+) -> dict:
+    """Returns mmsegmentation's protocol on Cityscapes as fields of a variant: 80,000 steps.
+
+    Args:
+      crop: height and width of the training crops.
+      window_stride: evaluates by sliding windows of the size of the crops; None takes whole images.
+    """
+    fields: dict[str, Any] = {
+        "train": TrainConfig(
+            num_steps=80_000,
+            batch_size=8,
+            eval_every=8000,
+            eval_batch_size=1,
+            checkpoint_every=1000,
+        ),
+        "optimizer": OptimizerConfig(
+            learning_rate=0.01,
+            reference_batch_size=8,
+            weight_decay=5e-4,
+            decayed=".",
+            end_learning_rate=1e-4,
+        ),
+        "augment": DeepLabAugmentConfig(
+            crop=crop, scale_step=None, photometric=True, max_class_share=0.75
+        ),
+    }
+    if window_stride is not None:
+        fields["prediction"] = DeepLabPredictionConfig(size=crop, window_stride=window_stride)
+    return fields

@@ -12,6 +12,7 @@ from segjax.inference.instance_views import merge_views, to_original_frame
 from segjax.inference.paste import PasteRule, paste_to_rle
 from segjax.losses.instance import DetectionLoss, take
 from segjax.losses.terms import LossTerm, check_names, extra_terms
+from segjax.models.detections import BOX_WEIGHTS
 from segjax.models.groups import sum_over_groups
 from segjax.models.mask_rcnn import MASK_GROUP, MaskRCNN
 from segjax.models.regions import AnchorSampling, RegionSampling, repeat_valid
@@ -146,7 +147,7 @@ class InstanceTask:
             take(truth, sampled["matched"]), anchors[sampled["index"]], RPN_BOX_WEIGHTS
         )
         regions["box_targets"] = encode_boxes(
-            take(truth, regions["matched"]), regions["boxes"], model.box_weights
+            take(truth, regions["matched"]), regions["boxes"], BOX_WEIGHTS
         )
         class_logits, box_deltas = model.box_outputs(levels, regions["boxes"], train)
         outputs = {

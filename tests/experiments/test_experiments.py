@@ -188,7 +188,12 @@ def test_a_variant_builds_its_network_and_its_documentation_names_it(file, name,
         config = dataclasses.replace(config, network=network)
     task = module.build(config).task
     is_detector = isinstance(task, InstanceTask)
-    height, width = (256, 320) if is_detector else config.augment.crop
+    if is_detector:
+        height, width = 256, 320
+    elif hasattr(config.augment, "crop"):
+        height, width = config.augment.crop
+    else:  # a padded U-Net
+        height = width = config.network.tile
     image = jax.ShapeDtypeStruct((1, height, width, task.channels), "float32")
     outputs = jax.eval_shape(
         lambda image: task.model.init_with_output(jax.random.key(0), image)[0], image

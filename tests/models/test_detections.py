@@ -44,16 +44,14 @@ def slow_detect(logits, deltas, proposals, valid, size, config):
 
 @jax.jit
 def compiled(*inputs):
-    return detect(*inputs, SIZES, CONFIG, weights=WEIGHTS)
+    return detect(*inputs, SIZES, CONFIG)
 
 
 @pytest.mark.parametrize("boxes", [CLASSES, 1])
 @pytest.mark.parametrize("changes", [{}, {"max_detections": 4}, {"max_candidates": 6}])
 def test_detections_agree_with_numpy(boxes, changes):
     inputs, config = draw(boxes), replace(CONFIG, **changes)
-    found = jax.device_get(
-        jax.jit(lambda *inputs: detect(*inputs, SIZES, config, weights=WEIGHTS))(*inputs)
-    )
+    found = jax.device_get(jax.jit(lambda *inputs: detect(*inputs, SIZES, config))(*inputs))
     for image in (0, 1):
         expected = slow_detect(*(x[image] for x in inputs), SIZES[image], config)
         assert expected

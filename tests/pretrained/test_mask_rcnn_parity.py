@@ -54,7 +54,6 @@ def outputs(recorded):
         rpn = model.rpn_outputs(levels, image_size=SIZE)
         sizes = jnp.asarray([SIZE])
         logits, deltas = model.box_outputs(levels, proposals)
-        weights = model.box_weights
         valid = jnp.ones(proposals.shape[:2], bool)
         # All boxes have a score above the threshold here: none is left out before.
         config = DetectionConfig(min_size=1e-2, max_candidates=5000)
@@ -64,7 +63,7 @@ def outputs(recorded):
             "proposals": propose(*rpn, sizes, model.proposals),
             "logits": logits,
             "deltas": deltas,
-            "detections": detect(logits, deltas, proposals, valid, sizes, config, weights=weights),
+            "detections": detect(logits, deltas, proposals, valid, sizes, config),
             "masks": model.mask_outputs(levels, {"boxes": detected})["logits"],
         }
 

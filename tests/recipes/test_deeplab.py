@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
+from segjax.data.augmentation.photometric import PhotometricDistortion
 from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View
 from segjax.models.backbones.resnet import resnet50
@@ -29,9 +30,12 @@ from segjax.recipes.deeplab_networks import (
     DeepLabV3PlusConfig,
 )
 from segjax.recipes.initial import InitialConfig
+from segjax.training.configuration import variant_config
+from segjax.training.experiment import load_module
 from segjax.training.loop import train
 from tests.training import tiny
 
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments" / "deeplab"
 CLASSES = ("sky", "road")
 NETWORKS = (DeepLabV1Config(), DeepLabV2Config(), DeepLabV3Config(), DeepLabV3PlusConfig())
 
@@ -82,6 +86,41 @@ def test_prediction_is_of_whole_images_or_windows_over_scales_and_flips():
     assert whole.views == tuple(View(flip=f, scale=s) for s in (0.5, 1.0) for f in (False, True))
     windows = DeepLabPredictionConfig(size=(64, 64), window_stride=(42, 42))
     assert windows.covering == SlidingWindow((64, 64), (42, 42))
+
+
+def test_boundaries_are_scored_when_asked_for():
+    network = DeepLabV3Config(backbone="vgg16", multi_grid=None)
+    scores = {}
+    for boundaries in (False, True):
+        prediction = DeepLabPredictionConfig(boundaries=boundaries)
+        evaluator = deeplab_task(config_of(network, prediction=prediction), CLASSES, 3).evaluator()
+        columns = np.tile(np.arange(61), (40, 1))
+        truth = np.where(columns < 30, 0, 1).astype(np.uint8)
+        truth[:, 30] = 255  # as VOC marks the contours of objects
+        predicted = np.where(columns < 34, 0, 1).astype(np.uint8)
+        evaluator.update({"labels": truth}, {"labels": predicted})
+        scores[boundaries] = evaluator.result()
+    added = scores[True].keys() - scores[False].keys()
+    assert {"mean_boundary_iou", "trimap_mean_iou_1", "trimap_mean_iou_32"} <= added
+    assert scores[True]["mean_iou"] == scores[False]["mean_iou"]
+    # Column 29 is right, column 31 is taken for class 0: IoU 1/2 and 0.
+    assert scores[True]["trimap_mean_iou_1"] == 0.25
+    # Columns 31 to 33 of 1 to 60 are wrong.
+    assert scores[True]["trimap_mean_iou_32"] == pytest.approx((30 / 33 + 27 / 30) / 2)
+
+
+@pytest.mark.parametrize("version", ["v3", "v3plus"])
+def test_mmsegmentations_protocol_distorts_colours_and_limits_the_share_of_a_class(version):
+    module = load_module(EXPERIMENTS / f"{version}_cityscapes.py")
+    for name, crop in (("mmsegmentation", (512, 1024)), ("mmsegmentation-769", (769, 769))):
+        config = variant_config(module.Config, name, module.VARIANTS, workdir=Path("run"))
+        distortion, warp, normalize = module.build(config).transforms
+        assert distortion == PhotometricDistortion()
+        assert (warp.size, warp.scale, warp.scale_step) == (crop, (0.5, 2.0), None)
+        assert warp.cat_max_ratio == 0.75
+        assert normalize == preprocess.IMAGENET
+    # The last of these slides windows of the size of its crops.
+    assert module.build(config).task.covering == SlidingWindow((769, 769), (513, 513))
 
 
 def test_batch_norm_may_be_frozen():
@@ -138,9 +177,9 @@ def test_the_backbone_alone_is_taken_where_the_head_would_fit(weights, capsys):
 
 def test_weights_for_other_pixels_or_strides_are_refused(weights):
     fresh, _ = fresh_and_trained()
-    with pytest.raises(ValueError, match=r"take another network.pixels"):
+    with pytest.raises(ValueError, match=r"choose another network.pixels"):
         weights.initialize(fresh, normalize=preprocess.IMAGENET, backbone=resnet50(stride_in="1x1"))
-    with pytest.raises(ValueError, match=r"stride_in='1x1', and the network has '3x3'"):
+    with pytest.raises(ValueError, match=r"stride_in='1x1', but the network has '3x3'"):
         weights.initialize(fresh, normalize=preprocess.MSRA, backbone=resnet50())
 
 
