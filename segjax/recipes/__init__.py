@@ -1,1 +1,1 @@
-"""Papers' protocols: what joins a model, its task and its input pipeline into an experiment."""
+"""The papers' protocols: join a model, its task and its input pipeline to an experiment."""

@@ -1,4 +1,4 @@
-"""The networks of the DeepLab line as configurations."""
+"""Configurations of the DeepLab networks."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.normalization import BatchNorm
 from segjax.pretrained.preprocess import Pixels
-from segjax.recipes.network_config import NetworkConfig, configures, module_of
+from segjax.recipes.network_config import BackboneNetworkConfig, configures, module_of
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,24 @@ class BatchNormConfig:
     """Batch norm over all devices; see `segjax.models.normalization`."""
 
     momentum: float = 0.9997
-    """Share of the running statistics that a step keeps (v3, section 4.1); torchvision: 0.9."""
+    """Share of the running statistics that each step keeps (v3, section 4.1); torchvision: 0.9."""
     epsilon: float = 1e-5
-    """Added to the variance; 1e-3 for the weights of Xception and MobileNetV2."""
+    """Number added to the variance; 1e-3 for the weights of Xception and MobileNetV2."""
     frozen: bool = False
-    """Use the running statistics in training too: the papers' second phase."""
+    """Use the running statistics in training too, as in the papers' second phase."""
 
     @property
     def layer(self):
+        """The layer's constructor."""
         return partial(BatchNorm, momentum=self.momentum, epsilon=self.epsilon, frozen=self.frozen)
 
 
 @configures(DeepLabV1, without=("output_stride",))
-@dataclass(frozen=True, kw_only=True)
-class DeepLabV1Config(NetworkConfig):
+class DeepLabV1Config(BackboneNetworkConfig):
     """DeepLab v1 on VGG-16; the defaults are LargeFOV. See `segjax.models.DeepLabV1`."""
 
     backbone: Literal["vgg16"] = "vgg16"
+    """The backbone."""
     pixels: Pixels = "caffe"
 
     def model(self, num_classes: int) -> DeepLabV1:
@@ -45,13 +46,13 @@ class DeepLabV1Config(NetworkConfig):
 
 
 @configures(DeepLabV2, without=("output_stride",))
-@dataclass(frozen=True, kw_only=True)
-class DeepLabV2Config(NetworkConfig):
+class DeepLabV2Config(BackboneNetworkConfig):
     """DeepLab v2; the defaults are ResNet-101 with ASPP-L. See `segjax.models.DeepLabV2`."""
 
     backbone: Literal["vgg16", "resnet50", "resnet101", "resnet50_msra", "resnet101_msra"] = (
         "resnet101_msra"
     )
+    """The backbone; "_msra" has its strides where MSRA's weights have them."""
     pixels: Pixels = "msra"
     batch_norm: BatchNormConfig = BatchNormConfig(frozen=True)
 
@@ -63,15 +64,15 @@ class DeepLabV2Config(NetworkConfig):
 
 
 @configures(DeepLabV3, without=("aspp",))
-@dataclass(frozen=True, kw_only=True)
-class DeepLabV3Config(NetworkConfig):
+class DeepLabV3Config(BackboneNetworkConfig):
     """DeepLab v3; the defaults are the best row of the paper's ASPP table. See
     `segjax.models.DeepLabV3`."""
 
     backbone: BackboneName = "resnet101"
+    """The backbone; see `segjax.models.backbones.registry.make_backbone`."""
     cascaded_stages: int = 0
-    """Number of copies of the last stage in cascade, instead of ASPP (section 3.2); 3 is
-    "block7"."""
+    """Number of copies of the last stage in cascade, instead of ASPP (section 3.2); 3 gives the
+    paper's "block7"."""
     batch_norm: BatchNormConfig = BatchNormConfig()
 
     def model(self, num_classes: int) -> DeepLabV3:
@@ -86,12 +87,12 @@ class DeepLabV3Config(NetworkConfig):
 
 
 @configures(DeepLabV3Plus)
-@dataclass(frozen=True, kw_only=True)
-class DeepLabV3PlusConfig(NetworkConfig):
+class DeepLabV3PlusConfig(BackboneNetworkConfig):
     """DeepLab v3+; the defaults are the paper's with Xception-65. See
     `segjax.models.DeepLabV3Plus`."""
 
     backbone: BackboneName = "xception65"
+    """The backbone; see `segjax.models.backbones.registry.make_backbone`."""
     pixels: Pixels = "tensorflow"
     batch_norm: BatchNormConfig = BatchNormConfig(epsilon=1e-3)
 

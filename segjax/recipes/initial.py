@@ -1,4 +1,4 @@
-"""What a run's variables begin as: drawn at random, trained elsewhere, or those of another run."""
+"""Initial weights of a run: random, trained elsewhere, or those of another run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,23 +8,25 @@ from types import MappingProxyType
 import flax.linen as nn
 
 from segjax import pretrained
-from segjax.models.backbones.registry import make_backbone
+from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class InitialConfig:
-    """Weights to begin with; by default all are drawn at random."""
+    """Initial weights; random by default."""
 
     name: str | None = None
-    """Converter in `segjax.pretrained` for the file, such as "torchvision/resnet101"."""
+    """Name of the model in the weights file, such as torchvision/resnet101; see
+    `segjax.pretrained.SOURCES`."""
     weights: Path | None = None
-    """A file of trained weights: .pth, .safetensors, .npz or .pkl."""
+    """File of trained weights: .pth, .safetensors, .npz or .pkl."""
     run: Path | None = None
-    """A run whose last variables to begin with, instead of a file: a paper's next phase."""
+    """Run directory to start from instead of a file, at its last checkpoint (a paper's next
+    phase)."""
     backbone_only: bool = False
-    """Leave the heads of trained networks out, even where they would fit."""
+    """Leave out the heads of trained networks, even if they fit."""
 
     def __post_init__(self):
         if (self.name is None) != (self.weights is None):
@@ -37,25 +39,26 @@ class InitialConfig:
         variables: dict,
         *,
         normalize,
-        backbone: nn.Module,
+        backbone: BackboneName | nn.Module,
         moved: Mapping[str, str] = MappingProxyType({}),
     ) -> dict:
-        """Puts the trained variables in the place of those just drawn, and prints which.
+        """Replaces random variables by trained ones, and prints which.
 
-        What the number of classes shapes, in the classifier and in a detector's heads, stays as
-        drawn where that number differs.
+        The class-dependent layers of classifiers and detection heads stay random if the number of
+        classes differs.
 
         Args:
-          normalize: how the images will be normalised.
-          backbone: of the model that will run with the variables.
+          variables: the random variables of the model.
+          normalize: the transform that normalises the images of this run.
+          backbone: the model's backbone.
           moved: see `pretrained.initialize`.
 
         Raises:
           FileNotFoundError: there is no such file or run, or the run has no checkpoint.
-          ValueError: the weights do not fit, or were trained with pixels normalised in another
-            way, or with strides elsewhere; the message lists what does not fit.
+          ValueError: the weights do not fit, or were trained with another normalisation of pixels
+            or with strides in other layers; the message lists every misfit.
         """
-        if self.name is not None:
+        if self.name is not None and self.weights is not None:
             found = pretrained.load(self.name, self.weights)
             _check_fit(found, self.name, normalize=normalize, backbone=backbone)
             source, trained = self.weights, found.variables
@@ -73,25 +76,28 @@ class InitialConfig:
         return merged
 
 
-def _check_fit(found: pretrained.Pretrained, name: str, *, normalize, backbone: nn.Module):
-    """Refuses what no shape would tell."""
+def _check_fit(
+    found: pretrained.Pretrained, name: str, *, normalize, backbone: BackboneName | nn.Module
+):
+    """Rejects mismatches that shapes cannot reveal."""
     if found.preprocess != normalize:
         raise ValueError(
-            f"{name} was trained with pixels as {found.preprocess}, and network.pixels gives "
-            f"{normalize}; take another network.pixels"
+            f"{name} was trained with pixels normalised by {found.preprocess}, but network.pixels "
+            f"gives {normalize}; choose another network.pixels"
         )
-    theirs = getattr(found.model, "backbone", found.model)
-    theirs = make_backbone(theirs) if isinstance(theirs, str) else theirs
+    theirs: BackboneName | nn.Module = getattr(found.model, "backbone", found.model)
+    modules = [make_backbone(x) if isinstance(x, str) else x for x in (backbone, theirs)]
     for attribute in ("stride_in", "stem"):
-        ours, its = (getattr(module, attribute, None) for module in (backbone, theirs))
+        ours, its = (getattr(module, attribute, None) for module in modules)
         if ours != its:
             raise ValueError(
-                f"{name} was trained with {attribute}={its!r}, and the network has {ours!r}; "
-                "network.backbone names the others"
+                f"{name} was trained with {attribute}={its!r}, but the network has {ours!r}; "
+                "choose another network.backbone"
             )
 
 
 def _variables_of_run(run: Path) -> dict:
+    """Reads the variables of a run's last checkpoint."""
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"initial.run: {run} has no checkpoints")

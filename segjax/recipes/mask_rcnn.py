@@ -1,7 +1,7 @@
-"""Mask R-CNN's protocols: images in buckets, augmentation, sampling, losses, COCO's scores.
+"""Mask R-CNN's protocols: image buckets, augmentation, sampling, losses, COCO scores.
 
-He et al., ICCV 2017 (arXiv:1703.06870), as detectron2 and torchvision train it. Fields here hold
-what differs between data sets; `experiments/mask_rcnn/` sets them.
+He et al., ICCV 2017 (arXiv:1703.06870), as detectron2 and torchvision train it. The fields here
+differ between data sets; `experiments/mask_rcnn/` sets them.
 """
 
 from dataclasses import dataclass
@@ -34,84 +34,103 @@ from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
 
-# For OptimizerConfig.multipliers: freezes the stem, the first stage and the backbone's norms.
+# Learning-rate multipliers that freeze the stem, the first stage and the backbone's norms.
 FROZEN = (("^backbone/(stem|stage1_)", 0.0), ("^backbone/.*/norm/", 0.0))
 
 
 @dataclass(frozen=True)
 class ShortSides:
-    """Images whose shorter side has one of these lengths: the papers' and detectron2's."""
+    """Resizes the shorter side to a random one of these lengths, as the paper and detectron2 do."""
 
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    """Lengths in pixels to choose from."""
     max_size: int = 1333
-    """The longer side has no more."""
+    """Largest length of the longer side; the image is reduced further to keep it."""
 
     @property
     def transform(self):
+        """The transform of an example."""
         return ResizeShortSide(self.short_sides, self.max_size)
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Large-scale jitter: windows of one size from images of very different sizes (Ghiasi et al.,
-    2021, arXiv:2012.07177)."""
+    """Large-scale jitter: resizes the image by a factor from a wide range and cuts a window (Ghiasi
+    et al., 2021, arXiv:2012.07177)."""
 
     size: tuple[int, int] = (1024, 1024)
+    """Height and width of the window."""
     scale: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest factor, relative to the size at which the image fits the window."""
 
     @property
     def transform(self):
+        """The transform of an example."""
         return LargeScaleJitter(self.size, scale=self.scale)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Windows of one size from images about as large."""
+    """Cuts a window from an image of about its size, resized by a random factor."""
 
     size: tuple[int, int] = (256, 256)
+    """Height and width of the window."""
     scale: tuple[float, float] = (0.8, 1.25)
+    """Smallest and largest factor of the image's size."""
     min_area: int = 16
-    """In pixels; less of an object does not count as one."""
+    """Smallest visible part of an object in pixels; objects with less are dropped."""
 
     @property
     def transform(self):
+        """The transform of an example."""
         return RandomCrop(self.size, scale=self.scale, min_area=self.min_area)
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What training reads."""
+    """Training images and their augmentation."""
 
     resize: ShortSides | Jitter | Crop = ShortSides()
+    """Resizing or cropping of the images."""
     flip_horizontal: bool = True
+    """Mirror half of the images left to right."""
     flip_vertical: bool = False
+    """Mirror half of the images top to bottom."""
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
-    """Height and width of the few shapes to which images are padded; each is compiled for."""
+    """Height and width of each shape to which images are padded; every shape costs one
+    compilation."""
     max_objects: int = 100
-    """Of an image; "dropped_objects" in the log counts those beyond it."""
+    """Largest number of objects kept for an image; "dropped_objects" in the log counts the
+    others."""
     mask_size: int = 112
-    """Cells a side of a mask in the frame of its box."""
+    """Cells on a side of an object's stored mask, which covers its box."""
 
 
 @dataclass(frozen=True)
 class MaskRCNNPredictionConfig:
-    """How whole images are predicted; may differ between evaluations of one run."""
+    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
 
     short_sides: tuple[int, ...] = (800,)
-    """Of the views that are merged; detectron2's test-time augmentation: 400 to 1200 by 100."""
+    """Length of the image's shorter side in each view; the detections of all views are merged.
+    detectron2's test-time augmentation: 400 to 1200 in steps of 100."""
     max_size: int = 1333
+    """Largest length of the longer side."""
     scales: tuple[float, ...] = ()
-    """Of the views relative to the image's own size, instead of short_sides."""
+    """Factors of the image's own size, one for each view, instead of short_sides."""
     flip: bool = False
-    """Look at the mirror image as well."""
+    """Also predict the mirror image of each view."""
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
-    """What fits none is padded to a multiple of 32."""
+    """Height and width of each shape to which images are padded; larger images are padded to
+    multiples of 32."""
     mask_threshold: float = 0.5
+    """Smallest probability of a pixel in a mask."""
     max_detections: tuple[int, int, int] = (1, 10, 100)
-    """Of an image, for average recall and, the last, for average precision."""
+    """Numbers of detections per image at which average recall is scored; average precision uses the
+    last."""
 
     @property
     def views(self) -> tuple[InstanceView, ...]:
+        """The sizes and flips whose detections are merged."""
         resizes = [Enlarge(scale) for scale in self.scales] or [
             ResizeShortSide((side,), self.max_size) for side in self.short_sides
         ]
@@ -121,14 +140,16 @@ class MaskRCNNPredictionConfig:
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """A data set of one's own in COCO's format; all four paths go together."""
+    """The user's data set in COCO's format; all four paths are required."""
 
     train_annotations: Path | None = None
-    """JSON file."""
+    """JSON file of the training annotations."""
     train_images: Path | None = None
-    """Folder."""
+    """Folder of the training images."""
     val_annotations: Path | None = None
+    """JSON file of the validation annotations."""
     val_images: Path | None = None
+    """Folder of the validation images."""
 
     def __post_init__(self):
         paths = vars(self)
@@ -139,7 +160,7 @@ class CocoFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNExperimentConfig(ExperimentConfig):
-    """What the experiments with Mask R-CNN have in common."""
+    """Settings common to the Mask R-CNN experiments."""
 
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=0.02,
@@ -155,7 +176,7 @@ class MaskRCNNExperimentConfig(ExperimentConfig):
     input: InputConfig = InputConfig()
     loss: DetectionLoss = DetectionLoss()
     proposals: ProposalConfig = ProposalConfig(pre_nms=2000)
-    """In training."""
+    """Proposals in training; network.proposals holds those of prediction."""
     anchor_sampling: AnchorSampling = AnchorSampling()
     region_sampling: RegionSampling = RegionSampling()
     prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig()
@@ -168,10 +189,11 @@ def instance_task(
     category_ids: tuple[int, ...] | None = None,
     nuclei_score: bool = False,
 ) -> InstanceTask:
-    """Builds the task for these classes, the background first.
+    """Builds the task.
 
     Args:
-      category_ids: COCO's ids of the classes.
+      classes: the names of the classes, the background first.
+      category_ids: COCO's ids of the classes without the background; None numbers them from 1.
       nuclei_score: also score the mean precision of the 2018 Data Science Bowl.
     """
     extra = {"mean_precision": example_mean_precision} if nuclei_score else None
@@ -201,7 +223,7 @@ def instance_task(
 def mask_rcnn_experiment(
     config: MaskRCNNExperimentConfig, splits: Splits, *, nuclei_score: bool = False
 ) -> Experiment:
-    """Builds the experiment on splits whose examples have objects; see `as_objects`."""
+    """Builds the experiment on splits whose examples hold objects; see `as_objects`."""
     task = instance_task(
         config, splits.classes, category_ids=splits.category_ids, nuclei_score=nuclei_score
     )
@@ -232,21 +254,21 @@ def mask_rcnn_experiment(
 
 
 def coco_experiment(config: MaskRCNNExperimentConfig) -> Experiment:
-    """Builds the experiment on COCO 2017, scored on val2017 with COCO's own class ids."""
+    """Builds the experiment on COCO 2017, scored on val2017 with COCO's category ids."""
     return mask_rcnn_experiment(
         config, as_objects(prepared_splits("coco", data_dir=config.data_dir))
     )
 
 
 def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
-    """Returns splits of one's own JSON files.
+    """Returns splits of the user's JSON files.
 
     Args:
       files: the paths.
-      classes: names of the files' categories in the order of their ids, without background.
+      classes: names of the files' categories in the order of their ids, without the background.
 
     Raises:
-      ValueError: on opening, if the files have other categories.
+      ValueError: when a split is opened, if its file has other categories.
     """
 
     def open_files(annotations, images, **options):
@@ -269,10 +291,10 @@ def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
 
 
 def _groups(source) -> np.ndarray:
-    """Separates landscape from portrait, so that a batch needs one bucket."""
+    """Separates landscape from portrait images, so that a batch fits one bucket."""
     if source.sizes is None:
         raise ValueError(
-            "the data set was prepared before it kept the sizes of its images: "
-            "segjax data prepare NAME --overwrite"
+            "the data set was prepared by an older segjax, without its images' sizes; prepare it "
+            "again: segjax data prepare NAME --overwrite"
         )
     return orientation_groups(source.sizes)

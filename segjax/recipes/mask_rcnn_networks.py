@@ -1,37 +1,36 @@
-"""The networks of Mask R-CNN as a configuration."""
-
-from dataclasses import dataclass
+"""The configuration of the Mask R-CNN networks."""
 
 from segjax.models.backbones.registry import BackboneName
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import NormName, norm_of
 from segjax.models.rpn import Anchors
 from segjax.pretrained.preprocess import Pixels
-from segjax.recipes.network_config import NetworkConfig, configures, module_of
+from segjax.recipes.network_config import BackboneNetworkConfig, configures, module_of
 
 
 @configures(MaskRCNN, without=("fpn_norm", "anchors"))
-@dataclass(frozen=True, kw_only=True)
-class MaskRCNNConfig(NetworkConfig):
+class MaskRCNNConfig(BackboneNetworkConfig):
     """Mask R-CNN; the defaults are detectron2's R50-FPN. See `segjax.models.MaskRCNN`."""
 
     backbone: BackboneName = "resnet50_msra"
+    """The backbone, a ResNet; "_msra" has its strides where MSRA's weights have them."""
     pixels: Pixels = "msra"
     norm: NormName = "frozen"
-    """Norm of the backbone: the running statistics of its trained weights, batch norm over all
-    devices, or group norm."""
+    """Norm of the backbone: batch norm over all devices, batch norm with the frozen statistics of
+    trained weights, or group norm."""
     head_norm: NormName | None = None
-    """Norm of the pyramid and of the heads' convolutions; None for biases."""
+    """Norm after the convolutions of the pyramid and the heads; None adds biases instead."""
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    """Sides of the anchors: one for each level of a pyramid; all of them on a single map."""
+    """Sides of the anchors in pixels: one for each level of a pyramid, or all on a single map."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
 
     def model(self, num_classes: int, *, network: type[MaskRCNN] = MaskRCNN) -> MaskRCNN:
-        """Makes the network for so many classes, the background not counted.
+        """Makes the network.
 
         Args:
-          network: class of the network, such as a subclass with another head.
+          num_classes: number of classes without the background.
+          network: the class to make, such as a subclass with another head.
         """
         norm = norm_of(self.norm)
         backbone = self.backbone_module(self.backbone, norm)

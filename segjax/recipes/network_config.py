@@ -1,11 +1,11 @@
-"""Configurations of networks, derived from the modules: each setting is stated once, in its module.
+"""Derives the configuration of a network from its module, so that each setting is stated once.
 
-A configuration class declares what the command line needs beside the module's fields, such as a
-backbone by name, and takes over all other fields with their types, defaults and documentation::
+A configuration class declares only the settings that the command line takes in another form than
+the module, such as a backbone by name. `configures` adds the module's other fields with their
+types, defaults and documentation::
 
     @configures(DeepLabV3, without=("aspp",))
-    @dataclass(frozen=True, kw_only=True)
-    class DeepLabV3Config(NetworkConfig):
+    class DeepLabV3Config(BackboneNetworkConfig):
         backbone: BackboneName = "resnet101"
 """
 
@@ -24,24 +24,19 @@ from segjax.models.backbones.registry import BackboneName, make_backbone
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.pretrained.preprocess import NORMALIZATIONS, Pixels
 
-# What every configuration leaves out: `parent` and `name` are Linen's, the class count comes from
-# the data, and norms and dtypes are modules and types, which have settings of their own.
+# Fields that no configuration copies: `parent` and `name` are Linen's, the number of classes comes
+# from the data, and norm and dtype are a module and a type, which configurations set by name.
 NEVER = ("parent", "name", "num_classes", "norm", "dtype")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What networks with a backbone have in common.
+    """Settings common to all networks.
 
-    A subclass has `model(num_classes) -> nn.Module`, whose `backbone` is a module. An experiment
-    with a network of its own needs no more than such a class.
+    A subclass has a method `model(num_classes) -> nn.Module`. An experiment with its own network
+    needs no more than such a class.
     """
 
-    pixels: Pixels = "imagenet"
-    """How the backbone's weights expect pixels: torchvision's mean and deviation, the mean alone
-    (MSRA's ResNets, Caffe's VGG), or TensorFlow's range from −1 to 1."""
-    width_multiplier: float = 1.0
-    """Factor of the backbone's channels."""
     bfloat16: bool = False
     """Compute in bfloat16; parameters, boxes and losses stay float32."""
 
@@ -52,12 +47,30 @@ class NetworkConfig:
         def __getattr__(self, name: str) -> Any: ...
 
     @property
-    def normalize(self) -> Normalize:
-        return NORMALIZATIONS[self.pixels]
+    def dtype(self) -> Any:
+        """The dtype of the computation; None is float32."""
+        return jnp.bfloat16 if self.bfloat16 else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneNetworkConfig(NetworkConfig):
+    """Settings common to the networks with a backbone; `model(...)` has it as a module."""
+
+    pixels: Pixels = "imagenet"
+    """Pixel normalisation of the backbone's weights: ImageNet's mean and deviation (torchvision;
+    Facebook's ResNeXt with its own deviation), the mean alone (MSRA's ResNets, Caffe's VGG), or the
+    range −1 to 1 (TensorFlow)."""
+    width_multiplier: float = 1.0
+    """Factor of the backbone's channels."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Any): ...
 
     @property
-    def dtype(self) -> Any:
-        return jnp.bfloat16 if self.bfloat16 else None
+    def normalize(self) -> Normalize:
+        """The transform that normalises images in training and prediction."""
+        return NORMALIZATIONS[self.pixels]
 
     def backbone_module(self, name: BackboneName, norm: Norm = BatchNorm) -> nn.Module:
         """Makes the backbone of this name with the configured width and dtype."""
@@ -67,19 +80,20 @@ class NetworkConfig:
 
 
 def configures(module: type[nn.Module], *, without: tuple[str, ...] = ()) -> Callable:
-    """Decorates a frozen dataclass with the fields of a Linen module.
+    """Returns a decorator that makes a frozen dataclass with the fields of a Linen module.
 
-    A field that the class declares itself keeps its type, default and documentation.
+    Fields that the class declares itself keep their type, default and documentation.
 
     Args:
-      module: the network's class.
-      without: fields of the module that must not be set from outside.
+      module: the class of the network.
+      without: fields of the module to leave out.
 
     Raises:
-      TypeError: `without` names a field that the module lacks, or a field has no default.
+      TypeError: the module has no field of a name in `without`, or a field has no default.
     """
 
-    def decorate(config_class):
+    def decorate(undecorated):
+        config_class = dataclasses.dataclass(frozen=True, kw_only=True)(undecorated)
         fields = {f.name: f for f in dataclasses.fields(module)}
         if unknown := set(without) - set(fields):
             raise TypeError(f"{module.__name__} has no field {', '.join(sorted(unknown))}")
@@ -92,8 +106,8 @@ def configures(module: type[nn.Module], *, without: tuple[str, ...] = ()) -> Cal
             if field.default is dataclasses.MISSING:
                 raise TypeError(f"{module.__name__}.{name} has no default")
             added.append((name, hints[name], dataclasses.field(default=field.default)))
-            lines.append(f"  {name}: {documented[name]}")
-        doc = inspect.getdoc(config_class) + "\n\nAttributes:\n" + "\n".join(lines)
+            lines.append(f"  {name}: {documented[name][:1].upper()}{documented[name][1:]}")
+        doc = (inspect.getdoc(config_class) or "") + "\n\nAttributes:\n" + "\n".join(lines)
         derived = dataclasses.make_dataclass(
             config_class.__name__, added, bases=(config_class,), frozen=True, kw_only=True
         )
@@ -104,14 +118,14 @@ def configures(module: type[nn.Module], *, without: tuple[str, ...] = ()) -> Cal
 
 
 def module_of(config: Any, module: type[nn.Module], num_classes: int, **fixed: Any) -> Any:
-    """Makes a configured module: fields from the configuration, but for those given here."""
+    """Makes a module with the fields of its configuration; `fixed` holds the others."""
     names = [f.name for f in dataclasses.fields(module) if f.name not in (*NEVER, *fixed)]
     settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
     return module(num_classes, **settings, **fixed)
 
 
 def attribute_docs(module: type) -> dict[str, str]:
-    """Returns the documentation of each attribute from the class's docstring."""
+    """Reads the documentation of each attribute from the docstring of a class."""
     parsed = docstring_parser.parse(inspect.getdoc(module) or "")
     return {
         name.strip(): " ".join((entry.description or "").split())

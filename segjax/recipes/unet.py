@@ -1,13 +1,12 @@
 """The U-Net paper's protocol: tiles, augmentation, weight map, prediction (arXiv:1505.04597).
 
-Fields here hold the numbers that differ between data sets; `experiments/unet/` sets them.
+The fields here differ between data sets; `experiments/unet/` sets them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from segjax.data.augmentation.photometric import GreyValues
@@ -25,106 +24,107 @@ from segjax.inference.views import (
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.normalization import NormName
 from segjax.models.unet import UNet, input_size_for, output_size
-from segjax.recipes.network_config import configures, module_of
+from segjax.recipes.network_config import NetworkConfig, configures, module_of
 from segjax.tasks.semantic import SemanticTask
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
 
 
 @configures(UNet)
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
+class UNetConfig(NetworkConfig):
     """The network; see `segjax.models.UNet`. The defaults are the paper's."""
 
     norm: NormName | None = None
     """Norm between each 3×3 convolution and its ReLU; the paper has none."""
-    bfloat16: bool = False
-    """Compute in bfloat16; parameters and losses stay float32."""
     tile: int = 388
-    """Side of the output of one pass, in training and in prediction."""
-
-    if TYPE_CHECKING:  # for the fields that `configures` adds
-
-        def __init__(self, **settings: Any): ...
-
-        def __getattr__(self, name: str) -> Any: ...
+    """Side of the network's output in pixels, in training and in prediction."""
 
     def model(self, num_classes: int) -> UNet:
-        dtype = jnp.bfloat16 if self.bfloat16 else None
-        return module_of(self, UNet, num_classes, norm=self.norm, dtype=dtype)
+        return module_of(self, UNet, num_classes, norm=self.norm, dtype=self.dtype)
 
     @property
     def training_sides(self) -> tuple[int, int]:
-        """Sides of the images and of the labels of a batch.
+        """Sides of the images and of the labels in a batch.
 
         Raises:
-          ValueError: the network has no output of `tile` pixels; names the next one it has.
+          ValueError: the network cannot give an output of `tile` pixels; the message names the next
+            larger one.
         """
         side = input_size_for(self.tile, depth=self.depth, padding=self.padding)
         found = output_size(side, depth=self.depth, padding=self.padding)
         if found != self.tile:
             raise ValueError(
                 f"a U-Net of depth {self.depth} with {self.padding} padding has no output of "
-                f"{self.tile} pixels; the next larger is {found}"
+                f"{self.tile} pixels (network.tile); the next larger is {found}"
             )
         return side, found
 
     @property
     def tiling(self) -> Tiling:
-        """How prediction covers an image: exactly as one pass over all of it would, except with
-        group norm, whose statistics are those of a tile."""
+        """The tiling of an image in prediction. It equals one pass over the whole image, unless
+        the norm is "group", which takes its statistics from each tile."""
         side, tile = self.training_sides
         multiple = 2**self.depth
         if self.padding == "SAME":
             # An output that begins at a multiple sees at most 6·2**depth − 2 pixels beyond itself:
-            # on the way down and up again, two pixels a level and what rounding to windows adds.
+            # two pixels for each level, down and up, and the rounding to pooling windows.
             side = tile + 2 * 6 * multiple
         return Tiling((side, side), (tile, tile), multiple=multiple)
 
 
 @dataclass(frozen=True)
 class UNetAugmentConfig:
-    """Random changes of training tiles: shift and rotation, elastic deformation, grey values
-    (section 3.1). Amounts beyond the elastic grid are not in the paper."""
+    """Augmentation of training tiles: random place, rotation, elastic deformation, grey values
+    (section 3.1). The paper states only the elastic deformation in numbers."""
 
     rotation: float = 180.0
+    """Largest angle in degrees, either way."""
     scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest magnification."""
     flip: bool = True
+    """Mirror half of the tiles left to right, and half of them top to bottom."""
     elastic_sigma: float = 10.0
-    """Standard deviation in pixels of the displacements on a 3×3 grid."""
+    """Standard deviation in pixels of the displacements on a 3×3 grid; 0 is off."""
     brightness: float = 0.1
+    """Largest shift of the grey values, as a fraction of their range."""
     contrast: float = 0.2
+    """Largest relative change of the deviations from the mean grey value."""
     gamma: float = 0.2
+    """The exponent of the grey values lies between 1 / (1 + gamma) and 1 + gamma."""
     noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, as a fraction of the range."""
 
 
 @dataclass(frozen=True)
 class WeightMapConfig:
-    """The pixel weights of equation 2 and the border between touching cells (section 3)."""
+    """Pixel weights of the loss (equation 2) and the border between touching cells (section 3)."""
 
     w0: float = 10.0
-    """Zero turns the separating term off."""
+    """Weight of the term that separates touching cells; 0 is off."""
     sigma: float = 5.0
+    """Width of that term in pixels."""
     class_weights: tuple[float, float] | None = (1.0, 1.0)
-    """w_c of background and cell. To balance a training set, pixels / (2 · pixels of the class),
-    from the frequencies that `segjax data check` counts; None balances each tile by itself, which
-    gives the few pixels of a rare class in a tile very large weights."""
+    """w_c of background and cell. To balance the training set, take pixels / (2 · pixels of the
+    class) from the frequencies that `segjax data check` prints. None balances each tile by itself,
+    which can give very large weights to the few pixels of a rare class in a tile."""
     gap: int = 2
-    """Pixels of background drawn between touching cells; the paper does not say how many."""
+    """Width in pixels of the background drawn between touching cells; the paper does not give
+    it."""
 
 
 @dataclass(frozen=True)
 class UNetPredictionConfig:
-    """How whole images are predicted."""
+    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
 
     average_over: Literal["one", "seven", "eight"] = "one"
-    """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions
-    of it, or all eight rotations and flips."""
+    """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions,
+    or all eight rotations and flips."""
     min_cell_size: int = 30
-    """Predicted cells of fewer pixels are dropped."""
+    """Smallest predicted cell in pixels; smaller ones are dropped."""
 
     @property
     def views(self) -> tuple[View, ...]:
+        """The rotations and flips to average over."""
         views = {
             "one": (View(),),
             "seven": seven_rotated_versions(),
@@ -135,10 +135,14 @@ class UNetPredictionConfig:
 
 @dataclass(frozen=True)
 class CellInstances:
-    """Turns cell probabilities into instances: connected parts, grown over the drawn gaps.
+    """Turns cell probabilities into instances: connected components, grown over the drawn gaps.
 
-    The "labels" are then those of the instances, so that a gap drawn for training does not count
-    as background where whole cells are scored.
+    The "labels" follow from the instances, so that scores of whole cells do not count the gaps
+    drawn for training as background.
+
+    Attributes:
+      gap: width in pixels of the gaps drawn for training.
+      min_size: smallest instance in pixels.
     """
 
     gap: int
@@ -157,10 +161,12 @@ def training_transforms(
     augment: UNetAugmentConfig,
     weights: WeightMapConfig | None = None,
 ) -> tuple[Callable, ...]:
-    """From an example to an input tile and the labels of its output.
+    """Returns the transforms that turn an example into an input tile and its output's labels.
 
     Args:
-      weights: for data sets with instances; None weighs all pixels alike.
+      network: sets the sides of the tile and of the labels.
+      augment: the augmentation.
+      weights: the weight map, for data sets with instances; None weighs all pixels equally.
     """
     side, tile = network.training_sides
     steps = []
@@ -201,9 +207,16 @@ def segmentation_task(
     metrics: tuple = (),
     decode: Callable | None = None,
 ) -> SemanticTask:
-    """Builds the task for these classes and images of so many channels.
+    """Builds the task; its metrics include the negative log-likelihood, the unweighted loss.
 
-    Its metrics include the negative log-likelihood, which is the loss without pixel weights.
+    Args:
+      network: the network.
+      classes: the names of the classes.
+      channels: number of channels of the images.
+      prediction: the settings of prediction.
+      loss: the loss.
+      metrics: further metrics.
+      decode: probabilities → instances, such as `CellInstances`.
     """
     return SemanticTask(
         model=network.model(len(classes)),
@@ -220,7 +233,7 @@ def segmentation_task(
 
 @dataclass(frozen=True)
 class UNetExperimentConfig(ExperimentConfig):
-    """What the experiments with the U-Net have in common."""
+    """Settings common to the U-Net experiments."""
 
     network: UNetConfig = UNetConfig()
     augment: UNetAugmentConfig = UNetAugmentConfig()
@@ -238,13 +251,15 @@ def unet_experiment(
     metrics: tuple = (),
     decode: Callable | None = None,
 ) -> Experiment:
-    """Builds the experiment on splits of any data set.
+    """Builds the experiment on the splits of any data set.
 
     Args:
+      config: the settings.
+      splits: the data.
       best_metric, minimize: rank the checkpoints; see `Experiment`.
-      weights: weight map, for data sets with instances; None weighs all pixels alike.
+      weights: the weight map, for data sets with instances; None weighs all pixels equally.
       metrics: scores besides those of every semantic task.
-      decode: instances from probabilities, such as `CellInstances`.
+      decode: probabilities → instances, such as `CellInstances`.
     """
     return Experiment(
         task=segmentation_task(
@@ -266,13 +281,13 @@ def unet_experiment(
 
 @dataclass(frozen=True)
 class CellExperimentConfig(UNetExperimentConfig):
-    """What the experiments on separate cells have in common."""
+    """Settings common to the experiments that separate cells."""
 
     weight_map: WeightMapConfig = WeightMapConfig()
 
 
 def cell_experiment(config: CellExperimentConfig, splits: Splits) -> Experiment:
-    """Builds an experiment that tells cells apart; SEG ranks its checkpoints."""
+    """Builds an experiment that separates cells; SEG ranks its checkpoints."""
     decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
     return unet_experiment(
         config,

@@ -8,9 +8,9 @@ from segjax.training.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class CellTrackingConfig(CellExperimentConfig):
-    """What the challenge's data sets have in common."""
+    """Settings common to the challenge's data sets."""
 
-    # Momentum 0.99 with one large tile a batch (section 3): 100 past tiles in each update.
+    # One large tile per batch and momentum 0.99 (section 3): an update averages about 100 tiles.
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, momentum=0.99, schedule="poly", warmup_steps=500
     )

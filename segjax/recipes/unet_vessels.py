@@ -1,4 +1,4 @@
-"""The U-Net protocol on vessels of the retina: DRIVE and CHASE_DB1."""
+"""The U-Net protocol on retinal vessels: DRIVE and CHASE_DB1."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from segjax.training.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class VesselConfig(UNetExperimentConfig):
-    """What the vessel data sets have in common; mmsegmentation's batch and length."""
+    """Settings common to the vessel data sets; batch size and steps are mmsegmentation's."""
 
     train: TrainConfig = TrainConfig(
         num_steps=40_000, batch_size=16, eval_every=4000, checkpoint_every=2000
@@ -32,6 +32,6 @@ class VesselConfig(UNetExperimentConfig):
 
 
 def vessel_experiment(config: VesselConfig, dataset: str) -> Experiment:
-    """Builds the experiment on the official split: trained on "train", scored on "test"."""
+    """Builds the experiment on the official split, trained on "train" and scored on "test"."""
     splits = prepared_splits(dataset, data_dir=config.data_dir, evaluation={"test": "test"})
     return unet_experiment(config, splits, best_metric="foreground_dice", metrics=(RocAuc(),))

@@ -91,7 +91,7 @@ def parse(
     arguments: list[str] | None = None,
     *,
     variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-):
+) -> Any:
     """Reads a configuration from the command line; unknown flags name the nearest known one.
 
     Args:
@@ -113,7 +113,12 @@ def parse(
         args=arguments,
         default=variant_config(config_class, name, variants) if name else None,
         description=description,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        # Comments above fields explain defaults to readers of the code, not settings to users.
+        config=(
+            tyro.conf.FlagConversionOff,
+            tyro.conf.AvoidSubcommands,
+            tyro.conf.HelptextFromCommentsOff,
+        ),
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pickle
-from dataclasses import dataclass
 
 import flax.linen as nn
 import pytest
@@ -52,7 +51,6 @@ class Small(nn.Module):
 
 
 @configures(Small, without=("hidden",))
-@dataclass(frozen=True, kw_only=True)
 class SmallConfig:
     """A configuration."""
 
@@ -95,7 +93,7 @@ def test_the_modules_documentation_is_the_help(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(SmallConfig, args=["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "number of channels and of layers" in shown
+    assert "Number of channels and of layers" in shown
     assert "Number of layers here." in shown
 
 
@@ -106,4 +104,4 @@ def test_a_configuration_is_pickled():
 
 def test_a_field_that_the_module_lacks_is_refused():
     with pytest.raises(TypeError, match="Small has no field heigth"):
-        configures(Small, without=("heigth",))(dataclass(frozen=True)(type("C", (), {})))
+        configures(Small, without=("heigth",))(type("C", (), {}))
