@@ -24,7 +24,7 @@ COMMANDS = {
     "report": report_command,
 }
 GROUP_HELP = {
-    "experiments": "List the experiment files and copy them to where you work.",
+    "experiments": "List the experiment files, and copy one to run and edit it.",
     "data": "Prepare, check and list data sets.",
 }
 
@@ -33,20 +33,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a command.
 
     Args:
-      arguments: the command line; None takes the process's own.
+      arguments: the command line; None takes this process's.
 
     Raises:
-      SystemExit: with status 2 and a message on standard error for a mistake of the user's, 1
-        where `data check` finds problems.
+      SystemExit: with status 2 and a message on standard error for a user's mistake, and with
+        status 1 if `data check` finds problems.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         _check_command(arguments)
         _application(COMMANDS).cli(
             prog="segjax",
-            description="Image segmentation in JAX that follows the papers. Training is a script "
-            "of its own, which `segjax experiments` lists and copies; the other commands work on "
-            "what goes into it and what comes out.",
+            description="Image segmentation in JAX: U-Net, DeepLab and Mask R-CNN. An experiment "
+            "file trains a model: `segjax experiments` lists and copies them. The other commands "
+            "prepare its data and use its results.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
@@ -69,7 +69,7 @@ def _application(commands: dict) -> SubcommandApp:
 
 
 def _check_command(arguments: list[str]) -> None:
-    """Raises UserError for an unknown command; tyro would list all without the nearest."""
+    """Raises UserError for an unknown command, with the nearest one, which tyro does not name."""
     known = COMMANDS
     for word in arguments:
         if not isinstance(known, dict) or word.startswith("-"):

@@ -1,4 +1,4 @@
-"""What the sub-commands of `segjax` do: a function each, whose arguments are the flags.
+"""The sub-commands of `segjax`: one function each, whose arguments are the flags.
 
-The command line should answer at once, so that these files import JAX within the functions only.
+These files import JAX inside the functions only, so that the command line answers at once.
 """

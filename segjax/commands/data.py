@@ -21,13 +21,13 @@ def prepare_command(
     data_dir: Folder = Path("data"),
     overwrite: bool = False,
 ) -> None:
-    """Build a data set from its official files, after looking through all of them.
+    """Check the official files of a data set, and build it for training.
 
     Args:
-      name: Data set, as `segjax data list` names it.
+      name: Name of the data set, as in `segjax data list`.
       source: Folder with the unpacked official files; generated data sets need none.
       data_dir: Folder of the prepared data sets.
-      overwrite: Build again what is prepared already.
+      overwrite: Build the data set again if it is prepared already.
     """
     with user_errors():
         from segjax.data.prepare import prepare
@@ -46,15 +46,15 @@ def check_command(
         tyro.conf.arg(metavar="PNG", help_behavior_hint="(default: in DIR/contact_sheets)"),
     ] = None,
 ) -> None:
-    """Look through a data set: sizes, label values, missing and unreadable files.
+    """Check a data set: sizes, label values, missing and unreadable files.
 
     The exit status is 1 if there are problems.
 
     Args:
-      name: Data set, as `segjax data list` names it.
-      source: Folder with the official files to look through; without it, the prepared data set.
+      name: Name of the data set, as in `segjax data list`.
+      source: Folder with the official files to check; without it, the prepared data set is checked.
       data_dir: Folder of the prepared data sets.
-      contact_sheet: Picture to write, with examples of each split and their labels.
+      contact_sheet: Picture to write: examples of each split and their labels.
     """
     if contact_sheet is None:
         contact_sheet = data_dir / "contact_sheets" / f"{name.replace('/', '_')}.png"
@@ -70,7 +70,7 @@ def check_command(
 
 
 def list_command(*, data_dir: Folder = Path("data")) -> None:
-    """List the data sets and what is prepared of them.
+    """List the data sets, and which of them are prepared.
 
     Args:
       data_dir: Folder of the prepared data sets.

@@ -1,4 +1,4 @@
-"""Errors that the user can mend, told apart from those of the program."""
+"""Errors that the user can fix, as opposed to errors of the program."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns what is raised for bad input within the block into a `UserError`.
+    """Turns an OSError or ValueError inside the block into a `UserError`.
 
-    The block should hold the opening of what the user named and not the computation behind it: an
-    error there is one of the program or of somebody's experiment, and needs its traceback.
+    The block should only open what the user named. Errors of the computation that follows are
+    errors of the program or of an experiment, and need their traceback.
     """
     try:
         yield

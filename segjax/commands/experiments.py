@@ -1,4 +1,4 @@
-"""`segjax experiments`: list the experiment files and copy them out of the package."""
+"""`segjax experiments`: lists the experiment files and copies them out of the package."""
 
 import ast
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ class ExperimentFile:
 
     Attributes:
       name: family and file, such as "unet/isbi2012".
+      path: the file.
       summary: the first line of the docstring.
-      data: the docstring's "Data": how to get what it trains on.
-      command: the docstring's "Command", which names the file as a checkout has it.
+      data: the section "Data" of the docstring: how to get the training data.
+      command: the section "Command" of the docstring, with the file's path in a checkout.
     """
 
     name: str
@@ -34,33 +35,33 @@ class ExperimentFile:
 
     @property
     def needs(self) -> str:
-        """The data set to prepare, "your files", or "generated" if it makes its data itself."""
+        """The data set to prepare, "your files", or "generated" for data that the file makes."""
         if self.data.startswith("segjax data prepare "):
             return self.data.split()[3]
         return "your files" if self.data.startswith("--") else "generated"
 
 
 def list_command() -> None:
-    """List the experiments, the data each needs and what each trains."""
+    """List the experiments: name, required data, and what each one trains."""
     rows = [(e.name, e.needs, e.summary) for e in experiment_files().values()]
     rows.insert(0, ("NAME", "DATA", "EXPERIMENT"))
     first, second, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, needs, summary in rows:
         print(f"{name:{first}}  {needs:{second}}  {summary}")
     print(
-        "\nTo get one: segjax experiments copy NAME DIR\n"
-        "A data set is prepared once: segjax data prepare DATA --source DIR. Experiments on "
-        "generated data need nothing."
+        "\nTo copy one: segjax experiments copy NAME DIR\n"
+        "To prepare its data set, once: segjax data prepare DATA --source DIR\n"
+        "Generated data needs no preparation."
     )
 
 
 def copy_command(name: Name, folder: Folder, /, *, overwrite: bool = False) -> None:
-    """Copy an experiment, and what it imports from its folder, to where you can run and edit it.
+    """Copy an experiment file, and the files of its folder that it imports, to run and edit it.
 
     Args:
-      name: Experiment, as `segjax experiments list` names it.
-      folder: Where to put the files; made if it is not there.
-      overwrite: Replace files of the same names that differ.
+      name: Name of the experiment, as in `segjax experiments list`.
+      folder: Folder to copy to; created if it does not exist.
+      overwrite: Replace existing files that differ.
     """
     experiment = _find(name)
     if folder.exists() and not folder.is_dir():
@@ -77,13 +78,13 @@ def copy_command(name: Name, folder: Folder, /, *, overwrite: bool = False) -> N
         differing = [str(target) for target in new if target.exists()]
         if differing and not overwrite:
             raise UserError(
-                f"already there, with other contents: {', '.join(differing)}; choose another "
-                "folder, or replace with --overwrite"
+                f"these files exist with other contents: {', '.join(differing)}; choose another "
+                "folder, or replace them with --overwrite"
             )
         folder.mkdir(parents=True, exist_ok=True)
         _write_all(new)
     for target in contents:
-        print(f"{target}{'' if target in new else ' (was there already)'}")
+        print(f"{target}{'' if target in new else ' (unchanged)'}")
     in_checkout = f"experiments/{experiment.name}.py"
     command = experiment.command.replace(in_checkout, str(folder / experiment.path.name))
     print(f"\ndata     {experiment.data}\ncommand  {command}")
@@ -110,12 +111,12 @@ def _find(name: str) -> ExperimentFile:
         full_names = {full.rpartition("/")[2]: full for full in experiments}
         found = nearest(name, [*experiments, *full_names])
         hint = f"did you mean {full_names.get(found, found)!r}? " if found else ""
-        raise UserError(f"no experiment {name!r}; {hint}segjax experiments list names them all")
+        raise UserError(f"no experiment {name!r}; {hint}segjax experiments list shows all of them")
     return experiments[name]
 
 
 def _names_bound_by(module: ast.Module) -> set[str]:
-    """The names that a module's top level defines, assigns or imports."""
+    """The names that a module defines, assigns or imports at its top level."""
     names = set()
     for node in module.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -128,7 +129,10 @@ def _names_bound_by(module: ast.Module) -> set[str]:
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Returns the first line, and the sections: a word, then text from the eleventh column on."""
+    """Returns the first line, and the text of each section.
+
+    A section starts with its name; its text starts in the eleventh column of each line.
+    """
     summary, *lines = text.splitlines() or [""]
     sections: dict[str, list[str]] = {}
     for line in lines:
@@ -141,7 +145,7 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _write_all(contents: dict[Path, bytes]) -> None:
-    """Writes all files or none: each is whole under another name before the first is renamed."""
+    """Writes all files or none: writes each under a temporary name before renaming the first."""
     partial = {target: target.with_name(f"{target.name}.partial") for target in contents}
     try:
         for target, content in contents.items():

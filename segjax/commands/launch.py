@@ -1,4 +1,4 @@
-"""Experiment files as commands: the command line, the training, the report, the user's errors."""
+"""Runs an experiment file as a command: command line, training, report, user's errors."""
 
 import sys
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ def run(
     *,
     variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Evaluation]:
-    """Runs an experiment file as a command: parses, sets JAX up, builds, trains and reports.
+    """Parses the command line, sets JAX up, builds the experiment, trains it and reports.
 
     Args:
-      config_class: an `ExperimentConfig`.
+      config_class: a subclass of `ExperimentConfig`.
       build: config → `Experiment`.
       experiment_file: the file that defines both, `__file__`.
-      arguments: the command line; None takes the process's own.
-      variants: see `configuration.parse`.
+      arguments: the command line; None takes this process's.
+      variants: named changes of the defaults; see `configuration.parse`.
 
     Returns:
       The last evaluation of each split.

@@ -1,4 +1,4 @@
-"""What `segjax predict` writes: label maps of a segmentation, or detections; pictures of both."""
+"""The files of `segjax predict`: label maps or detections, and pictures of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,15 @@ from segjax.files.atomic import write_json
 from segjax.pictures.instances import draw_detections
 from segjax.pictures.overlays import overlay, overlay_instances, with_legend, write_png
 
-SHOWN_SCORE = 0.5  # of the detections in pictures, the least
+SHOWN_SCORE = 0.5  # lowest score of a detection that pictures show
 
 
 class LabelFiles:
-    """Writes labels/, instances/ where there are any, and overlays/.
+    """Writes labels/, overlays/ and, if the model separates objects, instances/.
 
     Args:
       output: the folder.
-      classes: their names.
+      classes: the names of the classes.
       background: the class that pictures leave uncoloured, or None.
     """
 
@@ -31,7 +31,7 @@ class LabelFiles:
         self._folders["labels"].mkdir(parents=True, exist_ok=True)
 
     def write(self, example: dict, prediction: dict) -> None:
-        """Writes the files of one image, which are named after its "id"."""
+        """Writes the files of one image, named after its "id"."""
         name, instances = f"{example['id']}.png", prediction.get("instances")
         labels = prediction["labels"]
         write_labels(self._folders["labels"] / name, labels)
@@ -46,27 +46,27 @@ class LabelFiles:
         write_png(self._folders["overlays"] / name, picture)
 
     def finish(self) -> list[str]:
-        """Returns lines that tell people what there is now."""
+        """Returns lines of text that say what was written."""
         values = ", ".join(f"{value} {name}" for value, name in enumerate(self._classes))
         lines = [f"labels     {self._folders['labels']}  ({values})"]
         if self._has_instances:
             where = self._folders["instances"]
-            lines.append(f"instances  {where}  (0 background, then a number for each object)")
+            lines.append(f"instances  {where}  (0 background, then one number per object)")
         return [*lines, f"overlays   {self._folders['overlays']}"]
 
 
 class DetectionFiles:
     """Writes overlays/ and `detections.json`, one file in COCO's format for all images.
 
-    The file has "images" ("id" from 1, "file_name" as the user gave it, "height", "width", and
-    "page" in files of several), "categories" (the classes, "id" from 1) and "annotations" as COCO
-    has them ("bbox" [x, y, width, height], "area" of the mask, "segmentation" in compressed run
-    lengths, "iscrowd" 0) with a "score" each: all detections, by descending score in each image.
-    Without their other keys the annotations are COCO's result format.
+    The file has three lists. "images": "id" from 1, "file_name" as the user gave it, "height",
+    "width", and "page" for files with several pages. "categories": the classes, "id" from 1.
+    "annotations": all detections, by descending score in each image, with COCO's keys ("bbox"
+    [x, y, width, height], "area" of the mask, "segmentation" in compressed run lengths, "iscrowd"
+    0) and a "score". The annotations also hold all keys of COCO's result format.
 
     Args:
       output: the folder.
-      classes: their names, the background first.
+      classes: the names of the classes, the background first.
     """
 
     def __init__(self, output: Path, classes: Sequence[str]):
@@ -75,12 +75,12 @@ class DetectionFiles:
         self._images, self._annotations = [], []
 
     def write(self, example: dict, prediction: dict) -> None:
-        """Writes the picture of one image, and keeps its detections for the file.
+        """Writes the picture of one image, and keeps its detections for `finish`.
 
         Args:
-          example: "id", "original" [height, width, channels], "path" and perhaps "page".
-          prediction: "boxes", "scores" descending, "classes" and "masks" as
-            `segjax.coco.run_lengths`.
+          example: "id", "original" [height, width, channels], "path" and optionally "page".
+          prediction: "boxes", "scores" (descending), "classes" and "masks" (see
+            `segjax.coco.run_lengths`).
         """
         boxes, masks = np.asarray(prediction["boxes"], np.float64), prediction["masks"]
         scores, classes = (np.asarray(prediction[name]) for name in ("scores", "classes"))
@@ -117,12 +117,13 @@ class DetectionFiles:
         write_png(self._output / "overlays" / f"{example['id']}.png", picture)
 
     def finish(self) -> list[str]:
-        """Writes `detections.json`; returns lines that tell people what there is now."""
+        """Writes `detections.json`; returns lines of text that say what was written."""
         categories = [{"id": i, "name": name} for i, name in enumerate(self._classes) if i]
         content = {"images": self._images, "categories": categories}
         content["annotations"] = self._annotations
         path = write_json(self._output / "detections.json", content, indent=None)
+        overlays = self._output / "overlays"
         return [
             f"detections  {path}  (COCO's format: {len(self._annotations)} objects with scores)",
-            f"overlays    {self._output / 'overlays'}  (those of score {SHOWN_SCORE} or more)",
+            f"overlays    {overlays}  (objects with a score of {SHOWN_SCORE} or more)",
         ]

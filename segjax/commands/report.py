@@ -1,4 +1,4 @@
-"""`segjax report`: one HTML file about a run, or comparing several."""
+"""`segjax report`: writes an HTML page about a run, or one that compares several."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,14 +16,14 @@ def report_command(
         Path | None,
         tyro.conf.arg(
             metavar="FILE",
-            help_behavior_hint="(default: RUN/report.html, of several runs ./report.html)",
+            help_behavior_hint="(default: RUN/report.html; ./report.html for several runs)",
         ),
     ] = None,
 ) -> None:
-    """Write the report of a run, or of several side by side, as one self-contained HTML file.
+    """Write the report of a run, or a comparison of several, as one self-contained HTML file.
 
     Args:
-      runs: Run directories; a run may be going on still.
+      runs: Run directories; a run may still be in progress.
       output: HTML file to write.
     """
     if not runs:

@@ -124,7 +124,7 @@ def test_a_file_that_was_edited_is_not_overwritten_unless_asked_to(family, tmp_p
     assert contents(folder)["shared.py"] == SHARED
     capsys.readouterr()
     copy("family/mine", folder)  # nothing to replace
-    assert capsys.readouterr().out.count("(was there already)") == 3
+    assert capsys.readouterr().out.count("(unchanged)") == 3
 
 
 def test_a_copy_that_fails_leaves_nothing(family, tmp_path, capsys, monkeypatch):
