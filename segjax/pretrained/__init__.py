@@ -1,6 +1,6 @@
-"""Weights trained elsewhere: read without running a file's code, converted, applied, fine-tuned.
+"""Weights trained elsewhere: safe reading of files, conversion, prediction, initialisation.
 
-One converter file for each source; `catalog.SOURCES` lists the names::
+Each source has one converter file; `SOURCES` lists the names::
 
     pretrained = segjax.pretrained.load("torchvision/deeplabv3_resnet50", "weights.pth")
     labels = pretrained.predict(photo)["labels"]

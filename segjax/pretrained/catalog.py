@@ -1,4 +1,4 @@
-"""The names of the weights that can be converted."""
+"""The names of the weights that can be converted, and their converters."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,19 +53,19 @@ SOURCES: dict[str, Callable[..., Pretrained]] = {
 
 
 def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretrained:
-    """Makes a model of ours with the weights of another package's.
+    """Makes a segjax model with the weights of another package.
 
     Args:
-      name: of the source and its model, one of `SOURCES`.
-      state_dict: its arrays by their names there, in that package's layout and of any float type.
-        The numbers of classes and channels, and whether there is an auxiliary head, are theirs.
-      options: of the converter, such as `classes`, or `output_stride` for TensorFlow's; see
-        `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
+      name: source and model, one of `SOURCES`.
+      state_dict: arrays by the package's names, in its layout and of any float type. They decide
+        the number of classes and channels, and whether the model has an auxiliary head.
+      options: options of the converter, such as `classes`, or `output_stride` for TensorFlow's
+        models; see `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
         detectron2_detection,keras}`.
 
     Raises:
-      ValueError: there is no such name; or arrays are missing, unknown or wrongly shaped, of which
-        it lists all.
+      ValueError: there is no such name, or arrays are missing, unknown or wrongly shaped; the
+        message lists all of them.
       TypeError: the converter has no such option.
     """
     check_name(name)
@@ -77,7 +77,8 @@ def load(name: str, path: str | Path, **options) -> Pretrained:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: besides, it cannot be read; the message names the file.
+      ValueError: the file cannot be read, or as in `convert`; the message names the file.
+      TypeError: the converter has no such option.
     """
     check_name(name)
     state_dict = read_weights(path)
@@ -88,7 +89,7 @@ def load(name: str, path: str | Path, **options) -> Pretrained:
 
 
 def check_name(name: str) -> None:
-    """Raises a ValueError for an unknown name of weights, with the nearest that there is."""
+    """Raises ValueError for an unknown name of weights, with the nearest known name."""
     if name not in SOURCES:
         hint = did_you_mean(name, SOURCES, cutoff=0.4) or "."
         raise ValueError(f"no pretrained weights {name!r}{hint} There are {', '.join(SOURCES)}")

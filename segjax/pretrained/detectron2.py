@@ -1,9 +1,9 @@
-"""detectron2's ImageNet ResNets: MSRA's weights for BGR images, the stride in the first 1×1,
-https://github.com/facebookresearch/detectron2.
+"""detectron2's ImageNet ResNets, https://github.com/facebookresearch/detectron2: MSRA's weights for
+BGR images, with the stride in the first 1×1 convolution.
 
-Written from its ResNet (modeling/backbone/resnet.py) and from how it renames Caffe2's arrays
-(checkpoint/c2_model_loading.py), version 0.6. Its pickles from MSRA have Caffe2's names and no
-statistics: their norm is a scale and a bias.
+Follows version 0.6: its ResNet (modeling/backbone/resnet.py) and its renaming of Caffe2's arrays
+(checkpoint/c2_model_loading.py). Its pickles from MSRA have Caffe2's names and no running
+statistics: their norms are a scale and a bias.
 """
 
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from segjax.pretrained.mapping import (
 from segjax.pretrained.preprocess import FACEBOOK, MSRA
 
 EPSILON = 1e-5
-BOTTLENECK = ("conv1", "conv2", "conv3", "shortcut")  # the last in a stage's first block only
+BOTTLENECK = ("conv1", "conv2", "conv3", "shortcut")  # only a stage's first block has a shortcut
 
-# The network, where its stride is, and how its weights want the pixels.
+# Backbone, the convolution with the stride, and pixel normalisation.
 RESNETS = {
     "resnet50": (resnet50, "1x1", MSRA),
     "resnet101": (resnet101, "1x1", MSRA),
     "resnext101": (resnext101, "3x3", FACEBOOK),
 }
-# Classifiers, what detectron2 says of a file in it, and Caffe2's optimiser.
+# Ignored: classifiers, counters of batches, and the state of Caffe2's optimiser.
 OTHERS = r"\.num_batches_tracked$|_momentum$|^(fc1000|pred)_[wb]$|^(stem\.)?fc\.|^linear\."
 
 
 def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
-    """An ImageNet ResNet as a backbone; its classifier is left out.
+    """Converts an ImageNet ResNet to a backbone, without its classifier.
 
-    Names are Caffe2's ("res2_0_branch2a_w") or detectron2's ("res2.0.conv1.weight").
+    Names may be Caffe2's ("res2_0_branch2a_w") or detectron2's ("res2.0.conv1.weight").
     """
     make, stride_in, preprocess = RESNETS[name.removeprefix("detectron2/")]
     resnet = make(stride_in=stride_in)
@@ -51,7 +51,7 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
 
 
 def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:
-    """The entries of a ResNet by detectron2's names; `prefix` is before all of them."""
+    """Returns the entries of a ResNet by detectron2's names, each with this prefix."""
     table = torch_layer("stem", f"{prefix}stem.conv1", f"{prefix}stem.conv1.norm")
     for stage, blocks in enumerate(resnet.stage_sizes[: resnet.num_stages], 1):
         table |= residual_table(blocks, f"stage{stage}_block{{}}", f"{prefix}res{stage + 1}.")
@@ -59,11 +59,12 @@ def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:
 
 
 def residual_table(blocks: int, ours: str, prefix: str) -> Table:
-    """The entries of a stage's bottlenecks by detectron2's names.
+    """Returns the entries of a stage's bottlenecks by detectron2's names.
 
     Args:
-      ours: path of a block, with {} for its number from 1 on.
-      prefix: before the names of the stage, whose blocks have numbers from 0 on.
+      blocks: number of bottlenecks.
+      ours: our path of a block, with {} for its number, from 1.
+      prefix: their path of the stage, followed by the number of the block, from 0.
     """
     table = {}
     for block in range(blocks):
@@ -74,7 +75,7 @@ def residual_table(blocks: int, ours: str, prefix: str) -> Table:
 
 
 def caffe2_table(resnet: ResNet, state_dict: Mapping[str, np.ndarray]) -> Table:
-    """The entries of a ResNet by Caffe2's names."""
+    """Returns the entries of a ResNet by Caffe2's names."""
     branches = {
         "conv1": "branch2a",
         "conv2": "branch2b",

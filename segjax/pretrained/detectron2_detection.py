@@ -1,18 +1,19 @@
 """Mask R-CNN from detectron2's model zoo, https://github.com/facebookresearch/detectron2.
 
-Written from its modules' names, version 0.6, and its configurations in configs/COCO-
-InstanceSegmentation. The pickles of the zoo hold {"model": {name: array}}.
+Follows the module names of version 0.6 and the configurations in configs/COCO-InstanceSegmentation.
+The pickles of the zoo hold {"model": {name: array}}.
 """
 
 from collections.abc import Mapping
 from functools import partial
+from typing import cast
 
 import numpy as np
 
 from segjax.coco.classes import COCO_CLASSES
 from segjax.data.augmentation.instance import ResizeShortSide
-from segjax.models.backbones.resnet import resnet50, resnet101, resnext101
-from segjax.models.mask_rcnn import MaskRCNN
+from segjax.models.backbones.resnet import ResNet, resnet50, resnet101, resnext101
+from segjax.models.mask_rcnn import MaskRCNN, Neck
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
@@ -45,23 +46,23 @@ CITYSCAPES = (
 )
 CITYSCAPES_SIZE = {"resize": ResizeShortSide((1024,), 2048), "buckets": ((1024, 2048),)}
 CLASSES = {80: COCO_CLASSES, 8: CITYSCAPES}
-# What a checkpoint may hold besides: the pixels' mean, the anchors, and counters of batches.
+# Ignored: pixel mean and deviation, anchors, and counters of batches.
 OTHERS = r"^pixel_(mean|std)$|anchor_generator|\.num_batches_tracked$"
 
 
 def convert_mask_rcnn(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Pretrained:
-    """Mask R-CNN of the model zoo: R50, R101 or X101, with FPN, C4 or DC5.
+    """Converts a Mask R-CNN of the model zoo: R50, R101 or X101, with FPN, C4 or DC5.
 
-    Those of COCO see images at a shorter side of 800 pixels, those of Cityscapes at 1024.
+    Prediction resizes the shorter side to 800 pixels (COCO) or 1024 (Cityscapes).
 
     Args:
-      classes: their names, background first; those of COCO where there are 80, of Cityscapes where
-        there are 8.
+      classes: names of the classes, background first. By default COCO's for 80 classes,
+        Cityscapes' for 8, and numbered ones otherwise.
     """
     body, _, neck = name.removeprefix("detectron2/mask_rcnn_").rpartition("_")
-    neck = neck.lower()
+    neck = cast(Neck, neck.lower())
     make, stride_in, preprocess = BODIES[body]
     backbone = make(stride_in=stride_in, norm=FROZEN)
     if neck == "c4":
@@ -75,7 +76,7 @@ def convert_mask_rcnn(
         proposals=ProposalConfig(pre_nms=1000 if neck == "fpn" else 6000),
         norm=FROZEN,
     )
-    table = _mask_rcnn_table(model)
+    table = _mask_rcnn_table(neck, backbone)
     variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
     classes = object_names(num_classes - 1, classes, CLASSES)
     size = CITYSCAPES_SIZE if classes == CITYSCAPES else {}
@@ -83,8 +84,7 @@ def convert_mask_rcnn(
     return Pretrained(model, variables, preprocess, task)
 
 
-def _mask_rcnn_table(model: MaskRCNN) -> Table:
-    neck, resnet = model.neck, model.backbone
+def _mask_rcnn_table(neck: Neck, resnet: ResNet) -> Table:
     body = "backbone.bottom_up." if neck == "fpn" else "backbone."
     table = within("backbone", detectron2_table(resnet, prefix=body))
     table = reading_rgb(table, "params/backbone/stem/convolution/kernel")

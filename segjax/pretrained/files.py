@@ -1,4 +1,4 @@
-"""Reads the arrays of a file of trained weights; never runs code that a file holds."""
+"""Reads the arrays of a weights file without running any code in it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
 from segjax.pretrained.torch_file import read_torch_file
 
-# Under these keys, training scripts save the model's arrays beside the optimiser's.
+# Keys under which training scripts save the model's arrays, beside the optimiser's.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "blobs")
 _NAMES_SHOWN = 5
 
@@ -19,18 +19,18 @@ _NAMES_SHOWN = 5
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by their names in it.
 
-    - .pth, .pt, .bin: written by `torch.save`, in either of its formats.
+    - .pth, .pt, .bin: files of `torch.save`, in either of its formats.
     - .safetensors, .npz.
-    - .pkl: a pickle of NumPy arrays, as detectron2's model zoo has.
+    - .pkl: a pickle of NumPy arrays, as in detectron2's model zoo.
 
-    Of a dict such as {"model": {...}, "optimizer": ...} the model's arrays are returned, and a
-    "module." before all names, which PyTorch's DataParallel adds, is taken off. Arrays keep their
-    type, but bfloat16 becomes float32.
+    A dict such as {"model": {...}, "optimizer": ...} gives the model's arrays. If all names begin
+    with "module.", which PyTorch's DataParallel adds, that prefix is removed. Arrays keep their
+    type, except that bfloat16 becomes float32.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: its suffix is another; it is damaged or not what its suffix says; it holds
-        anything but arrays, or would run code. The message names the file.
+      ValueError: the suffix is none of these; the file is damaged or not what its suffix says; or
+        it holds anything but arrays, or would run code. The message names the file.
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         value = read(path)
     except RefusedPickle as error:
         raise ValueError(f"{path}: {error}") from error
-    # A damaged pickle or archive raises anything from KeyError to MemoryError.
+    # A damaged pickle or archive can raise anything from KeyError to MemoryError.
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path}: damaged or not {expected} ({reason})") from error

@@ -1,4 +1,4 @@
-"""Puts trained weights into the variables of a fresh model."""
+"""Initialises the variables of a model from trained weights."""
 
 import re
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import Any
 
 import flax.traverse_util
 
-# What has a shape that depends on the classes: every model's "logits", and of a detector's regions
-# the "class_logits" and the "deltas" of a box for each class. (The RPN's depend on the anchors.)
+# Layers whose shape depends on the number of classes: the "logits" of every model, and a detector's
+# "class_logits" and box "deltas". (The RPN's deltas depend on the anchors instead.)
 _CLASSIFIER = re.compile(r"/logits\w*/|/box_predictor/(class_logits|deltas)/")
 _PATHS_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """What `initialize` did, as paths of arrays, "params/backbone/stem/convolution/kernel".
+    """The arrays that `initialize` took, by path: "params/backbone/stem/convolution/kernel".
 
     Attributes:
-      taken: from the trained variables.
-      new: of the model, left as they were drawn.
-      left_out: of the trained variables, for which the model has no place.
+      taken: arrays taken from the trained variables.
+      new: arrays of the model that keep their random values.
+      left_out: arrays of the trained variables that the model has no place for.
     """
 
     taken: tuple[str, ...]
@@ -39,25 +39,28 @@ class Initialization:
 def initialize(
     variables: Any, trained: Any, *, moved: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[dict, Initialization]:
-    """Returns the variables of a fresh model with all that trained ones have in their places.
+    """Replaces the variables of a freshly initialised model by trained ones where they fit.
 
-    Trained variables without a "backbone" are those of a backbone, and go to the model's. The
-    backbone must fit, array by array; only whole stages may be new, such as DeepLab v3's copies of
-    block 4. Of the heads, those of the same names are taken, and must fit as well; whatever the
-    number of classes shapes stays as drawn where its shape is another.
+    Trained variables without a "backbone" are taken as a backbone. Every array of the backbone must
+    fit; only whole stages may be new, such as DeepLab v3's copies of block 4. Heads with the same
+    name are taken and must fit too. Class-dependent layers keep their random values if their shapes
+    differ.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...} as `model.init` gives them.
+      variables: {"params": ..., "batch_stats": ...} as `model.init` returns them.
       trained: the `variables` of a `Pretrained` or of a run.
-      moved: beginnings of paths of trained variables, and what stands there in the model instead:
+      moved: prefixes of paths of trained variables, and their prefixes in the model:
         {"backbone/stage4_": "box_head/"} for Mask R-CNN's C4 head.
 
+    Returns:
+      The variables, and a report of the arrays taken.
+
     Raises:
-      ValueError: nothing fits; the backbones differ, or heads of the same name; or a shape does,
-        other than a classifier's. The message lists what.
+      ValueError: no array fits; the backbones differ; or heads of the same name differ in more than
+        the number of classes. The message lists every misfit.
     """
-    fresh = flax.traverse_util.flatten_dict(variables, sep="/")
-    found = flax.traverse_util.flatten_dict(trained, sep="/")
+    fresh: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
+    found: dict[str, Any] = flax.traverse_util.flatten_dict(trained, sep="/")
     if "backbone" in variables["params"] and "backbone" not in trained["params"]:
         found = {
             "/".join((path.partition("/")[0], "backbone", path.partition("/")[2])): array
@@ -68,11 +71,11 @@ def initialize(
     shared = [path for path in fresh if path in found]
     if not shared:
         raise ValueError(
-            f"nothing of the trained weights fits: the model has {_parts(fresh)}, the weights have "
+            f"none of the trained weights fits: the model has {_parts(fresh)}, the weights have "
             f"{_parts(flax.traverse_util.flatten_dict(trained, sep='/'))}"
         )
     unlike = [path for path in shared if fresh[path].shape != found[path].shape]
-    # Of a backbone by stages, of the others as a whole.
+    # A backbone must fit stage by stage, a head as a whole.
     kept, stages = {_part(path) for path in fresh}, {_stage(path) for path in found}
     problems = {
         "of another shape": [
@@ -99,7 +102,7 @@ def initialize(
             if paths
         ]
         if all(_part(path) != "backbone" for paths in problems.values() for path in paths):
-            lines.append("the backbone fits: leave the heads out (initial.backbone_only)")
+            lines.append("the backbone fits: to leave the heads out, set initial.backbone_only")
         raise ValueError("\n  ".join(["the trained weights do not fit the model:", *lines]))
     taken = [path for path in shared if path not in unlike]
     merged = fresh | {path: found[path] for path in taken}
@@ -112,18 +115,18 @@ def initialize(
 
 
 def _part(path: str) -> str:
-    """Of "params/backbone/stage4_block1/...", "backbone"."""
+    """The part of the model: "backbone" for "params/backbone/stage4_block1/..."."""
     return path.split("/")[1]
 
 
 def _stage(path: str) -> str:
-    """Of "params/backbone/stage4_block1/...", "backbone/stage4"; of a head the same as `_part`."""
+    """The stage, "backbone/stage4" for "params/backbone/stage4_block1/..."; a head's `_part`."""
     part, *inner = path.split("/")[1:3]
     return f"{part}/{inner[0].partition('_')[0]}" if part == "backbone" else part
 
 
 def _parts(paths) -> str:
-    """The parts of a model in which paths are, with how many arrays each."""
+    """Counts the paths in each part of the model."""
     counts: dict[str, int] = {}
     for path in paths:
         part = _part(path)

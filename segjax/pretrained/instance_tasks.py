@@ -11,7 +11,7 @@ from segjax.models.mask_rcnn import MaskRCNN
 from segjax.tasks.instance import InstanceTask, InstanceView
 
 COCO_SIZE = ResizeShortSide((800,), 1333)
-# Of such images, either way: two compilations for all photographs.
+# Shapes for landscape and portrait images of that size: two compilations for all photographs.
 COCO_BUCKETS = ((832, 1344), (1344, 832))
 
 
@@ -24,12 +24,16 @@ def coco_task(
     resize: Callable[[dict, None], dict] = COCO_SIZE,
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS,
 ) -> InstanceTask:
-    """Returns the task for photographs with a shorter side of 800 and a longer of at most 1333.
+    """Returns a task that predicts photographs at COCO's usual size.
 
     Args:
-      classes: background first.
+      model: the network.
+      classes: the names of the classes, background first.
+      preprocess: the normalisation of pixels.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
-      resize, buckets: to another size, or in another way.
+      resize: the resizing of photographs; by default to a shorter side of 800 pixels and a longer
+        one of at most 1333.
+      buckets: height and width of each shape to which resized photographs are padded.
     """
     return InstanceTask(
         model=model,
@@ -46,22 +50,22 @@ def coco_task(
 def object_names(
     num_classes: int, classes: tuple[str, ...] | None, known: dict[int, tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """The names given, known ones for their number, or else numbers; background first.
+    """Returns the given names; without any, known names for this number of classes or numbers.
 
     Args:
-      num_classes: without the background.
-      classes: names with the background, or None.
-      known: names with the background, by their number without it.
+      num_classes: number of classes without the background.
+      classes: names of the classes, the background first; or None.
+      known: names, the background first, by the number of classes without it.
 
     Raises:
-      ValueError: there are more or fewer names than classes.
+      ValueError: the number of names is not the number of classes.
     """
     if classes is None:
         numbers = (f"class {index}" for index in range(1, num_classes + 1))
         return known.get(num_classes, ("background", *numbers))
     if len(classes) != num_classes + 1:
         raise ValueError(
-            f"the weights have {num_classes} classes and the background; got {len(classes)} "
-            f"names, of which the first is the background's: {classes}"
+            f"the weights have {num_classes} classes and the background; got {len(classes)} names, "
+            f"the first for the background: {classes}"
         )
     return tuple(classes)

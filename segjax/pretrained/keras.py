@@ -1,6 +1,6 @@
-"""Keras's VGG-16 by its layers' names, {"block1_conv1/kernel": ...}, for BGR images.
+"""Keras's VGG-16 for BGR images, by the names of its layers: {"block1_conv1/kernel": ...}.
 
-The arrays are Caffe's, of Simonyan and Zisserman's own release.
+The arrays are those of Simonyan and Zisserman's release for Caffe.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from segjax.pretrained.preprocess import CAFFE
 
 
 def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
-    """The ImageNet VGG-16 as a backbone; its fully connected layers are left out."""
+    """Converts the ImageNet VGG-16 to a backbone, without its fully connected layers."""
     vgg = VGG16()
     table: Table = {
         f"params/block{block}_conv{i}/{array}": Source(f"block{block}_conv{i}/{array}")

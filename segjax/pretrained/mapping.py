@@ -1,40 +1,40 @@
-"""Puts the arrays of a state dict in the places of a model's variables, by a table.
+"""Fills a model's variables with the arrays of a state dict, by a table.
 
-A table {path of ours: `Source`} has an entry for every array of the model, and each converter
-writes it with few rules. Paths are those of the variables, "params/backbone/stem/norm/scale".
+A table {path: `Source`} has an entry for every array of the model; each converter writes it by a
+few rules. Paths are those of the variables, such as "params/backbone/stem/norm/scale".
 """
 
 import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of a kernel's axes [height, width, in, out], where each is in PyTorch's.
-OIHW = (2, 3, 1, 0)
-# Of an up-convolution's [height, width, in, out] in a `ConvTranspose2d`, [in, out, height, width].
-IOHW = (2, 3, 0, 1)
-# Of a fully connected layer's [in, out].
-OI = (1, 0)
+# PyTorch's axis for each of our axes.
+OIHW = (2, 3, 1, 0)  # a `Conv2d` [out, in, height, width]; ours is [height, width, in, out]
+IOHW = (2, 3, 0, 1)  # a `ConvTranspose2d` [in, out, height, width]; ours is as above
+OI = (1, 0)  # a `Linear` [out, in]; ours is [in, out]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an array of ours comes from.
+    """The source of one of the model's arrays.
 
     Attributes:
-      name: in the state dict.
-      axes: the source's axis for each of ours; None where they are the same.
-      first_input: a kernel's input channel that is our first; those before it come last.
-      reverse_inputs: of a kernel on BGR images, so that it reads RGB ones.
-      map_size: of a fully connected layer behind a map [channels, height, width]: its height and
-        width; our maps have the channels last.
-      skipped_outputs: that the source has before our first: those of the background.
-      background_last: whether the last of the source's outputs is our first.
+      name: the array's name in the state dict.
+      axes: the source's axis for each axis of the model; None if they agree.
+      first_input: the kernel's input channel that is the model's first; those before it move to the
+        end.
+      reverse_inputs: reverse the input channels, so that a kernel for BGR images reads RGB.
+      map_size: height and width of the map [channels, height, width] before a fully connected
+        layer; the model's maps have the channels last.
+      skipped_outputs: number of leading outputs to drop, those of the background.
+      background_last: the source's last output is the model's first.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Source:
     background_last: bool = False
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that the source has for one of ours."""
+        """The shape of the source for a shape of the model's array."""
         if self.axes is not None:
             ours = tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
         return (ours[0] + self.skipped_outputs, *ours[1:]) if self.skipped_outputs else ours
 
     def array(self, source: np.ndarray) -> np.ndarray:
-        """Our array, in float32."""
+        """Converts the source to the model's layout, in float32."""
         array = np.asarray(source, np.float32)[self.skipped_outputs :]
         if self.background_last:
             array = np.roll(array, 1, axis=0)
@@ -68,7 +68,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Constant:
-    """An array of ours that the source does not have: all its entries are `value`."""
+    """An array that the source does not have; all its entries are `value`."""
 
     value: float
 
@@ -77,13 +77,13 @@ Table = dict[str, Source | Constant]
 
 
 def torch_convolution(path: str, name: str, *, bias: bool = False) -> Table:
-    """The entries of a `Convolution` of ours for a `Conv2d`; a depthwise one is laid out alike."""
+    """Returns the entries of a `Convolution` for a `Conv2d`, depthwise or not."""
     table: Table = {f"params/{path}/kernel": Source(f"{name}.weight", OIHW)}
     return table | ({f"params/{path}/bias": Source(f"{name}.bias")} if bias else {})
 
 
 def torch_linear(path: str, name: str, **options) -> Table:
-    """The entries of an `nn.Dense` for a `Linear`; the options are those of `Source`."""
+    """Returns the entries of an `nn.Dense` for a `Linear`; the options are those of `Source`."""
     outputs = {key: value for key, value in options.items() if key != "map_size"}
     return {
         f"params/{path}/kernel": Source(f"{name}.weight", OI, **options),
@@ -92,7 +92,7 @@ def torch_linear(path: str, name: str, **options) -> Table:
 
 
 def torch_norm(path: str, name: str) -> Table:
-    """The entries of a `BatchNorm` of ours for PyTorch's."""
+    """Returns the entries of a `BatchNorm` for PyTorch's."""
     return {
         f"params/{path}/scale": Source(f"{name}.weight"),
         f"params/{path}/bias": Source(f"{name}.bias"),
@@ -102,17 +102,17 @@ def torch_norm(path: str, name: str) -> Table:
 
 
 def torch_layer(path: str, convolution: str, norm: str) -> Table:
-    """The entries of a `ConvolutionNorm` of ours."""
+    """Returns the entries of a `ConvolutionNorm` for a convolution and a batch norm."""
     return torch_convolution(f"{path}/convolution", convolution) | torch_norm(f"{path}/norm", norm)
 
 
 def reading_rgb(table: Table, path: str) -> Table:
-    """The table with the kernel at `path`, which reads BGR images, turned round."""
+    """Returns the table with the BGR kernel at `path` reversed to read RGB."""
     return table | {path: replace(table[path], reverse_inputs=True)}
 
 
 def within(path: str, table: Table) -> Table:
-    """The table of a module that is at `path` in another model."""
+    """Returns the table of a module that is at `path` in a larger model."""
     return {
         "/".join((place.partition("/")[0], path, place.partition("/")[2])): source
         for place, source in table.items()
@@ -122,17 +122,17 @@ def within(path: str, table: Table) -> Table:
 def fill(
     model, table: Table, state_dict: Mapping[str, np.ndarray], *, name: str, ignored: str
 ) -> dict:
-    """Returns the variables of a model, its arrays taken from a state dict.
+    """Returns the variables of a model with the arrays of a state dict.
 
     Args:
       model: a Linen module that takes RGB images.
-      table: for every array of the model.
+      table: the entry of every array of the model.
       state_dict: the arrays by name.
-      name: of the weights, for the error.
-      ignored: a regular expression; names in which it is found need no place in the model.
+      name: name of the weights, for the error message.
+      ignored: a regular expression for names in the state dict that the model does not need.
 
     Raises:
-      ValueError: arrays are missing, unknown or wrongly shaped; it lists all of them.
+      ValueError: arrays are missing, unknown or wrongly shaped; the message lists all of them.
     """
     shapes = shapes_of(model)
     if shapes.keys() != table.keys():
@@ -171,17 +171,17 @@ def fill(
 
 @functools.lru_cache(maxsize=64)  # tracing a model takes a second or more
 def shapes_of(model) -> dict[str, tuple[int, ...]]:
-    """The shapes of the variables of a model for RGB images, by path."""
+    """Returns the shapes of the variables of a model for RGB images, by path."""
     image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def length_of(state_dict: Mapping[str, np.ndarray], name: str, axis: int, *, otherwise: int) -> int:
-    """The length of an array's axis; `otherwise` where the array or the axis is missing.
+    """Returns the length of an array's axis, or `otherwise` if the array or the axis is missing.
 
-    So that a state dict without it comes as far as `fill`, which lists all that it lacks.
+    The default lets an incomplete state dict reach `fill`, which lists everything that is missing.
     """
     shape = state_dict[name].shape if name in state_dict else ()
     return shape[axis] if axis < len(shape) else otherwise

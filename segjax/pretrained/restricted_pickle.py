@@ -1,8 +1,8 @@
 """Unpickles arrays in plain containers, and nothing else.
 
-A pickle is a program that may import and call anything. Here no name in a file is ever imported:
-each is looked up in a short table of our own constructors, and a name that is not there is an
-error. What the constructors make has no method of PyTorch's or NumPy's that a file could call.
+A pickle is a program that may import and call anything. This reader imports no name from a file: it
+looks each one up in a short table of its own constructors, and other names are errors. The
+constructors' results have no methods of PyTorch or NumPy that a file could call.
 """
 
 import pickle
@@ -13,11 +13,11 @@ import numpy as np
 
 
 class RefusedPickle(ValueError):
-    """A pickle asks for something other than an array or a plain container."""
+    """A pickle holds something other than arrays in plain containers."""
 
 
 class Constructor:
-    """A function that a pickle may call, and whose attributes it cannot set."""
+    """A function that a pickle may call, but whose attributes it cannot set."""
 
     __slots__ = ("_function",)
 
@@ -34,12 +34,12 @@ class Constructor:
 class ArrayUnpickler(pickle.Unpickler):
     """Reads one pickle of numbers, strings, lists, tuples, dicts and arrays.
 
-    Arrays come as objects with a method `array()`, which `plain` calls.
+    Arrays are returned as objects with a method `array()`; `plain` turns them into NumPy arrays.
 
     Args:
-      file: open for reading in binary.
-      names: further names than NumPy's that the pickle may use, "module.name" to what they become.
-      storage: what a persistent id becomes; by default there may be none.
+      file: a file opened for reading in binary mode.
+      names: replacements by "module.name" of names that the pickle may use besides NumPy's.
+      storage: maps a persistent id to its replacement; by default, persistent ids are errors.
     """
 
     def __init__(
@@ -49,28 +49,28 @@ class ArrayUnpickler(pickle.Unpickler):
         names: Mapping[str, Any] | None = None,
         storage: Callable[[Any], Any] | None = None,
     ):
-        # Of Python 2, NumPy's arrays are strings whose characters stand for bytes.
+        # NumPy arrays pickled by Python 2 are strings with one character for each byte.
         super().__init__(file, encoding="latin1")
-        self._names = _NAMES | (names or {})
+        self._names = {**_NAMES, **(names or {})}
         self._storage = storage
 
     def find_class(self, module: str, name: str):
         if f"{module}.{name}" not in self._names:
             raise RefusedPickle(
-                f"the pickle uses {module}.{name}, which this reader neither imports nor calls; "
-                "expected nothing but arrays in dicts, lists and tuples. If the file comes from "
-                "where you trust it, load it where it was made and save the arrays alone"
+                f"the pickle uses {module}.{name}, which this reader does not import or call; "
+                "expected only arrays in dicts, lists and tuples. If you trust the file, load it "
+                "with the program that wrote it and save only the arrays"
             )
         return self._names[f"{module}.{name}"]
 
     def persistent_load(self, pid):
         if self._storage is None:
-            raise RefusedPickle(f"the pickle refers to {pid!r}, which is not in it")
+            raise RefusedPickle(f"the pickle refers to {pid!r}, which it does not hold")
         return self._storage(pid)
 
 
 def plain(value):
-    """Returns the value with each array as a NumPy array, at any depth of dicts and lists."""
+    """Replaces the arrays in nested dicts and lists by NumPy arrays."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -79,7 +79,7 @@ def plain(value):
 
 
 class _Dict(dict):
-    """An OrderedDict of the file; attributes, such as PyTorch's `_metadata`, are left out."""
+    """An OrderedDict without its attributes, such as PyTorch's `_metadata`."""
 
     def __setstate__(self, state):
         pass
@@ -104,7 +104,7 @@ class _Dtype:
 
 
 class _Array:
-    """A `numpy.ndarray`: its state is version, shape, dtype, whether Fortran's order, and bytes."""
+    """A `numpy.ndarray`. Its pickled state is version, shape, dtype, Fortran order, and bytes."""
 
     __slots__ = ("_dtype", "_is_fortran", "_raw", "_shape")
 
@@ -120,7 +120,7 @@ class _Array:
 
 
 class _Value:
-    """An array that is whole at once."""
+    """An array that needs no further state."""
 
     __slots__ = ("_array",)
 
@@ -145,7 +145,7 @@ def _scalar(dtype, raw) -> _Value:
 
 
 def _encode(text, encoding="latin1") -> bytes:
-    """What Python 3 pickles bytes as in protocol 2."""
+    """Encodes text as bytes: how protocol 2 stores the bytes of Python 3."""
     if encoding != "latin1":
         raise RefusedPickle(f"the pickle uses the encoding {encoding}")
     return str.encode(text, "latin1")
@@ -155,7 +155,7 @@ _NAMES = {
     "collections.OrderedDict": Constructor(_Dict),
     "_codecs.encode": Constructor(_encode),
     "numpy.dtype": Constructor(_Dtype),
-    "numpy.ndarray": "ndarray",  # an argument of _reconstruct alone
+    "numpy.ndarray": "ndarray",  # only an argument of _reconstruct
 }
 for _core in ("numpy.core", "numpy._core"):
     _NAMES[f"{_core}.multiarray._reconstruct"] = Constructor(_Array)

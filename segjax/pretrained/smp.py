@@ -1,16 +1,17 @@
-"""segmentation-models-pytorch's state dicts: Unet and DeepLabV3Plus with ResNet encoders,
+"""segmentation-models-pytorch's Unet and DeepLabV3Plus with ResNet encoders,
 https://github.com/qubvel-org/segmentation_models.pytorch.
 
-Written from version 0.6, for the models' default arguments. The package resizes no images, so that
-prediction takes them as they are, and pads the right and the bottom to sides that the encoder
-divides.
+Follows version 0.6 with the models' default arguments. The package does not resize images; nor does
+prediction here, which pads the right and the bottom to sides that the encoder divides.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 
 from segjax.inference.coverings import WholeImage
+from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.resnet_unet import ResNetUNet
@@ -34,19 +35,19 @@ HEAD = "segmentation_head.0"
 def convert_unet(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Pretrained:
-    """`Unet` with a ResNet encoder and five decoder blocks of any widths.
+    """Converts a `Unet` with a ResNet encoder and five decoder blocks of any widths.
 
     Args:
-      classes: their names; those of VOC where there are 21.
+      classes: names of the classes; VOC's by default if there are 21.
     """
-    backbone = name.removeprefix("smp/unet_")
+    backbone = cast(BackboneName, name.removeprefix("smp/unet_"))
     num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
     blocks = [f"decoder.blocks.{i}" for i in range(5)]
-    features = tuple(
+    a, b, c, d, e = (
         length_of(state_dict, f"{block}.conv1.0.weight", 0, otherwise=256 >> i)
         for i, block in enumerate(blocks)
     )
-    model = ResNetUNet(num_classes, backbone=backbone, decoder_features=features)
+    model = ResNetUNet(num_classes, backbone=backbone, decoder_features=(a, b, c, d, e))
     table = _encoder(RESNETS[backbone]())
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
@@ -65,15 +66,15 @@ def convert_deeplabv3plus(
     atrous_rates: tuple[int, int, int] = (12, 24, 36),
     classes: tuple[str, ...] | None = None,
 ) -> Pretrained:
-    """`DeepLabV3Plus` with a ResNet encoder.
+    """Converts a `DeepLabV3Plus` with a ResNet encoder.
 
     Args:
       output_stride, atrous_rates: `encoder_output_stride` and `decoder_atrous_rates` of the
-        trained model, which its state dict does not tell. The rates are not halved at output
-        stride 16, as they are in the paper.
-      classes: their names; those of VOC where there are 21.
+        trained model, which its state dict does not hold. Unlike the paper, the package does not
+        halve the rates at output stride 16.
+      classes: names of the classes; VOC's by default if there are 21.
     """
-    backbone = name.removeprefix("smp/deeplabv3plus_")
+    backbone = cast(BackboneName, name.removeprefix("smp/deeplabv3plus_"))
     resnet = RESNETS[backbone]()
     num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
     features = length_of(state_dict, f"{HEAD}.weight", 1, otherwise=256)
@@ -81,7 +82,7 @@ def convert_deeplabv3plus(
         num_classes,
         backbone=backbone,
         output_stride=output_stride,
-        # A stage without its stride has the larger rate throughout, its first block included.
+        # A stage without its stride has the larger rate in all blocks, the first included.
         multi_grid=(1,) * resnet.stage_sizes[3],
         atrous_rates=atrous_rates,
         aspp_features=features,
@@ -110,7 +111,7 @@ def _encoder(resnet: ResNet) -> Table:
 
 
 def _separable(path: str, convolutions: str, norm: str) -> Table:
-    """The entries of a `SeparableConvolution` that has no norm between its parts."""
+    """Returns the entries of a `SeparableConvolution` without a norm between its parts."""
     return (
         torch_convolution(f"{path}/depthwise", f"{convolutions}.0")
         | torch_convolution(f"{path}/pointwise/convolution", f"{convolutions}.1")

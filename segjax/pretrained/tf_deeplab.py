@@ -1,11 +1,10 @@
-"""TensorFlow DeepLab's checkpoints by their variables' names,
+"""TensorFlow DeepLab's checkpoints,
 https://github.com/tensorflow/models/tree/master/research/deeplab.
 
-Written from its code (model.py, core/xception.py, slim's mobilenet_v2.py) and, for MobileNetV2,
-from a trained network. A checkpoint is saved as .npz with NumPy, {variable name: array}. A layer's
-batch norm may be there ("BatchNorm/gamma" ...) or folded into weights and "biases", as inference
-graphs have it; a folded one becomes a norm whose statistics change nothing, and which must stay
-frozen in training.
+Follows its code (model.py, core/xception.py, slim's mobilenet_v2.py) and, for MobileNetV2, a
+trained network. Save a checkpoint as .npz with NumPy: {variable name: array}. Batch norms may be
+present ("BatchNorm/gamma" ...) or folded into weights and "biases", as in inference graphs. A
+folded norm becomes one whose statistics change nothing; it must stay frozen in training.
 """
 
 import functools
@@ -27,12 +26,12 @@ from segjax.tasks.semantic import SemanticTask
 
 Arrays = Mapping[str, np.ndarray]
 
-# Of the backbones (core/feature_extractor.py) and of what stands on them (model.py).
+# Norms of the backbones (core/feature_extractor.py) and of the heads (model.py).
 BACKBONE_EPSILON, HEAD_EPSILON, MOMENTUM = 1e-3, 1e-5, 0.9997
 backbone_norm = functools.partial(BatchNorm, epsilon=BACKBONE_EPSILON, momentum=MOMENTUM)
 head_norm = functools.partial(BatchNorm, epsilon=HEAD_EPSILON, momentum=MOMENTUM)
 
-# What training adds, and the backbones' own classifiers.
+# Ignored: variables of the training, and the backbones' ImageNet classifiers.
 OTHERS = (
     r"^global_step$|/(Momentum|Adam|Adam_1|ExponentialMovingAverage)$"
     r"|^MobilenetV2/(Conv_1|Logits|Predictions)/|^xception_\d+/logits/"
@@ -47,14 +46,14 @@ def convert_deeplabv3_mobilenetv2(
     input_side: int = 513,
     classes: tuple[str, ...] | None = None,
 ) -> Pretrained:
-    """DeepLab v3 on MobileNetV2 of any width, with image pooling and no atrous branches.
+    """Converts DeepLab v3 on MobileNetV2 of any width, with image pooling, without atrous branches.
 
-    Prediction resizes the longer side to `input_side` pixels and pads with the mean to a square.
+    Prediction resizes the longer side to `input_side` pixels and pads to a square with the mean.
 
     Args:
-      output_stride: 8 or 16; the weights do for both.
-      input_side: 16k + 1; the side of the training crops is best.
-      classes: their names; those of VOC where there are 21.
+      output_stride: 8 or 16; the weights fit both.
+      input_side: a side of the form 16k + 1; the side of the training crops is best.
+      classes: names of the classes; VOC's by default if there are 21.
     """
     backbone = _mobilenet_v2(state_dict)
     model = DeepLabV3(
@@ -79,12 +78,14 @@ def convert_deeplabv3plus_xception65(
     input_side: int = 513,
     classes: tuple[str, ...] | None = None,
 ) -> Pretrained:
-    """DeepLab v3+ on Xception-65, with ASPP and decoder; see the function above.
+    """Converts DeepLab v3+ on Xception-65, with ASPP and decoder.
+
+    Prediction resizes and pads as in `convert_deeplabv3_mobilenetv2`.
 
     Args:
       output_stride: 8 or 16; the atrous rates follow it.
-      input_side: 16k + 1; the side of the training crops is best.
-      classes: their names; those of VOC where there are 21.
+      input_side: a side of the form 16k + 1; the side of the training crops is best.
+      classes: names of the classes; VOC's by default if there are 21.
     """
     backbone = xception65(norm=backbone_norm)
     model = DeepLabV3Plus(
@@ -104,7 +105,7 @@ def convert_deeplabv3plus_xception65(
 
 
 def convert_mobilenet_v2(state_dict: Arrays, *, name: str) -> Pretrained:
-    """MobileNetV2 of any width as a backbone, epsilon 1e-3; its classifier is left out."""
+    """Converts MobileNetV2 of any width to a backbone (epsilon 1e-3), without its classifier."""
     backbone = _mobilenet_v2(state_dict)
     table = mobilenet_v2_table(state_dict, backbone)
     variables = fill(backbone, table, state_dict, name=name, ignored=OTHERS)
@@ -112,7 +113,7 @@ def convert_mobilenet_v2(state_dict: Arrays, *, name: str) -> Pretrained:
 
 
 def convert_xception65(state_dict: Arrays, *, name: str) -> Pretrained:
-    """Xception-65 as a backbone, epsilon 1e-3; its classifier is left out."""
+    """Converts Xception-65 to a backbone (epsilon 1e-3), without its classifier."""
     backbone = xception65(norm=backbone_norm)
     table = xception_table(state_dict, backbone)
     variables = fill(backbone, table, state_dict, name=name, ignored=OTHERS)
@@ -120,7 +121,7 @@ def convert_xception65(state_dict: Arrays, *, name: str) -> Pretrained:
 
 
 def mobilenet_v2_table(state_dict: Arrays, backbone: MobileNetV2) -> Table:
-    """The entries of a `MobileNetV2`."""
+    """Returns the entries of a `MobileNetV2`."""
     layer = functools.partial(_layer, state_dict, epsilon=BACKBONE_EPSILON)
     table = layer("stem", "MobilenetV2/Conv")
     expansions = [expansion for expansion, _, units, _ in backbone.stages for _ in range(units)]
@@ -134,7 +135,7 @@ def mobilenet_v2_table(state_dict: Arrays, backbone: MobileNetV2) -> Table:
 
 
 def xception_table(state_dict: Arrays, backbone: Xception) -> Table:
-    """The entries of an `Xception`."""
+    """Returns the entries of an `Xception`."""
     layer = functools.partial(_layer, state_dict, epsilon=BACKBONE_EPSILON)
     separable = functools.partial(_separable, state_dict, epsilon=BACKBONE_EPSILON)
     top = "xception_65"
@@ -161,19 +162,20 @@ def _mobilenet_v2(state_dict: Arrays) -> MobileNetV2:
         name = f"MobilenetV2/expanded_conv_{unit}/project/weights"
         return length_of(state_dict, name, 3, otherwise=otherwise)
 
-    # 320 channels are a multiple of 8 at every width in use; 24, at half of it, are not.
+    # 320 channels stay a multiple of 8 at every width in use, and so give the width. 24 do not (12
+    # at half width), and so tell whether channels were rounded to multiples of 8.
     width = channels(16, 320) / 320
     divisor = 1 if channels(1, 24) == round(24 * width) else 8
     return MobileNetV2(width_multiplier=width, divisor=divisor, norm=backbone_norm)
 
 
 def _aspp_table(state_dict: Arrays, *, rates: int, features: int) -> Table:
-    """The entries of ASPP and of the classifier, the same in all models."""
+    """Returns the entries of ASPP and the classifier, the same for all models."""
     layer = functools.partial(_layer, state_dict, epsilon=HEAD_EPSILON)
     table = layer("aspp/image_pooling", "image_pooling") | layer("aspp/pointwise", "aspp0")
     for i in range(1, rates + 1):
         table |= _separable(state_dict, f"aspp/atrous{i}", f"aspp{i}", epsilon=HEAD_EPSILON)
-    # Image pooling comes first in TensorFlow's concatenation and last in ours.
+    # Image pooling comes first in TensorFlow's concatenation, and last in ours.
     table |= layer("aspp/projection", "concat_projection", first_input=features)
     return table | {
         "params/logits/kernel": Source("logits/semantic/weights"),
@@ -190,7 +192,7 @@ def _layer(
     depthwise: bool = False,
     first_input: int = 0,
 ) -> Table:
-    """The entries of a `ConvolutionNorm`."""
+    """Returns the entries of a `ConvolutionNorm`."""
     kernel = (
         Source(f"{name}/depthwise_weights", axes=(0, 1, 3, 2))
         if depthwise
@@ -201,7 +203,7 @@ def _layer(
 
 
 def _separable(state_dict: Arrays, path: str, name: str, *, epsilon: float) -> Table:
-    """The entries of a `SeparableConvolution`."""
+    """Returns the entries of a `SeparableConvolution`."""
     depthwise, pointwise = f"{name}_depthwise", f"{name}_pointwise"
     table: Table = {
         f"params/{path}/depthwise/kernel": Source(

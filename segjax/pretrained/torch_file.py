@@ -1,8 +1,8 @@
-"""Reads what `torch.save` writes, without PyTorch: the archive since 1.6 and the format before.
+"""Reads files of `torch.save` without PyTorch: zip archives (since 1.6) and the older format.
 
-Both are a pickle, in which a tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage
-that a persistent id names, and the storages' raw bytes (torch/serialization.py). In the archive, a
-zip file, the bytes are files of their own; before, they follow the pickle.
+Both hold a pickle and the raw bytes of storages (torch/serialization.py). In the pickle, a tensor
+is a call of `torch._utils._rebuild_tensor_v2` on a storage, named by a persistent id. In the
+archive, each storage is a file of its own; in the older format, the storages follow the pickle.
 """
 
 import struct
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # noqa: F401 gives NumPy its "bfloat16"
+import ml_dtypes  # noqa: F401 adds "bfloat16" to NumPy
 import numpy as np
 
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, Constructor, RefusedPickle, plain
 
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
-# Types of storages; the names are NumPy's, with those that ml_dtypes adds.
+# NumPy's dtype of each type of storage; ml_dtypes adds bfloat16.
 _STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -35,13 +35,13 @@ _STORAGES = {
 
 
 def read_torch_file(path: Path) -> Any:
-    """Returns what the file holds: dicts and lists of arrays, numbers and strings.
+    """Returns the file's contents: dicts and lists of arrays, numbers and strings.
 
-    Arrays keep their type, but bfloat16 becomes float32, which holds all its values.
+    Arrays keep their type, except that bfloat16 becomes float32, which holds all its values.
 
     Raises:
       RefusedPickle: the file would import or call something.
-      Exception: of many kinds, for a damaged file; `segjax.pretrained.files` names the file.
+      Exception: any kind, for a damaged file; `segjax.pretrained.files` names the file.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -50,7 +50,7 @@ def read_torch_file(path: Path) -> Any:
             return _read_archive(file)
         if start[257:262] == b"ustar":
             raise ValueError(
-                "it has the tar format of the first PyTorch; save it again with a newer one"
+                "it has the tar format of the first PyTorch versions; save it with a newer one"
             )
         return _read_legacy(file)
 
@@ -78,7 +78,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         raise ValueError("it does not begin as PyTorch's files do")
     if ArrayUnpickler(file).load() != _LEGACY_VERSION:
         raise ValueError("its version of PyTorch's format is unknown")
-    ArrayUnpickler(file).load()  # sizes of C's types; the bytes are little-endian whatever it says
+    ArrayUnpickler(file).load()  # the sizes of C types; the data is always little-endian
     raw = {}
     storages = _Storages(lambda key, dtype: _numbers(raw[key], dtype, "<"))
     value = _unpickle(file, storages)
@@ -95,7 +95,7 @@ def _unpickle(file, storages: "_Storages"):
     def tensor(storage, offset, size, stride, *_):
         return _Tensor(storages, storage, offset, size, stride)
 
-    names = {f"torch.{name}": dtype for name, dtype in _STORAGES.items()}
+    names: dict[str, Any] = {f"torch.{name}": dtype for name, dtype in _STORAGES.items()}
     names["torch.Size"] = Constructor(tuple)
     names["torch._utils._rebuild_tensor"] = Constructor(tensor)
     names["torch._utils._rebuild_tensor_v2"] = Constructor(tensor)
@@ -104,7 +104,7 @@ def _unpickle(file, storages: "_Storages"):
 
 
 class _Storages:
-    """The storages of a file, read when a tensor asks for one and held once."""
+    """The storages of a file, each read when a tensor first needs it."""
 
     def __init__(self, read: Callable[[str, str], np.ndarray]):
         self._read = read
@@ -117,7 +117,7 @@ class _Storages:
         if kind != "storage" or dtype not in {*_STORAGES.values()} or not isinstance(key, str):
             raise RefusedPickle(f"the pickle refers to {pid!r}; expected a storage of numbers")
         self.types[key] = dtype
-        # Before 1.6, a storage may be a view of another: (its own key, first element, count).
+        # Before 1.6, a storage can be a view of another: (its own key, first element, count).
         return key, dtype, view[0][1] if view and view[0] else 0
 
     def elements(self, key: str, dtype: str) -> np.ndarray:
@@ -146,7 +146,7 @@ class _Tensor:
             (n - 1) * step for n, step in zip(self._size, self._stride, strict=True)
         )
         numbers = (offset, *self._size, *self._stride)
-        # An expanded tensor, of more elements than its storage, is no trained weight.
+        # A tensor with more elements than its storage (an expanded one) is not a trained weight.
         if min(numbers) < 0 or count > elements.size or (count and last >= elements.size):
             raise ValueError(f"a tensor of shape {tuple(self._size)} exceeds its storage {key}")
         strides = [step * elements.itemsize for step in self._stride]

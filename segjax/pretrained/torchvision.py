@@ -1,15 +1,16 @@
-"""torchvision's state dicts: DeepLab v3 and the ImageNet backbones, https://pytorch.org/vision.
+"""torchvision's DeepLab v3 and ImageNet backbones, https://pytorch.org/vision.
 
-The names are those of its modules, and the same in segmentation-models-pytorch's encoders.
-Written from version 0.28.
+Follows the module names of version 0.28, which segmentation-models-pytorch's encoders share.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 
 from segjax.inference.coverings import WholeImage
 from segjax.inference.resizing import ShortSide
+from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v3 import DeepLabV3
@@ -31,12 +32,12 @@ RESNETS = {
     "resnet50": resnet50,
     "resnet101": resnet101,
 }
-# Counters of batches change nothing where, as in all of these, a norm has a fixed momentum.
+# Ignored: counters of batches, which a norm with a fixed momentum does not use.
 COUNTERS = r"\.num_batches_tracked$"
 
 
 def resnet_table(resnet: ResNet, *, prefix: str) -> Table:
-    """The entries of a ResNet of ours; `prefix` is before all names, such as "backbone."."""
+    """Returns the entries of a `ResNet`; the prefix of their names is such as "backbone."."""
     table = torch_layer("stem", f"{prefix}conv1", f"{prefix}bn1")
     for stage, size in enumerate(resnet.stage_sizes, 1):
         for block in range(size):
@@ -51,7 +52,7 @@ def resnet_table(resnet: ResNet, *, prefix: str) -> Table:
 
 
 def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
-    """An ImageNet ResNet as a backbone; its classifier "fc" is left out."""
+    """Converts an ImageNet ResNet to a backbone, without its classifier "fc"."""
     resnet = RESNETS[name.removeprefix("torchvision/")]()
     table = resnet_table(resnet, prefix="")
     variables = fill(resnet, table, state_dict, name=name, ignored=rf"{COUNTERS}|^fc\.")
@@ -59,14 +60,14 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
 
 
 def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
-    """The ImageNet VGG-16 without batch norm as a backbone, without its "classifier"."""
+    """Converts the ImageNet VGG-16 without batch norm to a backbone, without its "classifier"."""
     vgg = VGG16()
     table, index = {}, 0
     for block, size in enumerate(vgg.stage_sizes, 1):
         for i in range(size):
             ours = f"block{block}_conv{i + 1}"
             table |= torch_convolution(ours, f"features.{index}", bias=True)
-            index += 2  # a ReLU stands between
+            index += 2  # the convolution and its ReLU
         index += 1  # the pooling
     variables = fill(vgg, table, state_dict, name=name, ignored=r"^classifier\.")
     return Pretrained(vgg, variables, IMAGENET)
@@ -75,14 +76,14 @@ def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrai
 def convert_deeplabv3(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Pretrained:
-    """DeepLab v3 at output stride 8, with the auxiliary head if the state dict has one.
+    """Converts DeepLab v3 at output stride 8, with the auxiliary head if the state dict has one.
 
     Prediction resizes the shorter side to 520 pixels, as torchvision's reference evaluation does.
 
     Args:
-      classes: their names; those of VOC where there are 21.
+      classes: names of the classes; VOC's by default if there are 21.
     """
-    backbone = name.removeprefix("torchvision/deeplabv3_")
+    backbone = cast(BackboneName, name.removeprefix("torchvision/deeplabv3_"))
     num_classes = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
     has_auxiliary_head = any(key.startswith("aux_classifier.") for key in state_dict)
     model = DeepLabV3(

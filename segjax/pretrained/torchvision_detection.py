@@ -1,6 +1,6 @@
-"""torchvision's state dicts of Mask R-CNN, https://pytorch.org/vision.
+"""torchvision's Mask R-CNN, https://pytorch.org/vision.
 
-Written from version 0.28.
+Follows the module names of version 0.28.
 """
 
 import re
@@ -35,13 +35,13 @@ from segjax.pretrained.mapping import (
 from segjax.pretrained.preprocess import IMAGENET
 from segjax.pretrained.torchvision import COUNTERS, resnet_table
 
-# torchvision's classes are COCO's ids; those that name nothing are never found.
+# torchvision's classes are COCO's ids 1 to 90; unused ids are never predicted.
 CLASSES = ("background", *(COCO_CATEGORIES.get(index, f"unused {index}") for index in range(1, 91)))
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Resizes an image as torchvision's detectors do: without rounding the pixels."""
+    """Resizes an image as torchvision's detectors do: in float32, without rounding the pixels."""
 
     rule: ResizeShortSide = ResizeShortSide((800,), 1333, rounding="down", antialias=False)
 
@@ -49,7 +49,7 @@ class Resize:
         return self.rule({"image": example["image"].astype(np.float32)}, rng)
 
 
-# The published weights of v1 have the names of torchvision 0.3, which it renames as it loads them.
+# The published weights of v1 have the names of torchvision 0.3, which newer versions rename.
 OLD_NAMES = (
     (r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
     (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
@@ -67,14 +67,14 @@ def convert_maskrcnn(
     classes: tuple[str, ...] | None = None,
     epsilon: float | None = None,
 ) -> Pretrained:
-    """Mask R-CNN on ResNet-50 with FPN, "v1" of 2017's recipe or "_v2" of 2022's.
+    """Converts Mask R-CNN on ResNet-50 with FPN: v1 (the recipe of 2017) or "_v2" (of 2022).
 
-    The classes of weights for COCO have the numbers of COCO's categories, 1 … 90.
+    The classes of COCO weights are numbered by COCO's category ids, 1 … 90.
 
     Args:
-      classes: their names, background first; those of COCO where there are 91.
-      epsilon: of the backbone's frozen norms. None is right for published weights: 0 for v1's,
-        1e-5 for v2's; a v1 that was trained with `weights=None` has 1e-5.
+      classes: names of the classes, background first; COCO's by default if there are 91.
+      epsilon: epsilon of the backbone's frozen norms. None fits the published weights: 0 for v1,
+        1e-5 for v2. A v1 model trained with `weights=None` has 1e-5.
     """
     v2 = name.endswith("_v2")
     state_dict = {_renamed(key): array for key, array in state_dict.items()}
@@ -108,7 +108,7 @@ def convert_maskrcnn(
 
 
 def maskrcnn_table(*, v2: bool) -> Table:
-    """The entries of Mask R-CNN with FPN on ResNet-50."""
+    """Returns the entries of Mask R-CNN with FPN on ResNet-50."""
     table = within("backbone", resnet_table(resnet50(), prefix="backbone.body."))
     for i in range(4):
         for ours, theirs in (("lateral", "inner"), ("output", "layer")):
@@ -127,7 +127,7 @@ def maskrcnn_table(*, v2: bool) -> Table:
         table |= torch_linear("box_head/fc2", f"{box_head}.fc7")
     predictor = "roi_heads.box_predictor"
     table |= torch_linear("box_predictor/class_logits", f"{predictor}.cls_score")
-    # Four rows and one mask for the background, which nothing reads.
+    # The background's four deltas and mask are unused, and skipped.
     table |= torch_linear("box_predictor/deltas", f"{predictor}.bbox_pred", skipped_outputs=4)
     for i in range(4):
         table |= _layer(f"mask_head/convolution{i + 1}", f"roi_heads.mask_head.{i}", norm=v2)
@@ -144,20 +144,20 @@ def maskrcnn_table(*, v2: bool) -> Table:
     }
 
 
-@cache  # models with the same norm are equal, and are traced once
+@cache  # the same norm object makes models equal, so that they are traced once
 def _frozen(epsilon: float):
     return partial(BatchNorm, epsilon=epsilon, frozen=True)
 
 
 def _renamed(key: str) -> str:
-    """The present name for an old one; others as they are."""
+    """Returns the current name of an array; names that are current stay as they are."""
     for old, new in OLD_NAMES:
         key = re.sub(f"^{old}", new, key)
     return key
 
 
 def _layer(ours: str, theirs: str, *, norm: bool) -> Table:
-    """A `Conv2dNormActivation`: with batch norm, or with a bias."""
+    """Returns the entries of a `Conv2dNormActivation` with batch norm, or with a bias."""
     if norm:
         return torch_layer(ours, f"{theirs}.0", f"{theirs}.1")
     return torch_convolution(f"{ours}/convolution", f"{theirs}.0", bias=True)

@@ -104,7 +104,7 @@ def test_another_backbone_is_an_error(trained, message):
 
 
 def test_weights_of_which_nothing_fits_are_an_error():
-    with pytest.raises(ValueError, match=r"nothing .* fits: the model has backbone: 8, .*other: 1"):
+    with pytest.raises(ValueError, match=r"none of .* fits: the model has backbone: 8, .*other: 1"):
         initialize(variables(0), {"params": {"other": {"kernel": np.zeros(3)}}})
 
 
@@ -182,7 +182,7 @@ def test_other_heads_are_an_error_that_says_how_to_leave_them_out(attributes, me
     with pytest.raises(ValueError, match=message) as error:
         initialize(detector(0.0), detector(1.0, **attributes))
     last = str(error.value).splitlines()[-1]
-    assert last == "  the backbone fits: leave the heads out (initial.backbone_only)"
+    assert last == "  the backbone fits: to leave the heads out, set initial.backbone_only"
 
 
 def test_the_last_stage_of_a_backbone_becomes_c4s_head():

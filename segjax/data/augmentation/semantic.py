@@ -171,7 +171,7 @@ class Normalize:
         if not np.all(np.asarray(self.std) > 0):
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         image = example["image"].astype(np.float32)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
@@ -187,7 +187,7 @@ class Standardize:
     A flat image becomes 0.
     """
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         image = example["image"].astype(np.float32)
         image -= image.mean(dtype=np.float64).astype(np.float32)
         std = image.std(dtype=np.float64).astype(np.float32)
