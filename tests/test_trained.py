@@ -24,9 +24,9 @@ from segjax.training.experiment import load_module
 from segjax.training.run_directory import open_run
 from segjax.training.state import TrainState
 from tests.models.mask_rcnn_tiny import SIDE, variables_of
-from tests.models.subsampling import random_variables
 from tests.readme import readme_code
 from tests.training import tiny
+from tests.variables import random_variables
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 UNET = [
