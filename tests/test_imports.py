@@ -34,7 +34,7 @@ MAY_KNOW = {
         *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
         *("pretrained", "tasks", "training"),
     ],
-    "trained": ["data.loading", "messages", "pretrained", "training"],
+    "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
     "commands": [
         *("coco", "data", "evaluation", "files", "inference", "messages", "ops", "pictures"),
         *("pretrained", "recipes", "report", "tasks", "trained", "training"),

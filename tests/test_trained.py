@@ -112,16 +112,18 @@ def predict_files(run, images, folder):
 
 
 @pytest.mark.parametrize(
-    ("file", "arguments", "kinds"),
+    ("file", "arguments", "kinds", "sixteen_bits"),
     [
-        ("unet/dic_hela.py", UNET, ("labels", "instances")),
-        ("deeplab/v3_voc2012.py", DEEPLAB, ("labels",)),
+        ("unet/dic_hela.py", UNET, ("labels", "instances"), True),
+        ("deeplab/v3_voc2012.py", DEEPLAB, ("labels",), False),
     ],
 )
-def test_a_loaded_semantic_run_predicts_what_the_command_writes(file, arguments, kinds, tmp_path):
+def test_a_loaded_semantic_run_predicts_what_the_command_writes(
+    file, arguments, kinds, sixteen_bits, tmp_path
+):
     path = save_run(tmp_path / "run", EXPERIMENTS / file, arguments)
     images = {"colour": blobs(0), "grey": blobs(1, channels=1)}
-    images["sixteen"] = blobs(2, channels=1, dtype=np.uint16)
+    images["third"] = blobs(2, channels=1, dtype=np.uint16 if sixteen_bits else np.uint8)
     output = predict_files(path, images, tmp_path)
     run = segjax.load_run(path)
     assert isinstance(run, Pretrained)

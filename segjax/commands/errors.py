@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from segjax.data.checks.examples import BadData
+
 # What bad data, settings or weights raise, in segjax or in a library below it. Other errors are
 # the program's own, or those of an experiment file: their traceback is shown.
 EXPECTED = (OSError, ValueError, RuntimeError)
@@ -39,6 +41,9 @@ def end_with_message(error: BaseException, *, status: int = 1) -> NoReturn:
     The file lies in the folder for temporary files, since a failed start leaves no run directory.
     """
     message = str(error) or type(error).__name__
+    if isinstance(error, BadData):  # it says everything
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(status)
     with tempfile.NamedTemporaryFile(
         "w", prefix="segjax_error_", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:

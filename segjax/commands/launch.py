@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any
 
 from segjax.commands.errors import EXPECTED, end_with_message
-from segjax.data.checks.examples import BadData
 from segjax.report import write_report
 from segjax.training import configuration
 from segjax.training.evaluate import Evaluation
@@ -40,7 +39,7 @@ def run(
     set_up(config)
     try:
         results = train(build(config), config, experiment_file=experiment_file)
-    except (BadData, ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
+    except (ChangedConfiguration, NonFiniteLoss, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     except EXPECTED as error:
         end_with_message(error)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import jax
 
+from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import evaluation_examples
 from segjax.messages.hints import nearest
 from segjax.pretrained.converted import Pretrained
@@ -99,7 +100,7 @@ def load_run(
         preprocess=cast(Any, getattr(task, "preprocess", None)),
         variables=variables,
         task=task,
-        dtypes=("uint8", "uint16"),
+        dtypes=check_for(experiment.task).dtypes,
         experiment=experiment,
         config=config,
         step=step,

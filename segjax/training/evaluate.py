@@ -77,7 +77,7 @@ class Evaluator:
 
         def checked():
             for example in examples:
-                self._check.check_image(example["image"])
+                self._check.check_image(example)
                 yield example
 
         return predictions(

@@ -38,7 +38,8 @@ class ExampleCheck:
     required: tuple[str, ...] = ("image",)
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
-        self._refuse(self.problems(example))
+        if problems := self.problems(example):
+            raise BadData("; ".join(problems))
         return example
 
     def problems(self, example: dict) -> list[str]:
@@ -50,13 +51,11 @@ class ExampleCheck:
         found = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
         return found or find_problems(example, num_classes=self.num_classes)
 
-    def check_image(self, image: np.ndarray) -> None:
-        """Raises `BadData` for an image that the network cannot read."""
-        self._refuse(image_problems(image, channels=self.channels, dtypes=self.dtypes))
-
-    def _refuse(self, problems: list[str]) -> None:
+    def check_image(self, example: dict) -> None:
+        """Raises `BadData` for an example whose image the network cannot read."""
+        problems = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
         if problems:
-            raise BadData("; ".join(problems))
+            raise BadData("; ".join(f"{example.get('id', 'image')}: {each}" for each in problems))
 
 
 def check_for(task) -> ExampleCheck:
