@@ -1,12 +1,12 @@
-"""Mask R-CNN on a data set of your own: two JSON files in COCO's format and two folders of images.
+"""Mask R-CNN on your own data set: two JSON files in COCO's format and two folders of images.
 
 Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870): ResNet-50 with FPN, as in
-          coco_r50_fpn.py, for 16 times fewer steps and with a bigger share of them for warm-up.
-Protocol  The classes are the categories of the training file, in the order of their ids, and are
-          recorded with the run, so that it predicts without the files. Begin with weights trained
-          on COCO wherever you can: --initial.name detectron2/mask_rcnn_R_50_FPN.
+          coco_r50_fpn.py, for 6,000 steps instead of 90,000; warm-up takes a larger share of them.
+Protocol  The classes are the categories of the training file, in the order of their ids. The run
+          records them, so it predicts without the files. Start from weights trained on COCO
+          wherever you can: --initial.name detectron2/mask_rcnn_R_50_FPN.
 Cost      not yet measured.
-Data      --files.train-annotations FILE --files.train-images DIR and the same for val
+Data      --files.train-annotations FILE --files.train-images DIR, and likewise for val
 Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
           --files.train-annotations train.json --files.train-images train
           --files.val-annotations val.json --files.val-images val
@@ -14,6 +14,7 @@ Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
 
 from dataclasses import dataclass
 
+from segjax.coco.ids import result_ids
 from segjax.coco.index import read_coco_index
 from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
@@ -32,25 +33,43 @@ class Config(MaskRCNNExperimentConfig):
 
     files: CocoFiles = CocoFiles()
     classes: tuple[str, ...] = ()
-    """Without background; read from the training file where none are given."""
+    """Class names without background; read from the training file if none are given."""
+    category_ids: tuple[int | str, ...] = ()
+    """The training file's ids of the classes, which predictions in COCO's format have; read from
+    it if none are given."""
     train: TrainConfig = TrainConfig(
         num_steps=6000, batch_size=2, eval_every=1000, eval_batch_size=1, checkpoint_every=500
     )
 
     def __post_init__(self):
         path = self.files.train_annotations
-        if not self.classes and path is not None and path.is_file():
-            names = read_coco_index(path).categories.values()  # by id
-            object.__setattr__(self, "classes", tuple(names))
+        known = self.classes and self.category_ids
+        if not known and path is not None and path.is_file():
+            categories = read_coco_index(path).categories
+            if not self.classes:
+                object.__setattr__(self, "classes", tuple(categories.values()))  # by id
+            if not self.category_ids:
+                ids = result_ids(self.classes, listed=categories).ids
+                object.__setattr__(self, "category_ids", ids)
+        if self.category_ids and len(self.category_ids) != len(self.classes):
+            raise ValueError(
+                f"category_ids: {len(self.category_ids)} ids for {len(self.classes)} classes"
+            )
 
 
 def build(config: Config) -> Experiment:
     if not config.classes:
         raise ValueError(
-            "the classes are read from --files.train-annotations, and there is no such file: "
+            "the classes are read from --files.train-annotations, but there is no such file: "
             f"{config.files.train_annotations}"
         )
-    return mask_rcnn_experiment(config, coco_files_splits(config.files, config.classes))
+    splits = coco_files_splits(
+        config.files,
+        config.classes,
+        category_ids=config.category_ids or None,
+        keep_empty=config.input.keep_empty,
+    )
+    return mask_rcnn_experiment(config, splits)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def draw_polygon(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarray:
 
 
 def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The x and y of the fine-grid points along the closed outline through corners [N, 2]."""
+    """Returns x and y of the fine-grid points along the closed outline of corners [N, 2]."""
     start = (SCALE * corners + 0.5).astype(np.int64)
     end = np.roll(start, -1, axis=0)
     length = np.abs(end - start)

@@ -7,6 +7,8 @@ before. Each number is cut into groups of five bits, lowest first. A group becom
 counted from "0", with 32 added if another group follows. The top bit of the last group is the sign.
 """
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
@@ -33,7 +35,7 @@ def encode(
     }
 
 
-def decode(rle: dict) -> np.ndarray:
+def decode(rle: Mapping) -> np.ndarray:
     """Decodes {"size": [H, W], "counts": ...} to bool [H, W].
 
     Counts are compressed (str or bytes) or a sequence of run lengths.
@@ -42,19 +44,19 @@ def decode(rle: dict) -> np.ndarray:
       ValueError: the counts are not run lengths or do not fill the size.
     """
     height, width = rle["size"]
-    lengths = _lengths(rle)
+    lengths = lengths_of(rle)
     return np.repeat(_is_foreground(lengths), lengths).reshape(width, height).T
 
 
-def area(rle: dict) -> int:
+def area(rle: Mapping) -> int:
     """Counts the pixels of an encoded mask; argument and errors are those of `decode`."""
-    return int(_lengths(rle)[1::2].sum())
+    return int(lengths_of(rle)[1::2].sum())
 
 
 def run_lengths(
     mask: np.ndarray, *, size: tuple[int, int] | None = None, top: int = 0, left: int = 0
 ) -> np.ndarray:
-    """The run lengths of a mask, int64 [n], background first; arguments as in `encode`."""
+    """Computes the run lengths of a mask, int64 [n], background first; see `encode`."""
     if mask.ndim != 2:
         raise ValueError(f"expected a mask [H, W], got shape {mask.shape}")
     height, width = mask.shape if size is None else size
@@ -136,8 +138,8 @@ def decompress(counts: str | bytes) -> np.ndarray:
     return numbers
 
 
-def _lengths(rle: dict) -> np.ndarray:
-    """The run lengths of an encoded mask, int64 [n], checked against its size."""
+def lengths_of(rle: Mapping) -> np.ndarray:
+    """Returns the run lengths of an encoded mask, int64 [n], checked against its size."""
     counts, (height, width) = rle["counts"], rle["size"]
     if isinstance(counts, str | bytes):
         lengths = decompress(counts)

@@ -21,6 +21,7 @@ def coco_task(
     classes: tuple[str, ...],
     preprocess: Normalize,
     paste_rule: PasteRule,
+    category_ids: tuple[int, ...] | None = None,
     resize: Callable[[dict, None], dict] = COCO_SIZE,
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS,
 ) -> InstanceTask:
@@ -29,6 +30,7 @@ def coco_task(
     Args:
       classes: background first.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
+      category_ids: the training data's ids of the classes, without the background.
       resize, buckets: to another size, or in another way.
     """
     return InstanceTask(
@@ -38,8 +40,9 @@ def coco_task(
         buckets=buckets,
         preprocess=preprocess,
         views=(InstanceView(resize),),
-        make_evaluator=partial(CocoEvaluator, classes),
+        make_evaluator=partial(CocoEvaluator, classes, category_ids=category_ids),
         paste_rule=paste_rule,
+        category_ids=category_ids,
     )
 
 

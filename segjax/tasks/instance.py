@@ -1,4 +1,4 @@
-"""Instance segmentation: a class, a box and a mask for each object."""
+"""Instance segmentation: the task of Mask R-CNN, a class, a box and a mask for each object."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,21 +22,21 @@ from segjax.ops.masks import targets_from_boxes
 from segjax.pictures.instances import instance_panel
 from segjax.tasks.protocol import Evaluator
 
-SIDE_MULTIPLE = 32  # of an image that fits no bucket
-# (outputs of the mask branch, batch, regions) → the loss of each region, [batch, regions], the
-# weight included. The regions, a part of the positive ones, are "boxes", "classes", "matched" (the
-# index of the object) and "mask_targets" [batch, regions, height, width].
+SIDE_MULTIPLE = 32  # an image that fits no bucket is padded to multiples of this
+# (outputs of the mask branch, batch, regions) → weighted loss of each region, [batch, regions].
+# `regions` holds some of the positive regions: "boxes", "classes", "matched" (the index of the
+# object) and "mask_targets" [batch, regions, height, width].
 MaskTerm = Callable[[dict, dict, dict], jax.Array]
 
 
 @dataclass(frozen=True)
 class InstanceView:
-    """One way to look at an image.
+    """A size, and optionally a flip, at which the network sees an image.
 
     Attributes:
-      resize: (example, None) → example with the "image" resized: a transform such as
+      resize: (example, None) → example with a resized "image": a transform such as
         `segjax.data.augmentation.instance.ResizeShortSide` with a single length.
-      flip: exchange left and right.
+      flip: whether to flip left and right.
     """
 
     resize: Callable[[dict, None], dict]
@@ -45,35 +45,38 @@ class InstanceView:
 
 @dataclass(frozen=True)
 class InstanceTask:
-    """The task of `segjax.tasks` for Mask R-CNN.
+    """The task for Mask R-CNN; see `protocol.Task`.
 
     Attributes:
-      model: see `segjax.models.MaskRCNN`.
-      classes: their names, background first.
-      channels: of the images.
-      buckets: (height, width) to which images are padded, the smallest that fits; few, since each
-        is compiled for. Sides that fit none are padded to a multiple of 32.
-      preprocess: (example, None) → example with a float32 "image"; padding is zero after it.
-      views: over which the detections of an image are merged.
-      make_evaluator: returns an object with the evaluator's methods, such as
+      model: the network; see `segjax.models.MaskRCNN`.
+      classes: names of the classes, background first.
+      channels: number of channels of the images.
+      buckets: sizes (height, width). An image is padded to the smallest that it fits, or else to
+        multiples of 32. The network is compiled for each size, so keep them few.
+      preprocess: (example, None) → example with a float32 "image", which is then padded with zeros.
+      views: the views of an image whose detections are merged.
+      make_evaluator: returns a new evaluator, such as
         `segjax.evaluation.instance_evaluator.CocoEvaluator`.
       loss_function: weights and forms of the losses.
-      extra_losses: by name, terms that are added to the loss and logged: functions (outputs, batch,
-        variables) → scalar, see `segjax.losses.terms.LossTerm`. The outputs are the "levels" of the
-        pyramid; by level, the RPN's "objectness" [batch, anchors], "anchor_deltas" [batch, anchors,
-        4] and "anchors" [anchors, 4]; "sampled_anchors" (`AnchorSampling`) and the heads' "regions"
-        (`RegionSampling`), with "box_targets" [batch, ..., 4]; the box head's "class_logits"
-        [batch, regions, 1 + classes] and "box_deltas" [batch, regions, classes or 1, 4].
-      extra_mask_losses: by name, terms of the mask branch, which is run on a few regions at a time:
-        functions (outputs, batch, regions) → [batch, regions]. The mean over all positive regions
-        of the whole batch is added to the loss and logged. See `MaskTerm`, and
-        `MaskRCNN.mask_outputs` for the outputs.
-      proposals: how training chooses them; prediction's way is the model's.
-      anchor_sampling, region_sampling: what the losses look at.
+      extra_losses: further terms by name, which are added to the loss and logged. Each is a
+        function (outputs, batch, variables) → scalar; see `segjax.losses.terms.LossTerm`. The
+        outputs are the "levels" of the pyramid; by level, the RPN's "objectness" [batch, anchors],
+        "anchor_deltas" [batch, anchors, 4] and "anchors" [anchors, 4]; "sampled_anchors"
+        (`AnchorSampling`) and the heads' "regions" (`RegionSampling`), both with "box_targets"
+        [batch, ..., 4]; the box head's "class_logits" [batch, regions, 1 + classes] and
+        "box_deltas" [batch, regions, classes or 1, 4].
+      extra_mask_losses: further terms of the mask branch by name. Each is a function (outputs,
+        batch, regions) → [batch, regions], because the branch runs on a few regions at a time. Its
+        mean over all positive regions of the whole batch is added to the loss and logged. See
+        `MaskTerm`, and `MaskRCNN.mask_outputs` for the outputs.
+      proposals: how training selects proposals; prediction uses the model's own setting.
+      anchor_sampling, region_sampling: how the losses sample anchors and regions.
       mask_targets: (masks, boxes of the masks, regions, index of each region's mask, size=side) →
-        targets of one image's regions; by default from masks in the frames of their boxes.
+        targets of one image's regions. By default, masks are in the frames of their boxes.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
-      mask_threshold: a pixel of at least this probability is the object's.
+      mask_threshold: pixels of at least this probability belong to the object.
+      category_ids: the training data's ids of the classes without the background, for results in
+        COCO's format; None if the data have none.
     """
 
     model: MaskRCNN
@@ -92,6 +95,7 @@ class InstanceTask:
     mask_targets: Callable[..., jax.Array] = targets_from_boxes
     paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
+    category_ids: tuple[int | str, ...] | None = None
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)
@@ -102,8 +106,8 @@ class InstanceTask:
     def loss(self, variables, batch, key, train: bool):
         """Computes the five losses of Mask R-CNN on a batch of packed examples.
 
-        Anchors and regions are drawn by a key for each example, from its "index", so that the
-        draw does not depend on the devices.
+        Anchors and regions are sampled with a key per example, derived from its "index", so that
+        the samples do not depend on the devices.
         """
 
         def run(model):
@@ -127,7 +131,7 @@ class InstanceTask:
         return loss, {"metrics": metrics | extra, "batch_stats": stats}
 
     def _outputs(self, model: MaskRCNN, batch, key, train: bool) -> dict:
-        """What the network computes for one device's batch, stage by stage."""
+        """Runs the network on a device's batch, stage by stage; see `extra_losses` for the keys."""
         images, truth, classes = batch["image"], batch["boxes"], batch["classes"]
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(
             batch["index"]
@@ -158,24 +162,34 @@ class InstanceTask:
             "box_deltas": box_deltas,
         }
         if train and model.masks_need_all_regions:
-            outputs["masks"] = model.mask_outputs(levels, self._masked(regions), train)
+            outputs["masks"] = model.mask_outputs(levels, self._masked(regions, batch), train)
         return outputs
 
-    def _masked(self, regions) -> dict:
-        """The regions that the mask branch looks at: the positive ones, which come first."""
+    def _masked(self, regions, batch) -> dict:
+        """Returns the regions for the mask branch: the first places, which hold all positives.
+
+        Those of objects without a mask are no longer positive, so that they add nothing to the mask
+        branch's losses and do not count in their means.
+        """
         masked = {
             name: value[:, : self.region_sampling.positives] for name, value in regions.items()
         }
-        return masked | {"boxes": jax.vmap(repeat_valid)(masked["boxes"], masked["positive"])}
+        masked |= {"boxes": jax.vmap(repeat_valid)(masked["boxes"], masked["positive"])}
+        if "has_mask" in batch:
+            masked["positive"] &= take(batch["has_mask"], masked["matched"])
+        return masked
 
     def _mask_losses(self, variables, outputs, batch, train):
-        """The weighted sum of the losses of the mask branch, and each of them by name."""
+        """Returns the weighted sum of the mask branch's losses, and each loss by name."""
         check_names(self.extra_mask_losses, taken=vars(self.loss_function))
-        regions = self._masked(outputs["regions"])
+        regions = self._masked(outputs["regions"], batch)
         normalizer = mean_count(regions["positive"])
 
         def losses(outputs, regions):
-            """Of a few regions of each image: no collectives, which not every device would join."""
+            """The losses of a few regions of each image.
+
+            There must be no collectives here, because devices run different numbers of groups.
+            """
             positive, size = regions["positive"], outputs["logits"].shape[2]
             targets = jax.vmap(partial(self.mask_targets, size=size))(
                 batch["masks"], batch["boxes"], regions["boxes"], regions["matched"]
@@ -214,7 +228,7 @@ class InstanceTask:
     def inputs(self, example: dict) -> Iterator[dict[str, np.ndarray]]:
         for view in self.views:
             image = view.resize({"image": example["image"]}, None)["image"]
-            if image.shape[2] < self.channels:  # grey
+            if image.shape[2] < self.channels:  # a grey image for a colour network
                 image = image.repeat(self.channels, axis=2)
             image = self.preprocess({"image": image}, None)["image"]
             if view.flip:
@@ -233,7 +247,7 @@ class InstanceTask:
         return height, width
 
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
-        """Returns "boxes", "scores", "classes" and "masks" (run lengths) in the image's pixels."""
+        """Returns "boxes", "scores", "classes" and "masks" (run lengths) in image coordinates."""
         size = example["image"].shape[:2]
         views = []
         for view, output in zip(self.views, outputs, strict=True):

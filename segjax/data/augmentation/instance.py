@@ -80,6 +80,8 @@ def keep_objects(example: dict, kept: np.ndarray) -> dict:
     """Keeps the objects that `kept` (bool [n] or indices) selects, in that order."""
     places = np.arange(len(example["masks"]))[kept]
     objects = {key: example[key][places] for key in OBJECTS if key != "masks"}
+    if "has_mask" in example:
+        objects["has_mask"] = example["has_mask"][places]
     return {**example, **objects, "masks": tuple(example["masks"][place] for place in places)}
 
 

@@ -30,6 +30,7 @@ BATCH_DTYPES = {
     "boxes": np.float32,
     "classes": np.int32,
     "masks": np.uint8,
+    "has_mask": np.bool_,
     "dropped": np.int32,
 }
 

@@ -26,7 +26,8 @@ class PackObjects:
     object), "masks" uint8 [M, m, m] and "dropped" int32 (number of objects beyond the capacity). A
     mask is in the frame of its box, which is divided into m × m equal cells: a value is 255 times
     the part of its cell that the mask covers. 100 masks of 112 × 112 take 1.3 MB; masks of a whole
-    image of 800 × 1333 would take 107 MB.
+    image of 800 × 1333 would take 107 MB. "has_mask", bool [M], is there if the example has it: an
+    object without a mask trains class and box only.
 
     Attributes:
       buckets: the size (height, width) of all images, or two: one for images at least as wide as
@@ -73,6 +74,10 @@ class PackObjects:
         boxes[:count], classes[:count] = objects["boxes"], objects["classes"]
         for place, (mask, box) in enumerate(zip(objects["masks"], objects["boxes"], strict=True)):
             masks[place] = box_frame_mask(mask, box, self.mask_size)
+        packed = {}
+        if "has_mask" in objects:
+            packed["has_mask"] = np.zeros(self.max_objects, bool)
+            packed["has_mask"][:count] = objects["has_mask"]
         return {
             **{key: example[key] for key in ("id", "image_id") if key in example},
             "image": self._padded(example["image"], example.get("portrait", size[0] > size[1])),
@@ -81,6 +86,7 @@ class PackObjects:
             "classes": classes,
             "masks": masks,
             "dropped": np.int32(found - count),
+            **packed,
         }
 
     def _padded(self, image: np.ndarray, portrait: bool) -> np.ndarray:
