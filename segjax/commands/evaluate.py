@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from segjax.commands.coco_results import write_results
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.trained import BatchSize, Checkpoint, load_trained
 
@@ -32,6 +33,9 @@ def evaluate_command(
 ) -> None:
     """Score a trained model and refresh its run's pictures and report.
 
+    A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
+    COCO's result format, with the ids of the split's own data.
+
     Args:
       run: Run directory: the --workdir of a training, which may be going on still.
       split: Splits of the experiment to score.
@@ -55,7 +59,7 @@ def evaluate_command(
         sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
     evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
-    results, paths = [], []
+    results, paths, notes = [], [], []
     for name, source in sources.items():
         label = "@".join([name, *_short(settings)])
         result = evaluator.evaluate(trained.variables, source, split=label, step=trained.step)
@@ -68,11 +72,14 @@ def evaluate_command(
                 workdir=run,
             )
         )
+        notes += write_results(
+            result.evaluator, source, experiment.task, split=label, folder=run / "evaluation"
+        )
     report = write_report(run, run / "report.html")
     print(f"\n{score_table(results, first=experiment.best_metric)}\n")
     print(f"numbers   {', '.join(map(str, paths))}")
     print(f"pictures  {run / 'predictions'}")
-    print(f"report    {report}")
+    print("\n".join([*notes, f"report    {report}"]))
 
 
 def _short(settings: Sequence[str]) -> list[str]:

@@ -24,8 +24,9 @@ class CocoEvaluator:
     float [n], perhaps "image_id" and perhaps those entries that `CocoInstances` adds: "has_mask"
     bool [n], "annotated_boxes" [n, 4] and "annotated_areas" [n]. Scores of masks ignore an object
     without a mask, as they ignore a crowd that fills its box. A prediction has "boxes" [d, 4],
-    "scores" [d], "classes" [d] and "masks" (d run lengths). Boxes are [x_min, y_min, x_max, y_max] in pixels of the image, and
-    classes are 1..K. Scores of boxes alone need no masks on either side.
+    "scores" [d], "classes" [d] and "masks" (d run lengths). Boxes are [x_min, y_min, x_max, y_max]
+    in pixels of the image, and classes are 1..K. Scores of boxes alone need no masks on either
+    side.
 
     Args:
       classes: names of the classes, the background first.
@@ -184,9 +185,14 @@ class CocoEvaluator:
             for row in self._rows(image, "found", number, category_ids)
         ]
 
+    @property
+    def has_image_ids(self) -> bool:
+        """Whether the examples have image ids; without them, images are numbered by their names."""
+        return all("image_id" in image for image in self._images)
+
     def _numbered(self) -> list[tuple[int | str, dict]]:
         """Returns (image id, image) pairs, in an order independent of the order of examples."""
-        if all("image_id" in image for image in self._images):
+        if self.has_image_ids:
             ordered = sorted(self._images, key=lambda image: id_order(image["image_id"]))
             return [(image["image_id"], image) for image in ordered]
         return list(enumerate(sorted(self._images, key=lambda image: image["id"]), start=1))
