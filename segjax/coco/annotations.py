@@ -25,7 +25,6 @@ ODDITIES = {
     "pairs": "have corners as [x, y] pairs: read as polygons",
     "corners": "have a bbox that looks like [x_min, y_min, x_max, y_max] instead of [x, y, width, "
     "height]",
-    "misfit": "have a bbox that does not fit their segmentation",
 }
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLOSE = 2.0  # pixels by which a box may differ from the outline of its mask
@@ -81,8 +80,8 @@ def _read(entry: Mapping) -> Annotation:
         oddities.append("bbox")
     else:
         box = _read_box(box)
-        if outline is not None and (misfit := _misfit(box, outline)):
-            oddities.append(misfit)
+        if outline is not None and _are_corners(box, outline):
+            oddities.append("corners")
     crowd = entry.get("iscrowd")
     if crowd is None:
         oddities.append("iscrowd")
@@ -212,18 +211,10 @@ def _read_area(value) -> float | None:
     return area
 
 
-def _misfit(box, outline) -> str:
-    """Returns the oddity of a box that contradicts the outline of its mask, or ""."""
+def _are_corners(box, outline) -> bool:
+    """Whether a box fits the outline of its mask as two corners, and not as corner and size."""
     x, y, width, height = box
-    if _are_close((x, y, x + width, y + height), outline):
-        return ""
-    if _are_close(box, outline):
-        return "corners"
-    found, true = (x, y, x + width, y + height), outline
-    sides = [min(found[i + 2], true[i + 2]) - max(found[i], true[i]) for i in (0, 1)]
-    shared = max(sides[0], 0) * max(sides[1], 0)
-    areas = [max(b[2] - b[0], 0) * max(b[3] - b[1], 0) for b in (found, true)]
-    return "misfit" if 2 * shared < sum(areas) - shared else ""
+    return _are_close(box, outline) and not _are_close((x, y, x + width, y + height), outline)
 
 
 def _are_close(a, b) -> bool:

@@ -237,7 +237,7 @@ class _Annotations:
             self.oddities[oddity] += 1
             if oddity not in self.examples:
                 self.examples[oddity] = f"annotation {entry.get('id')!r:.40}"
-                if oddity in ("corners", "misfit"):
+                if oddity == "corners":
                     outline = outline_of(segmentation)
                     self.examples[oddity] += (
                         f" has bbox {entry['bbox']}, and its mask reaches from "
@@ -299,7 +299,7 @@ class _Annotations:
             )
         for oddity, text in ODDITIES.items():
             if count := self.oddities[oddity]:
-                example = f" ({self.examples[oddity]})" if oddity in ("corners", "misfit") else ""
+                example = f" ({self.examples[oddity]})" if oddity == "corners" else ""
                 notes.append(f"{count} of {total} annotations {text}{example}")
         return notes
 
@@ -345,9 +345,7 @@ def _choose_categories(
             ids = " and ".join(repr(content[other]["id"]) for other in annotated[:2])
             raise ValueError(f"{path}: two categories have the name {name!r}: {ids}; rename one")
         if name.casefold() == "background" or place != (annotated or same)[0]:
-            notes.append(
-                f"category {number!r}, {name!r}, is left out: nothing is annotated with it"
-            )
+            notes.append(f"category {number!r}, {name!r}, left out: nothing is annotated with it")
         else:
             places.append(place)
     categories = {own_id(content[place]["id"]): names[place] for place in places}
