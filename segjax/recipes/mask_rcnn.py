@@ -102,6 +102,8 @@ class InputConfig:
     max_objects: int = 100
     """Largest number of objects kept for an image; "dropped_objects" in the log counts the
     others."""
+    keep_empty: bool = False
+    """Also train on images without objects."""
     mask_size: int = 112
     """Cells on a side of an object's stored mask, which covers its box."""
 
@@ -186,7 +188,7 @@ def instance_task(
     config: MaskRCNNExperimentConfig,
     classes: tuple[str, ...],
     *,
-    category_ids: tuple[int, ...] | None = None,
+    category_ids: tuple[int | str, ...] | None = None,
     nuclei_score: bool = False,
 ) -> InstanceTask:
     """Builds the task.
@@ -218,6 +220,7 @@ def instance_task(
         anchor_sampling=config.anchor_sampling,
         region_sampling=config.region_sampling,
         mask_threshold=prediction.mask_threshold,
+        category_ids=category_ids,
     )
 
 
@@ -229,9 +232,16 @@ def mask_rcnn_experiment(
         config, splits.classes, category_ids=splits.category_ids, nuclei_score=nuclei_score
     )
     settings, normalize = config.input, config.network.normalize
+    most = task.model.detections.max_detections
+
+    def noted(opener):
+        return partial(_open_with_notes, opener, most=most)
+
     return Experiment(
         task=task,
-        train=splits.train,
+        train=partial(
+            _open_with_notes, splits.train, most=settings.max_objects, classes=splits.classes
+        ),
         transforms=(
             settings.resize.transform,
             RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
@@ -242,7 +252,7 @@ def mask_rcnn_experiment(
                 mask_size=settings.mask_size,
             ),
         ),
-        evaluation=splits.evaluation,
+        evaluation={name: noted(opener) for name, opener in splits.evaluation.items()},
         groups=_groups if len(settings.buckets) > 1 else None,
         best_metric="mask_AP",
         initialize=partial(
@@ -257,38 +267,88 @@ def mask_rcnn_experiment(
 def coco_experiment(config: MaskRCNNExperimentConfig) -> Experiment:
     """Builds the experiment on COCO 2017, scored on val2017 with COCO's category ids."""
     return mask_rcnn_experiment(
-        config, as_objects(prepared_splits("coco", data_dir=config.data_dir))
+        config,
+        as_objects(
+            prepared_splits("coco", data_dir=config.data_dir), keep_empty=config.input.keep_empty
+        ),
     )
 
 
-def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
+def coco_files_splits(
+    files: CocoFiles,
+    classes: tuple[str, ...],
+    *,
+    category_ids: tuple[int | str, ...] | None = None,
+    keep_empty: bool = False,
+) -> Splits:
     """Returns splits of the user's JSON files.
 
     Args:
       files: the paths.
-      classes: names of the files' categories in the order of their ids, without the background.
+      classes: names of the classes without the background; the files' categories are matched by
+        name.
+      category_ids: the training file's ids of the classes; None numbers them from 1.
+      keep_empty: also train on images without objects.
 
     Raises:
-      ValueError: when a split is opened, if its file has other categories.
+      ValueError: when a split is opened, if its file has objects of other categories.
     """
-
-    def open_files(annotations, images, **options):
-        source = CocoInstances(annotations, images, **options)
-        if source.class_names[1:] != classes:
-            raise ValueError(
-                f"{annotations} has the categories {' '.join(source.class_names[1:])}; "
-                f"--classes says {' '.join(classes) or 'none'}"
-            )
-        for note in source.notes:
-            print(f"{annotations}: {note}")
-        return source
-
     return Splits(
         classes=("background", *classes),
         channels=3,
-        train=partial(open_files, files.train_annotations, files.train_images, drop_empty=True),
-        evaluation={"val": partial(open_files, files.val_annotations, files.val_images)},
+        train=partial(
+            CocoInstances,
+            files.train_annotations,
+            files.train_images,
+            classes=classes,
+            drop_empty=not keep_empty,
+        ),
+        evaluation={
+            "val": partial(
+                CocoInstances,
+                files.val_annotations,
+                files.val_images,
+                classes=classes,
+                for_scores=True,
+            )
+        },
+        category_ids=category_ids,
     )
+
+
+def _open_with_notes(opener, *, most: int, classes: tuple[str, ...] = ()):
+    """Opens a split and prints what is unusual about it.
+
+    Args:
+      opener: opens the split.
+      most: how many objects of an image training keeps, or prediction finds.
+      classes: for training, the names of the classes, background first.
+    """
+    source = opener()
+    data = getattr(source, "source", source)  # of an `ObjectSource`
+    name = getattr(data, "annotations", None) or getattr(data, "name", type(data).__name__)
+    notes = [*getattr(source, "notes", ())]
+    counts = getattr(source, "class_counts", None)
+    if classes and counts is not None:
+        unused = [name for name, count in zip(classes[1:], counts, strict=True) if not count]
+        if unused:
+            shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if unused[5:] else "")
+            notes.append(f"no object is annotated as: {shown}")
+    counts = getattr(source, "object_counts", None)
+    if counts is not None and len(counts) and max(counts) > most:
+        consequence = (
+            "training keeps the largest (input.max_objects)"
+            if classes
+            else "prediction finds no more (network.detections.max_detections)"
+        )
+        crowded = int(np.count_nonzero(np.asarray(counts) > most))
+        notes.append(
+            f"{crowded} of {len(counts)} images hold more than {most} objects, at most "
+            f"{max(counts)}: {consequence}"
+        )
+    for note in notes:
+        print(f"{name}: {note}")
+    return source
 
 
 def _groups(source) -> np.ndarray:
