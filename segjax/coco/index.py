@@ -5,23 +5,19 @@ annotation once, checks it and keeps only its place in the file (12 bytes). Read
 parses that image's annotations alone, in any process.
 """
 
-import codecs
-import json
 import math
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from segjax.coco.annotations import DECODER, ODDITIES, Annotation, outline_of, read_annotation
-from segjax.coco.ids import Id, id_key, id_order, own_id
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_PARTS = ("images", "annotations", "categories")
+from segjax.coco.ids import Id, id_key
+from segjax.coco.json_parts import read_parts
+from segjax.coco.listing import choose_categories, keys_of, read_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +99,16 @@ def read_coco_index(
       ValueError: the file is not in COCO's format; the message names the image or annotation.
     """
     annotations = _Annotations(path)
-    parts = _read_file(path, annotations.add, _PARTS)
-    image_ids, file_names, sizes, notes = _read_images(path, parts["images"])
+    parts = read_parts(path, annotations.add, ("images", "annotations", "categories"))
+    image_ids, file_names, sizes, notes = read_images(path, parts["images"])
     if (unknown := np.flatnonzero((sizes < 1).any(axis=1))).size and read_sizes is not None:
         sizes[unknown] = read_sizes([file_names[place] for place in unknown])
         notes += [f"{len(unknown)} of {len(sizes)} images have no size: read from the files"]
-    category_keys = _keys_of(path, parts["categories"], "category")
+    category_keys = keys_of(path, parts["categories"], "category")
     image = annotations.places_of(image_ids.tolist(), "image")
     category = annotations.places_of(category_keys, "category")
     counts = np.bincount(category, minlength=len(category_keys))
-    categories, kept_categories, category_notes = _choose_categories(
+    categories, kept_categories, category_notes = choose_categories(
         path, parts["categories"], category_keys, counts
     )
     annotations.check_sizes(sizes[image])
@@ -182,14 +178,14 @@ def read_image_list(path: Path) -> ImageList:
       ValueError: the file is not in COCO's format.
     """
     annotations = _Annotations(path)
-    parts = _read_file(path, annotations.add, ("images",))
-    image_ids, file_names, sizes, notes = _read_images(path, parts["images"])
+    parts = read_parts(path, annotations.add, ("images",))
+    image_ids, file_names, sizes, notes = read_images(path, parts["images"])
     content = parts.get("categories", [])
-    keys = _keys_of(path, content, "category")
+    keys = keys_of(path, content, "category")
     counts = np.zeros(len(keys), np.int64)
     if annotations.ids["category"]:
         counts = np.bincount(annotations.places_of(keys, "category"), minlength=len(keys))
-    categories, _, category_notes = _choose_categories(path, content, keys, counts)
+    categories, _, category_notes = choose_categories(path, content, keys, counts)
     return ImageList(
         path,
         tuple(image_ids.tolist()),
@@ -315,187 +311,3 @@ def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     high = np.minimum(box[:, :2] + box[:, 2:], sizes).astype(np.float32)
     longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0, keepdims=True)
     return ~(high - low > longest * 2.0**-20).all(axis=1)
-
-
-def _choose_categories(
-    path: Path, content: list[dict], keys: list[Id], counts: np.ndarray
-) -> tuple[dict[Id, str], np.ndarray, list[str]]:
-    """Leaves out categories that nothing is annotated with and that cannot be classes.
-
-    Returns:
-      Names by id, ascending; the places of the kept categories in the file; notes.
-    """
-    names = []
-    for category in content:
-        if category.get("name") in (None, ""):
-            raise ValueError(f"{path}: categories need an id and a name, found {category!r:.60}")
-        names.append(str(category["name"]))
-    order = sorted(range(len(keys)), key=lambda place: id_order(keys[place]))
-    places, notes = [], []
-    for place in order:
-        name, number = names[place], content[place]["id"]
-        same = [other for other in order if names[other] == name]
-        annotated = [other for other in same if counts[other]]
-        if name.casefold() == "background" and counts[place]:
-            raise ValueError(
-                f"{path}: category {number!r} is named {name!r}, which stands for pixels of no "
-                f"object, and {counts[place]} annotations have it; rename the category"
-            )
-        if len(annotated) > 1:
-            ids = " and ".join(repr(content[other]["id"]) for other in annotated[:2])
-            raise ValueError(f"{path}: two categories have the name {name!r}: {ids}; rename one")
-        if name.casefold() == "background" or place != (annotated or same)[0]:
-            notes.append(f"category {number!r}, {name!r}, left out: nothing is annotated with it")
-        else:
-            places.append(place)
-    categories = {own_id(content[place]["id"]): names[place] for place in places}
-    return categories, np.array(places, np.intp), notes
-
-
-def _read_file(
-    path: Path, visit: Callable[[dict, int, int], None], needed: Sequence[str]
-) -> dict[str, list]:
-    """Parses a file; passes each element of "annotations" and its place to `visit`.
-
-    Raises:
-      ValueError: the file is no JSON in UTF-8, or lacks a needed list.
-    """
-    content = path.read_bytes()
-    encoding = json.detect_encoding(content)
-    if not encoding.startswith("utf-8"):
-        raise ValueError(f"{path}: encoded as {encoding.upper()}; save the file as UTF-8")
-    # Latin-1 has one character per byte, so that places in the text are places in the file.
-    text = content.decode("latin-1")
-    start = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
-    try:
-        parts = _read_parts(text, start, visit)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON, or cut short ({error})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not encoded as UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: not in COCO's format: nested too deeply") from error
-    if missing := [part for part in needed if part not in parts]:
-        raise ValueError(
-            f"{path}: not in COCO's format: expected lists named {', '.join(needed)}; missing: "
-            f"{', '.join(missing)}"
-        )
-    return parts
-
-
-def _read_parts(text: str, start: int, visit: Callable[[dict, int, int], None]) -> dict[str, list]:
-    """Parses the top-level object; passes each element of "annotations" to `visit`."""
-    parts = {}
-    position = _after(text, start, "{")
-    while text[position : position + 1] != "}":
-        key, end = DECODER.raw_decode(text, position)
-        if not isinstance(key, str):
-            raise json.JSONDecodeError("Expecting a name in quotes", text, position)
-        position = _after(text, end, ":")
-        if key == "annotations" and text[position : position + 1] == "[":
-            parts[key] = []
-            position = _visit_elements(text, position, visit)
-        else:
-            value, end = DECODER.raw_decode(text, position)
-            if key in _PARTS and isinstance(value, list):
-                parts[key] = _in_utf_8(value, text, position, end)
-            position = _skip_space(text, end)
-        if text[position : position + 1] != "}":
-            position = _after(text, position, ",")
-    return parts
-
-
-def _visit_elements(text: str, position: int, visit: Callable) -> int:
-    """Calls `visit(element, start, end)` along a list; returns the position after the list."""
-    position = _after(text, position, "[")
-    while text[position : position + 1] != "]":
-        value, end = DECODER.raw_decode(text, position)
-        visit(_in_utf_8(value, text, position, end), position, end)
-        position = _skip_space(text, end)
-        if text[position : position + 1] != "]":
-            position = _after(text, position, ",")
-    return _after(text, position, "]")
-
-
-def _in_utf_8(value, text: str, start: int, end: int):
-    """Parses a part of the text again if it has characters beyond ASCII, which are UTF-8."""
-    if text.isascii() or (part := text[start:end]).isascii():
-        return value
-    return DECODER.decode(part.encode("latin-1").decode("utf-8"))
-
-
-def _after(text: str, position: int, sign: str) -> int:
-    """Returns the position after `sign`, which must come next, and after the space behind it."""
-    position = _skip_space(text, position)
-    if text[position : position + 1] != sign:
-        raise json.JSONDecodeError(f"Expecting {sign!r}", text, position)
-    return _skip_space(text, position + 1)
-
-
-def _skip_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None  # the pattern also matches no space
-    return match.end()
-
-
-def _keys_of(path: Path, content: list[dict], kind: str) -> list[Id]:
-    """The keys of the ids of all categories or images, which must differ.
-
-    Raises:
-      ValueError: an id is missing, is no id or occurs twice.
-    """
-    plural = {"category": "categories", "image": "images"}[kind]
-    keys: dict[Id, None] = {}
-    for entry in content:
-        if not isinstance(entry, dict) or "id" not in entry:
-            raise ValueError(f"{path}: {plural} need an id, found {entry!r:.60}")
-        try:
-            key = id_key(entry["id"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {kind} id {error}") from error
-        if key in keys:
-            ending = "the same id" if kind == "category" else "the id"
-            raise ValueError(f"{path}: two {plural} have {ending} {key!r:.40}")
-        keys[key] = None
-    return list(keys)
-
-
-def _read_images(
-    path: Path, content: list[dict]
-) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, list[str]]:
-    """Returns the ids, file names, sizes (H, W; 0 if unknown) and notes, ordered by id."""
-    keys = _keys_of(path, content, "image")
-    order = sorted(range(len(keys)), key=lambda place: id_order(keys[place]))
-    names, sizes = [], []
-    for place in order:
-        image = content[place]
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{path}: image {image['id']!r:.40} has no file_name")
-        size = [_read_side(image.get(side)) for side in ("height", "width")]
-        if None in size:
-            raise ValueError(
-                f"{path}: image {image['id']!r:.40} has height {image.get('height')!r:.20}, width "
-                f"{image.get('width')!r:.20}; expected whole numbers"
-            )
-        names.append(name)
-        sizes.append(size if min(size) > 0 else [0, 0])
-    own = [own_id(content[place]["id"]) for place in order]
-    small = all(isinstance(number, int) and abs(number) < 2**63 for number in own)
-    ids = np.array(own, np.int64) if small else np.array(own, object)
-    odd = sum(type(content[place]["id"]) is not int for place in order)
-    notes = [f"{odd} of {len(own)} images have ids as text or fractions"] if odd else []
-    return ids, tuple(names), np.array(sizes, np.int32).reshape(-1, 2), notes
-
-
-def _read_side(value) -> int | None:
-    """A height or width: 0 if it is missing, None if it is no whole number."""
-    if value is None or value == "":
-        return 0
-    try:
-        side = id_key(value)
-    except ValueError:
-        return None
-    return min(max(side, 0), 2**31 - 1) if isinstance(side, int) else None

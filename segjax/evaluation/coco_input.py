@@ -90,7 +90,7 @@ def read_truth(truth, source: str, iou_type: str) -> Truth:
       ValueError: it is not in COCO's format.
     """
     if not isinstance(truth, Mapping):
-        raise ValueError(f"{source}: expected COCO's format, an object, found {_kind(truth)}")
+        raise ValueError(f"{source}: expected COCO's format, a dict, found {type(truth).__name__}")
     for name in ("images", "categories", "annotations"):
         missing = name not in truth and name != "annotations"
         if missing or not isinstance(truth.get(name, []), Sequence):
@@ -147,7 +147,7 @@ def read_detections(found, source: str, truth: Truth, iou_type: str) -> list[dic
     if isinstance(found, np.ndarray):
         found = _rows_of_array(found, source)
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise ValueError(f"{source}: expected COCO's result format, a list, found {_kind(found)}")
+        raise ValueError(f"{source}: expected COCO's results, a list, found {type(found).__name__}")
     if not found:
         return []
     for place, row in enumerate(found):
@@ -347,7 +347,3 @@ def _require(row, keys: Sequence[str], name: str) -> None:
     for key in keys:
         if not isinstance(row, Mapping) or key not in row:
             raise ValueError(f"{name} has no {key!r}")
-
-
-def _kind(value) -> str:
-    return type(value).__name__
