@@ -24,7 +24,6 @@ from segjax.training.experiment import load_module
 from segjax.training.run_directory import open_run
 from segjax.training.state import TrainState
 from tests.models.mask_rcnn_tiny import SIDE, variables_of
-from tests.models.subsampling import random_variables
 from tests.readme import readme_code
 from tests.training import tiny
 
@@ -47,6 +46,7 @@ from segjax.tasks.instance import InstanceView
 from segjax.training.configuration import ExperimentConfig as Config
 from segjax.training.experiment import Experiment
 from tests.models.mask_rcnn_tiny import CLASSES, tiny_model
+from tests.variables import random_variables
 
 def build(config):
     task = coco_task(tiny_model(), classes=CLASSES, preprocess=IMAGENET, paste_rule="detectron2")
@@ -142,10 +142,13 @@ def test_a_loaded_instance_run_finds_the_objects_that_the_command_writes(tmp_pat
     (tmp_path / "tiny_detector.py").write_text(MASK_RCNN)
     path = save_run(tmp_path / "run", tmp_path / "tiny_detector.py")
     images = {"colour": blobs(0), "grey": blobs(1, channels=1)}
-    content = json.loads((predict_files(path, images, tmp_path) / "detections.json").read_text())
+    output = predict_files(path, images, tmp_path)
+    results, content = (
+        json.loads((output / f"{name}.json").read_text()) for name in ("detections", "images")
+    )
     run = segjax.load_run(str(path))
     for image, name in zip(content["images"], images, strict=True):
-        written = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+        written = [x for x in results if x["image_id"] == image["id"]]
         found = run.predict(images[name])
         assert len(written) == len(found["scores"]) > 0
         for place, entry in enumerate(written):

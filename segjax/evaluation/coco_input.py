@@ -147,7 +147,8 @@ def read_detections(found, source: str, truth: Truth, iou_type: str) -> list[dic
     if isinstance(found, np.ndarray):
         found = _rows_of_array(found, source)
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise ValueError(f"{source}: expected COCO's results, a list, found {type(found).__name__}")
+        kind = type(found).__name__
+        raise ValueError(f"{source}: expected COCO's result format, a list, found {kind}")
     if not found:
         return []
     for place, row in enumerate(found):

@@ -56,14 +56,14 @@ def predict(monkeypatch, found, photos, output, *options):
     monkeypatch.setattr(pretrained, "load", lambda name, path: found)
     arguments = ["predict", NAME, photos, "--weights", "weights.npz", "--output", output, *options]
     main([str(argument) for argument in arguments])
-    return json.loads((output / "detections.json").read_text())
+    return [json.loads((output / f"{name}.json").read_text()) for name in ("detections", "images")]
 
 
 def test_objects_are_those_that_the_converted_model_finds(
     monkeypatch, detector, photos, tmp_path, capsys
 ):
     folder, images = photos
-    content = predict(monkeypatch, detector, folder, tmp_path / "out")
+    results, content = predict(monkeypatch, detector, folder, tmp_path / "out")
     shown = capsys.readouterr().out
     assert f"predicting with {NAME} from weights.npz" in shown
     assert "converted to RGB for the model: 1 of 2 files" in shown
@@ -74,7 +74,7 @@ def test_objects_are_those_that_the_converted_model_finds(
     ]
     total = 0
     for image, name in zip(content["images"], images, strict=True):
-        objects = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+        objects = [x for x in results if x["image_id"] == image["id"]]
         expected = detector.predict(images[name])
         assert len(objects) == len(expected["scores"]) > 0
         total += len(objects)
@@ -86,7 +86,6 @@ def test_objects_are_those_that_the_converted_model_finds(
             assert entry["category_id"] == expected["classes"][place]
             mask = rle.decode(entry["segmentation"])
             assert mask.shape == (90, 120)
-            assert entry["area"] == mask.sum()
             theirs = rle.decode(expected["masks"][place])
             assert (mask != theirs).mean() < 1e-3
         picture = cv2.imread(str(tmp_path / "out" / "overlays" / f"{name}.png"))
@@ -125,8 +124,8 @@ def test_a_photograph_without_objects_is_shown_as_it_is(
     model = detector.model.clone(detections=DetectionConfig(score_threshold=1.0, max_detections=5))
     task = dataclasses.replace(detector.task, model=model)
     blind = dataclasses.replace(detector, model=model, task=task)
-    content = predict(monkeypatch, blind, folder / "colour.png", tmp_path / "out")
-    assert content["annotations"] == []
+    results, content = predict(monkeypatch, blind, folder / "colour.png", tmp_path / "out")
+    assert results == []
     assert [image["id"] for image in content["images"]] == [1]
     assert "0 objects with scores" in capsys.readouterr().out
     picture = cv2.imread(str(tmp_path / "out" / "overlays" / "colour.png"))[..., ::-1]

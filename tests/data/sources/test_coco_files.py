@@ -519,7 +519,7 @@ def test_two_images_that_would_be_the_same_file_are_refused(tmp_path):
     content = json.loads(path.read_text())
     content["images"][0]["file_name"], content["images"][1]["file_name"] = "x/b.png", "y/b.png"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"file names 'x/b\.png' and .* both lead to it"):
+    with pytest.raises(ValueError, match=r"file names 'y/b\.png' and 'b\.png' both lead"):
         CocoInstances(path, images)
 
 
