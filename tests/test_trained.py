@@ -26,6 +26,7 @@ from segjax.training.state import TrainState
 from tests.models.mask_rcnn_tiny import SIDE, variables_of
 from tests.readme import readme_code
 from tests.training import tiny
+from tests.variables import random_variables
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 UNET = [
@@ -46,7 +47,6 @@ from segjax.tasks.instance import InstanceView
 from segjax.training.configuration import ExperimentConfig as Config
 from segjax.training.experiment import Experiment
 from tests.models.mask_rcnn_tiny import CLASSES, tiny_model
-from tests.variables import random_variables
 
 def build(config):
     task = coco_task(tiny_model(), classes=CLASSES, preprocess=IMAGENET, paste_rule="detectron2")
