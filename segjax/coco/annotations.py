@@ -69,7 +69,7 @@ def read_annotation(entry) -> Annotation:
 
 def _read(entry: Mapping) -> Annotation:
     oddities = []
-    ids = [_id_of(entry, name) for name in ("image_id", "category_id")]
+    image, category = _id_of(entry, "image_id"), _id_of(entry, "category_id")
     if any(type(entry[name]) is not int for name in ("image_id", "category_id")):
         oddities.append("ids")
     segmentation, form = read_segmentation(entry.get("segmentation"))
@@ -92,7 +92,8 @@ def _read(entry: Mapping) -> Annotation:
         oddities.append("area")
     if form:
         oddities.append(form)
-    return Annotation(*ids, box, segmentation, read_crowd(crowd), area, tuple(oddities))
+    is_crowd = read_crowd(crowd)
+    return Annotation(image, category, box, segmentation, is_crowd, area, tuple(oddities))
 
 
 def read_crowd(value) -> bool:
@@ -194,7 +195,8 @@ def _read_box(value) -> tuple[float, float, float, float]:
         raise ValueError(
             f"bbox is {value!r:.60}; expected four finite numbers [x, y, width, height]"
         )
-    return tuple(map(float, value))
+    x, y, width, height = map(float, value)
+    return x, y, width, height
 
 
 def _read_area(value) -> float | None:
@@ -228,7 +230,7 @@ def _from_corners(corners) -> tuple[float, float, float, float]:
 
 def _read_run_lengths(value: dict) -> dict:
     size = value.get("size")
-    if not _are_numbers(size) or len(size) != 2 or "counts" not in value:
+    if size is None or not _are_numbers(size) or len(size) != 2 or "counts" not in value:
         raise ValueError(
             f"segmentation is {value!r:.60}; expected run lengths with counts and size "
             "[height, width]"

@@ -233,8 +233,7 @@ class _Annotations:
             self.oddities[oddity] += 1
             if oddity not in self.examples:
                 self.examples[oddity] = f"annotation {entry.get('id')!r:.40}"
-                if oddity == "corners":
-                    outline = outline_of(segmentation)
+                if oddity == "corners" and (outline := outline_of(segmentation)):
                     self.examples[oddity] += (
                         f" has bbox {entry['bbox']}, and its mask reaches from "
                         f"[{outline[0]:g}, {outline[1]:g}] to [{outline[2]:g}, {outline[3]:g}]"

@@ -41,14 +41,14 @@ def read_images(
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
             raise ValueError(f"{path}: image {image['id']!r:.40} has no file_name")
-        size = [_read_side(image.get(side)) for side in ("height", "width")]
-        if None in size:
+        height, width = _read_side(image.get("height")), _read_side(image.get("width"))
+        if height is None or width is None:
             raise ValueError(
                 f"{path}: image {image['id']!r:.40} has height {image.get('height')!r:.20}, width "
                 f"{image.get('width')!r:.20}; expected whole numbers"
             )
         names.append(name)
-        sizes.append(size if min(size) > 0 else [0, 0])
+        sizes.append([height, width] if min(height, width) > 0 else [0, 0])
     own = [own_id(content[place]["id"]) for place in order]
     small = all(isinstance(number, int) and abs(number) < 2**63 for number in own)
     ids = np.array(own, np.int64) if small else np.array(own, object)

@@ -88,7 +88,7 @@ def evaluate_coco(
     return result
 
 
-def _count(truth: Truth, rows: list[dict], iou_type: str, limits: list[int]):
+def _count(truth: Truth, rows: list[dict], iou_type: IouType, limits: list[int]):
     """Returns precision and recall, in which NaN is undefined.
 
     Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls.

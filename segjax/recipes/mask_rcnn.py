@@ -294,24 +294,18 @@ def coco_files_splits(
     Raises:
       ValueError: when a split is opened, if its file has objects of other categories.
     """
+
+    def open_files(annotations, images, **options):
+        return CocoInstances(annotations, images, classes=classes, **options)
+
     return Splits(
         classes=("background", *classes),
         channels=3,
         train=partial(
-            CocoInstances,
-            files.train_annotations,
-            files.train_images,
-            classes=classes,
-            drop_empty=not keep_empty,
+            open_files, files.train_annotations, files.train_images, drop_empty=not keep_empty
         ),
         evaluation={
-            "val": partial(
-                CocoInstances,
-                files.val_annotations,
-                files.val_images,
-                classes=classes,
-                for_scores=True,
-            )
+            "val": partial(open_files, files.val_annotations, files.val_images, for_scores=True)
         },
         category_ids=category_ids,
     )

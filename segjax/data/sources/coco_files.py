@@ -242,7 +242,7 @@ def _area(annotation: Annotation, mask: CroppedMask) -> float:
     """The area as annotated; without it the pixels of the mask, or the box without a mask."""
     if annotation.area is not None:
         return annotation.area
-    if annotation.segmentation is None:
+    if annotation.segmentation is None and annotation.box is not None:
         return annotation.box[2] * annotation.box[3]
     return mask.area
 
