@@ -61,8 +61,8 @@ class DetectionFiles:
     `detections.json` is a list in COCO's result format, which COCO's own tools load: "image_id",
     "category_id", "bbox" [x, y, width, height], "segmentation" in compressed run lengths and
     "score", by descending score in each image. `images.json` has the "images" ("id", "file_name" as
-    the user gave it, "height", "width", and "page" in files of several) and "categories" ("id",
-    "name") that the ids stand for.
+    the user gave it, "height", "width", and "page" for files with several pages) and "categories"
+    ("id", "name") that the ids stand for.
 
     Args:
       output: the folder.

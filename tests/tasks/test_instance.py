@@ -204,7 +204,7 @@ def test_the_mask_losses_in_groups_are_those_of_all_regions_at_once(branch, monk
             applied = variables | {"params": params}
             outputs = {"levels": levels, "regions": regions}
             if together:
-                masked = task._masked(regions)
+                masked = task._masked(regions, batch)
                 outputs["masks"] = model.apply(applied, levels, masked, True, method="mask_outputs")
             return task._mask_losses(applied, outputs, batch, True)
 

@@ -82,8 +82,8 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
 def as_objects(splits: Splits, *, keep_empty: bool = False) -> Splits:
     """Adds boxes, classes and masks of objects to the examples of all splits.
 
-    Training leaves out images without objects, as detectron2 does, unless `keep_empty` is set. For
-    that, its source needs `object_counts`.
+    Training leaves out images without objects, as detectron2 does, unless `keep_empty` is set.
+    Leaving them out needs the source's `object_counts`.
     """
 
     def objects(opener, *, drop_empty=False):
