@@ -93,6 +93,40 @@ def test_objects_are_those_that_the_converted_model_finds(
     assert f"{total} objects with scores" in shown
 
 
+def test_detections_get_the_ids_of_an_annotation_file(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, _ = photos
+    names = list(CLASSES[1:])
+    listing = {
+        "images": [
+            {"id": 700, "file_name": "colour.png", "height": 90, "width": 120},
+            {"id": "g", "file_name": "somewhere/grey.png"},
+            {"id": 3, "file_name": "other.png"},
+        ],
+        "categories": [{"id": 40 + i, "name": name} for i, name in enumerate(names)],
+    }
+    path = tmp_path / "listing.json"
+    path.write_text(json.dumps(listing))
+    plain, _ = predict(monkeypatch, detector, folder, tmp_path / "plain")
+    results, table = predict(monkeypatch, detector, folder, tmp_path / "out", "--annotations", path)
+    assert [image["id"] for image in table["images"]] == [700, "g"]
+    assert table["categories"] == listing["categories"]
+    own = {1: 700, 2: "g"}
+    for row, other in zip(results, plain, strict=True):
+        assert row["image_id"] == own[other["image_id"]]
+        assert row["category_id"] == other["category_id"] + 39
+        assert row["bbox"] == other["bbox"]
+    assert f"category ids: those of {path}, by name" in capsys.readouterr().out
+
+    listing["images"].pop(0)
+    path.write_text(json.dumps(listing))
+    with pytest.raises(SystemExit):
+        predict(monkeypatch, detector, folder, tmp_path / "none", "--annotations", path)
+    assert "1 of 2 images are not in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_converted_detector_scores_what_it_finds(detector, photos):
     """Against its own detections, and against the same with boxes further right."""
     image = photos[1]["colour"]
