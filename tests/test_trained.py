@@ -146,10 +146,13 @@ def test_a_loaded_instance_run_finds_the_objects_that_the_command_writes(tmp_pat
     (tmp_path / "tiny_detector.py").write_text(MASK_RCNN)
     path = save_run(tmp_path / "run", tmp_path / "tiny_detector.py")
     images = {"colour": blobs(0), "grey": blobs(1, channels=1)}
-    content = json.loads((predict_files(path, images, tmp_path) / "detections.json").read_text())
+    output = predict_files(path, images, tmp_path)
+    results, content = (
+        json.loads((output / f"{name}.json").read_text()) for name in ("detections", "images")
+    )
     run = segjax.load_run(str(path))
     for image, name in zip(content["images"], images, strict=True):
-        written = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+        written = [x for x in results if x["image_id"] == image["id"]]
         found = run.predict(images[name])
         assert len(written) == len(found["scores"]) > 0
         for place, entry in enumerate(written):

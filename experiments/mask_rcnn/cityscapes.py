@@ -61,7 +61,7 @@ class Config(MaskRCNNExperimentConfig):
 
 def build(config: Config) -> Experiment:
     splits = prepared_splits("cityscapes_instances", data_dir=config.data_dir)
-    return mask_rcnn_experiment(config, as_objects(splits))
+    return mask_rcnn_experiment(config, as_objects(splits, keep_empty=config.input.keep_empty))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Command   python experiments/mask_rcnn/coco_files.py --workdir runs/mine
 
 from dataclasses import dataclass
 
+from segjax.coco.ids import result_ids
 from segjax.coco.index import read_coco_index
 from segjax.commands.launch import run
 from segjax.recipes.mask_rcnn import (
@@ -33,15 +34,27 @@ class Config(MaskRCNNExperimentConfig):
     files: CocoFiles = CocoFiles()
     classes: tuple[str, ...] = ()
     """Class names without background; read from the training file if none are given."""
+    category_ids: tuple[int | str, ...] = ()
+    """The training file's ids of the classes, which predictions in COCO's format have; read from
+    it if none are given."""
     train: TrainConfig = TrainConfig(
         num_steps=6000, batch_size=2, eval_every=1000, eval_batch_size=1, checkpoint_every=500
     )
 
     def __post_init__(self):
         path = self.files.train_annotations
-        if not self.classes and path is not None and path.is_file():
-            names = read_coco_index(path).categories.values()  # by id
-            object.__setattr__(self, "classes", tuple(names))
+        known = self.classes and self.category_ids
+        if not known and path is not None and path.is_file():
+            categories = read_coco_index(path).categories
+            if not self.classes:
+                object.__setattr__(self, "classes", tuple(categories.values()))  # by id
+            if not self.category_ids:
+                ids = result_ids(self.classes, listed=categories).ids
+                object.__setattr__(self, "category_ids", ids)
+        if self.category_ids and len(self.category_ids) != len(self.classes):
+            raise ValueError(
+                f"category_ids: {len(self.category_ids)} ids for {len(self.classes)} classes"
+            )
 
 
 def build(config: Config) -> Experiment:
@@ -50,7 +63,13 @@ def build(config: Config) -> Experiment:
             "the classes are read from --files.train-annotations, but there is no such file: "
             f"{config.files.train_annotations}"
         )
-    return mask_rcnn_experiment(config, coco_files_splits(config.files, config.classes))
+    splits = coco_files_splits(
+        config.files,
+        config.classes,
+        category_ids=config.category_ids or None,
+        keep_empty=config.input.keep_empty,
+    )
+    return mask_rcnn_experiment(config, splits)
 
 
 if __name__ == "__main__":

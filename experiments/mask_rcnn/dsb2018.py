@@ -78,7 +78,9 @@ class Config(MaskRCNNExperimentConfig):
 
 def build(config: Config) -> Experiment:
     splits = prepared_splits("dsb2018", data_dir=config.data_dir, evaluation={"test": "test"})
-    return mask_rcnn_experiment(config, as_objects(splits), nuclei_score=True)
+    return mask_rcnn_experiment(
+        config, as_objects(splits, keep_empty=config.input.keep_empty), nuclei_score=True
+    )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def build(config: Config) -> Experiment:
         train="train",
         evaluation={"validation": "validation", "test": "test"},
     )
-    return mask_rcnn_experiment(config, as_objects(splits), nuclei_score=True)
+    return mask_rcnn_experiment(
+        config, as_objects(splits, keep_empty=config.input.keep_empty), nuclei_score=True
+    )
 
 
 if __name__ == "__main__":

@@ -5,39 +5,42 @@ annotation once, checks it and keeps only its place in the file (12 bytes). Read
 parses that image's annotations alone, in any process.
 """
 
-import json
-import re
+import math
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
-_PARTS = ("images", "annotations", "categories")
+from segjax.coco.annotations import DECODER, ODDITIES, Annotation, outline_of, read_annotation
+from segjax.coco.ids import Id, id_key
+from segjax.coco.json_parts import read_parts
+from segjax.coco.listing import choose_categories, keys_of, read_images
 
 
 @dataclass(frozen=True, eq=False)
 class CocoIndex:
-    """The images of a COCO file, ordered by id, and the places of their usable annotations.
+    """The images of a COCO file, ordered by id, and the places of their annotations.
 
     Attributes:
       path: the JSON file.
-      categories: category names by id, ascending.
-      image_ids: int64 [n], ascending.
+      categories: category names by id, ascending. Ids are the file's own, numbers or texts.
+      image_ids: the file's own ids, ascending; int64 [n], or object [n] for texts.
       file_names: file name of each image.
-      sizes: height and width of each image, int32 [n, 2].
+      sizes: height and width of each image, int32 [n, 2]; 0 if unknown.
       first: image i has annotations first[i] to first[i + 1] − 1, int64 [n + 1].
       starts: each annotation's first byte in the file, int64 [m].
       lengths: each annotation's length in bytes, int32 [m].
       crowd: whether each annotation is a crowd, bool [m].
-      notes: sentences that say how many annotations were left out, and why.
+      flat: whether each annotation has no width or height within the image, bool [m].
+      class_counts: usable annotations of each category, int64 [categories].
+      notes: sentences about left-out annotations and deviations from COCO's format.
     """
 
     path: Path
-    categories: dict[int, str]
+    categories: dict[Id, str]
     image_ids: np.ndarray
     file_names: tuple[str, ...]
     sizes: np.ndarray
@@ -45,76 +48,91 @@ class CocoIndex:
     starts: np.ndarray
     lengths: np.ndarray
     crowd: np.ndarray
+    flat: np.ndarray
+    class_counts: np.ndarray
     notes: tuple[str, ...]
 
-    def annotations(self, image: int) -> list[dict]:
+    def annotations(self, image: int, *, flat: bool = False) -> list[Annotation]:
         """Parses the annotations of the image at an index, in the order of the file.
+
+        Args:
+          image: the number of the image in the index.
+          flat: include annotations without width or height within the image.
 
         Raises:
           ValueError: the file has changed since it was indexed.
         """
         found = []
+        key = id_key(self.image_ids[image : image + 1].tolist()[0])
         with self.path.open("rb") as file:
             for place in range(self.first[image], self.first[image + 1]):
+                if self.flat[place] and not flat:
+                    continue
                 file.seek(self.starts[place])
                 try:
-                    annotation = json.loads(file.read(self.lengths[place]))
+                    text = file.read(self.lengths[place]).decode("utf-8")
+                    annotation = read_annotation(DECODER.decode(text))
                 except ValueError:
                     annotation = None
-                if not isinstance(annotation, dict) or (
-                    annotation.get("image_id") != self.image_ids[image]
-                ):
+                if annotation is None or annotation.image != key:
                     raise ValueError(f"{self.path}: changed since it was opened")
                 found.append(annotation)
         return found
 
 
-def read_coco_index(path: Path) -> CocoIndex:
+def read_coco_index(
+    path: Path, *, read_sizes: Callable[[list[str]], list[tuple[int, int]]] | None = None
+) -> CocoIndex:
     """Indexes a JSON file in COCO's format ("images", "annotations" and "categories").
 
-    Annotations are left out if they have no mask, or no width or height within the image. The notes
-    count them.
+    Annotations without a mask and a box are left out. Those without width or height within the
+    image (in float32, as training computes them) are marked as `flat`. The notes count them and
+    what deviates from COCO's format. A category named "background", or with another's name, is left
+    out if nothing is annotated with it.
+
+    Args:
+      path: the JSON file.
+      read_sizes: file names → heights and widths, called for the images without a size.
 
     Raises:
       FileNotFoundError: the file does not exist.
       ValueError: the file is not in COCO's format; the message names the image or annotation.
     """
-    # Latin-1 has one character per byte, so that places in the text are places in the file. It
-    # garbles only characters beyond ASCII, which annotations do not have.
-    text = path.read_bytes().decode("latin-1")
     annotations = _Annotations(path)
-    try:
-        parts = _read_parts(text, annotations.add)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON, or cut short ({error})") from error
-    missing = [part for part in _PARTS if part not in parts]
-    if missing:
-        raise ValueError(
-            f"{path}: not in COCO's format: expected lists named {', '.join(_PARTS)}; missing: "
-            f"{', '.join(missing)}"
-        )
-    categories = _read_categories(path, parts["categories"])
-    image_ids, file_names, sizes = _read_images(path, parts["images"])
-    image = annotations.places_of(image_ids, "image")
-    annotations.places_of(np.array(list(categories), np.int64), "category")
+    parts = read_parts(path, annotations.add, ("images", "annotations", "categories"))
+    image_ids, file_names, sizes, notes = read_images(path, parts["images"])
+    if (unknown := np.flatnonzero((sizes < 1).any(axis=1))).size and read_sizes is not None:
+        sizes[unknown] = read_sizes([file_names[place] for place in unknown])
+        notes += [f"{len(unknown)} of {len(sizes)} images have no size: read from the files"]
+    category_keys = keys_of(path, parts["categories"], "category")
+    image = annotations.places_of(image_ids.tolist(), "image")
+    category = annotations.places_of(category_keys, "category")
+    counts = np.bincount(category, minlength=len(category_keys))
+    categories, kept_categories, category_notes = choose_categories(
+        path, parts["categories"], category_keys, counts
+    )
+    annotations.check_sizes(sizes[image])
+    notes += category_notes + annotations.notes()
 
     box = np.array(annotations.boxes).reshape(-1, 4)
-    limit = sizes[image][:, ::-1]
-    extent = np.minimum(box[:, :2] + box[:, 2:], limit) - np.maximum(box[:, :2], 0)
-    flat = ~(extent > 0).all(axis=1)
-    no_mask = np.array(annotations.no_mask, bool) & ~flat
-    notes = tuple(
-        f"{np.count_nonzero(left_out)} of {len(box)} annotations left out: {reason}"
-        for left_out, reason in (
-            (flat, "no width or height within the image"),
-            (no_mask, "no segmentation"),
-        )
-        if left_out.any()
-    )
-    if len(box) and not np.any(~flat & ~no_mask):
+    flat = _are_flat(box, sizes[image])
+    no_box = np.isnan(box).any(axis=1)
+    notes = [
+        *(
+            f"{np.count_nonzero(left_out)} of {len(box)} annotations left out: {reason}"
+            for left_out, reason in (
+                (flat & ~no_box, "no width or height within the image"),
+                (no_box, "neither bbox nor segmentation"),
+            )
+            if left_out.any()
+        ),
+        *notes,
+    ]
+    if len(box) and not np.any(~flat):
         raise ValueError(f"{path}: no annotation is usable. {'; '.join(notes)}")
-    kept = np.flatnonzero(~flat & ~no_mask)
+    kept = np.flatnonzero(~no_box)
     kept = kept[np.argsort(image[kept], kind="stable")]
+    usable = np.bincount(category[~flat], minlength=len(category_keys))
     return CocoIndex(
         path=path,
         categories=categories,
@@ -125,7 +143,56 @@ def read_coco_index(path: Path) -> CocoIndex:
         starts=np.array(annotations.starts, np.int64)[kept],
         lengths=np.array(annotations.lengths, np.int32)[kept],
         crowd=np.array(annotations.crowd, bool)[kept],
-        notes=notes,
+        flat=flat[kept],
+        class_counts=usable[kept_categories],
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images and categories of a COCO file, without its annotations.
+
+    Attributes:
+      path: the JSON file.
+      image_ids: the file's own ids, ascending.
+      file_names: file name of each image.
+      sizes: height and width of each image, int32 [n, 2]; 0 if unknown.
+      categories: category names by id; empty if the file has none.
+      notes: sentences about deviations from COCO's format.
+    """
+
+    path: Path
+    image_ids: tuple[Id, ...]
+    file_names: tuple[str, ...]
+    sizes: np.ndarray
+    categories: dict[Id, str]
+    notes: tuple[str, ...]
+
+
+def read_image_list(path: Path) -> ImageList:
+    """Reads images and categories of a JSON file in COCO's format, which may have no annotations.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not in COCO's format.
+    """
+    annotations = _Annotations(path)
+    parts = read_parts(path, annotations.add, ("images",))
+    image_ids, file_names, sizes, notes = read_images(path, parts["images"])
+    content = parts.get("categories", [])
+    keys = keys_of(path, content, "category")
+    counts = np.zeros(len(keys), np.int64)
+    if annotations.ids["category"]:
+        counts = np.bincount(annotations.places_of(keys, "category"), minlength=len(keys))
+    categories, _, category_notes = choose_categories(path, content, keys, counts)
+    return ImageList(
+        path,
+        tuple(image_ids.tolist()),
+        file_names,
+        sizes,
+        categories,
+        tuple(notes + category_notes),
     )
 
 
@@ -134,125 +201,112 @@ class _Annotations:
 
     def __init__(self, path: Path):
         self.path = path
-        self.ids = {"image": array("q"), "category": array("q")}
+        # Ids may be texts or huge; a number for each different id stands for it.
+        self.known: dict[str, dict[Id, int]] = {"image": {}, "category": {}}
+        self.ids = {"image": array("i"), "category": array("i")}
         self.starts, self.lengths = array("q"), array("i")
         self.boxes = array("d")
-        self.crowd, self.no_mask = array("b"), array("b")
+        self.mask_sizes = array("i")  # of run lengths; 0 for other annotations
+        self.crowd, self.box_only = array("b"), array("b")
+        self.oddities: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.with_box_and_mask = 0
 
-    def add(self, annotation: dict, start: int, end: int) -> None:
+    def add(self, entry: dict, start: int, end: int) -> None:
         try:
-            x, y, width, height = annotation["bbox"]
-            self.boxes.extend((x, y, width, height))
-            self.ids["image"].append(annotation["image_id"])
-            self.ids["category"].append(annotation["category_id"])
-            self.crowd.append(bool(annotation.get("iscrowd", 0)))
-        except (KeyError, TypeError, ValueError) as error:
-            number = annotation.get("id") if isinstance(annotation, dict) else annotation
-            raise ValueError(
-                f"{self.path}: annotation {number!r:.60}: expected image_id and category_id, "
-                f"integers, and bbox [x, y, width, height] ({error!r})"
-            ) from error
-        self.no_mask.append(not has_mask(annotation.get("segmentation")))
+            annotation = read_annotation(entry)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        for kind, key in (("image", annotation.image), ("category", annotation.category)):
+            known = self.known[kind]
+            self.ids[kind].append(known.setdefault(key, len(known)))
+        self.boxes.extend(annotation.box or (math.nan,) * 4)
+        segmentation = annotation.segmentation
+        has_runs = isinstance(segmentation, dict)
+        self.mask_sizes.extend(segmentation["size"] if has_runs else (0, 0))
+        self.crowd.append(annotation.crowd)
+        self.box_only.append(segmentation is None and annotation.box is not None)
         self.starts.append(start)
         self.lengths.append(end - start)
+        self.with_box_and_mask += segmentation is not None and "bbox" not in annotation.oddities
+        for oddity in annotation.oddities:
+            self.oddities[oddity] += 1
+            if oddity not in self.examples:
+                self.examples[oddity] = f"annotation {entry.get('id')!r:.40}"
+                if oddity == "corners" and (outline := outline_of(segmentation)):
+                    self.examples[oddity] += (
+                        f" has bbox {entry['bbox']}, and its mask reaches from "
+                        f"[{outline[0]:g}, {outline[1]:g}] to [{outline[2]:g}, {outline[3]:g}]"
+                    )
 
-    def places_of(self, known: np.ndarray, kind: str) -> np.ndarray:
-        """Finds each annotation's image or category among the known ids, which are ascending."""
+    def places_of(self, keys: list, kind: str) -> np.ndarray:
+        """Finds each annotation's image or category among all, given by their ids."""
+        places = {id_key(value): place for place, value in enumerate(keys)}
+        unknown = [key for key in self.known[kind] if key not in places]
         ids = np.array(self.ids[kind], np.int64)
-        places = np.searchsorted(known, ids)
-        unknown = np.flatnonzero(np.append(known, -1)[places] != ids)
-        if unknown.size:
+        if unknown:
+            numbers = [self.known[kind][key] for key in unknown]
             raise ValueError(
-                f"{self.path}: {len(unknown)} annotations name a {kind}_id that the file does not "
-                f"define, the first {ids[unknown[0]]}"
+                f"{self.path}: {np.count_nonzero(np.isin(ids, numbers))} annotations name a "
+                f"{kind}_id that the file does not define, the first {unknown[0]!r:.40}"
             )
-        return places
+        of_number = np.array([places[key] for key in self.known[kind]], np.int64)
+        return of_number[ids]
 
-
-def has_mask(segmentation: list | dict | None) -> bool:
-    """Returns whether a "segmentation" has run lengths or a polygon of at least three corners."""
-    if isinstance(segmentation, dict):
-        return True
-    return any(len(polygon) >= 6 for polygon in segmentation or ())
-
-
-def _read_parts(text: str, visit: Callable[[dict, int, int], None]) -> dict[str, list]:
-    """Parses the top-level object; passes each element of "annotations" to `visit`."""
-    parts = {}
-    position = _after(text, 0, "{")
-    while text[position : position + 1] != "}":
-        key, end = _DECODER.raw_decode(text, position)
-        if not isinstance(key, str):
-            raise json.JSONDecodeError("Expecting a name in quotes", text, position)
-        position = _after(text, end, ":")
-        if key == "annotations" and text[position : position + 1] == "[":
-            parts[key] = []
-            position = _visit_elements(text, position, visit)
-        else:
-            value, end = _DECODER.raw_decode(text, position)
-            if key in _PARTS and isinstance(value, list):
-                ours = text[position:end]
-                parts[key] = value if ours.isascii() else json.loads(ours.encode("latin-1"))
-            position = _skip_space(text, end)
-        if text[position : position + 1] != "}":
-            position = _after(text, position, ",")
-    return parts
-
-
-def _visit_elements(text: str, position: int, visit: Callable) -> int:
-    """Calls `visit(element, start, end)` along a list; returns the position after the list."""
-    position = _after(text, position, "[")
-    while text[position : position + 1] != "]":
-        value, end = _DECODER.raw_decode(text, position)
-        visit(value, position, end)
-        position = _skip_space(text, end)
-        if text[position : position + 1] != "]":
-            position = _after(text, position, ",")
-    return _after(text, position, "]")
-
-
-def _after(text: str, position: int, sign: str) -> int:
-    """Returns the position after `sign`, which must come next, and after the space behind it."""
-    position = _skip_space(text, position)
-    if text[position : position + 1] != sign:
-        raise json.JSONDecodeError(f"Expecting {sign!r}", text, position)
-    return _skip_space(text, position + 1)
-
-
-def _skip_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None  # the pattern also matches no space
-    return match.end()
-
-
-def _read_categories(path: Path, content: list[dict]) -> dict[int, str]:
-    try:
-        categories = {int(category["id"]): str(category["name"]) for category in content}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: categories need an integer id and a name ({error!r})") from error
-    if len(categories) != len(content):
-        raise ValueError(f"{path}: two categories have the same id")
-    return dict(sorted(categories.items()))
-
-
-def _read_images(path: Path, content: list[dict]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Returns the ids, file names and sizes (H, W) of the images, ordered by id."""
-    images = []
-    for image in content:
-        try:
-            size = int(image["height"]), int(image["width"])
-            images.append((int(image["id"]), str(image["file_name"]), size))
-        except (KeyError, TypeError, ValueError) as error:
+    def check_sizes(self, sizes: np.ndarray) -> None:
+        """Raises ValueError for run lengths of another size than their image."""
+        masks = np.array(self.mask_sizes, np.int64).reshape(-1, 2)
+        wrong = (masks > 0).any(axis=1) & (sizes > 0).all(axis=1) & (masks != sizes).any(axis=1)
+        if wrong.any():
+            place = int(np.flatnonzero(wrong)[0])
+            with self.path.open("rb") as file:
+                file.seek(self.starts[place])
+                entry = DECODER.decode(file.read(self.lengths[place]).decode("utf-8"))
             raise ValueError(
-                f"{path}: image {image!r:.60}: expected integers id, height and width, and "
-                f"file_name ({error!r})"
-            ) from error
-        if min(size) < 1:
-            raise ValueError(f"{path}: image {image['id']} has height {size[0]}, width {size[1]}")
-    images.sort()
-    ids = np.array([number for number, _, _ in images], np.int64)
-    if (np.diff(ids) == 0).any():
-        twice = ids[np.flatnonzero(np.diff(ids) == 0)[0]]
-        raise ValueError(f"{path}: two images have the id {twice}")
-    sizes = np.array([size for _, _, size in images], np.int32).reshape(-1, 2)
-    return ids, tuple(name for _, name, _ in images), sizes
+                f"{self.path}: annotation {entry.get('id')!r:.40} of image "
+                f"{entry.get('image_id')!r:.40}: expected run lengths for "
+                f"{sizes[place].tolist()}, found {masks[place].tolist()}"
+            )
+
+    def notes(self) -> list[str]:
+        """Says how many annotations have which oddity.
+
+        Raises:
+          ValueError: most boxes are corners instead of a corner and a size.
+        """
+        total = len(self.starts)
+        corners = self.oddities["corners"]
+        if 2 * corners > self.with_box_and_mask:
+            raise ValueError(
+                f"{self.path}: {corners} of {total} annotations {ODDITIES['corners']}: "
+                f"{self.examples['corners']}"
+            )
+        notes = []
+        if count := sum(self.box_only):
+            notes.append(
+                f"{count} of {total} annotations have a box and no segmentation: they count in box "
+                "scores and train class and box, but not the mask"
+            )
+        if total and sum(self.crowd) == total:
+            notes.append(
+                f"all {total} annotations are crowds (iscrowd 1), groups that nobody told apart: "
+                "nothing is trained or scored; single objects need iscrowd 0"
+            )
+        for oddity, text in ODDITIES.items():
+            if count := self.oddities[oddity]:
+                example = f" ({self.examples[oddity]})" if oddity == "corners" else ""
+                notes.append(f"{count} of {total} annotations {text}{example}")
+        return notes
+
+
+def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether boxes [x, y, width, height] have no width or height within their images.
+
+    They count as flat below 2^-20 of the longer side: float32, in which training computes, has
+    about eight steps in that length, so that a scaled box keeps an extent.
+    """
+    sizes = np.where(sizes > 0, sizes, np.inf)[:, ::-1]
+    low = np.maximum(box[:, :2], 0).astype(np.float32)
+    high = np.minimum(box[:, :2] + box[:, 2:], sizes).astype(np.float32)
+    longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0, keepdims=True)
+    return ~(high - low > longest * 2.0**-20).all(axis=1)

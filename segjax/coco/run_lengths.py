@@ -44,13 +44,13 @@ def decode(rle: Mapping) -> np.ndarray:
       ValueError: the counts are not run lengths or do not fill the size.
     """
     height, width = rle["size"]
-    lengths = _lengths(rle)
+    lengths = lengths_of(rle)
     return np.repeat(_is_foreground(lengths), lengths).reshape(width, height).T
 
 
 def area(rle: Mapping) -> int:
     """Counts the pixels of an encoded mask; argument and errors are those of `decode`."""
-    return int(_lengths(rle)[1::2].sum())
+    return int(lengths_of(rle)[1::2].sum())
 
 
 def run_lengths(
@@ -138,7 +138,7 @@ def decompress(counts: str | bytes) -> np.ndarray:
     return numbers
 
 
-def _lengths(rle: Mapping) -> np.ndarray:
+def lengths_of(rle: Mapping) -> np.ndarray:
     """Returns the run lengths of an encoded mask, int64 [n], checked against its size."""
     counts, (height, width) = rle["counts"], rle["size"]
     if isinstance(counts, str | bytes):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from segjax.commands.coco_results import write_results
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import (
     BatchSize,
@@ -37,6 +38,9 @@ def evaluate_command(
 
     Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html.
 
+    A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
+    COCO's result format, with the ids of the split's own data.
+
     Args:
       run: Run directory: the --workdir of a training, which may still be in progress.
       split: Splits of the experiment to score.
@@ -62,7 +66,7 @@ def evaluate_command(
     batch_size = batch_size or trained.config.train.eval_batch_size
     evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=run)
     variables = parallel.replicate(trained.variables)
-    results, paths = [], []
+    results, paths, notes = [], [], []
     for name, source in sources.items():
         label = "@".join([name, *_short(settings)])
         result = evaluator.evaluate(variables, source, split=label, step=trained.step)
@@ -75,11 +79,14 @@ def evaluate_command(
                 workdir=run,
             )
         )
+        notes += write_results(
+            result.evaluator, source, experiment.task, split=label, folder=run / "evaluation"
+        )
     report = write_report(run, run / "report.html")
     print(f"\n{score_table(results, first=experiment.best_metric)}\n")
     print(f"numbers   {', '.join(map(str, paths))}")
     print(f"pictures  {run / 'predictions'}")
-    print(f"report    {report}")
+    print("\n".join([*notes, f"report    {report}"]))
 
 
 def _short(settings: Sequence[str]) -> list[str]:

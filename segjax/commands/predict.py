@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tqdm import tqdm
 
+from segjax.commands.coco_results import describe_categories, match_images
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import (
     BatchSize,
@@ -32,6 +33,9 @@ def predict_command(
     weights: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
     ] = None,
+    annotations: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(detectors)")
+    ] = None,
     checkpoint: Checkpoint = "best",
     batch_size: BatchSize = None,
     overwrite: bool = False,
@@ -40,7 +44,8 @@ def predict_command(
 
     Writes labels/ (PNG files whose pixel values are class numbers), instances/ (pixel values are
     object numbers, where the experiment separates objects) and overlays/ (pictures to look at). A
-    detector writes detections.json (COCO's format, with scores) and overlays/.
+    detector writes detections.json (COCO's result format), images.json (the images and categories
+    whose ids it uses) and overlays/.
 
     Args:
       model: Run directory: the --workdir of a training, which may still be in progress. With the
@@ -48,6 +53,8 @@ def predict_command(
       images: PNG, JPEG, TIFF (every page), BMP or GIF files of 8 or 16 bits, or folders of them.
       output: Folder to write to.
       weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
+      annotations: JSON file in COCO's format that lists the images by name. Detections get its
+        image ids and, by the names of the classes, its category ids.
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
@@ -55,6 +62,16 @@ def predict_command(
         raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
     files = _read_all(images)
     _refuse_to_replace(files, output, overwrite=overwrite)
+    listing, image_ids = None, None
+    if annotations is not None:
+        from segjax.coco.index import read_image_list
+
+        with user_errors():
+            listing = read_image_list(annotations)
+        sized = [(file.path, len(file.names), min(file.sizes)) for file in files]
+        image_ids = dict(
+            zip([file.path for file in files], match_images(sized, listing), strict=True)
+        )
     if weights is not None:
         trained = load_weights(model, weights)
         description = f"{model} from {weights}"
@@ -64,12 +81,15 @@ def predict_command(
         batch_size = batch_size or run.config.train.eval_batch_size
     _refuse_other_bits(files, trained.dtypes)
 
+    from segjax.coco.ids import result_ids
     from segjax.commands.prediction_files import DetectionFiles, LabelFiles
     from segjax.data.images import match_channels, read_images
     from segjax.trained import predict_all
 
     task = trained.segmenter
     background = getattr(task, "background", None)
+    if listing is not None and not hasattr(task, "category_ids"):
+        raise UserError("--annotations is for models that detect objects; this one labels pixels")
     print(f"predicting with {description}")
     others = sum(file.channels != {task.channels} for file in files)
     if others:
@@ -84,6 +104,8 @@ def predict_command(
                 matched = match_channels(image, task.channels)
                 example = {"id": file.names[page], "image": matched, "original": image}
                 example["path"] = file.path
+                if image_ids is not None:
+                    example["image_id"] = image_ids[file.path]
                 yield example | ({"page": page} if len(file.names) > 1 else {})
 
     predictions = predict_all(trained, examples(), batch_size=batch_size or 1)
@@ -94,7 +116,18 @@ def predict_command(
         if written is None:
             with user_errors():
                 if "boxes" in prediction:
-                    written = DetectionFiles(output, task.classes)
+                    own = getattr(task, "category_ids", None)
+                    listed = None if listing is None else listing.categories
+                    ids = result_ids(task.classes[1:], own=own, listed=listed)
+                    notes = [*(listing.notes if listing is not None else ())]
+                    notes.append(describe_categories(ids, own=own, listed=annotations))
+                    written = DetectionFiles(
+                        output,
+                        task.classes,
+                        category_ids=ids.ids,
+                        most=task.model.detections.max_detections,
+                        notes=notes,
+                    )
                 else:
                     written = LabelFiles(output, task.classes, background=background)
         written.write(example, prediction)
@@ -120,12 +153,14 @@ class ImageFile:
       names: the name of each page's outputs, without suffix.
       channels: the numbers of channels of the pages, 1 and 3.
       dtypes: the pixel types of the pages, "uint8" and "uint16".
+      sizes: the sizes (height, width) of the pages.
     """
 
     path: Path
     names: tuple[str, ...]
     channels: set[int]
     dtypes: set[str]
+    sizes: set[tuple[int, int]]
 
 
 def _read_all(images: Sequence[Path]) -> list[ImageFile]:
@@ -141,7 +176,8 @@ def _read_all(images: Sequence[Path]) -> list[ImageFile]:
     kinds, problems = [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
-            kinds.append([(image.shape[2], image.dtype.name) for image in read_images(path)])
+            pages = ((x.shape[2], x.dtype.name, x.shape[:2]) for x in read_images(path))
+            kinds.append([*pages])
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -199,7 +235,7 @@ def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: b
         for file in files
         for name in file.names
     ]
-    planned.append(output / "detections.json")
+    planned += [output / "detections.json", output / "images.json"]
     inputs = {file.path.resolve() for file in files}
     if any(path.resolve() in inputs for path in planned):
         raise UserError(f"--output {output}: the predictions would replace the images themselves")

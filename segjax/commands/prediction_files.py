@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.coco import run_lengths as rle
+from segjax.commands.coco_results import describe_capacity
 from segjax.data.images import write_labels
 from segjax.files.atomic import write_json
 from segjax.pictures.instances import draw_detections
@@ -56,52 +56,68 @@ class LabelFiles:
 
 
 class DetectionFiles:
-    """Writes overlays/ and `detections.json`, one file in COCO's format for all images.
+    """Writes overlays/, `detections.json` and `images.json`.
 
-    The file has three lists. "images": "id" from 1, "file_name" as the user gave it, "height",
-    "width", and "page" for files with several pages. "categories": the classes, "id" from 1.
-    "annotations": all detections, by descending score in each image, with COCO's keys ("bbox"
-    [x, y, width, height], "area" of the mask, "segmentation" in compressed run lengths, "iscrowd"
-    0) and a "score". The annotations also hold all keys of COCO's result format.
+    `detections.json` is a list in COCO's result format, which COCO's own tools load: "image_id",
+    "category_id", "bbox" [x, y, width, height], "segmentation" in compressed run lengths and
+    "score", by descending score in each image. `images.json` has the "images" ("id", "file_name" as
+    the user gave it, "height", "width", and "page" for files with several pages) and "categories"
+    ("id", "name") that the ids stand for.
 
     Args:
       output: the folder.
       classes: the names of the classes, the background first.
+      category_ids: the ids of the classes, without the background.
+      most: the largest number of detections that the model finds in an image.
+      notes: lines of text about the ids.
     """
 
-    def __init__(self, output: Path, classes: Sequence[str]):
+    def __init__(
+        self,
+        output: Path,
+        classes: Sequence[str],
+        *,
+        category_ids: Sequence[int | str],
+        most: int,
+        notes: Sequence[str] = (),
+    ):
         self._output = output
         self._classes = classes
-        self._images, self._annotations = [], []
+        self._category_ids = tuple(category_ids)
+        self._most = most
+        self._notes = [*notes]
+        self._images, self._results, self._counts = [], [], []
+        self._made_up = False
 
     def write(self, example: dict, prediction: dict) -> None:
         """Writes the picture of one image, and keeps its detections for `finish`.
 
         Args:
-          example: "id", "original" [height, width, channels], "path" and optionally "page".
+          example: "id", "original" [height, width, channels], "path", and optionally "page" and
+            "image_id"; without "image_id", images are numbered from 1.
           prediction: "boxes", "scores" (descending), "classes" and "masks" (see
             `segjax.coco.run_lengths`).
         """
         boxes, masks = np.asarray(prediction["boxes"], np.float64), prediction["masks"]
         scores, classes = (np.asarray(prediction[name]) for name in ("scores", "classes"))
         height, width = example["original"].shape[:2]
-        image = {"id": len(self._images) + 1, "file_name": str(example["path"])}
+        self._made_up |= "image_id" not in example
+        number = example.get("image_id", len(self._images) + 1)
+        image = {"id": number, "file_name": str(example["path"])}
         image |= {"height": height, "width": width}
         if "page" in example:
             image["page"] = example["page"]
         self._images.append(image)
+        self._counts.append(len(scores))
         for (x_min, y_min, x_max, y_max), score, class_id, mask in zip(
             boxes.tolist(), scores.tolist(), classes.tolist(), masks, strict=True
         ):
-            self._annotations.append(
+            self._results.append(
                 {
-                    "id": len(self._annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": class_id,
+                    "image_id": number,
+                    "category_id": self._category_ids[class_id - 1],
                     "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
-                    "area": rle.area(mask),
                     "segmentation": mask,
-                    "iscrowd": 0,
                     "score": score,
                 }
             )
@@ -117,13 +133,23 @@ class DetectionFiles:
         write_png(self._output / "overlays" / f"{example['id']}.png", picture)
 
     def finish(self) -> list[str]:
-        """Writes `detections.json`; returns lines of text that say what was written."""
-        categories = [{"id": i, "name": name} for i, name in enumerate(self._classes) if i]
-        content = {"images": self._images, "categories": categories}
-        content["annotations"] = self._annotations
-        path = write_json(self._output / "detections.json", content, indent=None)
+        """Writes the JSON files; returns lines of text that say what was written."""
+        names = zip(self._category_ids, self._classes[1:], strict=True)
+        table = {
+            "images": self._images,
+            "categories": [{"id": number, "name": name} for number, name in names],
+        }
+        path = write_json(self._output / "detections.json", self._results, indent=None)
+        images = write_json(self._output / "images.json", table, indent=None)
         overlays = self._output / "overlays"
-        return [
-            f"detections  {path}  (COCO's format: {len(self._annotations)} objects with scores)",
+        lines = [
+            f"detections  {path}  (COCO's result format: {len(self._results)} objects with scores)",
+            f"images      {images}  (the images and categories that the ids stand for)",
             f"overlays    {overlays}  (objects with a score of {SHOWN_SCORE} or more)",
         ]
+        if self._made_up:
+            lines.append(
+                f"image ids: 1 to {len(self._images)}, made up in the order of the images; "
+                "--annotations FILE takes a data set's own"
+            )
+        return [*lines, *self._notes, *describe_capacity(self._counts, self._most)]

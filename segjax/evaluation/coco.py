@@ -5,20 +5,18 @@ pycocotools to the last bits and several times faster. This module adds three th
 printed, bad input is refused by name, and an undefined score is NaN instead of −1.
 """
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from segjax.evaluation.coco_input import Truth, read_content, read_detections, read_truth
 from segjax.evaluation.confusion_matrix import mean_of_defined
 
 IouType = Literal["bbox", "segm"]
-_KEYS = {"bbox": "bbox", "segm": "segmentation"}
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _SIZES = ("", "s", "m", "l")  # the order of COCO's area ranges: all, small, medium, large
 
 
@@ -38,51 +36,43 @@ def evaluate_coco(
     Args:
       ground_truth: a JSON file in COCO's format, or its content: "images" ("id", "height",
         "width"), "categories" ("id", "name") and "annotations" ("image_id", "category_id", "bbox"
-        [x, y, width, height], "segmentation", "area", "iscrowd"). Ids of annotations are not read
-        and may be equal or missing. (COCO's code takes an object of id 0 for none.)
+        [x, y, width, height], "segmentation", "area", "iscrowd", "id"). Annotations of other images
+        or categories do not count. Ids of annotations must be there, but may be equal or 0.
       detections: a JSON file in COCO's result format, or its content: a list of {"image_id",
-        "category_id", "score", and "bbox" or "segmentation" (a mask in run lengths)}. If scores are
+        "category_id", "score", and "bbox" or "segmentation" (a mask in compressed run lengths)}, or
+        an array [n, 7] of image id, x, y, width, height, score and category id. If scores are
         equal, the earlier detection goes first; across images, that of the lower image id.
-      iou_type: "bbox" or "segm". It also decides whether a detection's size is that of its box or
-        of its mask. (The COCO API always takes the box if results hold both.)
+        Detections of other categories do not count. What one of the two keys lacks, the other
+        gives: the box of a mask, or the box as a mask. If the first result has a box, the sizes of
+        all detections are those of their boxes, also for masks, and masks may be polygons.
+      iou_type: "bbox" or "segm", the regions to compare.
       max_detections: caps on the detections for each image and class, ascending. Recall is reported
         at each cap (AR1, AR10, ...); every other score uses the last cap. LVIS takes 300.
 
     Returns:
       "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl":
       floats in [0, 1], NaN if there is nothing to find. Small is below 32² pixels, large from 96².
-      "per_class": {name of the category: AP}.
+      "per_class": {name of the category: AP}; names that several categories share are followed by
+      the id.
 
     Raises:
-      ValueError: the input is not in COCO's format or lacks a key; an image or category is not in
-        the ground truth; a mask does not fit its image; a score is not a number; or two categories
-        share a name.
+      ValueError: pycocotools would not score the input either, such as detections of an image that
+        is not in the ground truth, or of objects without "area" or "iscrowd"; or a number is NaN,
+        or a mask does not fit its image. See `segjax.evaluation.coco_input` for the differences.
     """
-    if iou_type not in _KEYS:
+    if iou_type not in get_args(IouType):
         raise ValueError(f'iou_type must be "bbox" or "segm", not {iou_type!r}')
     limits = [*max_detections]
     if not limits or limits != sorted(set(limits)) or limits[0] < 1:
         raise ValueError(f"max_detections must be ascending and at least 1, found {max_detections}")
-    source, truth = _read(ground_truth, "the ground truth")
-    found_in, found = _read(detections, "the detections")
-    truth = _checked_ground_truth(truth, source, iou_type)
-    found = _checked_detections(found, found_in, truth, iou_type)
-
-    objects = COCO(truth)
-    counting = COCOeval_faster(objects, objects.loadRes(found), iou_type, print_function=_silent)
-    counting.params.maxDets = limits
-    counting.evaluate()
-    counting.accumulate()
-    # Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls;
-    # −1 is undefined.
-    precision, recall = (
-        np.where(counting.eval[name] < 0, np.nan, counting.eval[name])
-        for name in ("precision", "recall")
-    )
-    thresholds = counting.params.iouThrs
+    source, content = read_content(ground_truth, "the ground truth")
+    found_in, found = read_content(detections, "the detections")
+    truth = read_truth(content, source, iou_type)
+    rows = read_detections(found, found_in, truth, iou_type)
+    precision, recall = _count(truth, rows, iou_type, limits)
     result: dict[str, Any] = {"AP": mean_of_defined(precision[..., 0, -1])}
     for percent in (50, 75):
-        at = np.isclose(thresholds, percent / 100)
+        at = np.isclose(_THRESHOLDS, percent / 100)
         result[f"AP{percent}"] = mean_of_defined(precision[at, ..., 0, -1])
     result |= {
         f"AP{name}": mean_of_defined(precision[..., i, -1]) for i, name in enumerate(_SIZES) if i
@@ -91,106 +81,31 @@ def evaluate_coco(
     result |= {
         f"AR{name}": mean_of_defined(recall[..., i, -1]) for i, name in enumerate(_SIZES) if i
     }
-    names = {category["id"]: category["name"] for category in truth["categories"]}
     result["per_class"] = {
-        names[category]: mean_of_defined(precision[:, :, place, 0, -1])
-        for place, category in enumerate(counting.params.catIds)
+        name: mean_of_defined(precision[:, :, place, 0, -1])
+        for place, name in enumerate(truth.names.values())
     }
     return result
 
 
+def _count(truth: Truth, rows: list[dict], iou_type: IouType, limits: list[int]):
+    """Returns precision and recall, in which NaN is undefined.
+
+    Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls.
+    """
+    shape = (len(_THRESHOLDS), 101, len(truth.categories), len(_SIZES), len(limits))
+    if not truth.images or not truth.categories:  # faster-coco-eval takes none for all
+        return np.full(shape, np.nan), np.full((shape[0], *shape[2:]), np.nan)
+    objects, results = COCO(truth.dataset(truth.annotations)), COCO(truth.dataset(rows))
+    counting = COCOeval_faster(objects, results, iou_type, print_function=_silent)
+    counting.params.maxDets = limits
+    counting.evaluate()
+    counting.accumulate()
+    return tuple(
+        np.where(counting.eval[name] < 0, np.nan, counting.eval[name])  # −1 is undefined
+        for name in ("precision", "recall")
+    )
+
+
 def _silent(*_) -> None:
     pass
-
-
-def _read(source, name: str):
-    """Returns a name for errors, and the content."""
-    if not isinstance(source, str | os.PathLike):
-        return name, source
-    try:
-        return str(source), json.loads(Path(source).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {name} from {source}: {error}") from error
-
-
-def _checked_ground_truth(truth, source: str, iou_type: str) -> dict:
-    """Copies what counting needs of the ground truth, with new ids from 1."""
-    if not isinstance(truth, Mapping):
-        raise ValueError(f"{source}: expected COCO's format, an object, found {_kind(truth)}")
-    for name in ("images", "categories", "annotations"):
-        if not isinstance(truth.get(name), Sequence):
-            raise ValueError(f'{source}: expected COCO\'s format, with a list "{name}"')
-    images = _copies(truth["images"], ("id", "height", "width"), f"{source}: image")
-    categories = _copies(truth["categories"], ("id", "name"), f"{source}: category")
-    for rows, key in ((images, "id"), (categories, "id"), (categories, "name")):
-        values = [row[key] for row in rows]
-        if len(set(values)) < len(values):
-            twice = next(value for value in values if values.count(value) > 1)
-            kind = "images" if rows is images else "categories"
-            raise ValueError(f"{source}: two {kind} have the {key} {twice!r}")
-    keys = ("image_id", "category_id", _KEYS[iou_type], "area", "iscrowd")
-    annotations = _copies(truth["annotations"], keys, f"{source}: annotation")
-    _check_ids(annotations, images, categories, f"{source}: annotation")
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
-def _checked_detections(found, source: str, truth: dict, iou_type: str) -> list[dict]:
-    """Copies what counting needs of the detections."""
-    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise ValueError(f"{source}: expected COCO's result format, a list, found {_kind(found)}")
-    # Only one of "bbox" and "segmentation": with both, sizes would be those of the boxes.
-    keys = ("image_id", "category_id", "score", _KEYS[iou_type])
-    found = _copies(found, keys, f"{source}: detection")
-    _check_ids(found, truth["images"], truth["categories"], f"{source}: detection")
-    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    for number, row in enumerate(found):
-        if not isinstance(row["score"], int | float | np.number) or not math.isfinite(row["score"]):
-            raise ValueError(
-                f"{source}: detection {number}: expected a number as score, found {row['score']!r}"
-            )
-        row["score"] = float(row["score"])
-        if iou_type == "bbox":
-            continue
-        mask, size = row["segmentation"], sizes[row["image_id"]]
-        if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str | bytes):
-            raise ValueError(
-                f"{source}: detection {number}: expected a mask as compressed run lengths, "
-                f"found {mask!r:.40}"
-            )
-        if list(mask.get("size", ())) != size:
-            raise ValueError(
-                f"{source}: detection {number}: its mask is for an image of {mask.get('size')}, "
-                f"and image {row['image_id']} has (height, width) {size}"
-            )
-    return found
-
-
-def _copies(rows, keys: Sequence[str], name: str) -> list[dict]:
-    """Copies the `keys` of each row to new dicts."""
-    try:
-        return [{key: row[key] for key in keys} for row in rows]
-    except (KeyError, TypeError) as error:
-        number, row = next(
-            (number, row)
-            for number, row in enumerate(rows)
-            if not isinstance(row, Mapping) or any(key not in row for key in keys)
-        )
-        missing = [key for key in keys if not isinstance(row, Mapping) or key not in row]
-        raise ValueError(f"{name} {number} has no {missing[0]!r}") from error
-
-
-def _check_ids(rows, images, categories, name: str) -> None:
-    """Raises ValueError for a row with an unknown image or category."""
-    for key, known in (("image_id", images), ("category_id", categories)):
-        ids = {entry["id"] for entry in known}
-        for number, row in enumerate(rows):
-            if row[key] not in ids:
-                raise ValueError(
-                    f"{name} {number} has {key} {row[key]!r}, which is not in the ground truth"
-                )
-
-
-def _kind(value) -> str:
-    return type(value).__name__

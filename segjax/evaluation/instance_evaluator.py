@@ -9,6 +9,7 @@ import numpy as np
 from faster_coco_eval import mask as coco_masks
 
 from segjax.coco import run_lengths as rle
+from segjax.coco.ids import id_order
 from segjax.evaluation.coco import IouType, evaluate_coco
 
 _NAMES = {"bbox": "box", "segm": "mask"}
@@ -20,9 +21,12 @@ class CocoEvaluator:
 
     An example has "id" (a str, unique), "image" [H, W, C], "boxes" float [n, 4], "classes" int [n],
     "masks" (n objects with `top`, `left` and `pixels`, bool [h, w]), "crowd" bool [n], "areas"
-    float [n] and perhaps "image_id". A prediction has "boxes" [d, 4], "scores" [d], "classes" [d]
-    and "masks" (d run lengths). Boxes are [x_min, y_min, x_max, y_max] in pixels of the image, and
-    classes are 1..K. Scores of boxes alone need no masks on either side.
+    float [n], perhaps "image_id" and perhaps those entries that `CocoInstances` adds: "has_mask"
+    bool [n], "annotated_boxes" [n, 4] and "annotated_areas" [n]. Scores of masks ignore an object
+    without a mask, as they ignore a crowd that fills its box. A prediction has "boxes" [d, 4],
+    "scores" [d], "classes" [d] and "masks" (d run lengths). Boxes are [x_min, y_min, x_max, y_max]
+    in pixels of the image, and classes are 1..K. Scores of boxes alone need no masks on either
+    side.
 
     Args:
       classes: names of the classes, the background first.
@@ -37,7 +41,7 @@ class CocoEvaluator:
         self,
         classes: Sequence[str],
         *,
-        category_ids: Sequence[int] | None = None,
+        category_ids: Sequence[int | str] | None = None,
         iou_types: Sequence[IouType] = ("bbox", "segm"),
         extra: Mapping[str, Callable[[dict, dict], float]] | None = None,
         max_detections: Sequence[int] = (1, 10, 100),
@@ -72,10 +76,15 @@ class CocoEvaluator:
         height, width = (int(side) for side in example["image"].shape[:2])
         image = {"id": str(example["id"]), "size": [height, width]}
         if "image_id" in example:
-            image["image_id"] = int(example["image_id"])
-        image["truth"] = self._objects(
-            example, example["id"], {"area": "areas", "iscrowd": "crowd"}
-        )
+            number = example["image_id"]
+            image["image_id"] = number if isinstance(number, str) else int(number)
+        areas = "annotated_areas" if "annotated_areas" in example else "areas"
+        names = {"area": areas, "iscrowd": "crowd"}
+        if "has_mask" in example:
+            names["has_mask"] = "has_mask"
+        image["truth"] = self._objects(example, example["id"], names)
+        if "annotated_boxes" in example:
+            image["truth"]["bbox"] = np.asarray(example["annotated_boxes"], np.float64).tolist()
         image["found"] = self._objects(prediction, example["id"], {"score": "scores"})
         if "segm" in self._iou_types:
             image["truth"]["segmentation"] = [
@@ -115,9 +124,14 @@ class CocoEvaluator:
         if not self._images:
             return {}
         result, per_class = {}, {}
-        truth, found = self.ground_truth(), self.detections()
+        found = self.detections()
         for iou_type in self._iou_types:
-            scores = evaluate_coco(truth, found, iou_type, max_detections=self._max_detections)
+            # Without boxes, the sizes of masks are those of masks, as in detectron2.
+            other = {"bbox": "segmentation", "segm": "bbox"}[iou_type]
+            rows = [{key: row[key] for key in row if key != other} for row in found]
+            scores = evaluate_coco(
+                self.ground_truth(iou_type), rows, iou_type, max_detections=self._max_detections
+            )
             name, by_class = _NAMES[iou_type], scores.pop("per_class")
             result |= {f"{name}_{key}": value for key, value in scores.items()}
             per_class[f"per_class_{name}_AP"] = [
@@ -131,8 +145,13 @@ class CocoEvaluator:
             result[name] = math.fsum(defined) / len(defined) if defined else math.nan
         return result | per_class
 
-    def ground_truth(self) -> dict:
-        """Returns the examples so far in COCO's format: "images", "categories", "annotations"."""
+    def ground_truth(self, iou_type: IouType | None = None) -> dict:
+        """Returns the examples so far in COCO's format: "images", "categories", "annotations".
+
+        Args:
+          iou_type: with "segm", objects without a mask are crowds, which scores ignore. Otherwise
+            they have no "segmentation".
+        """
         categories = [
             {"id": number, "name": name}
             for number, name in zip(self._category_ids, self._classes[1:], strict=True)
@@ -143,21 +162,38 @@ class CocoEvaluator:
             images.append(
                 {"id": number, "file_name": image["id"], "height": height, "width": width}
             )
-            annotations += self._rows(image, "truth", number)
+            for annotation in self._rows(image, "truth", number):
+                has_mask = annotation.pop("has_mask", True)
+                if not has_mask and iou_type == "segm":
+                    annotation["iscrowd"] = 1
+                elif not has_mask:
+                    annotation.pop("segmentation", None)
+                annotations.append(annotation)
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
         return {"images": images, "categories": categories, "annotations": annotations}
 
-    def detections(self) -> list[dict]:
-        """Returns the predictions so far in COCO's result format, for instance for its servers."""
+    def detections(self, category_ids: Sequence[int | str] | None = None) -> list[dict]:
+        """Returns the predictions so far in COCO's result format, for instance for its servers.
+
+        Args:
+          category_ids: ids of the classes 1..K, if they are others than the evaluator's.
+        """
         return [
-            row for number, image in self._numbered() for row in self._rows(image, "found", number)
+            row
+            for number, image in self._numbered()
+            for row in self._rows(image, "found", number, category_ids)
         ]
 
-    def _numbered(self) -> list[tuple[int, dict]]:
+    @property
+    def has_image_ids(self) -> bool:
+        """Whether the examples have image ids; without them, images are numbered by their names."""
+        return all("image_id" in image for image in self._images)
+
+    def _numbered(self) -> list[tuple[int | str, dict]]:
         """Returns (image id, image) pairs, in an order independent of the order of examples."""
-        if all("image_id" in image for image in self._images):
-            ordered = sorted(self._images, key=lambda image: image["image_id"])
+        if self.has_image_ids:
+            ordered = sorted(self._images, key=lambda image: id_order(image["image_id"]))
             return [(image["image_id"], image) for image in ordered]
         return list(enumerate(sorted(self._images, key=lambda image: image["id"]), start=1))
 
@@ -174,14 +210,21 @@ class CocoEvaluator:
         lists = {name: np.asarray(entries[key]).tolist() for name, key in names.items()}
         return {"class": classes.tolist(), "bbox": boxes.tolist(), **lists}
 
-    def _rows(self, image: Mapping, kind: str, number: int) -> list[dict]:
+    def _rows(
+        self,
+        image: Mapping,
+        kind: str,
+        number: int | str,
+        category_ids: Sequence[int | str] | None = None,
+    ) -> list[dict]:
         """Returns the objects of an image as COCO's annotations or results."""
+        ids = self._category_ids if category_ids is None else category_ids
         names = [name for name in image[kind] if name != "class"]
         rows = []
         for class_id, *values in zip(
             *(image[kind][name] for name in ["class", *names]), strict=True
         ):
-            row = {"image_id": number, "category_id": self._category_ids[class_id - 1]}
+            row = {"image_id": number, "category_id": ids[class_id - 1]}
             row |= dict(zip(names, values, strict=True))
             if "segmentation" in row:
                 row["segmentation"] = {"size": image["size"], "counts": row["segmentation"]}
@@ -196,6 +239,8 @@ def _quality(image: Mapping, iou_type: IouType) -> float:
     truth, found = image["truth"], image["found"]
     shown = np.flatnonzero(np.asarray(found["score"]) >= _SHOWN_SCORE)
     crowd = np.asarray(truth["iscrowd"], bool)
+    if iou_type == "segm" and "has_mask" in truth:
+        crowd |= ~np.asarray(truth["has_mask"], bool)
     if not shown.size or not crowd.size:
         count = (shown.size + np.count_nonzero(~crowd)) / 2
         return 0.0 if count else math.nan

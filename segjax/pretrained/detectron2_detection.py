@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from segjax.coco.classes import COCO_CLASSES
+from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.models.backbones.resnet import ResNet, resnet50, resnet101, resnext101
 from segjax.models.mask_rcnn import MaskRCNN, Neck
@@ -80,7 +80,14 @@ def convert_mask_rcnn(
     variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
     classes = object_names(num_classes - 1, classes, CLASSES)
     size = CITYSCAPES_SIZE if classes == CITYSCAPES else {}
-    task = coco_task(model, classes=classes, preprocess=preprocess, paste_rule="detectron2", **size)
+    task = coco_task(
+        model,
+        classes=classes,
+        preprocess=preprocess,
+        paste_rule="detectron2",
+        category_ids=tuple(COCO_CATEGORIES) if classes == COCO_CLASSES else None,
+        **size,
+    )
     return Pretrained(model, variables, preprocess, task)
 
 

@@ -21,6 +21,7 @@ def coco_task(
     classes: tuple[str, ...],
     preprocess: Normalize,
     paste_rule: PasteRule,
+    category_ids: tuple[int, ...] | None = None,
     resize: Callable[[dict, None], dict] = COCO_SIZE,
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS,
 ) -> InstanceTask:
@@ -31,6 +32,7 @@ def coco_task(
       classes: the names of the classes, background first.
       preprocess: the normalisation of pixels.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
+      category_ids: the training data's ids of the classes, without the background.
       resize: the resizing of photographs; by default to a shorter side of 800 pixels and a longer
         one of at most 1333.
       buckets: height and width of each shape to which resized photographs are padded.
@@ -42,8 +44,9 @@ def coco_task(
         buckets=buckets,
         preprocess=preprocess,
         views=(InstanceView(resize),),
-        make_evaluator=partial(CocoEvaluator, classes),
+        make_evaluator=partial(CocoEvaluator, classes, category_ids=category_ids),
         paste_rule=paste_rule,
+        category_ids=category_ids,
     )
 
 

@@ -97,9 +97,11 @@ def convert_maskrcnn(
     )
     table = maskrcnn_table(v2=v2)
     variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
+    names = object_names(num_classes - 1, classes, {90: CLASSES})
     task = coco_task(
         model,
-        classes=object_names(num_classes - 1, classes, {90: CLASSES}),
+        classes=names,
+        category_ids=tuple(range(1, 91)) if names == CLASSES else None,
         preprocess=IMAGENET,
         paste_rule="torchvision",
         resize=Resize(),

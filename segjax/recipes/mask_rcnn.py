@@ -29,6 +29,7 @@ from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
+from segjax.recipes.notes import open_with_notes
 from segjax.tasks.instance import InstanceTask, InstanceView
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
@@ -102,6 +103,8 @@ class InputConfig:
     max_objects: int = 100
     """Largest number of objects kept for an image; "dropped_objects" in the log counts the
     others."""
+    keep_empty: bool = False
+    """Also train on images without objects."""
     mask_size: int = 112
     """Cells on a side of an object's stored mask, which covers its box."""
 
@@ -186,7 +189,7 @@ def instance_task(
     config: MaskRCNNExperimentConfig,
     classes: tuple[str, ...],
     *,
-    category_ids: tuple[int, ...] | None = None,
+    category_ids: tuple[int | str, ...] | None = None,
     nuclei_score: bool = False,
 ) -> InstanceTask:
     """Builds the task.
@@ -218,6 +221,7 @@ def instance_task(
         anchor_sampling=config.anchor_sampling,
         region_sampling=config.region_sampling,
         mask_threshold=prediction.mask_threshold,
+        category_ids=category_ids,
     )
 
 
@@ -229,9 +233,16 @@ def mask_rcnn_experiment(
         config, splits.classes, category_ids=splits.category_ids, nuclei_score=nuclei_score
     )
     settings, normalize = config.input, config.network.normalize
+    most = task.model.detections.max_detections
+
+    def noted(opener):
+        return partial(open_with_notes, opener, most=most)
+
     return Experiment(
         task=task,
-        train=splits.train,
+        train=partial(
+            open_with_notes, splits.train, most=settings.max_objects, classes=splits.classes
+        ),
         transforms=(
             settings.resize.transform,
             RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
@@ -242,7 +253,7 @@ def mask_rcnn_experiment(
                 mask_size=settings.mask_size,
             ),
         ),
-        evaluation=splits.evaluation,
+        evaluation={name: noted(opener) for name, opener in splits.evaluation.items()},
         groups=_groups if len(settings.buckets) > 1 else None,
         best_metric="mask_AP",
         initialize=partial(
@@ -257,37 +268,46 @@ def mask_rcnn_experiment(
 def coco_experiment(config: MaskRCNNExperimentConfig) -> Experiment:
     """Builds the experiment on COCO 2017, scored on val2017 with COCO's category ids."""
     return mask_rcnn_experiment(
-        config, as_objects(prepared_splits("coco", data_dir=config.data_dir))
+        config,
+        as_objects(
+            prepared_splits("coco", data_dir=config.data_dir), keep_empty=config.input.keep_empty
+        ),
     )
 
 
-def coco_files_splits(files: CocoFiles, classes: tuple[str, ...]) -> Splits:
+def coco_files_splits(
+    files: CocoFiles,
+    classes: tuple[str, ...],
+    *,
+    category_ids: tuple[int | str, ...] | None = None,
+    keep_empty: bool = False,
+) -> Splits:
     """Returns splits of the user's JSON files.
 
     Args:
       files: the paths.
-      classes: names of the files' categories in the order of their ids, without the background.
+      classes: names of the classes without the background; the files' categories are matched by
+        name.
+      category_ids: the training file's ids of the classes; None numbers them from 1.
+      keep_empty: also train on images without objects.
 
     Raises:
-      ValueError: when a split is opened, if its file has other categories.
+      ValueError: when a split is opened, if its file has objects of other categories.
     """
 
     def open_files(annotations, images, **options):
-        source = CocoInstances(annotations, images, **options)
-        if source.class_names[1:] != classes:
-            raise ValueError(
-                f"{annotations} has the categories {' '.join(source.class_names[1:])}; "
-                f"--classes says {' '.join(classes) or 'none'}"
-            )
-        for note in source.notes:
-            print(f"{annotations}: {note}")
-        return source
+        return CocoInstances(annotations, images, classes=classes, **options)
 
     return Splits(
         classes=("background", *classes),
         channels=3,
-        train=partial(open_files, files.train_annotations, files.train_images, drop_empty=True),
-        evaluation={"val": partial(open_files, files.val_annotations, files.val_images)},
+        train=partial(
+            open_files, files.train_annotations, files.train_images, drop_empty=not keep_empty
+        ),
+        evaluation={
+            "val": partial(open_files, files.val_annotations, files.val_images, for_scores=True)
+        },
+        category_ids=category_ids,
     )
 
 

@@ -77,6 +77,8 @@ class InstanceTask:
         targets of one image's regions. By default, masks are in the frames of their boxes.
       paste_rule: how masks become pixels; see `segjax.inference.paste`.
       mask_threshold: pixels of at least this probability belong to the object.
+      category_ids: the training data's ids of the classes without the background, for results in
+        COCO's format; None if the data have none.
     """
 
     entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
@@ -97,6 +99,7 @@ class InstanceTask:
     mask_targets: Callable[..., jax.Array] = targets_from_boxes
     paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
+    category_ids: tuple[int | str, ...] | None = None
 
     @property
     def image_channels(self) -> tuple[int, ...]:
@@ -170,20 +173,27 @@ class InstanceTask:
             "box_deltas": box_deltas,
         }
         if train and model.masks_need_all_regions:
-            outputs["masks"] = model.mask_outputs(levels, self._masked(regions), train)
+            outputs["masks"] = model.mask_outputs(levels, self._masked(regions, batch), train)
         return outputs
 
-    def _masked(self, regions) -> dict:
-        """Returns the regions for the mask branch: the first places, which hold all positives."""
+    def _masked(self, regions, batch) -> dict:
+        """Returns the regions for the mask branch: the first places, which hold all positives.
+
+        Regions of objects without a mask are no longer positive: they add nothing to the mask
+        branch's losses and do not count in their means.
+        """
         masked = {
             name: value[:, : self.region_sampling.positives] for name, value in regions.items()
         }
-        return masked | {"boxes": jax.vmap(repeat_valid)(masked["boxes"], masked["positive"])}
+        masked |= {"boxes": jax.vmap(repeat_valid)(masked["boxes"], masked["positive"])}
+        if "has_mask" in batch:
+            masked["positive"] &= take(batch["has_mask"], masked["matched"])
+        return masked
 
     def _mask_losses(self, variables, outputs, batch, train):
         """Returns the weighted sum of the mask branch's losses, and each loss by name."""
         check_names(self.extra_mask_losses, taken=vars(self.loss_function))
-        regions = self._masked(outputs["regions"])
+        regions = self._masked(outputs["regions"], batch)
         normalizer = mean_count(regions["positive"])
 
         def losses(outputs, regions):

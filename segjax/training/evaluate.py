@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ class Evaluation:
       examples: a dict with "id", "score" and, if one was drawn, "picture" for each example, in the
         order of the split.
       pictures: the pictures that this process drew, uint8 [height, width, 3], by example id.
+      evaluator: the task's evaluator, which has counted all examples; None for a result from disk.
     """
 
     split: str
@@ -44,6 +46,7 @@ class Evaluation:
     metrics: dict
     examples: list[dict]
     pictures: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    evaluator: Any = field(default=None, compare=False, repr=False)
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -150,7 +153,7 @@ class Evaluator:
             total.merge(state)
         parts = [json.loads(part) for part in gather_bytes(json.dumps(rows).encode())]
         rows = sorted((row for part in parts for row in part), key=lambda row: row.pop("number"))
-        return Evaluation(split, step, total.result(), rows, pictures)
+        return Evaluation(split, step, total.result(), rows, pictures, total)
 
 
 def write_evaluation(

@@ -56,14 +56,14 @@ def predict(monkeypatch, found, photos, output, *options):
     monkeypatch.setattr(pretrained, "load", lambda name, path: found)
     arguments = ["predict", NAME, photos, "--weights", "weights.npz", "--output", output, *options]
     main([str(argument) for argument in arguments])
-    return json.loads((output / "detections.json").read_text())
+    return [json.loads((output / f"{name}.json").read_text()) for name in ("detections", "images")]
 
 
 def test_objects_are_those_that_the_converted_model_finds(
     monkeypatch, detector, photos, tmp_path, capsys
 ):
     folder, images = photos
-    content = predict(monkeypatch, detector, folder, tmp_path / "out")
+    results, content = predict(monkeypatch, detector, folder, tmp_path / "out")
     shown = capsys.readouterr().out
     assert f"predicting with {NAME} from weights.npz" in shown
     assert "converted to RGB for the model: 1 of 2 files" in shown
@@ -74,7 +74,7 @@ def test_objects_are_those_that_the_converted_model_finds(
     ]
     total = 0
     for image, name in zip(content["images"], images, strict=True):
-        objects = [x for x in content["annotations"] if x["image_id"] == image["id"]]
+        objects = [x for x in results if x["image_id"] == image["id"]]
         expected = detector.predict(images[name])
         assert len(objects) == len(expected["scores"]) > 0
         total += len(objects)
@@ -86,12 +86,45 @@ def test_objects_are_those_that_the_converted_model_finds(
             assert entry["category_id"] == expected["classes"][place]
             mask = rle.decode(entry["segmentation"])
             assert mask.shape == (90, 120)
-            assert entry["area"] == mask.sum()
             theirs = rle.decode(expected["masks"][place])
             assert (mask != theirs).mean() < 1e-3
         picture = cv2.imread(str(tmp_path / "out" / "overlays" / f"{name}.png"))
         assert picture.shape[0] % 90 == picture.shape[1] % 120 == 0
     assert f"{total} objects with scores" in shown
+
+
+def test_detections_get_the_ids_of_an_annotation_file(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, _ = photos
+    names = list(CLASSES[1:])
+    listing = {
+        "images": [
+            {"id": 700, "file_name": "colour.png", "height": 90, "width": 120},
+            {"id": "g", "file_name": "somewhere/grey.png"},
+            {"id": 3, "file_name": "other.png"},
+        ],
+        "categories": [{"id": 40 + i, "name": name} for i, name in enumerate(names)],
+    }
+    path = tmp_path / "listing.json"
+    path.write_text(json.dumps(listing))
+    plain, _ = predict(monkeypatch, detector, folder, tmp_path / "plain")
+    results, table = predict(monkeypatch, detector, folder, tmp_path / "out", "--annotations", path)
+    assert [image["id"] for image in table["images"]] == [700, "g"]
+    assert table["categories"] == listing["categories"]
+    own = {1: 700, 2: "g"}
+    for row, other in zip(results, plain, strict=True):
+        assert row["image_id"] == own[other["image_id"]]
+        assert row["category_id"] == other["category_id"] + 39
+        assert row["bbox"] == other["bbox"]
+    assert f"category ids: those of {path}, by name" in capsys.readouterr().out
+
+    listing["images"].pop(0)
+    path.write_text(json.dumps(listing))
+    with pytest.raises(SystemExit):
+        predict(monkeypatch, detector, folder, tmp_path / "none", "--annotations", path)
+    assert "1 of 2 images are not in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_converted_detector_scores_what_it_finds(detector, photos):
@@ -125,8 +158,8 @@ def test_a_photograph_without_objects_is_shown_as_it_is(
     model = detector.model.clone(detections=DetectionConfig(score_threshold=1.0, max_detections=5))
     task = dataclasses.replace(detector.task, model=model)
     blind = dataclasses.replace(detector, model=model, task=task)
-    content = predict(monkeypatch, blind, folder / "colour.png", tmp_path / "out")
-    assert content["annotations"] == []
+    results, content = predict(monkeypatch, blind, folder / "colour.png", tmp_path / "out")
+    assert results == []
     assert [image["id"] for image in content["images"]] == [1]
     assert "0 objects with scores" in capsys.readouterr().out
     picture = cv2.imread(str(tmp_path / "out" / "overlays" / "colour.png"))[..., ::-1]

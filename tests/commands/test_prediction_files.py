@@ -26,7 +26,7 @@ def make_prediction(boxes, classes, scores, size):
 
 @pytest.fixture
 def written(tmp_path):
-    files = DetectionFiles(tmp_path, CLASSES)
+    files = DetectionFiles(tmp_path, CLASSES, category_ids=(7, "n"), most=2, notes=["a note"])
     first = {"id": "a", "original": np.zeros((40, 60, 1), np.uint8), "path": tmp_path / "a.png"}
     boxes = [[5, 6, 25, 16], [30, 10, 50, 40]]
     files.write(first, make_prediction(boxes, [2, 1], [0.75, 0.25], (40, 60)))
@@ -36,22 +36,40 @@ def written(tmp_path):
     return tmp_path, files.finish()
 
 
-def test_detections_are_one_file_in_coco_format_with_scores(written):
+def test_detections_are_results_and_a_table_says_what_their_ids_mean(written):
     folder, lines = written
-    content = json.loads((folder / "detections.json").read_text())
-    assert content["images"] == [
+    results = json.loads((folder / "detections.json").read_text())
+    table = json.loads((folder / "images.json").read_text())
+    assert table["images"] == [
         {"id": 1, "file_name": str(folder / "a.png"), "height": 40, "width": 60},
         {"id": 2, "file_name": str(folder / "b.tif"), "height": 600, "width": 700, "page": 1},
     ]
-    assert content["categories"] == [{"id": 1, "name": "cell"}, {"id": 2, "name": "nucleus"}]
-    first, second = content["annotations"]
-    assert (first["bbox"], first["area"], first["score"]) == ([5, 6, 20, 10], 200, 0.75)
-    assert (first["image_id"], first["category_id"], first["iscrowd"]) == (1, 2, 0)
-    assert second["bbox"] == [30, 10, 20, 30]
+    assert table["categories"] == [{"id": 7, "name": "cell"}, {"id": "n", "name": "nucleus"}]
+    first, second = results
+    assert (first["bbox"], first["score"]) == ([5, 6, 20, 10], 0.75)
+    assert (first["image_id"], first["category_id"]) == (1, "n")
+    assert (second["bbox"], second["category_id"]) == ([30, 10, 20, 30], 7)
+    keys = {"image_id", "category_id", "bbox", "segmentation", "score"}
+    assert all(row.keys() == keys for row in results)
     assert "2 objects with scores" in lines[0]
-    # It is its own ground truth, and its annotations are results.
+    assert any("image ids: 1 to 2, made up" in line for line in lines)
+    assert "a note" in lines
+    assert any("1 of 2 images have 2 detections" in line for line in lines)
+
+
+def test_an_example_with_an_image_id_keeps_it(tmp_path):
+    files = DetectionFiles(tmp_path, CLASSES, category_ids=(1, 2), most=100)
+    example = {"id": "a", "original": np.zeros((40, 60, 1), np.uint8), "path": tmp_path / "a.png"}
+    files.write(
+        example | {"image_id": 42}, make_prediction([[5, 6, 25, 16]], [2], [0.75], (40, 60))
+    )
+    assert not any("made up" in line for line in files.finish())
+    results = json.loads((tmp_path / "detections.json").read_text())
+    truth = json.loads((tmp_path / "images.json").read_text())
+    assert [image["id"] for image in truth["images"]] == [42]
+    truth["annotations"] = [row | {"id": 1, "iscrowd": 0, "area": 200} for row in results]
     for iou_type in ("bbox", "segm"):
-        assert evaluate_coco(content, content["annotations"], iou_type)["AP"] == pytest.approx(1)
+        assert evaluate_coco(truth, results, iou_type)["AP"] == pytest.approx(1)
 
 
 def test_pictures_show_detections_of_high_score(written):
@@ -67,4 +85,5 @@ def test_pictures_show_detections_of_high_score(written):
 
 def test_no_broken_file_is_left_behind(written):
     folder, _ = written
-    assert sorted(path.name for path in folder.iterdir()) == ["detections.json", "overlays"]
+    names = ["detections.json", "images.json", "overlays"]
+    assert sorted(path.name for path in folder.iterdir()) == names

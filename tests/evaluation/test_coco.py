@@ -76,10 +76,6 @@ def random_world(seed, *, images=8, categories=(3, 7, 21), decimals=1, copies=3,
 
 def pycocotools_scores(truth, found, iou_type, max_detections=(1, 10, 100)):
     """Scores by COCO's own code, which cannot read an empty list of results."""
-    key = {"bbox": "bbox", "segm": "segmentation"}[iou_type]
-    found = [
-        {name: row[name] for name in ("image_id", "category_id", "score", key)} for row in found
-    ]
     with contextlib.redirect_stdout(io.StringIO()):
         objects = COCO()
         objects.dataset = copy.deepcopy(truth)
@@ -182,12 +178,14 @@ def test_the_earlier_of_equally_scored_detections_goes_first():
     assert check_equal(truth, [bad, good], "bbox")["AP"] == pytest.approx(first / 2)
 
 
-def test_sizes_of_masks_are_those_of_masks_and_not_of_boxes():
+def test_sizes_of_masks_are_those_of_their_boxes_if_the_results_have_boxes():
     truth, boxes = hand_made()
-    found = [detection(10, 1, box, 0.9) for box in boxes[:2]]
+    wrong = detection(10, 1, (120, 100, 40, 40), 0.95) | {"bbox": [120.0, 100.0, 5.0, 5.0]}
+    found = [detection(10, 1, box, 0.9) for box in boxes[:2]] + [wrong]
+    assert check_equal(truth, found, "segm")["APm"] == pytest.approx(1)  # the wrong one is small
     for row in found:
-        row["bbox"] = [0.0, 0.0, 5.0, 5.0]
-    assert evaluate_coco(truth, found, "segm")["APm"] == pytest.approx(1)
+        del row["bbox"]
+    assert check_equal(truth, found, "segm")["APm"] == pytest.approx(2 / 3)
 
 
 def test_objects_without_usable_ids_are_found():
@@ -197,7 +195,7 @@ def test_objects_without_usable_ids_are_found():
     truth["annotations"][0]["id"] = 0
     assert pycocotools_scores(truth, found, "bbox").stats[1] < 0.6
     assert evaluate_coco(truth, found, "bbox")["AP"] == pytest.approx(1)
-    del truth["annotations"][1]["id"]
+    truth["annotations"][1]["id"] = 0
     assert evaluate_coco(truth, found, "bbox")["AP"] == pytest.approx(1)
 
 
@@ -226,25 +224,49 @@ def test_polygons_and_uncompressed_runs_of_the_truth_are_read():
     assert check_equal(truth, found, "segm")["AP50"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t, d: d[1].update(category_id=5), 51 / 101),  # counts neither for nor against
+        (lambda t, d: d[0].pop("segmentation"), None),  # the box is the mask
+        (lambda t, d: t["annotations"][1].update(image_id=4), None),
+        (lambda t, d: t["annotations"][1].update(category_id=4), None),
+        (lambda t, d: t["images"].append(t["images"][0]), 1),
+    ],
+)
+def test_input_that_pycocotools_scores_has_its_scores(change, expected, iou_type):
+    truth, boxes = hand_made()
+    found = [detection(10, 1, box, 0.9) for box in boxes[:2]]
+    change(truth, found)
+    result = check_equal(truth, found, iou_type)
+    if expected is not None:
+        assert result["AP"] == pytest.approx(expected)
+
+
+def test_categories_of_one_name_are_told_apart_by_their_ids():
+    truth, boxes = hand_made()
+    truth["categories"].append({"id": 2, "name": "class 1"})
+    result = evaluate_coco(truth, [detection(10, 1, box, 0.9) for box in boxes[:2]], "bbox")
+    assert result["per_class"].keys() == {"class 1 (1)", "class 1 (2)"}
+    assert result["per_class"]["class 1 (1)"] == pytest.approx(1)
+    assert np.isnan(result["per_class"]["class 1 (2)"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t, d: d[0].update(image_id=99), "detection 0 has image_id 99, which is not"),
-        (lambda t, d: d[1].update(category_id=5), "detection 1 has category_id 5"),
         (lambda t, d: d[1].pop("score"), "detection 1 has no 'score'"),
-        (lambda t, d: d[0].pop("segmentation"), "detection 0 has no 'segmentation'"),
+        (lambda t, d: [row.pop("bbox") for row in d] and d[0].pop("segmentation"), "0 has no 'seg"),
         (lambda t, d: d[0].update(score=float("nan")), "expected a number as score, found nan"),
         (lambda t, d: d[0].update(score="high"), "expected a number as score, found 'high'"),
         (lambda t, d: d[0]["segmentation"].update(size=[9, 9]), "is for an image of [9, 9]"),
-        (lambda t, d: d[0].update(segmentation=[[1, 2, 3]]), "expected a mask as compressed run"),
+        (lambda t, d: d[0].update(segmentation=[[1, 2, 3]]), "expected polygons [[x0, y0"),
         (lambda t, d: t.pop("categories"), 'with a list "categories"'),
         (lambda t, d: t["annotations"][2].pop("area"), "annotation 2 has no 'area'"),
-        (lambda t, d: t["annotations"][1].update(image_id=4), "annotation 1 has image_id 4"),
-        (lambda t, d: t["images"].append(t["images"][0]), "two images have the id 10"),
-        (
-            lambda t, d: t["categories"].append({"id": 2, "name": "class 1"}),
-            "two categories have the name 'class 1'",
-        ),
+        (lambda t, d: t["annotations"][2].pop("iscrowd"), "annotation 2 has no 'iscrowd'"),
+        (lambda t, d: t["annotations"][1].pop("id"), "annotation 1 has no 'id'"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, message):

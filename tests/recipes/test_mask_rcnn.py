@@ -48,7 +48,7 @@ CONFIG = MaskRCNNExperimentConfig(
 CLASSES = ("thing", "other")
 
 
-def write_files(folder, *, sizes=SIDES, names=CLASSES):
+def write_files(folder, *, sizes=SIDES, names=CLASSES, category=7):
     """A JSON file in COCO's format, one square in each image, and the files that it names."""
     content = {
         "images": [
@@ -59,7 +59,7 @@ def write_files(folder, *, sizes=SIDES, names=CLASSES):
             {
                 "id": i + 1,
                 "image_id": i,
-                "category_id": 7,
+                "category_id": category,
                 "bbox": [4, 5, 12, 10],
                 "area": 120,
                 "iscrowd": 0,
@@ -117,12 +117,19 @@ def test_one_bucket_needs_no_groups(tmp_path):
 
 
 def test_files_with_other_classes_than_the_run_are_refused(tmp_path):
-    files = write_files(tmp_path / "files", names=("thing", "novelty"))
+    files = write_files(tmp_path / "files", names=("thing", "novelty"), category=9)
     experiment = coco_files_experiment(CONFIG, files)
     with pytest.raises(
-        ValueError, match=r"objects.json has the categories thing novelty; --classes"
+        ValueError, match=r"objects.json has categories that are no classes of the run: 'novelty'"
     ):
         experiment.train()
+
+
+def test_categories_without_objects_may_differ_from_the_classes(tmp_path, capsys):
+    files = write_files(tmp_path / "files", names=("thing", "novelty"))
+    source = coco_files_experiment(CONFIG, files).train()
+    assert source.class_names == ("background", *CLASSES)
+    assert "nothing is annotated with: novelty" in capsys.readouterr().out
 
 
 def test_annotations_that_are_left_out_are_said(tmp_path, capsys):

@@ -102,6 +102,26 @@ def test_images_without_objects_have_finite_losses_and_gradients(losses, names):
         assert metrics["positive_regions"] > 0
 
 
+def test_the_flag_of_masks_changes_no_bit_if_all_objects_have_one(losses):
+    expected = losses("first", "second")
+    classes = stack(EXAMPLES["first"], EXAMPLES["second"])["classes"]
+    chex.assert_trees_all_equal(losses("first", "second", has_mask=classes > 0), expected)
+
+
+def test_objects_without_a_mask_train_class_and_box_and_not_the_mask(losses):
+    _, whole, _ = losses("first", "second")
+    classes = stack(EXAMPLES["first"], EXAMPLES["second"])["classes"]
+    flags = (classes > 0) & (np.arange(2)[:, None] == 1)
+    _, some, _ = losses("first", "second", has_mask=flags)
+    for name in ("objectness", "rpn_box", "classes", "box", "positive_regions"):
+        assert some[name] == whole[name], name
+    _, second, _ = losses("second", "second")
+    assert some["mask"] == pytest.approx(second["mask"], rel=1e-5)  # the mean over masks
+    _, none, gradients = losses("first", "second", has_mask=np.zeros(classes.shape, bool))
+    assert none["mask"] == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["mask_head"]))
+
+
 def test_objects_beyond_the_capacity_are_reported(losses):
     _, metrics, _ = losses("first", "second", dropped=np.array([3, 0], np.int32))
     assert metrics["dropped_objects"] == 1.5
@@ -184,7 +204,7 @@ def test_the_mask_losses_in_groups_are_those_of_all_regions_at_once(branch, monk
             applied = variables | {"params": params}
             outputs = {"levels": levels, "regions": regions}
             if together:
-                masked = task._masked(regions)
+                masked = task._masked(regions, batch)
                 outputs["masks"] = model.apply(applied, levels, masked, True, method="mask_outputs")
             return task._mask_losses(applied, outputs, batch, True)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from segjax.data.augmentation.maps import by_opencv, is_interpolated, maps_of, pad_map
 from segjax.data.instance_masks import EMPTY, CroppedMask, resample_mask, tight_boxes
-from segjax.data.sources.protocol import OBJECTS
+from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS
 
 Rounding = Literal["nearest", "down"]
 
@@ -96,7 +96,8 @@ def resize_map(
 def keep_objects(example: dict, kept: np.ndarray) -> dict:
     """Keeps the objects that `kept` (bool [n] or indices) selects, in that order."""
     places = np.arange(len(example["masks"]))[kept]
-    objects = {key: example[key][places] for key in OBJECTS if key != "masks"}
+    rows = [key for key in (*OBJECTS, *OPTIONAL_OBJECTS) if key in example and key != "masks"]
+    objects = {key: example[key][places] for key in rows}
     return {**example, **objects, "masks": tuple(example["masks"][place] for place in places)}
 
 

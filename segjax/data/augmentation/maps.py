@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.sources.protocol import OBJECTS, VALUE_OUTSIDE, batch_array
+from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS, VALUE_OUTSIDE, batch_array
 
 # With float64 and other numbers of channels, cv2.remap rounds positions to 1/32 pixel.
 _OPENCV_TYPES = ("u1", "i1", "u2", "i2", "i4", "f4")
@@ -27,10 +27,11 @@ def maps_of(example: dict[str, Any]) -> dict[str, np.ndarray]:
             f"'image' is {image.dtype} of shape {image.shape}; expected uint8, uint16 or float32 "
             "[height, width, channels]"
         )
+    others = {"image", *OBJECTS, *OPTIONAL_OBJECTS}
     maps = {
         key: value
         for key, value in example.items()
-        if isinstance(value, np.ndarray) and value.ndim >= 2 and key not in ("image", *OBJECTS)
+        if isinstance(value, np.ndarray) and value.ndim >= 2 and key not in others
     }
     for key, value in maps.items():
         if value.shape[:2] != image.shape[:2]:

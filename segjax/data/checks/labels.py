@@ -6,7 +6,7 @@ import numpy as np
 
 from segjax.data.checks.report import SplitReport
 from segjax.data.sources.files import describe_values
-from segjax.data.sources.protocol import VALUE_OUTSIDE
+from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS, VALUE_OUTSIDE
 from segjax.labels import IGNORE_LABEL
 
 
@@ -140,8 +140,8 @@ def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]
 
 def _object_problems(example: dict, num_classes: int) -> list[str]:
     problems = []
-    entries = ("classes", "boxes", "masks", "crowd", "areas")
-    counts = {key: len(example[key]) for key in entries if key in example}
+    entries = [key for key in (*OBJECTS, *OPTIONAL_OBJECTS) if key in example]
+    counts = {key: len(example[key]) for key in entries}
     if len(set(counts.values())) > 1:
         return [f"the entries of objects differ in number: {counts}"]
     wrong = sorted(
@@ -154,7 +154,9 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
     height, width = example["image"].shape[:2]
     boxes = example["boxes"]
     inside = (boxes >= 0).all() and (boxes[:, 2:] <= (width, height)).all()
-    if not inside or not (boxes[:, 2:] > boxes[:, :2]).all():
+    # COCO's scores also count objects without width or height within the image.
+    for_scores = "annotated_boxes" in example
+    if not inside or not (for_scores or (boxes[:, 2:] > boxes[:, :2]).all()):
         problems.append("a box lies outside of the image or has no extent")
     for mask in example["masks"]:
         if mask.box[2] > width or mask.box[3] > height:

@@ -10,7 +10,7 @@ from segjax.data.augmentation.maps import maps_of, pad_map
 from segjax.data.augmentation.semantic import Normalize
 from segjax.data.images import match_channels
 from segjax.data.instance_masks import CroppedMask, coverage
-from segjax.data.sources.protocol import OBJECTS
+from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class PackObjects:
     "dropped" int32 (number of objects beyond the capacity). A mask is in the frame of its box,
     which is divided into m × m equal cells: a value is 255 times the part of its cell that the
     mask covers. 100 masks of 112 × 112 take 1.3 MB; masks of a whole image of 800 × 1333 would
-    take 107 MB. Other maps are padded like the image, with 0, or with 255 for labels. All other
-    entries that do not belong to objects are passed on.
+    take 107 MB. If the example has "has_mask", so has the result, bool [M]: an object without a
+    mask trains class and box only. Other maps are padded like the image, with 0, or with 255 for
+    labels. All other entries that do not belong to objects are passed on.
 
     Attributes:
       buckets: the size (height, width) of all images, or two: one for images at least as wide as
@@ -77,8 +78,13 @@ class PackObjects:
         for place, (mask, box) in enumerate(zip(objects["masks"], objects["boxes"], strict=True)):
             masks[place] = box_frame_mask(mask, box, self.mask_size)
         bucket = bucket_of(size, self.buckets, portrait=example.get("portrait", size[0] > size[1]))
+        packed = {}
+        if "has_mask" in objects:
+            packed["has_mask"] = np.zeros(self.max_objects, bool)
+            packed["has_mask"][:count] = objects["has_mask"]
+        replaced = {*OBJECTS, *OPTIONAL_OBJECTS, "portrait"}
         return {
-            **{key: value for key, value in example.items() if key not in (*OBJECTS, "portrait")},
+            **{key: value for key, value in example.items() if key not in replaced},
             **{key: pad_map(key, value, bucket) for key, value in maps_of(example).items()},
             "image": self._padded(example["image"], bucket),
             "size": np.array(size, np.int32),
@@ -86,6 +92,7 @@ class PackObjects:
             "classes": classes,
             "masks": masks,
             "dropped": np.int32(found - count),
+            **packed,
         }
 
     def _padded(self, image: np.ndarray, bucket: tuple[int, int]) -> np.ndarray:

@@ -1,14 +1,19 @@
 """Objects with masks from any JSON file in COCO's format, read image by image."""
 
 import os
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segjax.coco.index import CocoIndex, has_mask, read_coco_index
+from segjax.coco.annotations import Annotation
+from segjax.coco.ids import Id, id_key, result_ids
+from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.images import match_channels, read_image
-from segjax.data.instance_masks import CroppedMask, mask_from_segmentation
+from segjax.data.instance_masks import CroppedMask, crop_mask, mask_from_segmentation
+from segjax.data.loading.ordered_map import map_in_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +21,16 @@ class CocoInstances:
     """The images and objects of a file in COCO's format, read on demand.
 
     An example is as `segjax.data.sources.protocol.Source` says for objects: "id" str, "image_id"
-    int, "image" uint8 or uint16 [H, W, 3], and for n objects "boxes" float32 [n, 4] (as annotated,
-    clipped to the image), "classes" int32 [n], "masks" (a tuple of `CroppedMask`), "crowd" bool [n]
-    and "areas" float32 [n] (as annotated).
+    int or str as in the file, "image" uint8 or uint16 [H, W, 3], and for n objects "boxes" float32
+    [n, 4] (as annotated, clipped to the image), "classes" int32 [n], "masks" (a tuple of
+    `CroppedMask`), "crowd" bool [n], "areas" float32 [n] (as annotated, or else the pixels of the
+    mask) and "has_mask" bool [n]. An object with a box and no segmentation has the pixels of its
+    box as mask, and False as "has_mask": no mask is trained on it, and scores of masks ignore it.
 
     Images are sorted by their ids. An "id" is the name of the image file without its suffix, or the
     image's id if two files have the same name. Classes are 1, 2, ... in the order of the category
-    ids, which may have gaps. Masks are COCO's own, pixel by pixel; an object too small for any
-    pixel has an empty mask.
+    ids, which may have gaps, or of `classes`. Masks are COCO's own, pixel by pixel; an object too
+    small for any pixel has an empty mask.
 
     Opening reads the whole file once. COCO's train2017 takes half a minute and, for a moment, 1 GB;
     about 25 MB are kept and pickled to worker processes.
@@ -33,17 +40,26 @@ class CocoInstances:
       images: the folder of the image files.
       drop_empty: leave out images without objects or with crowds alone, as detectron2 does for
         training (FILTER_EMPTY_ANNOTATIONS).
+      classes: names of the classes 1, 2, ..., to which categories are matched by name; None takes
+        the file's categories.
+      for_scores: include objects without width or height within the image, which COCO's scores
+        count, and for n objects "annotated_boxes" float64 [n, 4], [x, y, width, height] as in the
+        file, and "annotated_areas" float64 [n].
       ids: the name of each example.
 
     Raises:
       FileNotFoundError: the file, the folder or an image is missing.
-      ValueError: the file is not in COCO's format, or no image is left.
+      ValueError: the file is not in COCO's format, no image is left, or objects are of a category
+        that `classes` does not name.
     """
 
     annotations: Path
     images: Path
     drop_empty: bool = field(default=False, kw_only=True)
+    classes: tuple[str, ...] | None = field(default=None, kw_only=True)
+    for_scores: bool = field(default=False, kw_only=True)
     ids: tuple[str, ...] = field(init=False, repr=False)
+    notes: tuple[str, ...] = field(init=False, repr=False)
     _index: CocoIndex = field(init=False, repr=False)
     _places: np.ndarray = field(init=False, repr=False)  # of the examples in the index
 
@@ -53,17 +69,34 @@ class CocoInstances:
             raise FileNotFoundError(f"{path}: no such file; expected annotations in COCO's format")
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
-        index = read_coco_index(path.absolute())
+        folder = folder.absolute()
+        index = read_coco_index(path.absolute(), read_sizes=partial(_read_sizes, folder))
+        files = _find_files(folder, index.file_names)
         places = np.arange(len(index.image_ids))
+        notes = [*index.notes, *_unknown_categories(index, self.classes)]
         if self.drop_empty:
-            objects = np.concatenate([[0], np.cumsum(~index.crowd)])[index.first]
-            places = places[np.diff(objects) > 0]
+            places = places[_object_counts(index) > 0]
+            if empty := len(index.image_ids) - len(places):
+                notes.append(
+                    f"{empty} of {len(index.image_ids)} images left out: no objects "
+                    "(input.keep_empty keeps them)"
+                )
         if not len(places):
-            raise ValueError(f"{path}: no images" + " with objects" * self.drop_empty)
+            reason = f": {'; '.join(notes)}" if self.drop_empty and notes else ""
+            raise ValueError(f"{path}: no images" + " with objects" * self.drop_empty + reason)
+        names = [files.get(name, name) for name in index.file_names]
+        changed = sum(old != new for old, new in zip(index.file_names, names, strict=True))
+        if changed:
+            notes.append(
+                f"{changed} of {len(names)} file names read without the folder that they begin "
+                f"with, such as {index.file_names[_first_change(index.file_names, names)]!r:.80}"
+            )
+        index = replace(index, file_names=tuple(names))
         for name, value in (
             ("annotations", path.absolute()),
-            ("images", folder.absolute()),
+            ("images", folder),
             ("ids", _names(index, places)),
+            ("notes", tuple(notes)),
             ("_index", index),
             ("_places", places),
         ):
@@ -77,33 +110,49 @@ class CocoInstances:
         if not 0 <= number < len(self):
             raise IndexError(f"example {number} of {len(self)} in {self.annotations}")
         place = self._places[number]
-        example = read_coco_example(self._index, int(place), self.images)
+        example = read_coco_example(
+            self._index,
+            int(place),
+            self.images,
+            classes=self.class_names[1:],
+            for_scores=self.for_scores,
+        )
         return {"id": self.ids[number], **example}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each class, "background" first."""
-        return ("background", *self._index.categories.values())
+        return ("background", *(self.classes or self._index.categories.values()))
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        """The category ids of the classes 1, 2, ..., which results in COCO's format need."""
-        return tuple(self._index.categories)
+    def category_ids(self) -> tuple[Id, ...]:
+        """The category ids of the classes 1, 2, ..., which results in COCO's format need.
+
+        A class that the file does not list has a number that the file does not use.
+        """
+        return result_ids(self.class_names[1:], listed=self._index.categories).ids
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """The annotations of each class 1, 2, ..., crowds included."""
+        categories = self._index.categories.values()
+        counts = dict(zip(categories, self._index.class_counts.tolist(), strict=True))
+        return tuple(counts.get(name, 0) for name in self.class_names[1:])
 
     @property
     def image_ids(self) -> np.ndarray:
-        """The image id of each example, int64 [n]."""
+        """The image id of each example as in the file, int64 [n], or object [n] for texts."""
         return self._index.image_ids[self._places]
+
+    @property
+    def object_counts(self) -> np.ndarray:
+        """The objects of each example, crowds left out, int64 [n]."""
+        return _object_counts(self._index)[self._places]
 
     @property
     def sizes(self) -> np.ndarray:
         """The height and width of each image, int32 [n, 2]."""
         return self._index.sizes[self._places]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The annotations that were left out and the reason, one sentence each."""
-        return self._index.notes
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
@@ -119,13 +168,22 @@ class CocoInstances:
             )
 
 
-def read_coco_example(index: CocoIndex, place: int, images: Path) -> dict:
+def read_coco_example(
+    index: CocoIndex,
+    place: int,
+    images: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    for_scores: bool = False,
+) -> dict:
     """Reads one image of an index and its objects: an example without "id".
 
     Args:
       index: the images and annotations of a file.
       place: the number of the image in the index.
       images: the folder of the image files.
+      classes: names of the classes 1, 2, ...; None takes the categories of the index.
+      for_scores: see `CocoInstances`.
 
     Raises:
       ValueError: the image is unreadable or its size is not the index's (the message names the
@@ -136,35 +194,152 @@ def read_coco_example(index: CocoIndex, place: int, images: Path) -> dict:
     image = match_channels(read_image(path), 3)
     if image.shape[:2] != size:
         raise ValueError(f"{path}: size {image.shape[:2]}, but {index.path} says {size}")
-    found = index.annotations(place)
-    masks = tuple(_draw_mask(annotation, size, index.path) for annotation in found)
-    numbers = {category: number for number, category in enumerate(index.categories, 1)}
-    boxes = np.array([annotation["bbox"] for annotation in found], np.float64).reshape(-1, 4)
+    found = index.annotations(place, flat=for_scores)
+    names = tuple(index.categories.values() if classes is None else classes)
+    number_of_name = {name: number for number, name in enumerate(names, 1)}
+    numbers = {id_key(own): number_of_name.get(name) for own, name in index.categories.items()}
+    annotated = np.array([annotation.box for annotation in found], np.float64).reshape(-1, 4)
+    boxes = annotated.copy()
     boxes[:, 2:] += boxes[:, :2]
-    areas = [
-        annotation.get("area", mask.area) for annotation, mask in zip(found, masks, strict=True)
-    ]
-    return {
-        "image_id": int(index.image_ids[place]),
+    boxes = np.clip(boxes, 0, [*size[::-1]] * 2).astype(np.float32)
+    masks = tuple(
+        _draw_mask(annotation, box, size, index.path)
+        for annotation, box in zip(found, boxes, strict=True)
+    )
+    areas = [_area(annotation, mask) for annotation, mask in zip(found, masks, strict=True)]
+    example = {
+        "image_id": index.image_ids[place : place + 1].tolist()[0],
         "image": image,
-        "boxes": np.clip(boxes, 0, [*size[::-1]] * 2).astype(np.float32),
-        "classes": np.array([numbers[a["category_id"]] for a in found], np.int32),
+        "boxes": boxes,
+        "classes": np.array([numbers[annotation.category] for annotation in found], np.int32),
         "masks": masks,
-        "crowd": np.array([bool(a.get("iscrowd", 0)) for a in found], bool),
+        "crowd": np.array([annotation.crowd for annotation in found], bool),
         "areas": np.array(areas, np.float32),
+        "has_mask": np.array([annotation.segmentation is not None for annotation in found], bool),
     }
+    if for_scores:
+        example["annotated_boxes"] = annotated
+        example["annotated_areas"] = np.array(areas, np.float64)
+    return example
 
 
-def _draw_mask(annotation: dict, size: tuple[int, int], path: Path) -> CroppedMask:
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):  # polygons of fewer than three corners enclose nothing
-        segmentation = [polygon for polygon in segmentation if has_mask([polygon])]
+def _draw_mask(
+    annotation: Annotation, box: np.ndarray, size: tuple[int, int], path: Path
+) -> CroppedMask:
+    if annotation.segmentation is None:
+        left, top, right, bottom = np.rint(box).astype(int).tolist()
+        right, bottom = max(right, left + 1), max(bottom, top + 1)  # an object has a pixel
+        left, top = min(left, size[1] - 1), min(top, size[0] - 1)
+        pixels = np.ones((min(bottom, size[0]) - top, min(right, size[1]) - left), bool)
+        return crop_mask(pixels, top=top, left=left)
     try:
-        return mask_from_segmentation(segmentation, size)
+        return mask_from_segmentation(annotation.segmentation, size)
     except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: image {annotation.image}: {error}") from error
+
+
+def _area(annotation: Annotation, mask: CroppedMask) -> float:
+    """The area as annotated; without it the pixels of the mask, or the box without a mask."""
+    if annotation.area is not None:
+        return annotation.area
+    if annotation.segmentation is None and annotation.box is not None:
+        return annotation.box[2] * annotation.box[3]
+    return mask.area
+
+
+def _object_counts(index: CocoIndex) -> np.ndarray:
+    """The objects of each image that training can use, int64 [n]."""
+    usable = ~index.crowd & ~index.flat
+    return np.diff(np.concatenate([[0], np.cumsum(usable)])[index.first])
+
+
+def _unknown_categories(index: CocoIndex, classes: tuple[str, ...] | None) -> list[str]:
+    """Notes categories and classes that do not match by name.
+
+    Raises:
+      ValueError: objects are of a category that is no class.
+    """
+    if classes is None:
+        return []
+    names = tuple(index.categories.values())
+    unknown = {
+        name: int(count)
+        for name, count in zip(names, index.class_counts, strict=True)
+        if name not in classes
+    }
+    used = [f"{name!r} ({count} annotations)" for name, count in unknown.items() if count]
+    if used:
         raise ValueError(
-            f"{path}: annotation {annotation.get('id')} of image {annotation['image_id']}: {error}"
-        ) from error
+            f"{index.path} has categories that are no classes of the run: {_some(used)}. The "
+            f"classes are {_some(classes)}"
+        )
+    notes = []
+    if unknown:
+        notes.append(
+            f"categories that are no classes, and that nothing is annotated with: {_some(unknown)}"
+        )
+    if missing := [name for name in classes if name not in names]:
+        notes.append(f"lists no category for these classes, matched by name: {_some(missing)}")
+    elif not unknown and names != classes:
+        notes.append("lists the categories in another order; they are matched by name")
+    return notes
+
+
+def _some(names) -> str:
+    """At most five names, and how many more there are."""
+    names = [*names]
+    more = f" and {len(names) - 5} more" if len(names) > 6 else ""
+    return ", ".join(names[:5] if more else names) + more
+
+
+def _find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Finds files whose names begin with a folder that is not there, or have back-slashes.
+
+    Returns:
+      For each such name the part of it that is a file in the folder.
+
+    Raises:
+      ValueError: two images would be the same file.
+    """
+    present = {entry.name for entry in os.scandir(folder)}
+    found: dict[str, str] = {}
+    for name in names:
+        if name in present or (folder / name).is_file():
+            continue
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for start in range(len(parts)):
+            shorter = "/".join(parts[start:])
+            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
+                found[name] = shorter
+                break
+    users: dict[str, str] = {}
+    for name in names:
+        file = found.get(name, name)
+        if users.setdefault(file, name) != name:
+            raise ValueError(
+                f"{folder / file}: the file names {users[file]!r} and {name!r} both lead to it; "
+                "give the folder that holds their folders"
+            )
+    return found
+
+
+def _first_change(old: Sequence[str], new: Sequence[str]) -> int:
+    return next(place for place, name in enumerate(old) if name != new[place])
+
+
+def _read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Reads the heights and widths of image files.
+
+    Raises:
+      FileNotFoundError: an image is missing.
+      ValueError: an image is unreadable.
+    """
+    files = _find_files(folder, names)
+    paths = [folder / files.get(name, name) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing; its size is not in the annotations either")
+    return list(map_in_threads(lambda path: read_image(path).shape[:2], paths))
 
 
 def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:

@@ -58,6 +58,28 @@ class ObjectSource:
         return example if "boxes" in example else InstancesToObjects()(example, None)
 
     @property
+    def object_counts(self) -> np.ndarray | None:
+        """The objects of each example, crowds left out, int [n]; None if they are not counted."""
+        counts = self._object_counts
+        return None if counts is None else np.asarray(counts)[self._places]
+
+    @property
+    def category_ids(self) -> tuple[int | str, ...] | None:
+        """COCO's ids of the classes 1, 2, ...; None if the data set has none."""
+        return getattr(self.source, "category_ids", None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The number of images that are left out, as a sentence; empty if there are none."""
+        left_out = len(self.source) - len(self)
+        if not left_out:
+            return ()
+        return (
+            f"{left_out} of {len(self.source)} images left out: no objects (input.keep_empty keeps "
+            "them)",
+        )
+
+    @property
     def sizes(self) -> np.ndarray | None:
         """The height and width of each image, int32 [n, 2]; None if the source has none."""
         sizes = getattr(self.source, "sizes", None)

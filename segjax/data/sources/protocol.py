@@ -16,6 +16,8 @@ VALUE_OUTSIDE = {
     "field_of_view": 0,
 }
 OBJECTS = ("boxes", "classes", "masks", "crowd", "areas")  # entries with a row for each object
+# Optional entries with a row for each object. Those as annotated are for scores only.
+OPTIONAL_OBJECTS = ("has_mask", "annotated_boxes", "annotated_areas")
 # The known entries that enter a batch, and their types there. "size" and "dropped" come from
 # `PackObjects`.
 BATCH_DTYPES = {
@@ -27,10 +29,21 @@ BATCH_DTYPES = {
     "boxes": np.float32,
     "classes": np.int32,
     "masks": np.uint8,
+    "has_mask": np.bool_,
     "dropped": np.int32,
 }
 # The known entries that only transforms, evaluation and messages read.
-NOT_IN_BATCH = ("id", "image_id", "second_observer", "field_of_view", "crowd", "areas", "portrait")
+NOT_IN_BATCH = (
+    "id",
+    "image_id",
+    "second_observer",
+    "field_of_view",
+    "crowd",
+    "areas",
+    "annotated_boxes",
+    "annotated_areas",
+    "portrait",
+)
 ADDED_TO_BATCH = ("index", "normalizer")  # by the loader and by the semantic task
 
 
@@ -59,6 +72,10 @@ class Source(Protocol):
     - "masks": a tuple of n `segjax.data.instance_masks.CroppedMask`; `crop_mask` makes one.
     - "crowd": bool [n], groups that nobody told apart: not trained on, ignored in scores.
     - "areas": float32 [n], pixels of each object.
+    - "has_mask", optional: bool [n], False for objects with a box only. They train class and box
+      but not the mask, and scores of masks ignore them; the mask of such an object is its box.
+    - "annotated_boxes" and "annotated_areas", optional: float64 [n, 4] and [n], [x, y, width,
+      height] and pixels as annotated, which COCO's scores count.
 
     `segjax.data.sources.splits.as_objects` computes them from "labels" and "instances". It and
     batches of two orientations read two optional attributes of the source: `object_counts`, int
@@ -66,7 +83,7 @@ class Source(Protocol):
     width of each image.
 
     Optional in any example are "id", a string unique in its split (by default the index), and
-    "image_id", an integer for results in COCO's format.
+    "image_id", an integer or a text for results in COCO's format.
 
     Every other entry is an extra one. It goes through transforms and loader into the batch, for a
     loss term to read, and in evaluation to the metrics. Its number of dimensions says what it is:

@@ -36,7 +36,7 @@ class Splits:
     channels: int
     train: Open
     evaluation: Mapping[str, Open]
-    category_ids: tuple[int, ...] | None = None
+    category_ids: tuple[int | str, ...] | None = None
 
 
 def prepared_splits(
@@ -79,11 +79,11 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
     )
 
 
-def as_objects(splits: Splits) -> Splits:
+def as_objects(splits: Splits, *, keep_empty: bool = False) -> Splits:
     """Adds boxes, classes and masks of objects to the examples of all splits.
 
-    Training leaves out images without objects, as detectron2 does; its source needs
-    `object_counts`.
+    Training leaves out images without objects, as detectron2 does, unless `keep_empty` is set.
+    Leaving them out needs the source's `object_counts`.
     """
 
     def objects(opener, *, drop_empty=False):
@@ -91,6 +91,6 @@ def as_objects(splits: Splits) -> Splits:
 
     return replace(
         splits,
-        train=partial(objects, splits.train, drop_empty=True),
+        train=partial(objects, splits.train, drop_empty=not keep_empty),
         evaluation={name: partial(objects, each) for name, each in splits.evaluation.items()},
     )

@@ -11,6 +11,7 @@ from segjax.data.checks.examples import (
     ExampleCheck,
     check_before_training,
 )
+from segjax.data.instance_masks import EMPTY
 from segjax.data.loading.loader import evaluation_examples, training_batches
 
 SEMANTIC = ExampleCheck(
@@ -57,6 +58,37 @@ def test_a_right_example_passes_as_it_is():
 def test_a_wrong_entry_is_refused_with_what_was_expected(changes, message):
     with pytest.raises(BadData, match=message):
         SEMANTIC(example() | changes, None)
+
+
+def objects(boxes, **others):
+    count = len(boxes)
+    return {
+        "id": "cat",
+        "image": image_of(np.uint8, 0),
+        "boxes": np.array(boxes, np.float32),
+        "classes": np.ones(count, np.int32),
+        "masks": (EMPTY,) * count,
+        "crowd": np.zeros(count, bool),
+        "areas": np.ones(count, np.float32),
+        **others,
+    }
+
+
+OBJECTS = ExampleCheck(num_classes=2, channels=(3,), required=("image", "boxes", "classes"))
+
+
+def test_optional_entries_of_objects_are_counted_too():
+    OBJECTS(objects([[0, 0, 1, 1]], has_mask=np.array([False])), None)
+    with pytest.raises(BadData, match=r"the entries of objects differ in number: .*'has_mask': 2"):
+        OBJECTS(objects([[0, 0, 1, 1]], has_mask=np.array([False, True])), None)
+
+
+def test_a_box_without_extent_is_only_scored():
+    flat = objects([[0, 0, 0, 1]])
+    with pytest.raises(BadData, match="a box lies outside of the image or has no extent"):
+        OBJECTS(flat, None)
+    as_annotated = {"annotated_boxes": np.array([[-3.0, 0, 3, 1]]), "annotated_areas": np.ones(1)}
+    OBJECTS(flat | as_annotated, None)
 
 
 def test_a_missing_entry_is_named_with_those_there_are():

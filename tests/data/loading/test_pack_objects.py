@@ -53,6 +53,24 @@ def test_packed_arrays_hold_what_the_example_holds_and_zeros_elsewhere():
     assert {key: packed[key].dtype for key in packed if key != "id"} == dtypes
 
 
+def test_flags_of_masks_stay_with_their_objects_and_annotated_entries_are_left_out():
+    example = make_example()
+    count = len(example["masks"])
+    example["crowd"][1] = True
+    example["has_mask"] = np.arange(count) != 2
+    example["annotated_boxes"] = np.zeros((count, 4))
+    example["annotated_areas"] = np.zeros(count)
+    pack = PackObjects((SIZE,), max_objects=6, normalize=NORMALIZE, mask_size=28)
+    packed = pack(frozen(example), np.random.default_rng(0))
+    expected = np.zeros(6, bool)
+    expected[: count - 1] = [place != 2 for place in range(count) if place != 1]
+    np.testing.assert_array_equal(packed["has_mask"], expected)
+    assert packed["has_mask"].dtype == bool
+    assert not packed.keys() & {"annotated_boxes", "annotated_areas"}
+    del example["has_mask"]
+    assert "has_mask" not in pack(frozen(example), np.random.default_rng(0))
+
+
 def test_too_many_objects_leave_the_largest_in_their_order_and_a_count_of_the_rest():
     pack = PackObjects((SIZE,), max_objects=2, normalize=NORMALIZE, mask_size=28)
     example = make_example()

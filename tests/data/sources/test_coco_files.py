@@ -102,16 +102,38 @@ def test_every_form_of_a_mask_is_read(tmp_path):
         assert found.box == (2, 3, 12, 8)
 
 
-def test_boxes_are_clipped_and_what_has_no_extent_or_no_mask_is_left_out_and_counted(tmp_path):
+def test_boxes_are_clipped_and_what_has_no_extent_is_left_out_and_counted(tmp_path):
     boxes = [[-5, -5, 10, 10], [25, 10, 10, 20], [3, 3, 0, 5], [3, 3, 5, -1], [30, 3, 5, 5]]
+    boxes.append([20, 3, 2.0**-20, 5])  # float32 has no such width at 20
     annotations = [annotation(i, bbox=box) for i, box in enumerate(boxes)]
-    annotations += [annotation(7, segmentation=s) for s in ([], [[1, 2, 3, 4]], None)]
-    source = CocoInstances(*write(tmp_path, *annotations))
+    path, images = write(tmp_path, *annotations)
+    source = CocoInstances(path, images)
     np.testing.assert_array_equal(source[0]["boxes"], [[0, 0, 5, 5], [25, 10, 30, 20]])
+    assert source.notes == ("4 of 6 annotations left out: no width or height within the image",)
+    assert source.object_counts.tolist() == [2, 0, 0]
+    # COCO's scores count them all, with the boxes of the file.
+    scored = CocoInstances(path, images, for_scores=True)
+    np.testing.assert_array_equal(scored[0]["annotated_boxes"], boxes)
+    np.testing.assert_array_equal(scored[0]["annotated_areas"], [50.5] * 6)
+
+
+def test_an_object_with_a_box_alone_has_no_mask_and_one_with_neither_is_left_out(tmp_path):
+    annotations = [annotation(7, segmentation=s) for s in ([], [[1, 2, 3, 4]], None)]
+    annotations += [annotation(8), annotation(9, bbox=None, segmentation=[])]
+    source = CocoInstances(*write(tmp_path, *annotations), drop_empty=True)
     assert source.notes == (
-        "3 of 8 annotations left out: no width or height within the image",
-        "3 of 8 annotations left out: no segmentation",
+        "1 of 5 annotations left out: neither bbox nor segmentation",
+        "3 of 5 annotations have a box and no segmentation: they count in box scores and train "
+        "class and box, but not the mask",
+        "1 of 5 annotations have no bbox: taken from the segmentation",
+        "2 of 3 images left out: no objects (input.keep_empty keeps them)",
     )
+    example = source[0]
+    assert example["has_mask"].tolist() == [False, False, False, True]
+    assert source.object_counts.tolist() == [4]
+    np.testing.assert_array_equal(example["boxes"], [[2, 3, 12, 8]] * 4)
+    for mask in example["masks"]:  # that of a box is the box, for crops to move
+        np.testing.assert_array_equal(paste_mask(mask, SIZE), drawn())
 
 
 def test_dropping_empty_images_drops_those_with_crowds_or_flat_boxes_alone(tmp_path):
@@ -164,7 +186,8 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
     [
         ({"categories": None}, "missing: categories"),
         ({"annotations": {}}, "missing: annotations"),
-        ({"categories": [{"id": "a", "name": "x"}]}, "categories need an integer id"),
+        ({"categories": [{"id": None, "name": "x"}]}, "category id None is no id"),
+        ({"categories": [{"id": 7}]}, "categories need an id and a name"),
         ({"categories": [{"id": 7, "name": "x"}] * 2}, "two categories have the same id"),
         (
             {"categories": [{"id": 8, "name": "x"}]},
@@ -174,11 +197,42 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
             {"annotations": [annotation(1, image=6)]},
             "1 annotations name a image_id that .* first 6",
         ),
-        ({"annotations": [annotation(1, image="5")]}, "annotation 1: expected image_id"),
-        ({"annotations": [annotation(41, bbox=[1, 2, 3])]}, "annotation 41: expected image_id"),
-        ({"annotations": [annotation(1, bbox=[1, 2, 3, None])]}, "annotation 1: expected"),
+        ({"annotations": [annotation(1, image=None)]}, "annotation 1: image_id None is no id"),
+        ({"annotations": [annotation(1, image=5.5)]}, "annotation 1: image_id 5.5 is no id"),
+        ({"annotations": [{"id": 3}]}, "annotation 3: .* found no image_id"),
+        ({"annotations": [annotation(41, bbox=[1, 2, 3])]}, "annotation 41: bbox is .* four"),
+        ({"annotations": [annotation(1, bbox=[1, 2, 3, None])]}, "annotation 1: bbox is"),
         ({"annotations": ["x"]}, "annotation 'x': expected image_id"),
-        ({"annotations": [annotation(1, segmentation=[])]}, "no annotation is usable. 1 of 1"),
+        ({"annotations": [annotation(1, bbox=[1, 2, 0, 4])]}, "no annotation is usable. 1 of 1"),
+        ({"annotations": [annotation(1, iscrowd="x")]}, "annotation 1: iscrowd is 'x'"),
+        ({"annotations": [annotation(1, area="big")]}, "annotation 1: area is 'big'"),
+        ({"annotations": [annotation(1, segmentation="AAAA")]}, "annotation 1: segmentation is"),
+        (
+            {"annotations": [annotation(1, segmentation=[[1, 2, 3, 4, 5, "x"]])]},
+            "annotation 1: segmentation has the polygon .* finite numbers",
+        ),
+        (
+            {"annotations": [annotation(1, segmentation=[[1, 2, 3, 4, 5, 6, 7]])]},
+            "annotation 1: segmentation has a polygon of 7 numbers",
+        ),
+        (
+            {"annotations": [annotation(1, segmentation={"size": SIZE, "counts": [5, 5]})]},
+            "annotation 1: expected runs that fill 20 × 30 pixels",
+        ),
+        (
+            {"annotations": [annotation(6, 9, segmentation=rle.encode(np.ones((3, 3), bool)))]},
+            r"annotation 6 of image 9: expected run lengths for \[20, 30\], found \[3, 3\]",
+        ),
+        (
+            {"annotations": [annotation(n, bbox=[2, 3, 12, 8]) for n in (4, 5)]},
+            r"2 of 2 annotations have a bbox that looks like \[x_min, .* annotation 4 has bbox",
+        ),
+        (
+            {"categories": [{"id": n, "name": "fish"} for n in (7, 8)]}
+            | {"annotations": [annotation(1), annotation(2, category=8)]},
+            "two categories have the name 'fish': 7 and 8",
+        ),
+        ({"categories": [{"id": 7, "name": "Background"}]}, "category 7 is named 'Background'"),
     ],
 )
 def test_a_file_in_another_format_is_refused_by_name(tmp_path, parts, message):
@@ -191,8 +245,9 @@ def test_a_file_in_another_format_is_refused_by_name(tmp_path, parts, message):
     ("image", "message"),
     [
         ({"id": 5}, "two images have the id 5"),
-        ({"width": 0}, "image 1 has height 20, width 0"),
-        ({"height": None}, "image .*expected integers id, height and width"),
+        ({"id": "5"}, "two images have the id 5"),
+        ({"width": "wide"}, "image 1 has height 20, width 'wide'; expected whole numbers"),
+        ({"file_name": None}, "image 1 has no file_name"),
     ],
 )
 def test_a_wrong_image_is_named(tmp_path, image, message):
@@ -235,15 +290,12 @@ def test_missing_files_are_named_at_once(tmp_path):
         CocoInstances(tmp_path / "no.json", images)
 
 
-def test_an_image_of_another_size_and_a_mask_of_another_size_are_named(tmp_path):
-    other = rle.encode(np.ones((3, 3), bool))
-    path, images = write(tmp_path, annotation(1, image=5), annotation(44, 9, segmentation=other))
+def test_an_image_of_another_size_is_named(tmp_path):
+    path, images = write(tmp_path, annotation(1, image=5))
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "ü é.png")
     source = CocoInstances(path, images)
     with pytest.raises(ValueError, match=r"ü é\.png: size \(3, 3\), but .*objects\.json says"):
         source[0]
-    with pytest.raises(ValueError, match=r"objects\.json: annotation 44 of image 9: expected run"):
-        source[1]
 
 
 def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
@@ -283,6 +335,192 @@ def test_real_annotations_are_those_of_pycocotools(real_data):
             assert example["crowd"][place] == other["iscrowd"]
             crowds += other["iscrowd"]
     assert crowds
+
+
+def same_examples(found, expected):
+    """Whether two sources have the same objects."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        for key in ("boxes", "classes", "crowd", "areas", "has_mask"):
+            np.testing.assert_array_equal(ours[key], theirs[key])
+        for a, b in zip(ours["masks"], theirs["masks"], strict=True):
+            np.testing.assert_array_equal(paste_mask(a, SIZE), paste_mask(b, SIZE))
+
+
+def without(*keys):
+    def change(content):
+        for entry in content["annotations"]:
+            for key in keys:
+                del entry[key]
+
+    return change
+
+
+def with_segmentation(make):
+    def change(content):
+        for entry in content["annotations"]:
+            entry["segmentation"] = make(entry["segmentation"][0])
+
+    return change
+
+
+def with_ids(make):
+    def change(content):
+        for part in ("images", "annotations", "categories"):
+            for entry in content[part]:
+                for key in ("id", "image_id", "category_id"):
+                    if key in entry:
+                        entry[key] = make(entry[key])
+
+    return change
+
+
+def without_sizes(content):
+    content["images"][0] |= {"height": -1, "width": -1}
+    content["images"][1] |= {"height": None, "width": None}
+    del content["images"][2]["height"]
+
+
+def in_a_folder(content):
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+
+
+def with_a_root(content):
+    content["categories"] += [{"id": 0, "name": "cell"}, {"id": 1, "name": "background"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (with_ids(str), "3 of 3 annotations have ids as text"),
+        (with_ids(float), "3 of 3 images have ids as text or fractions"),
+        (without("iscrowd"), "3 of 3 annotations have no iscrowd: read as 0"),
+        (without("area"), "3 of 3 annotations have no area"),
+        (without("bbox"), "3 of 3 annotations have no bbox: taken from the segmentation"),
+        (with_segmentation(lambda p: p), "have one list of numbers as segmentation"),
+        (
+            with_segmentation(lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2], strict=True)]]),
+            "have corners as [x, y] pairs",
+        ),
+        (without_sizes, "3 of 3 images have no size: read from the files"),
+        (in_a_folder, "3 of 3 file names read without the folder that they begin with"),
+        (with_a_root, "category 0, 'cell', left out: nothing is annotated with it"),
+        (with_a_root, "category 1, 'background', left out: nothing is annotated with it"),
+    ],
+)
+def test_what_tools_write_differently_is_read_the_same_and_noted(tmp_path, change, note):
+    annotations = [
+        annotation(1, area=50),
+        annotation(2, 9, area=50),
+        annotation(3, 70, 90, area=50),
+    ]
+    path, images = write(tmp_path, *annotations)
+    expected = list(CocoInstances(path, images))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    source = CocoInstances(path, images)
+    same_examples(source, expected)
+    assert source.class_names == ("background", "cell", "straße")
+    assert any(note in found for found in source.notes)
+
+
+def test_ids_are_given_back_as_the_file_has_them(tmp_path):
+    path, images = write(tmp_path, annotation(1, category=90), annotation(2, image=70))
+    content = json.loads(path.read_text())
+    for make, ids, categories in (
+        (str, ["5", "9", "70"], ("7", "90")),
+        (float, [5, 9, 70], (7, 90)),
+        (lambda number: f"x{number}", ["x5", "x70", "x9"], ("x7", "x90")),
+        (lambda number: number + 2**70, [2**70 + n for n in (5, 9, 70)], (2**70 + 7, 2**70 + 90)),
+    ):
+        changed = json.loads(json.dumps(content))
+        with_ids(make)(changed)
+        path.write_text(json.dumps(changed))
+        source = CocoInstances(path, images)
+        assert source.image_ids.tolist() == ids
+        assert source.category_ids == categories
+        assert [example["image_id"] for example in source] == ids
+        assert type(source[0]["image_id"]) is type(ids[0])
+
+
+@pytest.mark.parametrize(("text", "crowd"), [("0", False), ("1", True), ("", False), (True, True)])
+def test_the_meaning_of_a_crowd_does_not_depend_on_its_type(tmp_path, text, crowd):
+    source = CocoInstances(*write(tmp_path, annotation(1, iscrowd=text)))
+    assert source[0]["crowd"].tolist() == [crowd]
+    assert source.object_counts.tolist() == [not crowd, 0, 0]
+
+
+def test_nothing_but_crowds_names_the_cause(tmp_path):
+    path, images = write(tmp_path, annotation(1, iscrowd=1), annotation(2, iscrowd=1))
+    assert "all 2 annotations are crowds" in CocoInstances(path, images).notes[0]
+    with pytest.raises(ValueError, match="no images with objects: all 2 annotations are crowds"):
+        CocoInstances(path, images, drop_empty=True)
+
+
+def test_values_that_pandas_writes_for_missing_ones_are_missing(tmp_path):
+    path, images = write(tmp_path, annotation(1, area=50))
+    expected = list(CocoInstances(path, images))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"area": 50', '"area": NaN, "score": NaN'), encoding="utf-8")
+    same_examples(CocoInstances(path, images), expected)
+    path.write_text(text.replace("12", "NaN"), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"objects\.json: annotation 1: segmentation has the polyg"
+    ):
+        CocoInstances(path, images)
+
+
+def test_other_encodings_are_read_or_named(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    expected, text = list(CocoInstances(path, images)), path.read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8-sig")
+    source = CocoInstances(path, images)
+    same_examples(source, expected)
+    assert source.class_names == ("background", "cell", "straße")
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"objects\.json: encoded as UTF-16; save .* as UTF-8"):
+        CocoInstances(path, images)
+    path.write_bytes(text.replace("\u4e2d", "").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"objects\.json: not encoded as UTF-8 .*; save"):
+        CocoInstances(path, images)
+
+
+def test_a_few_boxes_as_corners_are_noted(tmp_path):
+    annotations = [annotation(n) for n in range(3)] + [annotation(8, bbox=[2, 3, 12, 8])]
+    (note,) = CocoInstances(*write(tmp_path, *annotations)).notes
+    assert note.startswith("1 of 4 annotations have a bbox that looks like [x_min, y_min, x_max")
+    assert (
+        "annotation 8 has bbox [2, 3, 12, 8], and its mask reaches from [2, 3] to [12, 8]" in note
+    )
+
+
+def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):
+    path, images = write(tmp_path, annotation(1, category=90), annotation(2, image=70))
+    source = CocoInstances(path, images, classes=("straße", "tree", "cell"))
+    assert [example["classes"].tolist() for example in source] == [[1], [], [3]]
+    assert source.category_ids == (90, 91, 7)  # 91 is no category of the file
+    assert source.class_counts == (1, 0, 1)
+    assert source.notes == ("lists no category for these classes, matched by name: tree",)
+    with pytest.raises(
+        ValueError, match=r"objects.json has categories .*: 'straße' \(1 annotations"
+    ):
+        CocoInstances(path, images, classes=("cell",))
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][1:]
+    path.write_text(json.dumps(content))
+    (note,) = CocoInstances(path, images, classes=("cell",)).notes
+    assert note == "categories that are no classes, and that nothing is annotated with: straße"
+
+
+def test_two_images_that_would_be_the_same_file_are_refused(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"], content["images"][1]["file_name"] = "x/b.png", "y/b.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"file names 'y/b\.png' and 'b\.png' both lead"):
+        CocoInstances(path, images)
 
 
 def test_a_source_pickles_small_and_reads_the_same_in_a_worker(tmp_path):

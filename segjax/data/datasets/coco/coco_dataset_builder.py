@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from segjax.coco.classes import COCO_CATEGORIES, COCO_CLASSES
 from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.coco.run_lengths import decode, encode
+from segjax.data.augmentation.instance import keep_objects
 from segjax.data.builder import SegmentationBuilder, decode_text, image_feature
 from segjax.data.instance_masks import crop_mask
 from segjax.data.sources.coco_files import read_coco_example
@@ -71,7 +72,11 @@ class Builder(SegmentationBuilder):
 
     def read_example(self, files: ExampleFiles) -> dict:
         index = _index(files.paths["annotations"])
-        return {"id": files.id, **read_coco_example(index, files.page, files.paths["image"].parent)}
+        example = read_coco_example(index, files.page, files.paths["image"].parent)
+        # COCO 2017 outlines all objects; the prepared set has no entry for objects with boxes only.
+        example = keep_objects(example, example["has_mask"])
+        del example["has_mask"]
+        return {"id": files.id, **example}
 
     @staticmethod
     def to_record(example: dict) -> dict[str, object]:
