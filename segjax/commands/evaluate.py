@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,10 @@ def evaluate_command(
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
     ] = None,
     batch_size: BatchSize = None,
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run directory)"),
+    ] = None,
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
     ] = (),
@@ -36,11 +41,16 @@ def evaluate_command(
       run: Run directory: the --workdir of a training, which may be going on still.
       split: Splits of the experiment to score.
       data_dir: Folder of the prepared data sets.
+      output: Folder for scores and pictures, such as for a run directory that you may only read.
+        Then the run's report stays as it is.
       settings: Other ways to predict than the run's, such as prediction.output_stride=8; values
         are JSON. The scores are kept beside the run's own.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
+    folder = output or run
+    if (run / "config.json").is_file():  # what is no run directory is said below
+        _check_writable(folder)
     trained = load_trained(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
@@ -54,7 +64,7 @@ def evaluate_command(
     with user_errors():
         sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
-    evaluator = trained.evaluator(batch_size=batch_size, workdir=run)
+    evaluator = trained.evaluator(batch_size=batch_size, workdir=folder)
     results, paths = [], []
     for name, source in sources.items():
         label = "@".join([name, *_short(settings)])
@@ -65,14 +75,27 @@ def evaluate_command(
                 result,
                 classes=experiment.task.classes,
                 headline=experiment.best_metric,
-                workdir=run,
+                workdir=folder,
             )
         )
-    report = write_report(run, run / "report.html")
     print(f"\n{score_table(results, first=experiment.best_metric)}\n")
     print(f"numbers   {', '.join(map(str, paths))}")
-    print(f"pictures  {run / 'predictions'}")
-    print(f"report    {report}")
+    print(f"pictures  {folder / 'predictions'}")
+    if output is None:
+        print(f"report    {write_report(run, run / 'report.html')}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError unless scores, pictures and a report can be written to a folder."""
+    for place in (folder, folder / "evaluation", folder / "predictions"):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written: {error.strerror}; give --output DIR, where scores and "
+                "pictures go instead"
+            ) from error
 
 
 def _short(settings: Sequence[str]) -> list[str]:

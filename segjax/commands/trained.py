@@ -97,12 +97,15 @@ def load_trained(
     if not (run / "checkpoints").is_dir():
         raise UserError(f"{run} has no checkpoint yet")
     parallel = DataParallel()
-    with Checkpoints(
-        run / "checkpoints",
-        best_metric=experiment.best_metric,
-        minimize=experiment.minimize,
-        read_only=True,
-    ) as checkpoints:
+    with (
+        user_errors(),  # a damaged checkpoint
+        Checkpoints(
+            run / "checkpoints",
+            best_metric=experiment.best_metric,
+            minimize=experiment.minimize,
+            read_only=True,
+        ) as checkpoints,
+    ):
         step = _choose(checkpoints, checkpoint, run)
         fields = checkpoints.read(step, parallel.replicated)
         notes = ["latest"] if step == checkpoints.latest_step else []

@@ -1,13 +1,21 @@
 """Checkpoints by Orbax: the newest N and the best by a metric, written in the background."""
 
+import datetime
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from segjax.training import (
+    checksums,
+    quiet,  # noqa: F401, for its effect
+)
+from segjax.training.parallel import is_main_process, wait_for_all
+from segjax.training.run_directory import steps_on_disk
 from segjax.training.state import TrainState
 
 # Orbax reports each step of each save below this level; a run's log has its own line for it. And
@@ -23,15 +31,19 @@ class Checkpoints:
     A checkpoint holds the whole `TrainState` and the place in the stream of examples. That place is
     the whole state of the data iterator: `segjax.data.loading.loader` reads from any place, with
     any number of workers, processes and devices. A save killed half-way leaves the earlier
-    checkpoints as they were.
+    checkpoints as they were. Checksums go with it; see `segjax.training.checksums`.
 
     Args:
       directory: absolute path, shared by all processes.
       keep: number of newest checkpoints kept.
       keep_best: number of best ones kept besides, among those saved with `best_metric`.
-      best_metric: name in the metrics given to `save`; larger is better, smaller if `minimize`.
+      best_metric: name in the metrics given to `add_metrics`; larger is better, smaller if
+        `minimize`.
       read_only: write and remove nothing, not even what an interrupted save has left: the run
         may be going on in another process.
+
+    Raises:
+      checksums.DamagedCheckpoint: the metrics of a checkpoint cannot be read.
     """
 
     def __init__(
@@ -57,10 +69,15 @@ class Checkpoints:
                 get_metric_fn=rank, n=keep_best, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
+        self._directory = Path(directory).absolute()
+        for step in steps_on_disk(self._directory):
+            # Orbax reads the metrics of all checkpoints, and would stumble over damaged ones.
+            checksums.refuse(self._directory / str(step), checksums.metrics_damage)
+        self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                preservation_policy=self._policy,
                 # Without it Orbax writes no metrics: a resumed run would drop the best checkpoint.
                 best_fn=None if best_metric is None else rank,
                 cleanup_tmp_directories=not read_only,
@@ -71,6 +88,7 @@ class Checkpoints:
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "data": ocp.JsonCheckpointHandler(),
+                checksums.ITEM: checksums.ChecksumHandler(),  # the last, see there
             },
         )
 
@@ -101,28 +119,64 @@ class Checkpoints:
         value = (self._manager.metrics(step) or {}).get(self._best_metric)
         return None if value is None or math.isnan(value) else value
 
-    def save(self, state: TrainState, *, data: dict, metrics: dict[str, float] | None = None):
+    def evaluated(self, step: int) -> bool:
+        """Whether a step has been given its metrics."""
+        return bool(self._manager.metrics(step))
+
+    def save(self, state: TrainState, *, data: dict):
         """Saves a state; returns as soon as it is copied off the devices.
 
         Args:
           data: JSON values that say where the data iterator stands.
-          metrics: of the evaluation at this step, if there was one.
 
         Raises:
-          ValueError: `best_metric` is not among the metrics.
+          OSError, or an error of Orbax: this checkpoint or the last one cannot be written.
         """
         step = int(state.step)
         if step == self.latest_step:
             return
-        if metrics is not None and self._best_metric not in (None, *metrics):
-            raise ValueError(f"the best metric {self._best_metric!r} is not among {list(metrics)}")
+        fields = _fields(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_fields(state)), data=ocp.args.JsonSave(data)
+                state=ocp.args.StandardSave(fields),
+                data=ocp.args.JsonSave(data),
+                **{checksums.ITEM: checksums.ChecksumSave(fields)},
             ),
-            metrics=metrics or {},  # at None Orbax warns
+            metrics={},  # `add_metrics` writes them; at None Orbax warns
         )
+
+    def add_metrics(self, step: int, metrics: dict[str, float]):
+        """Adds the metrics of an evaluation to the checkpoint of its step.
+
+        Waits for the save in progress; then removes the checkpoints that are no longer among the
+        newest and the best.
+
+        Raises:
+          ValueError: `best_metric` is not among the metrics.
+        """
+        if self._best_metric not in (None, *metrics):
+            raise ValueError(f"the best metric {self._best_metric!r} is not among {list(metrics)}")
+        self.wait()
+        if is_main_process():
+            checksums.write_metrics(self._directory / str(step), metrics)
+        wait_for_all("metrics")
+        self._manager.reload()
+        now = datetime.datetime.now(tz=datetime.UTC)
+        infos = [
+            SimpleNamespace(step=step, time=now, metrics=self._manager.metrics(step))
+            for step in self.steps
+        ]
+        context = checkpoint_managers.PreservationContext()
+        kept = self._policy.should_preserve(infos, context=context)
+        for info, keep in zip(infos, kept, strict=True):
+            if not keep:
+                self._manager.delete(info.step)
+
+    def check(self):
+        """Raises the error of a save that has failed in the background, if one has."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def restore(self, like: TrainState) -> TrainState:
         """Returns the newest state.
@@ -146,8 +200,12 @@ class Checkpoints:
 
         Args:
           sharding: of the arrays; None puts them on the first device of this process.
+
+        Raises:
+          checksums.DamagedCheckpoint: it is not as it was written.
         """
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        checksums.refuse(self._directory / str(step))
         saved = self._manager.item_metadata(step)["state"]
         return self._restore(step, _like(saved.tree, sharding))
 
@@ -158,7 +216,9 @@ class Checkpoints:
 
     def _restore(self, step, like):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["state"]
+        fields = self._manager.restore(step, args=args)["state"]
+        checksums.refuse_arrays(self._directory / str(step), fields)
+        return fields
 
     def wait(self):
         """Waits for the save in progress."""

@@ -49,6 +49,7 @@ def learning_rate_schedule(
     config: OptimizerConfig, *, num_steps: int, batch_size: int
 ) -> optax.Schedule:
     """Returns step → learning rate, a pure function of the step and of the whole run's length."""
+    num_steps = max(num_steps, 1)  # a run of no steps evaluates what it starts with
     scale = batch_size / config.reference_batch_size
     peak, end = config.learning_rate * scale, config.end_learning_rate * scale
     if config.schedule == "constant":

@@ -41,7 +41,8 @@ def open_run(config, experiment_file: Path) -> bool:
 
     Raises:
       ChangedConfiguration: it holds another configuration, or that of another experiment file, and
-        `config.accept_changes` is not set.
+        has taken steps with it, and `config.accept_changes` is not set. A start that failed before
+        the first step, over data or weights, is replaced.
       ValueError: its `config.json` is damaged.
     """
     experiment_file = Path(experiment_file).resolve()
@@ -57,7 +58,7 @@ def open_run(config, experiment_file: Path) -> bool:
         # By name: the checkout may have moved. Two experiments may well take the same values.
         if Path(old["experiment"]).name != experiment_file.name:
             changes.insert(0, f"experiment: {old['experiment']} -> {experiment_file}")
-        if changes and not config.accept_changes:
+        if changes and not config.accept_changes and has_begun(config.workdir):
             raise ChangedConfiguration(
                 f"{config.workdir} holds a run with another configuration:\n  "
                 + "\n  ".join(changes)
@@ -76,6 +77,21 @@ def open_run(config, experiment_file: Path) -> bool:
     if experiment_file.is_file():
         _keep(with_siblings(experiment_file), config.workdir / KEPT_EXPERIMENT)
     return resumed
+
+
+def has_begun(run: Path) -> bool:
+    """Whether a run has logged a step or has saved a checkpoint."""
+    log = Path(run) / "metrics.jsonl"
+    return bool(steps_on_disk(Path(run) / "checkpoints")) or (
+        log.exists() and log.stat().st_size > 0
+    )
+
+
+def steps_on_disk(checkpoints: Path) -> list[int]:
+    """Lists the steps of the complete checkpoints in a folder, the oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
 
 
 def read_config(run: Path) -> dict:

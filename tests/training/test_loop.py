@@ -190,7 +190,7 @@ def test_a_changed_batch_size_goes_on_at_the_same_place_in_the_stream(tmp_path):
     run(tmp_path, num_steps=4)
     run(tmp_path, num_steps=6, batch_size=8, accept_changes=True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.data(6) == {"examples_seen": 4 * 4 + 2 * 8, "seed": 0}
+        assert checkpoints.data(6)["examples_seen"] == 4 * 4 + 2 * 8
 
 
 def test_an_update_that_is_not_finite_stops_though_the_loss_is(tmp_path):
