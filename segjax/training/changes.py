@@ -1,0 +1,48 @@
+"""What is not as it was when a resumed run last saved a checkpoint."""
+
+import math
+from collections.abc import Mapping
+
+import optax
+
+
+def recorded(
+    schedule: optax.Schedule, step: int, sources: Mapping[str, object]
+) -> dict[str, float | dict[str, int]]:
+    """Returns what a checkpoint records for `changes`: JSON values.
+
+    Args:
+      schedule: step → learning rate.
+      step: number of steps taken.
+      sources: of training and of each split, by name.
+    """
+    return {
+        "learning_rate": float(schedule(step)),
+        "examples": {name: len(source) for name, source in sources.items()},
+    }
+
+
+def changes(step: int, before: Mapping, now: Mapping) -> list[str]:
+    """Says what has changed between two results of `recorded` at a step, a sentence each.
+
+    Args:
+      before: of the checkpoint; without entries where an earlier version saved it.
+    """
+    found = []
+    old, new = before.get("learning_rate"), now["learning_rate"]
+    if old is not None and not math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-30):
+        found.append(
+            f"the learning rate of step {step + 1} changes from {old:.6g}, as the run was planned, "
+            f"to {new:.6g}"
+        )
+    for name, count in now["examples"].items():
+        was = before.get("examples", {}).get(name, count)
+        if was == count:
+            continue
+        consequence = (
+            "they come in another order from here on"
+            if name == "train"
+            else "its scores do not compare with those before"
+        )
+        found.append(f"{name} has {count} examples, and had {was}: {consequence}")
+    return found

@@ -1,0 +1,67 @@
+"""What a run says when its folder cannot be written: which folder, why, and what is safe."""
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+
+from segjax.training.run_directory import steps_on_disk
+
+# TensorStore's way to report a failed system call.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+_REMEDIES = {
+    errno.ENOSPC: "have made space there",
+    errno.EDQUOT: "have made space in your quota",
+    errno.EROFS: "have made it writable",
+    errno.EACCES: "have made it writable",
+    errno.EPERM: "have made it writable",
+    errno.ENOENT: "have brought it back",
+    errno.ENOTDIR: "have put a folder there",
+    errno.EIO: "have mended the disk",
+    errno.ESTALE: "have mounted it again",
+}
+
+
+class StorageFailure(OSError):
+    """The run directory cannot be written; the message says what is safe."""
+
+
+@contextlib.contextmanager
+def storage_failures(workdir: Path):
+    """Turns what is raised in the block for a full, read-only or missing disk to `StorageFailure`.
+
+    Orbax raises errors of other types for these; they are recognised by what they say.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = _system_error(error)
+        if found is None or isinstance(error, StorageFailure):
+            raise
+        raise StorageFailure(_describe(found, workdir)) from error
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The system's error of storage that an error is or came from; None for others."""
+    while error is not None:
+        found = _OS_ERROR.search(str(error))
+        number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)
+        if number in _REMEDIES:
+            return OSError(number, os.strerror(number), getattr(error, "filename", None))
+        error = error.__cause__
+    return None
+
+
+def _describe(error: OSError, workdir) -> str:
+    steps = steps_on_disk(Path(workdir) / "checkpoints")
+    if error.errno == errno.ENOENT and not Path(workdir).is_dir():
+        safe, then = "its checkpoints went with it", "the same command resumes from the last"
+    elif steps:
+        shown = ", ".join(map(str, steps))
+        safe = f"safe on disk: the checkpoint{'s' if len(steps) > 1 else ''} of step {shown}"
+        then = f"the same command resumes from step {steps[-1]}"
+    else:
+        safe, then = "no checkpoint was written yet", "the same command starts again"
+    where = error.filename or workdir
+    return f"{where}: {error.strerror}; {safe}. When you {_REMEDIES[error.errno]}, {then}"

@@ -1,0 +1,57 @@
+"""TensorBoard's event files, written in the thread that logs.
+
+tensorboardX's `SummaryWriter` writes in a thread of its own. On a full disk that thread ends, its
+queue fills, and the training hangs; here the error reaches the caller.
+"""
+
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+
+
+class EventFile:
+    """Writes scalars and pictures to a new event file.
+
+    Args:
+      folder: made if needed.
+      purge_step: TensorBoard forgets what earlier files have of this step and later ones.
+    """
+
+    def __init__(self, folder: Path, *, purge_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whole seconds, as TensorBoard expects, and a suffix, as a run may start again within one.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = (folder / f"{name}.{os.getpid()}.{time.monotonic_ns()}").open("wb")
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalar(self, name: str, value: float, step: int):
+        """Writes a number."""
+        self._write(Event(step=step, summary=summary.scalar(name, value)))
+
+    def picture(self, name: str, picture: np.ndarray, step: int):
+        """Writes a picture, uint8 RGB [height, width, 3]."""
+        self._write(Event(step=step, summary=summary.image(name, picture, dataformats="HWC")))
+
+    def close(self):
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, event):
+        """Writes a record of the TFRecord format."""
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + _checksum(length) + data + _checksum(data))
+        self._file.flush()
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))
