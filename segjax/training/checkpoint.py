@@ -10,11 +10,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from segjax.training import (
-    checksums,
-    quiet,  # noqa: F401, for its effect
-)
+from segjax.training import checksums
 from segjax.training.parallel import is_main_process, wait_for_all
+from segjax.training.quiet import report_failures_once
 from segjax.training.run_directory import steps_on_disk
 from segjax.training.state import TrainState
 
@@ -23,6 +21,7 @@ from segjax.training.state import TrainState
 _orbax_logger = logging.getLogger("absl")
 _orbax_logger.setLevel(logging.WARNING)
 _orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given directory is read"))
+report_failures_once()
 
 
 class Checkpoints:
