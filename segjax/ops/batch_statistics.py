@@ -1,4 +1,4 @@
-"""Whether the statistics of a batch are over enough values."""
+"""Refuses batch statistics over a single value."""
 
 import math
 
@@ -12,12 +12,12 @@ class SingleValueStatistics(ValueError):
 def check_statistics(shape: tuple[int, ...], *, name: str):
     """Raises SingleValueStatistics if a channel has one value in the batch on all devices.
 
-    Its mean is then the value itself and its variance 0: the layer's output is its bias, whatever
-    the image, until prediction uses the running statistics. PyTorch refuses this as well.
+    The channel's mean is then the value itself and its variance is 0, so the layer's output in
+    training is its bias, whatever the image. PyTorch refuses this as well.
 
     Args:
-      shape: of a device's share of the batch, channels last.
-      name: of the layer, for the message.
+      shape: the shape of one device's share of the batch, channels last.
+      name: the layer's name, for the message.
     """
     if math.prod(shape[:-1]) * (device_count() or 1) == 1:
         raise SingleValueStatistics(

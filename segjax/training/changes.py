@@ -1,4 +1,4 @@
-"""What is not as it was when a resumed run last saved a checkpoint."""
+"""Says what has changed since a resumed run last saved a checkpoint."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import optax
 def recorded(
     schedule: optax.Schedule, step: int, sources: Mapping[str, object]
 ) -> dict[str, float | dict[str, int]]:
-    """Returns what a checkpoint records for `changes`: JSON values.
+    """Returns the JSON values that a checkpoint records for `changes`.
 
     Args:
       schedule: step → learning rate.
-      step: number of steps taken.
-      sources: of training and of each split, by name.
+      step: the number of steps taken.
+      sources: the sources of training and of each split, by name.
     """
     return {
         "learning_rate": float(schedule(step)),
@@ -23,10 +23,11 @@ def recorded(
 
 
 def changes(step: int, before: Mapping, now: Mapping) -> list[str]:
-    """Says what has changed between two results of `recorded` at a step, a sentence each.
+    """Compares two results of `recorded` at the same step; returns a sentence for each change.
 
     Args:
-      before: of the checkpoint; without entries where an earlier version saved it.
+      before: the checkpoint's values; a checkpoint of an earlier version lacks them.
+      now: the values of the run that resumes.
     """
     found = []
     old, new = before.get("learning_rate"), now["learning_rate"]

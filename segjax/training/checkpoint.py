@@ -70,7 +70,7 @@ class Checkpoints:
             policies.append(best)
         self._directory = Path(directory).absolute()
         for step in steps_on_disk(self._directory):
-            # Orbax reads the metrics of all checkpoints, and would stumble over damaged ones.
+            # Orbax reads the metrics of all checkpoints and fails at damaged ones.
             checksums.refuse(self._directory / str(step), checksums.metrics_damage)
         self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
         self._manager = ocp.CheckpointManager(
@@ -176,7 +176,7 @@ class Checkpoints:
                 self._manager.delete(info.step)
 
     def check(self):
-        """Raises the error of a save that has failed in the background, if one has."""
+        """Raises the error of a save that failed in the background."""
         if not self._manager.is_saving_in_progress():
             self.wait()
 

@@ -1,9 +1,9 @@
-"""Checksums of what a checkpoint holds, and what they find damaged.
+"""Checksums of checkpoints, by which damage is found.
 
-A checkpoint's folder has the item `checksums/` beside Orbax's own: `arrays.json`, the type, shape
-and CRC-32 of each array of the state as it was in memory, and `files.json`, the size and CRC-32 of
-each file that they were written to. The files are checked before a checkpoint is read, the arrays
-after it. Checkpoints of earlier versions have no checksums, and are read without.
+A checkpoint's folder has an item `checksums/` beside Orbax's own. Its `arrays.json` holds the type,
+shape and CRC-32 of each array of the state in memory; its `files.json` holds the size and CRC-32 of
+each file written. The files are checked before a checkpoint is read, and the arrays after it.
+Checkpoints of earlier versions have no checksums and are read without a check.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def array_checksums(tree) -> dict[str, str]:
 
 
 def _name(key) -> str:
-    """A key of a path, the same for an attribute, an index and a dict's key."""
+    """Names a key of a path: an attribute, an index or a dict's key."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -61,11 +61,11 @@ def on_host(state):
 
 
 class ChecksumHandler(ocp.AsyncCheckpointHandler):
-    """Writes the checksums of a checkpoint, in the threads that save it.
+    """Writes the checksums of a checkpoint in the background.
 
-    It must be the last of Orbax's handlers, as the files of the others are read when they are
-    written. The arrays are on the host before `async_save` returns: the next step takes their
-    memory on the device.
+    It must be the last of Orbax's handlers, because `finalize` reads the files that the others have
+    written. `async_save` returns once the arrays are on the host, because the next step overwrites
+    them on the device.
     """
 
     async def async_save(self, directory, args: "ChecksumSave"):
@@ -98,7 +98,11 @@ class ChecksumHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(ChecksumHandler, for_save=True)
 @dataclasses.dataclass
 class ChecksumSave(ocp.args.CheckpointArgs):
-    """What the checksums are of: a state of replicated arrays."""
+    """Orbax's argument to save checksums.
+
+    Attributes:
+      state: replicated arrays.
+    """
 
     state: Any
 
@@ -106,7 +110,7 @@ class ChecksumSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(ChecksumHandler, for_restore=True)
 @dataclasses.dataclass
 class ChecksumRestore(ocp.args.CheckpointArgs):
-    """Without it Orbax does not take the handler."""
+    """Orbax accepts no handler without an argument to restore."""
 
 
 def _file_checksum(path: Path) -> str:
@@ -120,8 +124,8 @@ def _file_checksum(path: Path) -> str:
 def write_metrics(folder: Path, metrics: dict[str, float]):
     """Writes the scores of a checkpoint's evaluation where Orbax looks for them.
 
-    The checksum comes first. A kill between the two leaves the empty metrics that the checkpoint
-    was saved with, which count as no evaluation.
+    The checksum is written first. A kill between the two leaves the empty metrics that the
+    checkpoint was saved with, which count as no evaluation.
     """
     write_json(folder / METRICS_CHECKSUM, _json_checksum(metrics))
     write_json(folder / METRICS, metrics)
@@ -132,13 +136,14 @@ def _json_checksum(values) -> str:
 
 
 def damage(folder: Path) -> str | None:
-    """Says what is wrong with the files of a complete checkpoint, a folder named after its step.
+    """Says what is wrong with the files of a complete checkpoint, or returns None.
 
-    Returns:
-      None if they are as they were written.
+    Args:
+      folder: the checkpoint's folder, named after its step.
 
     Raises:
-      OSError: they cannot be read now, for want of permission for example, which is no damage.
+      OSError: the files cannot be read at present, for example without permission. They may be
+        intact.
     """
     folder = Path(folder)
     problem = _entries_damage(folder) or metrics_damage(folder)
@@ -161,7 +166,7 @@ def damage(folder: Path) -> str | None:
 def metrics_damage(folder: Path) -> str | None:
     """Says what is wrong with the scores of a checkpoint; see `damage`."""
     if not (folder / METRICS).exists():
-        return None  # as of a run that ranks by no metric
+        return None  # the run ranks by no metric
     values, problem = _read(folder, METRICS)
     if problem or not values or not (folder / METRICS_CHECKSUM).exists():
         return problem
@@ -184,7 +189,7 @@ def _entries_damage(folder):
 
 
 def refuse(folder: Path, check: Callable[[Path], str | None] = damage):
-    """Raises DamagedCheckpoint if a check, of all files by default, finds damage."""
+    """Raises DamagedCheckpoint if a check finds damage; the default checks all files."""
     problem = check(folder)
     if problem is None:
         return
@@ -194,10 +199,10 @@ def refuse(folder: Path, check: Callable[[Path], str | None] = damage):
 
 
 def refuse_arrays(folder: Path, state):
-    """Raises DamagedCheckpoint if arrays that were read are not those that were saved.
+    """Raises DamagedCheckpoint if the arrays read differ from the arrays saved.
 
     Args:
-      state: replicated arrays, as they were read.
+      state: the replicated arrays that were read.
     """
     if not (folder / ITEM).is_dir():
         return
@@ -211,10 +216,10 @@ def refuse_arrays(folder: Path, state):
 
 
 def _read(folder: Path, name: Path, *, kind: type = dict) -> tuple[Any, str | None]:
-    """The values of a JSON file of a checkpoint, and what is wrong with it.
+    """Reads a JSON file of a checkpoint; returns its values and what is wrong with it, or None.
 
     Args:
-      kind: the type of the values.
+      kind: the expected type of the values.
     """
     try:
         values = json.loads((folder / name).read_bytes())

@@ -92,8 +92,8 @@ class Evaluator:
     def rehearse(self, variables, source, *, split: str, best_metric: str | None = None):
         """Tries the evaluation of a split on its first example; see `segjax.training.rehearsal`.
 
-        The network runs on one batch of each shape of input; all inputs of that shape get its
-        outputs. So an image of many tiles costs as much as one of few.
+        The network runs on one batch of each shape of input, and all inputs of that shape get its
+        outputs, so an image of many tiles costs as little as an image of few.
         """
         variables, outputs = self._parallel.local(variables), {}
 

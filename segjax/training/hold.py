@@ -1,4 +1,4 @@
-"""Holds a run directory while a run writes to it: locked, opened, its damage repaired, watched."""
+"""Holds a run directory while a run writes to it: locks, opens, repairs and watches it."""
 
 import contextlib
 import shutil
@@ -24,15 +24,17 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
     Args:
       config: an `ExperimentConfig`.
       experiment_file: the file that defines the experiment.
-      announce: says what starts; gets whether the directory held this run already.
+      announce: prints what starts; its argument says whether the directory held this run already.
 
     Yields:
       The lock, held in the main process.
 
     Raises:
-      RunLocked, ChangedConfiguration, DamagedCheckpoint: see there. The other processes raise
-        MainProcessFailed with the same message.
-      StorageFailure: in the block too, the directory cannot be written.
+      RunLocked: another run holds the directory.
+      ChangedConfiguration: the directory holds a run with another configuration.
+      DamagedCheckpoint: the directory has checkpoints, but none is intact.
+      MainProcessFailed: in the other processes, with the message of one of these.
+      StorageFailure: the directory cannot be written; also raised from the block.
     """
     with storage_failures(config.workdir), contextlib.ExitStack() as stack:
         config.workdir.mkdir(parents=True, exist_ok=True)
@@ -58,9 +60,9 @@ class Watch:
     """Watches over a run directory while the run goes on.
 
     Args:
-      lock: held by this process; None in all but the main process.
-      checkpoints: those of the run.
-      state: arrays; the first checkpoint takes about as many bytes as they have.
+      lock: the lock that this process holds; None in all but the main process.
+      checkpoints: the run's checkpoints.
+      state: the arrays to save; the first checkpoint takes about as many bytes.
       say: shows a line of text.
     """
 
@@ -80,11 +82,10 @@ class Watch:
         self._warned = False
 
     def check(self):
-        """Raises if the run cannot go on saving, and warns if soon it cannot.
+        """Raises if the run can no longer save, and warns if the next checkpoint will not fit.
 
-        That is: a save has failed in the background, the directory has gone, another run has taken
-        it over, or the next checkpoint does not fit on the disk. The last is said once, until there
-        is space again.
+        Raises if a save has failed in the background, if the directory has gone, or if another run
+        has taken it over. Warns once, until there is space again.
         """
         self._checkpoints.check()
         if self._lock is None:
@@ -100,7 +101,7 @@ class Watch:
             )
 
     def _measure(self):
-        """Takes the size on disk of the last checkpoint for that of the next."""
+        """Estimates the size of the next checkpoint by the last one's size on disk."""
         steps = steps_on_disk(self._workdir / "checkpoints")
         if steps and steps[-1] != self._measured:
             self._measured = steps[-1]

@@ -196,7 +196,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints, lock):
             return last or (step and settings.eval_every and step % settings.eval_every == 0)
 
         def evaluate(step):
-            """Scores a state that is saved already: a fault here costs no training."""
+            """Scores a state that is already saved, so that a failure here costs no training."""
             names = [*along_the_way, *(splits if step == settings.num_steps else ())]
             scored = {name: splits[name] for name in names}
             metrics = _evaluate(experiment, config, scored, evaluator, state, log, progress)
@@ -205,7 +205,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints, lock):
         if settings.num_steps == 0:
             save()
         if is_due(start) and not checkpoints.evaluated(start):
-            evaluate(start)  # the run was killed after it had saved this step
+            evaluate(start)  # the run was killed between saving and evaluating this step
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)
             try:

@@ -136,14 +136,14 @@ def is_main_process() -> bool:
 
 
 class MainProcessFailed(RuntimeError):
-    """The main process has refused to go on; the message is its error's."""
+    """The main process failed; the message is that of its error."""
 
 
 def in_main_process(action: Callable[[], None]):
     """Runs `action` in the main process while the others wait; all must call it.
 
     Raises:
-      MainProcessFailed: it has failed, in the other processes. The main process raises the error.
+      MainProcessFailed: in the other processes, if it failed. The main process raises its error.
     """
     failure = None
     if is_main_process():

@@ -1,9 +1,9 @@
 """Keeps one failure of Orbax from being reported hundreds of times.
 
-When an array of a checkpoint cannot be written, Orbax raises the error to its caller. Besides, it
-logs it in each of its threads, asyncio logs it for the other arrays, and TensorStore prints a
-traceback for each array that it finishes after the event loop was closed. On a full disk a network
-of 300 arrays would fill the screen.
+When an array of a checkpoint cannot be written, Orbax raises the error to its caller. It also logs
+it in each of its threads, asyncio logs it for the other arrays, and TensorStore prints a traceback
+for each array that finishes after the event loop was closed. On a full disk, a network of 300
+arrays would fill the screen.
 """
 
 import logging
@@ -11,7 +11,7 @@ import sys
 
 
 def report_failures_once():
-    """Drops the repetitions from now on, in the whole process."""
+    """Drops the repetitions from now on in the whole process."""
     hook = sys.unraisablehook
 
     def unless_loop_is_closed(unraisable):

@@ -1,4 +1,4 @@
-"""Tries an evaluation out before the first step, so that a mistake in it costs no training."""
+"""Tries an evaluation before the first step, so that a mistake in it costs no training."""
 
 import traceback
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def rehearse(
       task: see `segjax.tasks`.
       predictions: examples → pairs of an example and its prediction.
       example: the first example of the split, with an "id".
-      best_metric: must be among the metrics, unless None.
+      best_metric: a name that must be among the metrics; None requires none.
 
     Raises:
       FaultyEvaluation: one of these fails, or the metrics lack `best_metric`.
@@ -50,7 +50,10 @@ def rehearse(
 
 
 def _describe(error: Exception) -> str:
-    """The error in one line, with the line of code that raised it, the user's where one did."""
+    """Describes an error in one line, with the line of code that raised it.
+
+    The user's own code is named if it is among the callers.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     package, library = Path(__file__).resolve().parents[1], Path(traceback.__file__).parent
     others = ("site-packages", str(package), str(library))

@@ -80,7 +80,7 @@ def open_run(config, experiment_file: Path) -> bool:
 
 
 def has_begun(run: Path) -> bool:
-    """Whether a run has logged a step or has saved a checkpoint."""
+    """Whether a run has logged a step or saved a checkpoint."""
     log = Path(run) / "metrics.jsonl"
     return bool(steps_on_disk(Path(run) / "checkpoints")) or (
         log.exists() and log.stat().st_size > 0
@@ -88,7 +88,7 @@ def has_begun(run: Path) -> bool:
 
 
 def steps_on_disk(checkpoints: Path) -> list[int]:
-    """Lists the steps of the complete checkpoints in a folder, the oldest first."""
+    """Lists the steps of the complete checkpoints in a folder, oldest first."""
     if not checkpoints.is_dir():
         return []
     return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())

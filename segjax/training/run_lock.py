@@ -1,18 +1,18 @@
 """Keeps a second run out of a run directory that a run writes to.
 
-The lock is the file `.lock` of the run directory. Two rules together say whether its holder lives:
+The lock is the file `.lock` of the run directory. Two rules decide whether its holder is alive:
 
-1. The holder keeps an `flock` on it, which the kernel drops when the process ends, however it ends.
-   Within one machine this decides at once, and also between machines where a network file system
+1. The holder keeps an `flock` on the file. The kernel drops it when the process ends, however it
+   ends. This decides at once on one machine, and between machines if their network file system
    shares such locks.
-2. Some network file systems keep `flock` to each machine, or have none. So the holder also writes
-   its machine, process and a count into the file, and raises the count every `BEAT` seconds. A
-   newcomer that gets the `flock`, but finds the file of another machine, watches it for
-   `MISSED_BEATS` beats. If the file changes, the holder lives; if not, it was killed, and the
-   newcomer takes over. The machines' clocks play no part.
+2. Some network file systems keep `flock` local to a machine or do not have it. So the holder also
+   writes its machine, its process and a count into the file, and increases the count every `BEAT`
+   seconds. A newcomer that gets the `flock` but finds another machine in the file watches it for
+   `MISSED_BEATS` beats. If the file changes, the holder is alive. If not, it was killed, and the
+   newcomer takes over. The machines' clocks are not compared.
 
-A holder that was suspended until another took over finds out at its next check and stops. A clean
-end empties the file.
+A holder that was suspended while another run took over notices at its next check and stops. A run
+that ends normally empties the file.
 """
 
 import errno
@@ -56,7 +56,7 @@ class RunLock:
 
     Args:
       workdir: the run directory, which exists.
-      say: shows a line of text, where the newcomer has to watch.
+      say: shows a line of text if the newcomer has to watch.
 
     Raises:
       RunLocked: on entry, another run holds the directory.
@@ -92,12 +92,12 @@ class RunLock:
         self._ended.set()
         self._beats.join()
         if self._lost is None:
-            with suppress(OSError):  # a disk that cannot be written any more has ended the run
+            with suppress(OSError):  # the disk may no longer be writable
                 os.ftruncate(self._file, 0)
         self._close()
 
     def check(self):
-        """Raises if the run directory has gone, or if another run has taken it over."""
+        """Raises if the run directory has gone or another run has taken it over."""
         self._look()
         if self._lost is not None:
             raise self._lost
@@ -115,19 +115,19 @@ class RunLock:
             self._watch(content)
 
     def _watch(self, content):
-        """Waits until it is certain that a holder on another machine is dead."""
+        """Waits until it is certain that the holder on another machine is dead."""
         self._say(
             f"{self._path.parent} was locked by {_who(content)}; watching for "
             f"{BEAT * MISSED_BEATS:g} seconds whether that is still running"
         )
         for _ in range(MISSED_BEATS):
             time.sleep(BEAT)
-            # Opened anew, as this is when network file systems look for changes.
+            # Network file systems look for changes when a file is opened.
             file = os.open(self._path, os.O_RDONLY)
             now = _read(file)
             os.close(file)
             if not now:
-                return  # it has ended
+                return  # the holder has ended
             if now != content:
                 raise RunLocked(self._describe(now))
 
@@ -137,11 +137,11 @@ class RunLock:
             if self._lost is not None:
                 return
             self._count += 1
-            with suppress(OSError):  # the run itself meets what is wrong with the disk
+            with suppress(OSError):  # if it lasts, the run itself fails
                 self._write()
 
     def _look(self):
-        """Looks whether the file is still there and still this run's."""
+        """Checks that the file is still there and still names this run."""
         try:
             found, held = os.stat(self._path), os.fstat(self._file)
         except (FileNotFoundError, NotADirectoryError):
@@ -149,14 +149,14 @@ class RunLock:
             self._lost = FileNotFoundError(errno.ENOENT, "the run directory has gone", where)
             return
         except OSError:
-            return  # for the moment; the run itself meets what is wrong with the disk
+            return  # perhaps for a moment; if it lasts, the run itself fails
         content = _read(self._file)
         same_file = (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
         if not same_file or {k: _holder(content).get(k) for k in self._owner} != self._owner:
             self._lost = RunLocked(self._describe(content if same_file else b""))
 
     def _write(self):
-        # In place and always of one length, so that a reader finds it whole.
+        # Written in place and always of the same length, so that a reader finds it whole.
         content = json.dumps(self._owner | {"beats": f"{self._count:012}"}).encode()
         os.pwrite(self._file, content, 0)
         os.ftruncate(self._file, len(content))
@@ -177,7 +177,7 @@ def _read(file: int) -> bytes:
 
 
 def _holder(content: bytes) -> dict:
-    """What a lock file says of its holder; empty if it cannot be read."""
+    """Returns what a lock file says about its holder; empty if it cannot be read."""
     with suppress(ValueError):
         holder = json.loads(content)
         if isinstance(holder, dict):
@@ -193,7 +193,7 @@ def _who(content: bytes) -> str:
 
 
 def _machine() -> str:
-    """Names the running kernel, which containers share and machines of one name do not."""
+    """Names the running kernel: containers share it, and machines of the same name do not."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # not Linux

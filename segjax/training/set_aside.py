@@ -9,19 +9,19 @@ FOLDER = "checkpoints_damaged"
 
 
 def set_damaged_aside(directory: Path) -> list[str]:
-    """Moves the damaged among the newest checkpoints to `checkpoints_damaged`, beside `directory`.
+    """Moves damaged checkpoints to `checkpoints_damaged`, beside `directory`.
 
-    Checkpoints older than the newest intact one are not read as a whole; only one whose scores
-    cannot be read is moved as well, as Orbax would stumble over it.
+    Checks checkpoints from the newest back to the first intact one. Of older checkpoints it checks
+    the scores only, because Orbax fails to open a folder with damaged scores.
 
     Args:
-      directory: the folder of a run's checkpoints. No other process may write to it.
+      directory: the folder of a run's checkpoints; no other process may write to it.
 
     Returns:
       A sentence for each checkpoint that was moved.
 
     Raises:
-      DamagedCheckpoint: none is intact. All stay where they are.
+      DamagedCheckpoint: no checkpoint is intact. All stay where they are.
     """
     problems, intact = {}, None
     for step in reversed(steps_on_disk(directory)):
@@ -50,7 +50,7 @@ def _listed(problems):
 
 
 def _move(folder: Path) -> Path:
-    """Moves a checkpoint out of the run's; an earlier one of that step stays."""
+    """Moves a checkpoint aside; an earlier damaged one of the same step is kept."""
     aside = folder.parent.with_name(FOLDER)
     aside.mkdir(exist_ok=True)
     target, number = aside / folder.name, 1

@@ -1,4 +1,4 @@
-"""What a run says when its folder cannot be written: which folder, why, and what is safe."""
+"""Says which folder of a run cannot be written, why, and which checkpoints are safe."""
 
 import contextlib
 import errno
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segjax.training.run_directory import steps_on_disk
 
-# TensorStore's way to report a failed system call.
+# TensorStore reports a failed system call this way.
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _REMEDIES = {
     errno.ENOSPC: "have made space there",
@@ -29,9 +29,9 @@ class StorageFailure(OSError):
 
 @contextlib.contextmanager
 def storage_failures(workdir: Path):
-    """Turns what is raised in the block for a full, read-only or missing disk to `StorageFailure`.
+    """Turns the errors of a full, read-only or missing disk into `StorageFailure`.
 
-    Orbax raises errors of other types for these; they are recognised by what they say.
+    Orbax raises other types for them, which are recognised by their messages.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def storage_failures(workdir: Path):
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error of storage that an error is or came from; None for others."""
+    """Returns the system's storage error that caused an error, or None."""
     while error is not None:
         found = _OS_ERROR.search(str(error))
         number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)

@@ -1,7 +1,7 @@
 """TensorBoard's event files, written in the thread that logs.
 
-tensorboardX's `SummaryWriter` writes in a thread of its own. On a full disk that thread ends, its
-queue fills, and the training hangs; here the error reaches the caller.
+tensorboardX's `SummaryWriter` writes in a thread of its own. On a full disk, that thread ends, its
+queue fills up and the training hangs. Here the error reaches the caller.
 """
 
 import os
@@ -20,13 +20,13 @@ class EventFile:
     """Writes scalars and pictures to a new event file.
 
     Args:
-      folder: made if needed.
-      purge_step: TensorBoard forgets what earlier files have of this step and later ones.
+      folder: the folder, created if needed.
+      purge_step: TensorBoard discards the events of earlier files from this step on.
     """
 
     def __init__(self, folder: Path, *, purge_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        # Whole seconds, as TensorBoard expects, and a suffix, as a run may start again within one.
+        # TensorBoard expects whole seconds. A run may start twice in one, hence the suffix.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._file = (folder / f"{name}.{os.getpid()}.{time.monotonic_ns()}").open("wb")
         self._write(Event(file_version="brain.Event:2"))
