@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -165,7 +166,7 @@ class Checkpoints:
         wait_for_all("metrics")
         self._manager.reload()
         now = datetime.datetime.now(tz=datetime.UTC)
-        infos = [
+        infos: list[Any] = [
             SimpleNamespace(step=step, time=now, metrics=self._manager.metrics(step))
             for step in self.steps
         ]

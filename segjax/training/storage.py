@@ -39,23 +39,23 @@ def storage_failures(workdir: Path):
         found = _system_error(error)
         if found is None or isinstance(error, StorageFailure):
             raise
-        raise StorageFailure(_describe(found, workdir)) from error
+        raise StorageFailure(_describe(*found, workdir)) from error
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """Returns the system's storage error that caused an error, or None."""
+def _system_error(error: BaseException | None) -> tuple[int, str | None] | None:
+    """Returns the number and file of the system's storage error that caused an error, or None."""
     while error is not None:
         found = _OS_ERROR.search(str(error))
         number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)
         if number in _REMEDIES:
-            return OSError(number, os.strerror(number), getattr(error, "filename", None))
+            return number, getattr(error, "filename", None)
         error = error.__cause__
     return None
 
 
-def _describe(error: OSError, workdir) -> str:
+def _describe(number: int, filename: str | None, workdir: Path) -> str:
     steps = steps_on_disk(Path(workdir) / "checkpoints")
-    if error.errno == errno.ENOENT and not Path(workdir).is_dir():
+    if number == errno.ENOENT and not Path(workdir).is_dir():
         safe, then = "its checkpoints went with it", "the same command resumes from the last"
     elif steps:
         shown = ", ".join(map(str, steps))
@@ -63,5 +63,5 @@ def _describe(error: OSError, workdir) -> str:
         then = f"the same command resumes from step {steps[-1]}"
     else:
         safe, then = "no checkpoint was written yet", "the same command starts again"
-    where = error.filename or workdir
-    return f"{where}: {error.strerror}; {safe}. When you {_REMEDIES[error.errno]}, {then}"
+    where = filename or workdir
+    return f"{where}: {os.strerror(number)}; {safe}. When you {_REMEDIES[number]}, {then}"

@@ -9,11 +9,15 @@ import socket
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
+
+# The module makes its classes when it is imported, so a type checker does not find them.
+_messages: Any = event_pb2
 
 
 class EventFile:
@@ -29,16 +33,19 @@ class EventFile:
         # TensorBoard expects whole seconds. A run may start twice in one, hence the suffix.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._file = (folder / f"{name}.{os.getpid()}.{time.monotonic_ns()}").open("wb")
-        self._write(Event(file_version="brain.Event:2"))
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self._write(_messages.Event(file_version="brain.Event:2"))
+        start = _messages.SessionLog(status=_messages.SessionLog.START)
+        self._write(_messages.Event(step=purge_step, session_log=start))
 
     def scalar(self, name: str, value: float, step: int):
         """Writes a number."""
-        self._write(Event(step=step, summary=summary.scalar(name, value)))
+        self._write(_messages.Event(step=step, summary=summary.scalar(name, value)))
 
     def picture(self, name: str, picture: np.ndarray, step: int):
         """Writes a picture, uint8 RGB [height, width, 3]."""
-        self._write(Event(step=step, summary=summary.image(name, picture, dataformats="HWC")))
+        self._write(
+            _messages.Event(step=step, summary=summary.image(name, picture, dataformats="HWC"))
+        )
 
     def close(self):
         """Closes the file."""
