@@ -24,9 +24,9 @@ from segjax.training.experiment import load_module
 from segjax.training.run_directory import open_run
 from segjax.training.state import TrainState
 from tests.models.mask_rcnn_tiny import SIDE, variables_of
-from tests.models.subsampling import random_variables
 from tests.readme import readme_code
 from tests.training import tiny
+from tests.variables import random_variables
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 UNET = [
@@ -34,8 +34,8 @@ UNET = [
     *("--prediction.min-cell-size", "1"),
 ]
 DEEPLAB = [
-    *("--network.backbone", "vgg16", "--network.multi-grid", "None"),
-    *("--network.width-multiplier", "0.05", "--network.aspp-features", "4"),
+    *("--network.backbone", "resnet18", "--network.multi-grid", "None"),
+    *("--network.width-multiplier", "0.25", "--network.aspp-features", "16"),
     *("--prediction.size", "49", "65"),
 ]
 MASK_RCNN = f"""
@@ -128,12 +128,14 @@ def test_a_loaded_semantic_run_predicts_what_the_command_writes(file, arguments,
     run = segjax.load_run(path)
     assert isinstance(run, Pretrained)
     assert run.classes == run.experiment.task.classes
+    seen = set()
     for name, image in images.items():
         prediction = run.predict(image)
         for kind in kinds:
             written = read_image(output / kind / f"{name}.png")[..., 0]
             np.testing.assert_array_equal(written, prediction[kind])
-        assert len(np.unique(prediction["labels"])) > 1
+        seen |= {*np.unique(prediction["labels"])}
+    assert len(seen) > 1
     flat = run.predict(images["grey"][..., 0])["labels"]
     np.testing.assert_array_equal(flat, run.predict(images["grey"])["labels"])
     outputs = run.model.apply(run.variables, jnp.zeros((1, 188, 188, run.task.channels)))

@@ -42,7 +42,9 @@ def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive
         return run
 
     def shape(*operands, **options):
-        return jax.make_jaxpr(functools.partial(of(default), **options))(*operands).out_avals[0]
+        result = jax.make_jaxpr(functools.partial(of(default), **options))(*operands).out_avals[0]
+        # `apply` lets all operands vary over the same devices, and so does the result.
+        return result.update(manual_axis_type=operands[0].manual_axis_type)
 
     def batch(operands, axes, *, options, mapped):
         operands = [
