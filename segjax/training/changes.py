@@ -1,13 +1,14 @@
 """Says what has changed since a resumed run last saved a checkpoint."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
+import numpy as np
 import optax
 
 
 def recorded(
-    schedule: optax.Schedule, step: int, sources: Mapping[str, object]
+    schedule: optax.Schedule, step: int, sources: Mapping[str, Sized]
 ) -> dict[str, float | dict[str, int]]:
     """Returns the JSON values that a checkpoint records for `changes`.
 
@@ -17,7 +18,7 @@ def recorded(
       sources: the sources of training and of each split, by name.
     """
     return {
-        "learning_rate": float(schedule(step)),
+        "learning_rate": float(np.asarray(schedule(step))),
         "examples": {name: len(source) for name, source in sources.items()},
     }
 

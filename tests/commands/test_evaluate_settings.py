@@ -1,12 +1,10 @@
-"""`segjax evaluate`: other settings of prediction, another folder, a damaged checkpoint."""
+"""`segjax evaluate --set`: the same variables, predicted with in another way."""
 
 import json
 import os
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from segjax.cli import main
 from segjax.training.experiment import load_experiment, load_module
@@ -81,49 +79,3 @@ def test_what_is_no_setting_of_prediction_is_refused(setting, complaint, run, ca
         main(["evaluate", str(run), "--set", setting])
     assert stop.value.code == 2
     assert complaint in capsys.readouterr().err
-
-
-def files_of(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_scores_and_pictures_go_to_another_folder_and_the_run_stays_as_it_is(
-    run, trained, tmp_path, capsys
-):
-    before, output = files_of(run), tmp_path / "output"
-    main(["evaluate", str(run), "--checkpoint", "last", "--output", str(output)])
-    shown = capsys.readouterr().out
-    assert files_of(run) == before
-    for split in ("validation", "test"):
-        assert str(output / "evaluation" / f"{split}.json") in shown
-        assert scores(output, split) == scores(trained, split)
-    assert list((output / "predictions").glob("*.png"))
-    assert "report" not in shown
-    assert {path.name for path in output.iterdir()} == {"evaluation", "predictions"}
-
-
-def test_a_folder_that_cannot_be_written_is_named_before_the_checkpoint_is_read(
-    run, tmp_path, capsys
-):
-    (tmp_path / "file").write_text("")
-    output = tmp_path / "file" / "output"
-    with pytest.raises(SystemExit):
-        main(["evaluate", str(run), "--output", str(output)])
-    message = f"error: {output} cannot be written: Not a directory; give --output DIR"
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(run, tmp_path, capsys, command):
-    largest = max((run / "checkpoints" / "6" / "state").rglob("*"), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1])
-    arguments = [command, str(run), "--checkpoint", "6"]
-    if command == "predict":
-        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "image.png")
-        arguments[2:2] = [str(tmp_path / "image.png"), "--output", str(tmp_path / "labels")]
-    with pytest.raises(SystemExit):
-        main(arguments)
-    message = capsys.readouterr().err
-    assert f"error: the checkpoint {run / 'checkpoints' / '6'} is damaged: its state/" in message
-    assert message.count("\n") == 1
-    assert not (tmp_path / "labels").exists()

@@ -49,7 +49,7 @@ def test_an_experiment_does_not_start_in_that_state(file, name, tmp_path):
 
 @pytest.mark.parametrize(("examples", "refused"), [(1, True), (2, False)])
 def test_image_pooling_needs_two_examples(examples, refused):
-    model = DeepLabV3(num_classes=2, backbone="resnet18", aspp_features=4)
+    model = DeepLabV3(num_classes=2, backbone="resnet18", multi_grid=None, aspp_features=4)
     if refused:
         with pytest.raises(SingleValueStatistics, match=r"batch norm .*aspp.* has one value per"):
             trace(model, (examples, 33, 33, 3))

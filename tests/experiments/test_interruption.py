@@ -222,20 +222,36 @@ def two_processes(tmp_path_factory):
     return one, two
 
 
-def run_two(workdir, *arguments):
+def started_together(stack, workdir, *arguments):
+    """Starts a run of two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = ("--distributed.coordinator-address", f"127.0.0.1:{port}")
     together += ("--distributed.num-processes", "2")
+    processes = []
+    for index in range(2):
+        which = (*together, "--distributed.process-id", str(index))
+        process = start(TINY, workdir, *arguments, *which, devices=2)
+        processes.append(stack.enter_context(process))
+    return processes
+
+
+def run_two(workdir, *arguments):
     with ExitStack() as stack:
-        processes = []
-        for index in range(2):
-            which = (*together, "--distributed.process-id", str(index))
-            process = start(TINY, workdir, *arguments, *which, devices=2)
-            processes.append(stack.enter_context(process))
-        for process in processes:
+        for process in started_together(stack, workdir, *arguments):
             finish(process, workdir)
+
+
+def test_what_the_main_process_refuses_ends_all_in_one_line(two_processes, tmp_path):
+    workdir = tmp_path / "two"
+    shutil.copytree(two_processes[1], workdir)
+    with ExitStack() as stack:
+        for process in started_together(stack, workdir, "--norm", "batch", "--seed", "1"):
+            assert process.wait(timeout=300) == 1
+    output = workdir.with_suffix(".log").read_text()
+    assert output.count(f"error: {workdir} holds a run with another configuration") == 2
+    assert "Traceback" not in output
 
 
 def numbers(workdir):
