@@ -25,7 +25,10 @@ MAY_KNOW = {
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
     "report": ["files", "training.logging"],  # the format of metrics.jsonl
     # of tasks the protocol alone
-    "training": ["data", "files", "messages", "ops.devices", "pictures", "tasks.protocol"],
+    "training": [
+        *("data", "files", "messages", "pictures"),
+        *("ops.batch_statistics", "ops.devices", "tasks.protocol"),
+    ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.images", "data.voc_classes", "messages"),

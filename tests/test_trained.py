@@ -89,7 +89,9 @@ def save_run(workdir, file, arguments=(), *, scores=None):
                 batch_stats=variables.get("batch_stats", {}),
                 opt_state={},
             )
-            checkpoints.save(state, data={}, metrics=None if score is None else {name: score})
+            checkpoints.save(state, data={})
+            if score is not None:
+                checkpoints.add_metrics(step, {name: score})
     return workdir
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,10 @@ def evaluate_command(
     checkpoint: Checkpoint = "best",
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run directory)"),
+    ] = None,
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
     ] = (),
@@ -44,10 +49,15 @@ def evaluate_command(
     Args:
       run: Run directory: the --workdir of a training, which may still be in progress.
       split: Splits of the experiment to score.
+      output: Folder for the scores and pictures, for a run directory that you cannot write to. The
+        run's report then stays as it is.
       settings: Settings of prediction that differ from the run's, such as
         prediction.output_stride=8; values are JSON. Their scores are kept beside the run's own.
     """
     check_batch_size(batch_size)
+    folder = output or run
+    if (run / "config.json").is_file():  # otherwise `load_trained_run` says what is there
+        _check_writable(folder)
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
@@ -64,7 +74,7 @@ def evaluate_command(
     print(f"evaluating {trained.description}")
     parallel = DataParallel()
     batch_size = batch_size or trained.config.train.eval_batch_size
-    evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=run)
+    evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=folder)
     variables = parallel.replicate(trained.variables)
     results, paths, notes = [], [], []
     for name, source in sources.items():
@@ -76,17 +86,32 @@ def evaluate_command(
                 result,
                 classes=experiment.task.classes,
                 headline=experiment.best_metric,
-                workdir=run,
+                workdir=folder,
             )
         )
         notes += write_results(
-            result.evaluator, source, experiment.task, split=label, folder=run / "evaluation"
+            result.evaluator, source, experiment.task, split=label, folder=folder / "evaluation"
         )
-    report = write_report(run, run / "report.html")
     print(f"\n{score_table(results, first=experiment.best_metric)}\n")
     print(f"numbers   {', '.join(map(str, paths))}")
-    print(f"pictures  {run / 'predictions'}")
-    print("\n".join([*notes, f"report    {report}"]))
+    print(f"pictures  {folder / 'predictions'}")
+    for note in notes:
+        print(note)
+    if output is None:
+        print(f"report    {write_report(run, run / 'report.html')}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError unless scores, pictures and a report can be written to a folder."""
+    for place in (folder, folder / "evaluation", folder / "predictions"):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written: {error.strerror}; give --output DIR, where scores and "
+                "pictures go instead"
+            ) from error
 
 
 def _short(settings: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Atomic writing: a reader sees the old file or the whole new one, even after a kill."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,13 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        return partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # a full disk needs the space
+        raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.ops.batch_statistics import check_statistics
 from segjax.ops.devices import bound_axis
 
 Norm = Callable[..., nn.Module]
@@ -49,6 +50,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
+        if train and not self.frozen and not self.is_initializing():
+            check_statistics(x.shape, name="/".join(self.path) or "layer")
         norm = nn.BatchNorm(
             use_running_average=self.frozen or not train,
             axis_name=bound_axis(),

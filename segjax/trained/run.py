@@ -72,6 +72,7 @@ def load_run(
       FileNotFoundError: `path` is not a run directory, its experiment file is gone, or it has no
         checkpoint yet.
       ValueError: there is no such checkpoint or setting.
+      DamagedCheckpoint: the checkpoint is not as it was written.
     """
     path = Path(path)
     _check_is_run(path)

@@ -1,13 +1,20 @@
 """Checkpoints by Orbax: the newest N and the best by a metric, written in the background."""
 
+import datetime
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from segjax.training import checksums
+from segjax.training.parallel import is_main_process, wait_for_all
+from segjax.training.quiet import report_failures_once
+from segjax.training.run_directory import steps_on_disk
 from segjax.training.state import TrainState
 
 # Orbax logs every stage of every save at INFO, which the run's own log already covers, and warns
@@ -15,6 +22,7 @@ from segjax.training.state import TrainState
 _orbax_logger = logging.getLogger("absl")
 _orbax_logger.setLevel(logging.WARNING)
 _orbax_logger.addFilter(lambda record: not str(record.msg).startswith("Given directory is read"))
+report_failures_once()
 
 
 class Checkpoints:
@@ -23,15 +31,18 @@ class Checkpoints:
     A checkpoint holds the whole `TrainState` and the position in the stream of examples. The data
     iterator has no other state: `segjax.data.loading.loader` reads from any position, with any
     number of workers, processes and devices. A save that is killed half-way leaves the earlier
-    checkpoints intact.
+    checkpoints intact. Each checkpoint carries checksums; see `segjax.training.checksums`.
 
     Args:
       directory: absolute path, shared by all processes.
       keep: number of newest checkpoints to keep; the best one is kept as well.
-      best_metric: name of the metric, among those given to `save`, that ranks checkpoints.
+      best_metric: name of the metric, among those given to `add_metrics`, that ranks checkpoints.
       minimize: whether a smaller metric is better.
       read_only: write and delete nothing, not even the remains of an interrupted save, because
         another process may be training this run.
+
+    Raises:
+      checksums.DamagedCheckpoint: the metrics of a checkpoint are damaged.
     """
 
     def __init__(
@@ -58,10 +69,15 @@ class Checkpoints:
                 get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
+        self._directory = Path(directory).absolute()
+        for step in steps_on_disk(self._directory):
+            # Orbax reads the metrics of all checkpoints and fails at damaged ones.
+            checksums.refuse(self._directory / str(step), checksums.metrics_damage)
+        self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                preservation_policy=self._policy,
                 # Orbax writes metrics only if this is set; without them, a resumed run would delete
                 # the best checkpoint.
                 best_fn=None if best_metric is None else rank,
@@ -73,6 +89,7 @@ class Checkpoints:
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "data": ocp.JsonCheckpointHandler(),
+                checksums.ITEM: checksums.ChecksumHandler(),  # the last, see there
             },
         )
 
@@ -105,28 +122,64 @@ class Checkpoints:
         value = (self._manager.metrics(step) or {}).get(self._best_metric)
         return None if value is None or math.isnan(value) else value
 
-    def save(self, state: TrainState, *, data: dict, metrics: dict[str, float] | None = None):
+    def evaluated(self, step: int) -> bool:
+        """Whether a step has metrics."""
+        return bool(self._manager.metrics(step))
+
+    def save(self, state: TrainState, *, data: dict):
         """Saves a state in the background; returns once it is copied off the devices.
 
         Args:
           data: the position of the data iterator, as JSON values.
-          metrics: the scores of this step's evaluation, if there was one.
 
         Raises:
-          ValueError: `best_metric` is not among the metrics.
+          OSError, or an error of Orbax: this checkpoint or the last one cannot be written.
         """
         step = int(state.step)
         if step == self.latest_step:
             return
-        if metrics is not None and self._best_metric not in (None, *metrics):
-            raise ValueError(f"the best metric {self._best_metric!r} is not among {list(metrics)}")
+        fields = _fields(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_fields(state)), data=ocp.args.JsonSave(data)
+                state=ocp.args.StandardSave(fields),
+                data=ocp.args.JsonSave(data),
+                **{checksums.ITEM: checksums.ChecksumSave(fields)},
             ),
-            metrics=metrics or {},  # Orbax warns about None
+            metrics={},  # `add_metrics` writes them; Orbax warns about None
         )
+
+    def add_metrics(self, step: int, metrics: dict[str, float]):
+        """Adds the scores of an evaluation to the checkpoint of its step.
+
+        Waits for the save in progress, then deletes the checkpoints that are no longer among the
+        newest or the best.
+
+        Raises:
+          ValueError: `best_metric` is not among the metrics.
+        """
+        if self._best_metric not in (None, *metrics):
+            raise ValueError(f"the best metric {self._best_metric!r} is not among {list(metrics)}")
+        self.wait()
+        if is_main_process():
+            checksums.write_metrics(self._directory / str(step), metrics)
+        wait_for_all("metrics")
+        self._manager.reload()
+        now = datetime.datetime.now(tz=datetime.UTC)
+        infos: list[Any] = [
+            SimpleNamespace(step=step, time=now, metrics=self._manager.metrics(step))
+            for step in self.steps
+        ]
+        context = checkpoint_managers.PreservationContext()
+        kept = self._policy.should_preserve(infos, context=context)
+        for info, keep in zip(infos, kept, strict=True):
+            if not keep:
+                self._manager.delete(info.step)
+
+    def check(self):
+        """Raises the error of a save that failed in the background."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state at a step.
@@ -149,8 +202,12 @@ class Checkpoints:
 
         Args:
           sharding: the arrays' sharding; None puts them on this process's first device.
+
+        Raises:
+          checksums.DamagedCheckpoint: the checkpoint is not as it was written.
         """
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        checksums.refuse(self._directory / str(step))
         saved = self._manager.item_metadata(step)["state"]
         return self._restore(step, _like(saved.tree, sharding))
 
@@ -161,7 +218,9 @@ class Checkpoints:
 
     def _restore(self, step, like):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["state"]
+        fields = self._manager.restore(step, args=args)["state"]
+        checksums.refuse_arrays(self._directory / str(step), fields)
+        return fields
 
     def wait(self):
         """Waits for the save in progress."""

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
+from segjax.training.rehearsal import rehearse
 
 # Each process draws this many of its best examples, and as many of its worst.
 BEST_AND_WORST = 3
@@ -88,6 +90,30 @@ class Evaluator:
             lambda batch: self._predict(variables, batch),
             checked(),
             batch_size=self._batch_size,
+        )
+
+    def rehearse(self, variables, source, *, split: str, best_metric: str | None = None):
+        """Tries the evaluation of a split on its first example; see `segjax.training.rehearsal`.
+
+        The network runs on one batch of each shape of input, and all inputs of that shape get its
+        outputs, so an image of many tiles costs as little as an image of few.
+        """
+        variables, outputs = self._parallel.local(variables), {}
+
+        def predict(batch):
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            if shapes not in outputs:
+                outputs[shapes] = self._predict(variables, batch)
+            return outputs[shapes]
+
+        # As many parts as examples: the first part is the first example.
+        ((_, example),) = evaluation_examples(source, (self._check,), process_count=len(source))
+        rehearse(
+            self._task,
+            partial(predictions, self._task, predict, batch_size=self._batch_size),
+            example,
+            split,
+            best_metric=best_metric,
         )
 
     def evaluate(

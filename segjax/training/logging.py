@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
 from segjax.files.atomic import write_bytes
+from segjax.training.tensorboard import EventFile
 
 # The only fields in which a resumed run may differ from an uninterrupted one.
 WALL_CLOCK_FIELDS = frozenset({"elapsed_seconds", "images_per_second"})
@@ -96,9 +96,8 @@ class MetricsLog:
     With `resume_step`, the log continues from the checkpoint of that step. Lines of later steps and
     a half-written last line are deleted, and TensorBoard is told to discard those steps. The log of
     a resumed run then equals that of an uninterrupted one except in `WALL_CLOCK_FIELDS`, provided
-    that each checkpoint is saved after its step is logged. Without `resume_step`, an existing log
-    is discarded. Lines of `metrics.jsonl` are flushed at once; TensorBoard's files may lack the
-    last ten seconds of a killed run.
+    that each checkpoint is saved after the training of its step is logged. Without `resume_step`,
+    an existing log is discarded. Both files are flushed at every call.
 
     "elapsed_seconds" continues from the last line kept. It leaves out the time that a killed run
     spent after that line, and the pause before the run was resumed.
@@ -106,6 +105,7 @@ class MetricsLog:
     Args:
         workdir: the run directory, created if needed. TensorBoard's files go to `tensorboard/`.
         resume_step: the step of the restored checkpoint; None for a run from the start.
+        evaluated: whether the evaluation of that step was finished; if not, its lines are deleted.
         write: whether this process writes the log; otherwise it reads and writes nothing.
         clock: returns seconds, for `elapsed_seconds`.
 
@@ -118,6 +118,7 @@ class MetricsLog:
         workdir: str | os.PathLike,
         *,
         resume_step: int | None = None,
+        evaluated: bool = True,
         write: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -127,18 +128,20 @@ class MetricsLog:
         path = Path(workdir) / "metrics.jsonl"
         kept = []
         if resume_step is not None and path.exists():
-            kept = [line for line in _lines(path) if line[0]["step"] <= resume_step]
+            kept = [
+                (values, raw)
+                for values, raw in _lines(path)
+                if values["step"] < resume_step
+                or (values["step"] == resume_step and (evaluated or values["split"] == "train"))
+            ]
         elapsed = kept[-1][0].get("elapsed_seconds", 0.0) if kept else 0.0
         write_bytes(path, b"".join(raw + b"\n" for _, raw in kept))
         self._clock, self._start = clock, clock() - elapsed
         self._file = path.open("a", encoding="utf-8")
-        self._events = tensorboardX.SummaryWriter(
-            str(path.parent / "tensorboard"),
-            purge_step=0 if resume_step is None else resume_step + 1,
-            flush_secs=10,
-            # The default name counts whole seconds: a quick restart would overwrite the file.
-            filename_suffix=f".{os.getpid()}.{time.monotonic_ns()}",
+        self._events = EventFile(
+            path.parent / "tensorboard", purge_step=0 if resume_step is None else resume_step + 1
         )
+        self._closed = False
 
     def metrics(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Writes the values of a step as one line, and its finite numbers to TensorBoard.
@@ -164,21 +167,28 @@ class MetricsLog:
         self._file.flush()
         for name, value in entry.items():
             if isinstance(value, int | float) and name != "step":
-                self._events.add_scalar(f"{split}/{name}", value, int(step))
+                self._events.scalar(f"{split}/{name}", value, int(step))
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 RGB [H, W, 3], to TensorBoard."""
         if self._write:
-            self._events.add_image(name, picture, int(step), dataformats="HWC")
+            self._events.picture(name, picture, int(step))
 
     def close(self) -> None:
-        """Writes pending events and closes the files; a second call does nothing."""
-        if self._write:
-            self._events.close()
-            self._file.close()
+        """Closes the files; a second call does nothing."""
+        if self._write and not self._closed:
+            self._closed = True
+            try:
+                self._events.close()
+            finally:
+                self._file.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            if exception[0] is None:  # otherwise that one says what went wrong first
+                raise

@@ -11,10 +11,13 @@ import jax
 
 from segjax.data.checks.examples import check_before_training, check_for
 from segjax.data.loading.loader import training_batches
+from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
+from segjax.training.changes import changes, recorded
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, write_evaluation
 from segjax.training.experiment import Experiment
+from segjax.training.hold import Watch, hold_run
 from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import (
@@ -24,7 +27,6 @@ from segjax.training.optimizer import (
 )
 from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
-from segjax.training.run_directory import changed_versions, open_run
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 
@@ -51,6 +53,12 @@ def train(
     Raises:
       NonFiniteLoss: a loss or gradient is not finite; the message names the step and its examples.
       ChangedConfiguration: the directory holds a run with another configuration.
+      RunLocked: another run writes to the directory.
+      DamagedCheckpoint: the directory has checkpoints, but none is intact.
+      StorageFailure: the directory cannot be written; the message says what is safe.
+      BadData: an example cannot be used; the message names it.
+      FaultyEvaluation: an evaluation fails on its first example, before the first step.
+      SingleValueStatistics: the batch is too small for a batch norm of the network.
       ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown.
     """
     parallel = parallel or DataParallel()
@@ -64,29 +72,27 @@ def train(
     check_before_training(
         {"train": source, **splits}, check_for(experiment.task), progress=is_main_process()
     )
-    if is_main_process():
-        changed = changed_versions(config.workdir)
-        resumed = open_run(config, experiment_file)
+
+    def announce(resumed):
         _print_start(experiment, config, resumed, {"train": source, **splits}, parallel)
-        if changed:
-            print(
-                f"versions changed since the last part of this run: {', '.join(changed)}; it goes "
-                "on, but no longer equals an uninterrupted run bit for bit"
-            )
-    wait_for_all("run directory")
-    with Checkpoints(
-        config.workdir / "checkpoints",
-        keep=settings.keep_checkpoints,
-        best_metric=experiment.best_metric,
-        minimize=experiment.minimize,
-    ) as checkpoints:
-        if checkpoints.latest_step != settings.num_steps:
-            _train(experiment, config, source, splits, parallel, checkpoints)
+
+    with (
+        hold_run(config, experiment_file, announce) as lock,
+        Checkpoints(
+            config.workdir / "checkpoints",
+            keep=settings.keep_checkpoints,
+            best_metric=experiment.best_metric,
+            minimize=experiment.minimize,
+        ) as checkpoints,
+    ):
+        last = settings.num_steps
+        if checkpoints.latest_step != last or not checkpoints.evaluated(last):
+            _train(experiment, config, source, splits, parallel, checkpoints, lock)
     wait_for_all("trained")
     return read_evaluations(config.workdir)
 
 
-def _train(experiment, config, source, splits, parallel, checkpoints):
+def _train(experiment, config, source, splits, parallel, checkpoints, lock):
     """Trains from the newest checkpoint, or else from the start, to the last step."""
     settings, main = config.train, is_main_process()
     schedule = experiment.schedule or learning_rate_schedule(
@@ -110,8 +116,10 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
 
     along_the_way = settings.eval_splits or [*splits][:1]
 
+    resumed = checkpoints.latest_step is not None
     start = checkpoints.latest_step or 0
-    examples_seen = checkpoints.data(start)["examples_seen"] if start else 0
+    before = checkpoints.data(start) if resumed else {"examples_seen": 0}
+    examples_seen = before["examples_seen"]
     batches = training_batches(
         source,
         (check_for(experiment.task), *experiment.transforms),
@@ -125,14 +133,37 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
     )
     with (
         contextlib.closing(batches),
-        MetricsLog(config.workdir, resume_step=start or None, write=main) as log,
+        MetricsLog(
+            config.workdir,
+            resume_step=start if resumed else None,
+            evaluated=checkpoints.evaluated(start),
+            write=main,
+        ) as log,
         Progress(settings.num_steps, first_step=start, write=main) as progress,
         stop_signals() as stop,
     ):
-        if start:
+        if resumed:
             progress.message(f"resuming from step {start}")
+            now = recorded(schedule, start, {"train": source, **splits})
+            for change in changes(start, before, now):
+                progress.message(change)
         first = next(batches)
         state = _first_state(experiment, optimizer, config, first, checkpoints, parallel)
+        watch = Watch(
+            config.workdir,
+            lock=lock if main else None,
+            checkpoints=checkpoints,
+            state=state,
+            say=progress.message,
+        )
+        for split, examples in splits.items():
+            ranks = split == next(iter(along_the_way))
+            evaluator.rehearse(
+                state.variables,
+                examples,
+                split=split,
+                best_metric=experiment.best_metric if ranks else None,
+            )
         feed = parallel.prefetch(itertools.chain([first], batches))
         # (step, example indices, metrics) of the steps that the device may still be computing.
         unchecked = deque()
@@ -151,25 +182,41 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                         log.metrics(step, "train", jax.device_get(metrics))
                         raise NonFiniteLoss(_describe_failure(step, name, metrics, indices, source))
 
-        def save(metrics=None):
-            seen = examples_seen + (int(state.step) - start) * settings.batch_size
+        def save():
+            watch.check()
+            step = int(state.step)
+            seen = examples_seen + (step - start) * settings.batch_size
             data = {"examples_seen": seen, "seed": config.seed}
-            checkpoints.save(parallel.as_global(state), data=data, metrics=metrics)
+            data |= recorded(schedule, step, {"train": source, **splits})
+            checkpoints.save(parallel.as_global(state), data=data)
 
-        def evaluate_and_save(names):
+        def is_due(step):
+            """Whether a step is evaluated."""
+            last = step == settings.num_steps
+            return last or (step and settings.eval_every and step % settings.eval_every == 0)
+
+        def evaluate(step):
+            """Scores a state that is already saved, so that a failure here costs no training."""
+            names = [*along_the_way, *(splits if step == settings.num_steps else ())]
             scored = {name: splits[name] for name in names}
-            save(_evaluate(experiment, config, scored, evaluator, state, log, progress))
+            metrics = _evaluate(experiment, config, scored, evaluator, state, log, progress)
+            checkpoints.add_metrics(step, metrics)
 
         if settings.num_steps == 0:
-            evaluate_and_save(dict.fromkeys([*along_the_way, *splits]))
+            save()
+        if is_due(start) and not checkpoints.evaluated(start):
+            evaluate(start)  # the run was killed between saving and evaluating this step
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)
-            state, metrics = step_function(state, device_batch)
+            try:
+                state, metrics = step_function(state, device_batch)
+            except SingleValueStatistics as error:
+                raise _with_batch_sizes(error, settings) from error
             unchecked.append((step, host_batch["index"], metrics))
             throughput.add(settings.batch_size)
             last = step == settings.num_steps
-            evaluate = last or (settings.eval_every and step % settings.eval_every == 0)
-            keep = step % settings.checkpoint_every == 0 or stop
+            due = is_due(step)
+            keep = due or step % settings.checkpoint_every == 0 or stop
 
             if step == start + 1:  # includes compilation
                 check()
@@ -180,16 +227,15 @@ def _train(experiment, config, source, splits, parallel, checkpoints):
                 speed = {} if rate is None else {"images_per_second": round(rate, 3)}
                 log.metrics(step, "train", {"loss": values["loss"]} | values | speed)
                 progress.update(step, loss=float(values["loss"]), images_per_second=rate)
+                watch.check()
             else:
                 check(leave=1)  # the device computes this step while the host checks the last one
                 progress.update(step)
-            if evaluate:
-                check()
-                evaluate_and_save(dict.fromkeys([*along_the_way, *(splits if last else ())]))
-            elif keep:
+            if keep:
                 check()
                 save()
-            if evaluate or keep:
+                if due:
+                    evaluate(step)
                 throughput.restart()
             if stop and not last:
                 checkpoints.wait()
@@ -259,6 +305,19 @@ def _describe_failure(step, name, metrics, indices, source) -> str:
         f"the {name.replace('_', ' ')} of step {step} is {float(metrics[name])}. Its examples: "
         f"{names}. The checkpoints are from before it; a lower learning rate or "
         "optimizer.clip_norm may help."
+    )
+
+
+def _with_batch_sizes(error, settings) -> SingleValueStatistics:
+    """Adds to a batch norm's error the batch sizes that would do.
+
+    Statistics are over all devices, so the error means one device with one example at a time.
+    """
+    parts = settings.micro_batches
+    return SingleValueStatistics(
+        f"{error}. With --train.batch-size {settings.batch_size} on 1 device and "
+        f"--train.micro-batches {parts}, it sees one example at a time: take a batch of at least "
+        f"{2 * parts}, on one device or two" + (", or fewer micro-batches" if parts > 1 else "")
     )
 
 

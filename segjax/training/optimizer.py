@@ -52,6 +52,7 @@ def learning_rate_schedule(
     config: OptimizerConfig, *, num_steps: int, batch_size: int
 ) -> optax.Schedule:
     """Returns the schedule, step → learning rate, of a run of `num_steps` steps."""
+    num_steps = max(num_steps, 1)  # a run of no steps evaluates its first variables
     scale = batch_size / config.reference_batch_size
     peak, end = config.learning_rate * scale, config.end_learning_rate * scale
     if config.schedule == "constant":

@@ -135,6 +135,30 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+class MainProcessFailed(RuntimeError):
+    """The main process failed; the message is that of its error."""
+
+
+def in_main_process(action: Callable[[], None]):
+    """Runs `action` in the main process while the others wait; all must call it.
+
+    Raises:
+      MainProcessFailed: in the other processes, if it failed. The main process raises its error.
+    """
+    failure = None
+    if is_main_process():
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    said = "done" if failure is None else f"failed {str(failure) or type(failure).__name__}"
+    said = gather_bytes(said.encode())[0].decode()
+    if failure is not None:
+        raise failure
+    if said != "done":
+        raise MainProcessFailed(said.removeprefix("failed "))
+
+
 def gather_bytes(payload: bytes) -> list[bytes]:
     """Returns the payloads of all processes, in their order; every process must call this."""
     if jax.process_count() == 1:

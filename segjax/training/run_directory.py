@@ -40,8 +40,9 @@ def open_run(config, experiment_file: Path) -> bool:
       Whether the directory already held this run.
 
     Raises:
-      ChangedConfiguration: the directory holds a run with another configuration or experiment file,
-        and `config.accept_changes` is not set.
+      ChangedConfiguration: the directory holds a run with another configuration or experiment file
+        that has taken steps, and `config.accept_changes` is not set. A run that failed before its
+        first step is replaced.
       ValueError: its `config.json` is damaged.
     """
     experiment_file = Path(experiment_file).resolve()
@@ -57,7 +58,7 @@ def open_run(config, experiment_file: Path) -> bool:
         # Two experiments may take the same values. Compare names, since a checkout may have moved.
         if Path(old["experiment"]).name != experiment_file.name:
             changes.insert(0, f"experiment: {old['experiment']} -> {experiment_file}")
-        if changes and not config.accept_changes:
+        if changes and not config.accept_changes and has_begun(config.workdir):
             raise ChangedConfiguration(
                 f"{config.workdir} holds a run with another configuration:\n  "
                 + "\n  ".join(changes)
@@ -76,6 +77,21 @@ def open_run(config, experiment_file: Path) -> bool:
     if experiment_file.is_file():
         _keep(with_siblings(experiment_file), config.workdir / KEPT_EXPERIMENT)
     return resumed
+
+
+def has_begun(run: Path) -> bool:
+    """Whether a run has logged a step or saved a checkpoint."""
+    log = Path(run) / "metrics.jsonl"
+    return bool(steps_on_disk(Path(run) / "checkpoints")) or (
+        log.exists() and log.stat().st_size > 0
+    )
+
+
+def steps_on_disk(checkpoints: Path) -> list[int]:
+    """Lists the steps of the complete checkpoints in a folder, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
 
 
 def read_config(run: Path) -> dict:

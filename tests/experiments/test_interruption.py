@@ -96,6 +96,105 @@ def test_a_quickstart_killed_three_times_equals_an_uninterrupted_one_bit_for_bit
     assert evaluations[0] == evaluations[1]
 
 
+SIXTY = [
+    *("--train.num-steps", "60", "--train.batch-size", "2", "--train.log-every", "1"),
+    *("--train.checkpoint-every", "2", "--train.eval-every", "6", "--train.num-workers", "2"),
+    *("--network.features", "4", "--network.depth", "2", "--network.tile", "100"),
+]
+KILLS = 20
+
+
+def killed_at(moment, process, workdir, rng, seconds_to_first_step):
+    """Waits for a moment of a run and kills it, its workers with it.
+
+    Args:
+      moment: "preparation" of data and imports, "compilation", "step", "checkpoint" or
+        "evaluation", in progress when the kill comes.
+
+    Returns:
+      False if the run ended before.
+    """
+    begun = {line["step"] for line in logged(workdir)}
+
+    def new_step(multiple=1):
+        steps = {line["step"] for line in logged(workdir) if line["split"] == "train"} - begun
+        return any(step % multiple == 0 for step in steps)
+
+    def has_come():
+        if moment == "checkpoint":
+            return any((workdir / "checkpoints").glob("*tmp*"))
+        return new_step(6 if moment == "evaluation" else 1)
+
+    if moment in ("preparation", "compilation"):
+        first, last = (0.05, 0.5) if moment == "preparation" else (0.5, 1.0)
+        time.sleep(rng.uniform(first, last) * seconds_to_first_step)
+    else:
+        deadline = time.monotonic() + 300
+        while not has_come() and process.poll() is None:
+            assert time.monotonic() < deadline, workdir.with_suffix(".log").read_text()[-4000:]
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+    alive = process.poll() is None
+    kill(process)
+    return alive
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    data, rng = ["--data-dir", str(tmp_path / "data")], random.Random(0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start_time = time.monotonic()
+    with start(QUICKSTART, whole, *SIXTY, "--data-dir", str(tmp_path / "other")) as process:
+        while not logged(whole):
+            assert process.poll() is None, whole.with_suffix(".log").read_text()[-4000:]
+            time.sleep(0.02)
+        seconds = time.monotonic() - start_time
+        finish(process, whole)
+    moments = ["preparation", "compilation", "step", "checkpoint", "evaluation"]
+    done = dict.fromkeys(moments, 0)
+    for number in range(KILLS):
+        moment = moments[number % len(moments)]
+        with monkeypatch.context() as patch:
+            if moment == "compilation":
+                cache = str(tmp_path / f"cache_{number}")
+                patch.setattr(jax.config, "jax_compilation_cache_dir", cache)
+            with start(QUICKSTART, killed, *SIXTY, *data) as process:
+                done[moment] += killed_at(moment, process, killed, rng, seconds)
+    assert sum(done.values()) == KILLS, done
+    run(QUICKSTART, killed, *SIXTY, *data)
+    output = killed.with_suffix(".log").read_text()
+    assert "Traceback" not in output
+    assert "is damaged" not in output
+    assert logged(killed) == logged(whole)
+    (arrays, place), (expected, expected_place) = final_arrays(killed), final_arrays(whole)
+    assert place == expected_place
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+    for split in ("validation", "test"):
+        name = f"{split}.json"
+        results = [(w / "evaluation" / name).read_bytes() for w in (killed, whole)]
+        assert results[0] == results[1]
+
+
+def test_a_second_command_is_refused_in_one_line_and_the_first_goes_on(tmp_path):
+    workdir, log = tmp_path / "run", tmp_path / "second.log"
+    steps = ["--train.num-steps", "100000", "--train.checkpoint-every", "100000"]
+    with start(TINY, workdir, *steps, "--train.eval-every", "None") as first:
+        while not any(line["step"] >= 3 for line in logged(workdir)):
+            assert first.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
+            time.sleep(0.05)
+        command = [sys.executable, str(TINY), "--workdir", str(workdir), *steps]
+        command += ["--train.eval-every", "None"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with started(command, output=log, environment=environment) as second:
+            assert second.wait(timeout=120) == 1
+        step = logged(workdir)[-1]["step"]
+        while logged(workdir)[-1]["step"] <= step:
+            assert first.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
+            time.sleep(0.05)
+    assert f"error: {workdir} is in use by process {first.pid} on " in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
     steps = ["--train.num-steps", "100000", "--train.checkpoint-every", "100000"]
@@ -123,20 +222,36 @@ def two_processes(tmp_path_factory):
     return one, two
 
 
-def run_two(workdir, *arguments):
+def started_together(stack, workdir, *arguments):
+    """Starts a run of two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = ("--distributed.coordinator-address", f"127.0.0.1:{port}")
     together += ("--distributed.num-processes", "2")
+    processes = []
+    for index in range(2):
+        which = (*together, "--distributed.process-id", str(index))
+        process = start(TINY, workdir, *arguments, *which, devices=2)
+        processes.append(stack.enter_context(process))
+    return processes
+
+
+def run_two(workdir, *arguments):
     with ExitStack() as stack:
-        processes = []
-        for index in range(2):
-            which = (*together, "--distributed.process-id", str(index))
-            process = start(TINY, workdir, *arguments, *which, devices=2)
-            processes.append(stack.enter_context(process))
-        for process in processes:
+        for process in started_together(stack, workdir, *arguments):
             finish(process, workdir)
+
+
+def test_what_the_main_process_refuses_ends_all_in_one_line(two_processes, tmp_path):
+    workdir = tmp_path / "two"
+    shutil.copytree(two_processes[1], workdir)
+    with ExitStack() as stack:
+        for process in started_together(stack, workdir, "--norm", "batch", "--seed", "1"):
+            assert process.wait(timeout=300) == 1
+    output = workdir.with_suffix(".log").read_text()
+    assert output.count(f"error: {workdir} holds a run with another configuration") == 2
+    assert "Traceback" not in output
 
 
 def numbers(workdir):

@@ -13,6 +13,8 @@ from segjax.models.layers import (
     max_pool,
 )
 from segjax.models.normalization import BatchNorm, GroupNorm
+from segjax.ops.batch_statistics import SingleValueStatistics
+from segjax.ops.devices import AXIS_NAME
 from tests.models.subsampling import run
 from tests.variables import random_variables
 
@@ -164,6 +166,37 @@ def test_batch_norm_normalizes_by_the_batch_and_keeps_a_share_of_the_running_sta
     for key in ("mean", "var"):
         expected = 0.75 * before[key] + 0.25 * batch[key]
         np.testing.assert_allclose(after[key], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"),
+    [((1, 1, 1, 4), True), ((2, 1, 1, 4), False), ((1, 1, 2, 4), False), ((1, 4), True)],
+)
+def test_batch_norm_refuses_to_train_on_a_single_value_per_channel(shape, refused):
+    x, norm = images(*shape), BatchNorm()
+    variables = random_variables(norm, x)
+    run(norm, variables, x)  # prediction takes it
+    train(BatchNorm(frozen=True), variables, x)
+    if not refused:
+        train(norm, variables, x)
+        return
+    with pytest.raises(SingleValueStatistics, match="has one value per channel"):
+        train(norm, variables, x)
+
+
+def test_batch_norm_counts_the_values_on_all_devices():
+    x, norm = images(2, 1, 1, 1, 4), BatchNorm()
+    variables = random_variables(norm, x[0])
+
+    def mapped(axis_name, x):
+        def apply(x):
+            return norm.apply(variables, x, True, mutable=["batch_stats"])[0]
+
+        return jax.pmap(apply, axis_name=axis_name)(x)
+
+    mapped(AXIS_NAME, x)
+    with pytest.raises(SingleValueStatistics):
+        mapped(AXIS_NAME, x[:1])
 
 
 def test_a_frozen_batch_norm_does_in_training_what_it_does_in_evaluation():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from segjax.training.checkpoint import Checkpoints
+from segjax.training.checksums import damage
 from segjax.training.state import TrainState
 from tests.readme import readme_code
 
@@ -27,8 +28,9 @@ def save_all(folder, scores, *, first=1, **options):
     """Saves a step for each score, as one process of a run would; None stands for no evaluation."""
     with Checkpoints(folder, best_metric="seg", **options) as checkpoints:
         for step, score in enumerate(scores, start=first):
-            metrics = None if score is None else {"seg": score, "loss": 1.0}
-            checkpoints.save(state(step), data={"next_batch": step}, metrics=metrics)
+            checkpoints.save(state(step), data={"next_batch": step})
+            if score is not None:
+                checkpoints.add_metrics(step, {"seg": score, "loss": 1.0})
         checkpoints.wait()
         return checkpoints.steps, checkpoints.best_step
 
@@ -94,9 +96,10 @@ def test_without_checkpoints_there_is_neither_a_latest_nor_a_best(tmp_path):
 
 def test_metrics_without_the_best_metric_are_refused(tmp_path):
     with Checkpoints(tmp_path, best_metric="sge") as checkpoints:
+        checkpoints.save(state(1), data={})
         with pytest.raises(ValueError, match=r"the best metric 'sge' is not among \['seg'\]"):
-            checkpoints.save(state(1), data={}, metrics={"seg": 0.5})
-        assert checkpoints.steps == []
+            checkpoints.add_metrics(1, {"seg": 0.5})
+        assert not checkpoints.evaluated(1)
 
 
 def test_saved_arrays_are_those_of_the_moment_of_saving(tmp_path):
@@ -116,6 +119,7 @@ def test_saved_arrays_are_those_of_the_moment_of_saving(tmp_path):
         for number, value in ((1, 1.0), (2, 2.0)):
             kernel = checkpoints.read(number)["params"]["layer"]["kernel"]
             np.testing.assert_array_equal(kernel, value)
+            assert damage(tmp_path / str(number)) is None
 
 
 @pytest.mark.parametrize("scores", [(0.1, 0.5, 0.3, None), (0.5, 0.5, 0.3, 0.2), (0.1, None, 0.2)])
@@ -123,8 +127,9 @@ def test_plain_orbax_finds_and_reads_the_best_as_the_readme_says(tmp_path, monke
     folder = tmp_path / "runs" / "v3" / "checkpoints"
     with Checkpoints(folder, keep=1, best_metric="mean_iou") as checkpoints:
         for step, score in enumerate(scores, start=1):
-            metrics = None if score is None else {"mean_iou": score}
-            checkpoints.save(state(step), data={}, metrics=metrics)
+            checkpoints.save(state(step), data={})
+            if score is not None:
+                checkpoints.add_metrics(step, {"mean_iou": score})
         checkpoints.wait()
         best = checkpoints.best_step
     before = sorted(folder.rglob("*"))

@@ -69,8 +69,28 @@ def test_a_new_run_is_written_down_and_found_again(config, monkeypatch):
     assert open_run(config, Path("experiments") / "unet.py")
 
 
+def take_a_step(run):
+    (run / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
+
+
+def test_before_the_first_step_another_configuration_replaces_the_first(config):
+    """A start that failed, over data or weights, may be corrected."""
+    open_run(config, "unet.py")
+    (config.workdir / "metrics.jsonl").write_text("")
+    (config.workdir / "checkpoints").mkdir()
+    other = dataclasses.replace(config, seed=4)
+    open_run(other, "drive.py")
+    assert read_config(config.workdir)["config"]["seed"] == 4
+    for begin in (take_a_step, lambda run: (run / "checkpoints" / "2").mkdir()):
+        begin(config.workdir)
+        with pytest.raises(ChangedConfiguration):
+            open_run(config, "drive.py")
+        (config.workdir / "metrics.jsonl").write_text("")
+
+
 def test_another_configuration_is_refused_with_each_difference(config):
     open_run(config, "unet.py")
+    take_a_step(config.workdir)
     before = (config.workdir / "config.json").read_bytes()
     other = dataclasses.replace(
         config, seed=4, train=TrainConfig(num_steps=7), optimizer=OptimizerConfig(momentum=0.5)
@@ -105,6 +125,7 @@ def test_what_changes_no_numbers_may_change(config):
 
 def test_the_run_of_another_experiment_is_refused_though_its_values_are_the_same(config):
     open_run(config, "unet/u373.py")
+    take_a_step(config.workdir)
     with pytest.raises(ChangedConfiguration, match=r"experiment: \S+u373.py -> \S+dic_hela.py"):
         open_run(config, "unet/dic_hela.py")
     assert open_run(config, "moved/checkout/u373.py")

@@ -99,6 +99,8 @@ def check_before_training(
                 report, num_classes=check.num_classes, trained=name == "train"
             )
             problems = [f"{name}: {problem}" for problem in whole]
+        if not count:
+            problems = [f"{name} has no examples"]
         if problems:
             raise BadData(list_problems(name, problems))
 

@@ -1,0 +1,63 @@
+"""Tries an evaluation before the first step, so that a mistake in it costs no training."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from segjax.training.logging import json_ready
+
+
+class FaultyEvaluation(ValueError):
+    """Predicting, scoring or drawing an example fails; the message says where."""
+
+
+def rehearse(
+    task, predictions: Callable, example: dict, split: str, *, best_metric: str | None = None
+):
+    """Predicts, scores and draws an example, and discards the result.
+
+    Args:
+      task: see `segjax.tasks`.
+      predictions: examples → pairs of an example and its prediction.
+      example: the first example of the split, with an "id".
+      best_metric: a name that must be among the metrics; None requires none.
+
+    Raises:
+      FaultyEvaluation: one of these fails, or the metrics lack `best_metric`.
+    """
+    doing = "predicting"
+    try:
+        ((example, prediction),) = predictions([example])
+        doing = "scoring"
+        evaluator = task.evaluator()
+        score = evaluator.update(example, prediction)
+        total = task.evaluator()
+        total.merge(evaluator.state())
+        metrics = total.result()
+        json_ready(metrics)
+        doing = "drawing"
+        task.picture(example, prediction, score)
+    except Exception as error:
+        raise FaultyEvaluation(
+            f"{doing} the first example of split {split!r}, {example['id']!r}, fails: "
+            f"{_describe(error)}"
+        ) from error
+    if best_metric is not None and best_metric not in metrics:
+        raise FaultyEvaluation(
+            f"the experiment's best_metric, {best_metric!r}, is not among the metrics of split "
+            f"{split!r}: {', '.join(metrics)}"
+        )
+
+
+def _describe(error: Exception) -> str:
+    """Describes an error in one line, with the line of code that raised it.
+
+    The user's own code is named if it is among the callers.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    package, library = Path(__file__).resolve().parents[1], Path(traceback.__file__).parent
+    others = ("site-packages", str(package), str(library))
+    own = [frame for frame in frames if not any(place in frame.filename for place in others)]
+    frame = (own or frames)[-1]
+    first_line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first_line} ({frame.filename}, line {frame.lineno})"

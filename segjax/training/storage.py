@@ -1,0 +1,67 @@
+"""Says which folder of a run cannot be written, why, and which checkpoints are safe."""
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+
+from segjax.training.run_directory import steps_on_disk
+
+# TensorStore reports a failed system call this way.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+_REMEDIES = {
+    errno.ENOSPC: "have made space there",
+    errno.EDQUOT: "have made space in your quota",
+    errno.EROFS: "have made it writable",
+    errno.EACCES: "have made it writable",
+    errno.EPERM: "have made it writable",
+    errno.ENOENT: "have brought it back",
+    errno.ENOTDIR: "have put a folder there",
+    errno.EIO: "have mended the disk",
+    errno.ESTALE: "have mounted it again",
+}
+
+
+class StorageFailure(OSError):
+    """The run directory cannot be written; the message says what is safe."""
+
+
+@contextlib.contextmanager
+def storage_failures(workdir: Path):
+    """Turns the errors of a full, read-only or missing disk into `StorageFailure`.
+
+    Orbax raises other types for them, which are recognised by their messages.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = _system_error(error)
+        if found is None or isinstance(error, StorageFailure):
+            raise
+        raise StorageFailure(_describe(*found, workdir)) from error
+
+
+def _system_error(error: BaseException | None) -> tuple[int, str | None] | None:
+    """Returns the number and file of the system's storage error that caused an error, or None."""
+    while error is not None:
+        found = _OS_ERROR.search(str(error))
+        number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)
+        if number in _REMEDIES:
+            return number, getattr(error, "filename", None)
+        error = error.__cause__
+    return None
+
+
+def _describe(number: int, filename: str | None, workdir: Path) -> str:
+    steps = steps_on_disk(Path(workdir) / "checkpoints")
+    if number == errno.ENOENT and not Path(workdir).is_dir():
+        safe, then = "its checkpoints went with it", "the same command resumes from the last"
+    elif steps:
+        shown = ", ".join(map(str, steps))
+        safe = f"safe on disk: the checkpoint{'s' if len(steps) > 1 else ''} of step {shown}"
+        then = f"the same command resumes from step {steps[-1]}"
+    else:
+        safe, then = "no checkpoint was written yet", "the same command starts again"
+    where = filename or workdir
+    return f"{where}: {os.strerror(number)}; {safe}. When you {_REMEDIES[number]}, {then}"
