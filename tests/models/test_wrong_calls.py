@@ -135,7 +135,6 @@ TABLE |= {
             "valid": flags(2, 6),
             "sizes": integers(2, 2),
             "config": detections.DetectionConfig(max_detections=4),
-            "weights": (10.0, 10.0, 5.0, 5.0),
         },
         [
             ("logits", floats(12, 4)),
@@ -145,7 +144,6 @@ TABLE |= {
             ("valid", flags(6)),
             ("valid", integers(2, 6)),
             ("sizes", integers(2)),
-            ("weights", (10.0, 5.0)),
         ],
     ),
 }
