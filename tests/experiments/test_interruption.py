@@ -30,13 +30,13 @@ SMALL = [
 ]
 
 
-def start(file, workdir, *arguments, devices=1):
+def start(file, workdir, *arguments, devices=1, cache=None):
     """An experiment as a process of a `with` block; its output is beside its run directory."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_COMPILATION_CACHE_DIR": str(cache or jax.config.jax_compilation_cache_dir),
     }
     command = [sys.executable, str(file), "--workdir", str(workdir), *arguments]
     return started(command, output=workdir.with_suffix(".log"), environment=environment)
@@ -140,7 +140,7 @@ def killed_at(moment, process, workdir, rng, seconds_to_first_step):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     data, rng = ["--data-dir", str(tmp_path / "data")], random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     start_time = time.monotonic()
@@ -154,12 +154,9 @@ def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_p
     done = dict.fromkeys(moments, 0)
     for number in range(KILLS):
         moment = moments[number % len(moments)]
-        with monkeypatch.context() as patch:
-            if moment == "compilation":
-                cache = str(tmp_path / f"cache_{number}")
-                patch.setattr(jax.config, "jax_compilation_cache_dir", cache)
-            with start(QUICKSTART, killed, *SIXTY, *data) as process:
-                done[moment] += killed_at(moment, process, killed, rng, seconds)
+        cache = tmp_path / f"cache_{number}" if moment == "compilation" else None
+        with start(QUICKSTART, killed, *SIXTY, *data, cache=cache) as process:
+            done[moment] += killed_at(moment, process, killed, rng, seconds)
     assert sum(done.values()) == KILLS, done
     run(QUICKSTART, killed, *SIXTY, *data)
     output = killed.with_suffix(".log").read_text()
