@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 # Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
@@ -175,8 +175,9 @@ def _decoding(path: Path) -> Iterator[None]:
         yield
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
+        reason = "cannot identify it" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"{path}: damaged, cut short or of an unsupported kind ({error}); {_EXPECTED}"
+            f"{path}: damaged, cut short or of an unsupported kind ({reason}); {_EXPECTED}"
         ) from error
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segjax.data.sources.files import describe_values
 
@@ -56,6 +56,8 @@ def read_stored_values(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.array(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: damaged, cut short or no image") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
         raise ValueError(f"{path}: damaged, cut short or no image ({error})") from error
