@@ -55,9 +55,6 @@ def evaluate_command(
         prediction.output_stride=8; values are JSON. Their scores are kept beside the run's own.
     """
     check_batch_size(batch_size)
-    folder = output or run
-    if (run / "config.json").is_file():  # otherwise `load_trained_run` says what is there
-        _check_writable(folder)
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
@@ -69,6 +66,8 @@ def evaluate_command(
         if name not in experiment.evaluation:
             known = ", ".join(experiment.evaluation)
             raise UserError(f"--split {name}: the experiment of {run} has {known}")
+    folder = output or run
+    _check_writable(folder)
     with user_errors():
         sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
