@@ -4,7 +4,7 @@
 |---|---|---|
 | `sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
 | `sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
-| `winograd` | 3×3, 256 channels and more, large maps | 16 products instead of 36 |
+| `winograd` | 3×3, 256 channels and more, large maps or many | 16 products instead of 36 |
 | `blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
 | XLA's convolution | everything else | it is the fastest there |
 
