@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segjax.coco.ids import Id, ResultIds, id_key
 from segjax.commands.errors import UserError
+from segjax.data.orientation import Orientation, explain_size
 from segjax.files.atomic import write_json
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ NAMES_SHOWN = 5
 
 
 def match_images(
-    files: Sequence[tuple[Path, int, tuple[int, int]]], listing: "ImageList"
+    files: Sequence[tuple[Path, int, tuple[int, int]]],
+    listing: "ImageList",
+    *,
+    orientation: Orientation = "upright",
 ) -> list[Id]:
     """Finds the ids of image files in an annotation file, by their names.
 
@@ -25,6 +29,7 @@ def match_images(
     Args:
       files: path, number of pages and size (height, width) of each image file.
       listing: the images of the annotation file.
+      orientation: how the image files are read.
 
     Raises:
       UserError: an image is not in the annotation file, is in it more than once, or has another
@@ -53,9 +58,12 @@ def match_images(
             )
         listed = tuple(listing.sizes[place].tolist())
         if 0 not in listed and listed != size:
+            reason = explain_size(
+                path, size, listed, orientation=orientation, setting="--orientation"
+            )
             raise UserError(
-                f"{path}: height and width {size}, but {listing.path} says {listed}: another "
-                "image, or one that is stored turned"
+                f"{path}: height and width {size}, but {listing.path} says {listed}"
+                + (reason or ": another image, or one of another size")
             )
         ids.append(listing.image_ids[place])
     if missing:

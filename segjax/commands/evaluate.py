@@ -52,7 +52,8 @@ def evaluate_command(
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The
         run's report then stays as it is.
       settings: Settings of prediction that differ from the run's, such as
-        prediction.output_stride=8; values are JSON. Their scores are kept beside the run's own.
+        prediction.output_stride=8, or network.pixel_range=[0,65535] for images of 16 bits; values
+        are JSON. Their scores are kept beside the run's own.
     """
     check_batch_size(batch_size)
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
@@ -115,7 +116,8 @@ def _check_writable(folder: Path) -> None:
 
 def _short(settings: Sequence[str]) -> list[str]:
     """Shortens settings for a file name: prediction.scales=[1, 2] becomes scales=1,2."""
-    return [re.sub(r"[^\w.=,-]", "", s.removeprefix("prediction.")) for s in settings]
+    names = [s.removeprefix("prediction.").removeprefix("network.") for s in settings]
+    return [re.sub(r"[^\w.=,-]", "", name) for name in names]
 
 
 def score_table(results: Sequence, *, first: str) -> str:

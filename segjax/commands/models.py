@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
 
+PIXEL_RANGE = "network.pixel_range"  # reads other images with the same network
 CHECKPOINT_HELP = (
     "The run's checkpoint to use: best (by the experiment's metric, on the split scored during "
     "training), last, or the number of a step."
@@ -55,7 +56,7 @@ def load_trained_run(
       settings: pairs such as "prediction.output_stride=8"; values are JSON.
 
     Raises:
-      UserError: for what `segjax.load_run` raises, and for a setting that is not of prediction.
+      UserError: for what `segjax.load_run` raises, and for a setting that may not change.
     """
     from segjax.trained import load_run
     from segjax.training.configuration import ExperimentConfig
@@ -93,14 +94,15 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
 
 
 def _read_settings(settings: Sequence[str]) -> dict:
-    """Reads KEY=VALUE pairs; only settings of prediction may change after the training."""
+    """Reads KEY=VALUE pairs; after the training, only these settings may change."""
     changes = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals or not name.startswith("prediction."):
+        if not equals or not (name.startswith("prediction.") or name == PIXEL_RANGE):
             raise UserError(
                 f"--set {setting}: expected prediction.KEY=VALUE, such as "
-                "prediction.output_stride=8; other settings of a run cannot change"
+                f"prediction.output_stride=8, or {PIXEL_RANGE}=[0,65535]; other settings of a run "
+                "cannot change"
             )
         try:
             changes[name] = json.loads(value)

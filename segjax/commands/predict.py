@@ -1,5 +1,6 @@
 """`segjax predict`: writes label maps or detections, and overlays, for the user's images."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,11 @@ from segjax.commands.models import (
     load_trained_run,
     load_weights,
 )
+from segjax.data.augmentation.photometric import check_pixel_range
+from segjax.data.orientation import Orientation, note_turned
 
 if TYPE_CHECKING:
+    from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
 
 FILES_NAMED = 5  # in an error about several
@@ -37,6 +41,14 @@ def predict_command(
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(detectors)")
     ] = None,
     checkpoint: Checkpoint = "best",
+    orientation: Annotated[
+        Orientation | None,
+        tyro.conf.arg(metavar="upright|stored", help_behavior_hint="(default: the run's)"),
+    ] = None,
+    pixel_range: Annotated[
+        tuple[float, float] | None,
+        tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="(default: the run's)"),
+    ] = None,
     batch_size: BatchSize = None,
     overwrite: bool = False,
 ) -> None:
@@ -55,13 +67,33 @@ def predict_command(
       weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
         image ids and, by the names of the classes, its category ids.
+      orientation: How images with an EXIF orientation are read: upright, as viewers show them, or
+        as they are stored. Results belong to the image as it was read.
+      pixel_range: Values that become 0 and 255 in images of 16 bits, for a model of 8 bits. 0 65535
+        takes all 16 bits.
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
     if weights is not None and checkpoint != "best":
         raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
-    files = _read_all(images)
+    with user_errors():
+        check_pixel_range(pixel_range)
+    paths, notes = _find_all(images)
+    if weights is not None:
+        trained = load_weights(model, weights)
+        description = f"{model} from {weights}"
+        orientation = orientation or "upright"
+    else:
+        trained = run = _load_run(model, checkpoint)
+        description = run.description
+        batch_size = batch_size or run.config.train.eval_batch_size
+        orientation = orientation or run.experiment.orientation
+    if pixel_range is not None:
+        trained = _with_pixel_range(trained, pixel_range)
+    files = _read_all(paths, orientation)
+    notes += note_turned(paths, orientation=orientation, setting="--orientation")
     _refuse_to_replace(files, output, overwrite=overwrite)
+    _refuse_other_bits(files, trained)
     listing, image_ids = None, None
     if annotations is not None:
         from segjax.coco.index import read_image_list
@@ -69,17 +101,8 @@ def predict_command(
         with user_errors():
             listing = read_image_list(annotations)
         sized = [(file.path, len(file.names), min(file.sizes)) for file in files]
-        image_ids = dict(
-            zip([file.path for file in files], match_images(sized, listing), strict=True)
-        )
-    if weights is not None:
-        trained = load_weights(model, weights)
-        description = f"{model} from {weights}"
-    else:
-        trained = run = _load_run(model, checkpoint)
-        description = run.description
-        batch_size = batch_size or run.config.train.eval_batch_size
-    _refuse_other_bits(files, trained.dtypes)
+        found = match_images(sized, listing, orientation=orientation)
+        image_ids = dict(zip([file.path for file in files], found, strict=True))
 
     from segjax.coco.ids import result_ids
     from segjax.commands.prediction_files import DetectionFiles, LabelFiles
@@ -90,7 +113,7 @@ def predict_command(
     background = getattr(task, "background", None)
     if listing is not None and not hasattr(task, "category_ids"):
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
-    print(f"predicting with {description}")
+    print("\n".join([f"predicting with {description}", *notes]))
     others = sum(file.channels != {task.channels} for file in files)
     if others:
         kinds = {1: "grey", 3: "RGB"}
@@ -100,7 +123,7 @@ def predict_command(
 
     def examples():
         for file in files:
-            for page, image in enumerate(read_images(file.path)):
+            for page, image in enumerate(read_images(file.path, orientation=orientation)):
                 matched = match_channels(image, task.channels)
                 example = {"id": file.names[page], "image": matched, "original": image}
                 example["path"] = file.path
@@ -163,21 +186,27 @@ class ImageFile:
     sizes: set[tuple[int, int]]
 
 
-def _read_all(images: Sequence[Path]) -> list[ImageFile]:
-    """Reads every image once, to find damaged files before anything is written."""
+def _find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Finds the image files, and counts the other files of the given folders in notes."""
     if not images:
         raise UserError(
             "no images given; expected files or folders after the run directory or name"
         )
     with user_errors():
-        from segjax.data.images import find_images, read_images
+        from segjax.data.images import find_images, note_other_files
 
-        paths = find_images(images)
+        return find_images(images), [note for path in images for note in note_other_files(path)]
+
+
+def _read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
+    """Reads every image once, to find damaged files before anything is written."""
+    from segjax.data.images import read_images
+
     kinds, problems = [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
-            pages = ((x.shape[2], x.dtype.name, x.shape[:2]) for x in read_images(path))
-            kinds.append([*pages])
+            pages = read_images(path, orientation=orientation)
+            kinds.append([(x.shape[2], x.dtype.name, x.shape[:2]) for x in pages])
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -193,15 +222,32 @@ def _read_all(images: Sequence[Path]) -> list[ImageFile]:
     ]
 
 
-def _refuse_other_bits(files: Sequence[ImageFile], dtypes: Sequence[str]) -> None:
+def _with_pixel_range(trained: "Pretrained", pixel_range: tuple[float, float]) -> "Pretrained":
+    """Returns the model with another range of 16-bit values.
+
+    Raises:
+      UserError: the model takes 16 bits as they are, or its task has no such setting.
+    """
+    task = trained.segmenter
+    if "uint16" in trained.dtypes:
+        raise UserError("--pixel-range is for models of 8 bits; this one takes 16 bits as they are")
+    if not hasattr(task, "pixel_range"):
+        raise UserError(f"--pixel-range: {type(task).__name__} has no pixel_range")
+    return dataclasses.replace(trained, task=dataclasses.replace(task, pixel_range=pixel_range))
+
+
+def _refuse_other_bits(files: Sequence[ImageFile], trained: "Pretrained") -> None:
     """Raises UserError for 16-bit images if the model reads 8-bit photographs only.
 
     The model's normalisation takes 255 for white, so that 16-bit pixels would all be glare.
     """
+    if getattr(trained.task, "pixel_range", None) is not None:
+        return
     for file in files:
-        if file.dtypes - {*dtypes}:
+        if file.dtypes - {*trained.dtypes}:
             raise UserError(
-                f"{file.path} has 16 bits; weights trained elsewhere are for photographs of 8 bits"
+                f"{file.path} has 16 bits; the model is for photographs of 8 bits. --pixel-range "
+                "LOW HIGH maps other values to them, such as --pixel-range 0 65535"
             )
 
 

@@ -4,18 +4,22 @@ Pillow decodes. It says what a file holds (mode, pages, palette, orientation) an
 for a damaged one, whereas OpenCV returns the readable part of a truncated JPEG. But Pillow silently
 reduces 16-bit colour to 8 bits, so OpenCV decodes those files.
 
-The values are the file's own: neither colour profiles nor gamma are applied.
+The values are the file's own: neither colour profiles nor gamma are applied. Orientation tags are
+applied by the rule of `segjax.data.orientation`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
+
+from segjax.data.orientation import Orientation, tag_of, turn
+from segjax.messages.lists import few
 
 # Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
 Image.MAX_IMAGE_PIXELS = None
@@ -49,7 +53,37 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return list(files.values())
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def note_other_files(
+    folder: Path,
+    *,
+    suffixes: Collection[str] = SUFFIXES,
+    kind: str = "images",
+    without: Collection[Path] = (),
+) -> list[str]:
+    """Counts the files of a folder that are skipped because of their suffix.
+
+    Args:
+      folder: the folder; subfolders and hidden files do not count.
+      suffixes: the suffixes that are read, in lower case.
+      kind: the kind of file that they stand for, for the sentence.
+      without: files that do not count.
+
+    Returns:
+      One sentence, or none if no file is skipped or there is no such folder.
+    """
+    if not folder.is_dir():
+        return []
+    own = {path.resolve() for path in without}
+    files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in files if entry.is_file()]
+    others = [entry for entry in files if entry.suffix.lower() not in suffixes]
+    names = [entry.name for entry in others if entry.resolve() not in own]
+    if not names:
+        return []
+    return [f"{len(names)} of {len(files)} files in {folder} are no {kind}, skipped: {few(names)}"]
+
+
+def read_image(path: str | Path, *, orientation: Orientation = "upright") -> np.ndarray:
     """Reads the one image of a file, uint8 or uint16 [height, width, 1 (grey) or 3 (RGB)].
 
     - 16-bit files keep their 16 bits. Grey of 1, 2 or 4 bits is stretched to 0–255.
@@ -58,21 +92,22 @@ def read_image(path: str | Path) -> np.ndarray:
     - CMYK becomes RGB by Pillow's formula, without a colour profile.
     - A palette becomes RGB, or grey if all its entries are grey (as in a GIF of a grey image). A
       TIFF in which 0 is white is inverted.
-    - Orientation tags (EXIF, TIFF) are applied, so that the image is upright as in any viewer.
+    - Orientation tags (EXIF, TIFF, XMP) are applied, so that the image is upright as in any viewer.
+      With `orientation="stored"` they are ignored; see `segjax.data.orientation`.
 
     Raises ValueError, naming the file and the expected contents, if the file is empty, damaged, cut
     short or of another format, if its pixels are float or 32-bit, if it has a further channel that
     is not opaque, or if it has several pages; `read_images` reads those. Raises FileNotFoundError
     if there is no file.
     """
-    images = read_images(path)
+    images = read_images(path, orientation=orientation)
     image = next(images)
     if next(images, None) is not None:
         raise ValueError(f"{path}: expected one image, found a TIFF with several pages")
     return image
 
 
-def read_images(path: str | Path) -> Iterator[np.ndarray]:
+def read_images(path: str | Path, *, orientation: Orientation = "upright") -> Iterator[np.ndarray]:
     """Yields the pages of a TIFF one by one, or the one image of any other file.
 
     Pages may differ in size. Pages that a TIFF marks as thumbnails, lower resolutions or masks of
@@ -101,12 +136,20 @@ def read_images(path: str | Path) -> Iterator[np.ndarray]:
                     bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
                 else:
                     bits = header[24] if image.format == "PNG" else 8  # depth in a PNG's IHDR
+            with _decoding(path):
+                tag = tag_of(image)
             if bits > 8 and image.mode in ("RGB", "RGBA"):
-                colour = _colour_16_bit(image, path, page)
+                pixels = _colour_16_bit(image, path, page, tag)
                 # Both libraries widen a PNG of grey with alpha (colour type 4) to colour.
-                yield colour[..., :1] if image.format == "PNG" and header[25] == 4 else colour
+                pixels = pixels[..., :1] if image.format == "PNG" and header[25] == 4 else pixels
             else:
-                yield _grey_or_8_bit(image, path)
+                pixels = _grey_or_8_bit(image, path)
+            # Pillow has turned a TIFF upright while loading it, and has removed its tag.
+            is_upright = tag_of(image) == 1
+            if is_upright == (orientation == "upright"):
+                yield pixels
+            else:
+                yield turn(pixels, tag, back=is_upright)
 
 
 def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -184,21 +227,21 @@ def _decoding(path: Path) -> Iterator[None]:
 def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
     """The pixels of an image that Pillow decodes without loss."""
     with _decoding(path):
-        upright = ImageOps.exif_transpose(image)
-    match upright.mode:
+        image.load()
+    match image.mode:
         case "1" | "L" | "LA":
-            _check_opaque(upright, path)
-            return np.array(upright.convert("L"))[..., None]
+            _check_opaque(image, path)
+            return np.array(image.convert("L"))[..., None]
         case "RGB" | "RGBA" | "CMYK":
-            _check_opaque(upright, path)
-            return np.array(upright.convert("RGB"))
+            _check_opaque(image, path)
+            return np.array(image.convert("RGB"))
         case "P" | "PA":
-            _check_opaque(upright, path)
-            palette = np.reshape(upright.getpalette("RGB") or [], (-1, 3))
+            _check_opaque(image, path)
+            palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
             channels = 1 if (palette == palette[:, :1]).all() else 3
-            return np.array(upright.convert("RGB"))[..., :channels]
+            return np.array(image.convert("RGB"))[..., :channels]
         case "I;16" | "I;16B":
-            grey = np.array(upright).astype(np.uint16)[..., None]
+            grey = np.array(image).astype(np.uint16)[..., None]
             # Pillow inverts a TIFF with 0 for white (PhotometricInterpretation) in 8 bits only.
             inverted = isinstance(image, TiffImageFile) and (
                 image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
@@ -224,13 +267,13 @@ def _check_alpha(alpha: np.ndarray, opaque: int, path: Path) -> None:
         )
 
 
-def _colour_16_bit(image: Image.Image, path: Path, page: int) -> np.ndarray:
-    """The pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
-    # OpenCV scrambles separate colour planes and fails on some orientations.
-    with _decoding(path):
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation != 1:
-        raise ValueError(f"{path}: expected 16-bit colour to be upright, found an orientation tag")
+def _colour_16_bit(image: Image.Image, path: Path, page: int, tag: int) -> np.ndarray:
+    """The stored pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
+    # OpenCV scrambles separate colour planes and fails on some orientations of a TIFF.
+    if tag != 1 and isinstance(image, TiffImageFile):
+        raise ValueError(
+            f"{path}: expected a TIFF of 16-bit colour to be upright, found orientation {tag}"
+        )
     planes = ExifTags.Base.PlanarConfiguration
     if isinstance(image, TiffImageFile) and image.tag_v2.get(planes, 1) != 1:
         raise ValueError(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segjax.data.sources.files import describe_values
 
@@ -50,12 +50,14 @@ def to_class_ids(stored: np.ndarray, class_ids: Mapping[int, int], *, origin: st
 def read_stored_values(path: Path) -> np.ndarray:
     """Reads the stored values of a grey or palette image of 8 bits, uint8 [H, W].
 
+    An orientation tag is applied, as to images (`segjax.data.orientation`).
+
     Raises:
       ValueError: the file is unreadable or has other pixels; the message names it.
     """
     try:
         with Image.open(path) as image:
-            mode, values = image.mode, np.array(image)
+            mode, values = image.mode, np.array(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: damaged, cut short or no image") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.

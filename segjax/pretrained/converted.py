@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.data.augmentation.photometric import to_eight_bits
 from segjax.data.images import match_channels
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.models.network import Network
@@ -53,7 +54,8 @@ class Pretrained:
 
         Args:
           image: [height, width], [height, width, 1] (grey) or [height, width, 3] (RGB), of one of
-            the `dtypes`; it is converted to the channels that the model reads.
+            the `dtypes`, or of 16 bits if the task has a `pixel_range`; it is converted to the
+            channels that the model reads.
 
         Returns:
           A semantic model gives "probabilities" float32 [height, width, classes] and the most
@@ -69,6 +71,9 @@ class Pretrained:
         task = self.segmenter
         image = np.asarray(image)
         image = image[..., None] if image.ndim == 2 else image
+        pixel_range = getattr(task, "pixel_range", None)
+        if pixel_range is not None and image.dtype == np.uint16 and "uint16" not in self.dtypes:
+            image = to_eight_bits(image, pixel_range)
         if image.ndim != 3 or image.shape[2] not in (1, 3) or image.dtype.name not in self.dtypes:
             raise ValueError(
                 f"expected an image [height, width, 3 (RGB) or 1 (grey)], "

@@ -132,6 +132,7 @@ def deeplab_task(
         metrics=boundaries if prediction.boundaries else (),
         evaluation_model=evaluation_model,
         views=prediction.views,
+        pixel_range=config.network.pixel_range,
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
         # Street scenes have no background: class 0 is the sky or the road.
         background=0 if classes[0] == "background" else None,
@@ -147,6 +148,7 @@ def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Exper
         transforms=training_transforms(config.augment, config.network.normalize),
         evaluation=splits.evaluation,
         best_metric="mean_iou",
+        orientation=splits.orientation,
         initialize=partial(
             config.initial.initialize,
             normalize=config.network.normalize,

@@ -19,6 +19,7 @@ from segjax.data.augmentation.instance import (
 )
 from segjax.data.loading.aspect_ratio import orientation_groups
 from segjax.data.loading.pack_objects import PackObjects
+from segjax.data.orientation import Orientation
 from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
@@ -153,9 +154,13 @@ class CocoFiles:
     """JSON file of the validation annotations."""
     val_images: Path | None = None
     """Folder of the validation images."""
+    orientation: Orientation = "upright"
+    """How images with an EXIF orientation are read. upright: turned, as viewers show them;
+    annotations belong to the upright image. stored: as they are stored, for annotations that were
+    drawn on that bitmap."""
 
     def __post_init__(self):
-        paths = vars(self)
+        paths = {name: path for name, path in vars(self).items() if name != "orientation"}
         missing = [name for name, path in paths.items() if path is None]
         if missing and len(missing) < len(paths):
             raise ValueError(f"files: the four paths go together; {', '.join(missing)} is missing")
@@ -222,6 +227,7 @@ def instance_task(
         region_sampling=config.region_sampling,
         mask_threshold=prediction.mask_threshold,
         category_ids=category_ids,
+        pixel_range=config.network.pixel_range,
     )
 
 
@@ -256,6 +262,7 @@ def mask_rcnn_experiment(
         evaluation={name: noted(opener) for name, opener in splits.evaluation.items()},
         groups=_groups if len(settings.buckets) > 1 else None,
         best_metric="mask_AP",
+        orientation=splits.orientation,
         initialize=partial(
             config.initial.initialize,
             normalize=normalize,
@@ -285,7 +292,7 @@ def coco_files_splits(
     """Returns splits of the user's JSON files.
 
     Args:
-      files: the paths.
+      files: the paths, and how images are read.
       classes: names of the classes without the background; the files' categories are matched by
         name.
       category_ids: the training file's ids of the classes; None numbers them from 1.
@@ -296,7 +303,9 @@ def coco_files_splits(
     """
 
     def open_files(annotations, images, **options):
-        return CocoInstances(annotations, images, classes=classes, **options)
+        return CocoInstances(
+            annotations, images, classes=classes, orientation=files.orientation, **options
+        )
 
     return Splits(
         classes=("background", *classes),
@@ -308,6 +317,7 @@ def coco_files_splits(
             "val": partial(open_files, files.val_annotations, files.val_images, for_scores=True)
         },
         category_ids=category_ids,
+        orientation=files.orientation,
     )
 
 

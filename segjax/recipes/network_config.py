@@ -60,6 +60,9 @@ class BackboneNetworkConfig(NetworkConfig):
     """Pixel normalisation of the backbone's weights: ImageNet's mean and deviation (torchvision;
     Facebook's ResNeXt with its own deviation), the mean alone (MSRA's ResNets, Caffe's VGG), or the
     range −1 to 1 (TensorFlow)."""
+    pixel_range: tuple[float, float] | None = None
+    """Values that become 0 and 255 in images of 16 bits (0 65535 for all of them); values outside
+    are clipped. Images of 8 bits stay as they are. None refuses images of 16 bits."""
     width_multiplier: float = 1.0
     """Factor of the backbone's channels."""
 

@@ -281,6 +281,7 @@ def unet_experiment(
         evaluation=splits.evaluation,
         best_metric=best_metric,
         minimize=minimize,
+        orientation=splits.orientation,
     )
 
 

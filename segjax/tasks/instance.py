@@ -79,6 +79,8 @@ class InstanceTask:
       mask_threshold: pixels of at least this probability belong to the object.
       category_ids: the training data's ids of the classes without the background, for results in
         COCO's format; None if the data have none.
+      pixel_range: values that become 0 and 255 in images of types that `preprocess` does not take,
+        such as (0, 65535); None refuses them.
     """
 
     entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
@@ -100,6 +102,7 @@ class InstanceTask:
     paste_rule: PasteRule = "detectron2"
     mask_threshold: float = 0.5
     category_ids: tuple[int | str, ...] | None = None
+    pixel_range: tuple[float, float] | None = None
 
     @property
     def image_channels(self) -> tuple[int, ...]:

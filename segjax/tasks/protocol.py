@@ -40,6 +40,9 @@ class Task(Protocol):
       preprocess: (example, None) → example with a float32 "image". Its `dtypes`, if it has them,
         are the types of pixels that it takes; otherwise it takes "uint8", "uint16"
         and "float32".
+
+    A task may have `pixel_range`, the values that become 0 and 255 in images of other types than
+    the preprocessing takes; without it, such images are refused.
     """
 
     entries: ClassVar[tuple[str, ...]]

@@ -53,6 +53,8 @@ class SemanticTask:
         connected CRF. The prediction keeps the labels from before as "unrefined_labels".
       decode: probabilities [height, width, classes] → further entries of the prediction, such as
         "instances". It may replace "labels", which are the most probable classes by default.
+      pixel_range: values that become 0 and 255 in images of types that `preprocess` does not take,
+        such as (0, 65535); None refuses them.
       background: the class that pictures leave uncoloured; None if no class is background.
     """
 
@@ -71,6 +73,7 @@ class SemanticTask:
     views: tuple[View, ...] = (View(),)
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
+    pixel_range: tuple[float, float] | None = None
     background: int | None = 0
 
     @property

@@ -82,8 +82,7 @@ class Evaluator:
 
         def checked():
             for example in examples:
-                self._check.check_image(example)
-                yield example
+                yield self._check.check_image(example)
 
         return predictions(
             self._task,

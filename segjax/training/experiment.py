@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from segjax.data.orientation import Orientation
 from segjax.tasks.protocol import Task
 from segjax.training import configuration
 from segjax.training.experiment_files import experiments_folder
@@ -43,6 +44,8 @@ class Experiment:
       frozen: returns the variables of other networks by name, such as {"teacher": variables}, as
         NumPy arrays; loss terms find them in variables["frozen"]. A resumed run reads them from its
         checkpoint instead.
+      orientation: how `segjax predict` reads image files with an EXIF orientation; see
+        `segjax.data.orientation`.
     """
 
     task: Task
@@ -56,6 +59,7 @@ class Experiment:
     schedule: optax.Schedule | None = None
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
     frozen: Callable[[], dict] | None = None
+    orientation: Orientation = "upright"
 
 
 def load_module(path: Path):

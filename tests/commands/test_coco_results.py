@@ -38,7 +38,7 @@ def test_images_of_one_name_are_told_apart_by_their_folders():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([(Path("x.png"), 1, (6, 4))], r"says \(4, 6\): another image, or one that is stored"),
+        ([(Path("x.png"), 1, (6, 4))], r"says \(4, 6\): another image, or one of another"),
         ([(Path("x.png"), 2, (4, 6))], "2 pages cannot all have the id 1"),
         ([(Path("z.png"), 1, (4, 6))], "1 of 1 images are not in listing.json: z.png"),
         ([(Path("x.png"), 1, (4, 6)), (Path("d/x.png"), 1, (4, 6))], "several files are the"),

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from segjax.cli import main
+from segjax.commands.evaluate import _short
+from segjax.commands.models import _read_settings
 from segjax.training.experiment import load_experiment, load_module
 from segjax.training.loop import train
 
@@ -63,6 +65,12 @@ def test_settings_reach_the_task_and_the_scores_stand_beside_the_runs_own(run, c
         assert (run / "evaluation" / name).read_bytes() == content
     assert "test@scales" in (run / "report.html").read_text()
     assert load_experiment(run)[1].prediction.flip is False
+
+
+def test_the_range_of_pixels_is_a_setting_that_may_change():
+    settings = ["network.pixel_range=[0,65535]"]
+    assert _read_settings(settings) == {"network.pixel_range": [0, 65535]}
+    assert _short(settings) == ["pixel_range=0,65535"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax import pretrained
 from segjax.cli import main
@@ -125,6 +126,64 @@ def test_detections_get_the_ids_of_an_annotation_file(
         predict(monkeypatch, detector, folder, tmp_path / "none", "--annotations", path)
     assert "1 of 2 images are not in" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_sixteen_bits_are_predicted_as_the_eight_that_they_stand_for(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, images = photos
+    wide = tmp_path / "wide" / "colour.png"
+    wide.parent.mkdir()
+    cv2.imwrite(str(wide), images["colour"][..., ::-1] * np.uint16(257))
+    plain, _ = predict(monkeypatch, detector, folder / "colour.png", tmp_path / "plain")
+    options = ("--pixel-range", "0", "65535")
+    found, _ = predict(monkeypatch, detector, wide, tmp_path / "out", *options)
+    assert found == plain != []
+    with_range = dataclasses.replace(
+        detector, task=dataclasses.replace(detector.task, pixel_range=(0, 65535))
+    )
+    scores = with_range.predict(images["colour"] * np.uint16(257))["scores"]
+    np.testing.assert_array_equal(scores, detector.predict(images["colour"])["scores"])
+    for arguments, message in (
+        ((), "colour.png has 16 bits; the model is for photographs of 8 bits. --pixel-range LOW"),
+        (("--pixel-range", "9", "9"), "pixel_range=9 9; expected the lowest and the highest"),
+    ):
+        with pytest.raises(SystemExit):
+            predict(monkeypatch, detector, wide, tmp_path / "none", *arguments)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_images_with_an_orientation_are_predicted_upright_or_stored_as_asked(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    folder, images = photos
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "turned").mkdir()
+    turned = tmp_path / "turned" / "colour.png"
+    Image.fromarray(images["colour"]).save(turned, exif=exif)
+    (turned.parent / "notes.txt").touch()
+    plain, _ = predict(monkeypatch, detector, folder / "colour.png", tmp_path / "plain")
+    capsys.readouterr()
+    _, table = predict(monkeypatch, detector, turned.parent, tmp_path / "upright")
+    shown = capsys.readouterr().out
+    assert (table["images"][0]["height"], table["images"][0]["width"]) == (120, 90)
+    assert "1 of 1 images carry an EXIF orientation, such as colour.png (6): they are" in shown
+    assert "set --orientation to stored" in shown
+    assert "1 of 2 files in" in shown
+    assert "are no images, skipped: notes.txt" in shown
+    stored = ("--orientation", "stored")
+    found, _ = predict(monkeypatch, detector, turned, tmp_path / "stored", *stored)
+    assert found == plain
+
+    listing = {"images": [{"id": 1, "file_name": "colour.png", "height": 90, "width": 120}]}
+    path = tmp_path / "listing.json"
+    path.write_text(json.dumps(listing))
+    with pytest.raises(SystemExit):
+        predict(monkeypatch, detector, turned, tmp_path / "none", "--annotations", path)
+    assert "stored bitmap? Set --orientation to stored" in capsys.readouterr().err
+    predict(monkeypatch, detector, turned, tmp_path / "listed", "--annotations", path, *stored)
 
 
 def test_a_converted_detector_scores_what_it_finds(detector, photos):

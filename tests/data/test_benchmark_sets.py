@@ -120,6 +120,29 @@ def test_sets_that_are_not_whole_are_noted_with_the_published_number(tmp_path):
     assert "train: 4 examples, published are 367" in notes
 
 
+def test_files_of_other_types_are_noted(tmp_path):
+    official_layouts.write_camvid(tmp_path)
+    (tmp_path / "val" / "list.txt").touch()
+    (tmp_path / "valannot" / "a.jpg").touch()
+    notes = check_files("camvid", tmp_path).notes
+    assert any("val are no images, skipped: list.txt" in note for note in notes)
+    assert any("valannot are no PNG label maps, skipped: a.jpg" in note for note in notes)
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+def test_images_with_an_orientation_are_noted_and_explained(tmp_path, tag):
+    official_layouts.write_camvid(tmp_path)
+    path = sorted((tmp_path / "val").glob("*.png"))[0]
+    exif = Image.Exif()
+    exif[274] = tag
+    Image.open(path).copy().save(path, exif=exif)
+    report = check_files("camvid", tmp_path)
+    (note,) = (note for note in report.notes if "EXIF" in note)
+    assert f"such as {path.name} ({tag}): they are turned upright" in note
+    explained = [problem for problem in report.problems if "Save the image upright" in problem]
+    assert len(explained) == (tag == 6)
+
+
 @pytest.mark.parametrize(
     ("name", "path", "value", "expected"),
     [

@@ -7,7 +7,13 @@ import PIL
 import pytest
 from PIL import Image
 
-from segjax.data.images import find_images, read_image, read_images, write_labels
+from segjax.data.images import (
+    find_images,
+    note_other_files,
+    read_image,
+    read_images,
+    write_labels,
+)
 
 RNG = np.random.default_rng(0)
 RGB_16 = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
@@ -221,6 +227,20 @@ def test_jpeg_is_rgb_within_the_error_of_its_compression(tmp_path):
     assert read_image(tmp_path / "grey.JPEG").shape == (16, 24, 1)
 
 
+def test_files_that_are_no_images_are_counted_and_three_named(tmp_path):
+    for name in ("a.png", "B.JPG", ".hidden", "notes.txt", "x.npy", "y.csv", "z.raw"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert note_other_files(tmp_path) == [
+        f"4 of 6 files in {tmp_path} are no images, skipped: notes.txt, x.npy, y.csv and 1 more"
+    ]
+    (note,) = note_other_files(tmp_path, suffixes=(".png",), kind="label maps")
+    assert note.startswith(f"5 of 6 files in {tmp_path} are no label maps, skipped: B.JPG, notes")
+    others = [tmp_path / name for name in ("notes.txt", "x.npy", "y.csv", "z.raw")]
+    assert note_other_files(tmp_path, without=others) == []
+    assert note_other_files(tmp_path / "a.png") == note_other_files(tmp_path / "none") == []
+
+
 def upright(pixels, orientation):
     """Applies an orientation tag; its eight values say where row 0 and column 0 lie."""
     transposed = pixels.swapaxes(0, 1)
@@ -330,7 +350,7 @@ def animated_gif(path):
         ),
         (
             lambda path: write_tiff(path, tiff_page(RGB_16, orientation=6)),
-            "found an orientation tag",
+            "expected a TIFF of 16-bit colour to be upright, found orientation 6",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.augmentation.instance import Enlarge
+from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import training_batches
 from segjax.data.sources.coco_files import CocoInstances
 from segjax.models.mask_rcnn import MaskRCNN
@@ -143,6 +144,15 @@ def test_annotations_that_are_left_out_are_said(tmp_path, capsys):
     assert expected in capsys.readouterr().out
 
 
+def test_the_orientation_of_files_reaches_every_split_and_prediction(tmp_path):
+    files = dataclasses.replace(write_files(tmp_path / "files"), orientation="stored")
+    experiment = coco_files_experiment(CONFIG, files)
+    assert experiment.orientation == "stored"
+    assert experiment.train().orientation == "stored"
+    assert experiment.evaluation["val"]().orientation == "stored"
+    CocoFiles(orientation="stored")  # without paths, for prediction alone
+
+
 def test_paths_of_files_go_together():
     with pytest.raises(ValueError, match=r"train_images, val_annotations, val_images is missing"):
         CocoFiles(train_annotations=Path("a.json"))
@@ -217,6 +227,12 @@ def test_bfloat16_computes_in_bfloat16_with_float32_outputs():
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(outputs)} == {"float32"}
     found = jax.eval_shape(model.apply, variables, image)
     assert {str(found[name].dtype) for name in ("boxes", "scores", "masks")} == {"float32"}
+
+
+def test_the_range_of_pixels_reaches_the_check_of_every_example():
+    network = dataclasses.replace(CONFIG.network, pixel_range=(0.0, 65535.0))
+    task = instance_task(dataclasses.replace(CONFIG, network=network), ("background", *CLASSES))
+    assert check_for(task).pixel_range == (0, 65535)
 
 
 def test_a_task_is_named_after_its_classes_and_coco_gets_its_own_ids():

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from segjax.data.augmentation.semantic import Normalize
 from segjax.training.evaluate import (
     Evaluation,
     Evaluator,
@@ -73,6 +74,20 @@ def task():
 def variables(task):
     images = jax.ShapeDtypeStruct((1, tiny.SIDE, tiny.SIDE, 1), np.float32)
     return random_variables(task, {"image": images}, seed=4)
+
+
+def test_a_range_of_pixels_scores_16_bits_as_8(task, variables):
+    task = dataclasses.replace(task, preprocess=Normalize(90.0, 40.0), pixel_range=(0, 65535))
+    evaluator = Evaluator(task, DataParallel(), batch_size=2, workdir=None)
+    scores = []
+    for factor in (np.uint8(1), np.uint16(257)):
+        source = [
+            {**x, "image": x["image"].astype(np.uint8) * factor}
+            for x in (Split(3)[index] for index in range(3))
+        ]
+        everywhere = DataParallel().replicate(variables)
+        scores.append(evaluator.evaluate(everywhere, source, split="val", step=1).scalars)
+    assert scores[0] == scores[1]
 
 
 @pytest.fixture

@@ -12,6 +12,35 @@ import numpy as np
 Number = float | np.floating
 
 
+def to_eight_bits(image: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray:
+    """Maps values linearly to 0..255, uint8: the range of photographs and of their weights.
+
+    Values outside the range are clipped, and the result is rounded, because everything behind it
+    takes 8 bits as photographs have them: augmentation, pictures and prepared data sets.
+
+    Args:
+      image: finite numbers of any shape.
+      pixel_range: the values that become 0 and 255, such as (0, 65535); see `check_pixel_range`.
+    """
+    low, high = pixel_range
+    scaled = image.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled *= np.float32(255 / (high - low))
+    return np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
+
+
+def check_pixel_range(pixel_range: tuple[float, float] | None) -> None:
+    """Raises ValueError unless a range is None or ascends between finite numbers."""
+    if pixel_range is None:
+        return
+    low, high = pixel_range
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(
+            f"pixel_range={low:g} {high:g}; expected the lowest and the highest value of the "
+            "images, such as 0 65535"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GreyValues:
     """Varies the grey values of the image: gamma, contrast, brightness and noise, in this order.

@@ -12,8 +12,11 @@ from tqdm import tqdm
 from segjax.data.builder import SegmentationBuilder
 from segjax.data.checks.labels import find_notes, find_problems, find_split_problems
 from segjax.data.checks.report import CheckReport, SplitReport
+from segjax.data.images import SUFFIXES
 from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.orientation import explain_size, note_turned
 from segjax.data.sources.catalog import make_builder
+from segjax.data.sources.files import ExampleFiles
 from segjax.data.sources.semantic import open_dataset
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
 
@@ -74,12 +77,18 @@ def check_source(
         if not examples
     ]
     readers = {
-        split: [partial(builder.read_example, files) for files in examples]
+        split: [partial(_read_files, builder, files) for files in examples]
         for split, examples in listing.splits.items()
     }
-    report = CheckReport(
-        name, str(source), builder.class_names, problems=problems, notes=listing.notes
+    paths = dict.fromkeys(
+        path
+        for examples in listing.splits.values()
+        for files in examples
+        for path in files.paths.values()
+        if path.suffix.lower() in SUFFIXES
     )
+    notes = [*listing.notes, *note_turned([*paths])]
+    report = CheckReport(name, str(source), builder.class_names, problems=problems, notes=notes)
     return _fill(report, readers, builder.official_size, contact_sheet)
 
 
@@ -118,6 +127,17 @@ def _fill(
         Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(contact_sheet), join_tiles(tiles)[..., ::-1])
     return report
+
+
+def _read_files(builder: SegmentationBuilder, files: ExampleFiles) -> dict:
+    """Reads an example; a label map that an orientation tag keeps from fitting is an error."""
+    example = builder.read_example(files)
+    path, labels = files.paths.get("image"), example.get("labels")
+    if path is not None and labels is not None:
+        size = example["image"].shape[:2]
+        if reason := explain_size(path, size, labels.shape):
+            raise ValueError(f"{path}: size {size}, but its label map has {labels.shape}{reason}")
+    return example
 
 
 def _read(read: Callable[[], dict]) -> dict | ValueError:

@@ -1,12 +1,13 @@
 """Refuses examples that a task cannot use: all that are read, and many before the first step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
+from segjax.data.augmentation.photometric import check_pixel_range, to_eight_bits
 from segjax.data.checks.labels import find_problems, find_split_problems, image_problems
 from segjax.data.checks.report import SplitReport
 from segjax.data.loading.ordered_map import map_in_threads
@@ -23,24 +24,44 @@ class BadData(ValueError):
 
 @dataclass(frozen=True)
 class ExampleCheck:
-    """Transform: raises `BadData` for an example that a task cannot use; others stay as they are.
+    """Transform: raises `BadData` for an example that a task cannot use.
+
+    Other examples stay as they are, unless `pixel_range` converts their image.
 
     Attributes:
       num_classes: number of the task's classes.
       channels: numbers of channels that an image may have.
       dtypes: types of pixels that the task's preprocessing takes.
       required: entries that an example must have.
+      pixel_range: values that become 0 and 255 in images of other types than `dtypes`, such as
+        (0, 65535); see `to_eight_bits`. None refuses such images.
     """
 
     num_classes: int
     channels: tuple[int, ...]
     dtypes: tuple[str, ...] = ("uint8", "uint16", "float32")
     required: tuple[str, ...] = ("image",)
+    pixel_range: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        check_pixel_range(self.pixel_range)
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
+        example = self.convert(example)
         if problems := self.problems(example):
             raise BadData("; ".join(problems))
         return example
+
+    def convert(self, example: dict) -> dict:
+        """Maps the image to 8 bits by `pixel_range` if the task does not take its type."""
+        image = example.get("image")
+        if self.pixel_range is None or not isinstance(image, np.ndarray):
+            return example
+        if image.dtype.name in self.dtypes or image.dtype.kind not in "uif":
+            return example
+        if not np.isfinite(image).all():  # `problems` says so
+            return example
+        return {**example, "image": to_eight_bits(image, self.pixel_range)}
 
     def problems(self, example: dict) -> list[str]:
         """Lists what is wrong with an example, one sentence each."""
@@ -51,11 +72,13 @@ class ExampleCheck:
         found = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
         return found or find_problems(example, num_classes=self.num_classes)
 
-    def check_image(self, example: dict) -> None:
-        """Raises `BadData` for an example whose image the network cannot read."""
+    def check_image(self, example: dict) -> dict:
+        """Returns the example, converted; raises `BadData` if the network cannot read its image."""
+        example = self.convert(example)
         problems = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
         if problems:
             raise BadData("; ".join(f"{example.get('id', 'image')}: {each}" for each in problems))
+        return example
 
 
 def check_for(task) -> ExampleCheck:
@@ -65,6 +88,7 @@ def check_for(task) -> ExampleCheck:
         channels=task.image_channels,
         dtypes=getattr(task.preprocess, "dtypes", ExampleCheck.dtypes),
         required=task.entries,
+        pixel_range=getattr(task, "pixel_range", None),
     )
 
 
@@ -115,7 +139,9 @@ def list_problems(name: str, problems: Sequence[str]) -> str:
     return f"{len(problems)} problems in {name}:{''.join(shown)}{tail}"
 
 
-def _problems_of(source: Sequence[dict], check: Callable, index: int) -> tuple[Mapping, list[str]]:
+def _problems_of(
+    source: Sequence[dict], check: ExampleCheck, index: int
+) -> tuple[Mapping, list[str]]:
     """Returns an example, empty if it cannot be read, and its problems."""
     name = f"example {index} of {len(source)}"
     try:
@@ -126,6 +152,7 @@ def _problems_of(source: Sequence[dict], check: Callable, index: int) -> tuple[M
         return {}, [f"{name}: {kind}{error}"]
     if not isinstance(example, Mapping):
         return {}, [f"{name}: expected a dict, found {type(example).__name__}"]
+    example = check.convert(example)
     if "id" in example:
         name = f"{name}, id {example['id']!r}"
     return example, [f"{name}: {problem}" for problem in check.problems(example)]

@@ -29,11 +29,13 @@ def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> 
     if image.dtype.kind == "f":
         low, high = float(image.min()), float(image.max())
         cause = "scaled to 0..1? Multiply by 255 and round" if 0 <= low <= high <= 1 else "cast it"
+        cause = cause if np.isfinite([low, high]).all() else "they must be finite"
         problem += f" from {low:g} to {high:g}: {cause}"
     elif image.dtype == np.uint16:
         problem += (
             f" from {image.min()} to {image.max()}: the network's preprocessing is for values of "
-            "0 to 255, so convert 16-bit images to 8 bits"
+            "0 to 255. network.pixel_range maps other values to them; "
+            "for all 16 bits, set it to 0 65535"
         )
     return [problem]
 

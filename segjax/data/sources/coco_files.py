@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +13,10 @@ from segjax.coco.ids import Id, id_key, result_ids
 from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.images import match_channels, read_image
 from segjax.data.instance_masks import CroppedMask, crop_mask, mask_from_segmentation
-from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.orientation import Orientation, explain_size, note_turned
+from segjax.data.sources.coco_images import find_files, note_changes, note_unused, read_sizes
+
+ORIENTATION = "orientation (files.orientation)"  # as messages name the setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,9 @@ class CocoInstances:
         training (FILTER_EMPTY_ANNOTATIONS).
       classes: names of the classes 1, 2, ..., to which categories are matched by name; None takes
         the file's categories.
+      orientation: "upright" turns images by their EXIF tags, as viewers do, and annotations belong
+        to the upright image; "stored" ignores the tags, for annotations that were drawn on the
+        bitmap as it is stored. See `segjax.data.orientation`.
       for_scores: include objects without width or height within the image, which COCO's scores
         count, and for n objects "annotated_boxes" float64 [n, 4], [x, y, width, height] as in the
         file, and "annotated_areas" float64 [n].
@@ -57,6 +63,7 @@ class CocoInstances:
     images: Path
     drop_empty: bool = field(default=False, kw_only=True)
     classes: tuple[str, ...] | None = field(default=None, kw_only=True)
+    orientation: Orientation = field(default="upright", kw_only=True)
     for_scores: bool = field(default=False, kw_only=True)
     ids: tuple[str, ...] = field(init=False, repr=False)
     notes: tuple[str, ...] = field(init=False, repr=False)
@@ -70,8 +77,11 @@ class CocoInstances:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
         folder = folder.absolute()
-        index = read_coco_index(path.absolute(), read_sizes=partial(_read_sizes, folder))
-        files = _find_files(folder, index.file_names)
+        index = read_coco_index(
+            path.absolute(),
+            read_sizes=partial(read_sizes, folder, orientation=self.orientation),
+        )
+        files = find_files(folder, index.file_names)
         places = np.arange(len(index.image_ids))
         notes = [*index.notes, *_unknown_categories(index, self.classes)]
         if self.drop_empty:
@@ -85,23 +95,24 @@ class CocoInstances:
             reason = f": {'; '.join(notes)}" if self.drop_empty and notes else ""
             raise ValueError(f"{path}: no images" + " with objects" * self.drop_empty + reason)
         names = [files.get(name, name) for name in index.file_names]
-        changed = sum(old != new for old, new in zip(index.file_names, names, strict=True))
-        if changed:
-            notes.append(
-                f"{changed} of {len(names)} file names read without the folder that they begin "
-                f"with, such as {index.file_names[_first_change(index.file_names, names)]!r:.80}"
-            )
+        notes += note_changes(index.file_names, names)
         index = replace(index, file_names=tuple(names))
         for name, value in (
             ("annotations", path.absolute()),
             ("images", folder),
             ("ids", _names(index, places)),
-            ("notes", tuple(notes)),
             ("_index", index),
             ("_places", places),
         ):
             object.__setattr__(self, name, value)
         self._check_files()
+        notes += note_unused(folder, names, path)
+        notes += note_turned(
+            [folder / names[place] for place in places],
+            orientation=self.orientation,
+            setting=ORIENTATION,
+        )
+        object.__setattr__(self, "notes", tuple(notes))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -115,6 +126,8 @@ class CocoInstances:
             int(place),
             self.images,
             classes=self.class_names[1:],
+            orientation=self.orientation,
+            setting=ORIENTATION,
             for_scores=self.for_scores,
         )
         return {"id": self.ids[number], **example}
@@ -174,6 +187,8 @@ def read_coco_example(
     images: Path,
     *,
     classes: Sequence[str] | None = None,
+    orientation: Orientation = "upright",
+    setting: str | None = None,
     for_scores: bool = False,
 ) -> dict:
     """Reads one image of an index and its objects: an example without "id".
@@ -183,6 +198,8 @@ def read_coco_example(
       place: the number of the image in the index.
       images: the folder of the image files.
       classes: names of the classes 1, 2, ...; None takes the categories of the index.
+      orientation: see `CocoInstances`.
+      setting: the user's setting that holds `orientation`, for errors; None if there is none.
       for_scores: see `CocoInstances`.
 
     Raises:
@@ -191,9 +208,10 @@ def read_coco_example(
     """
     path = images / index.file_names[place]
     size = tuple(index.sizes[place].tolist())
-    image = match_channels(read_image(path), 3)
-    if image.shape[:2] != size:
-        raise ValueError(f"{path}: size {image.shape[:2]}, but {index.path} says {size}")
+    image = match_channels(read_image(path, orientation=orientation), 3)
+    if (shape := image.shape[:2]) != size:
+        reason = explain_size(path, shape, size, orientation=orientation, setting=setting)
+        raise ValueError(f"{path}: size {shape}, but {index.path} says {size}{reason}")
     found = index.annotations(place, flat=for_scores)
     names = tuple(index.categories.values() if classes is None else classes)
     number_of_name = {name: number for number, name in enumerate(names, 1)}
@@ -290,56 +308,6 @@ def _some(names) -> str:
     names = [*names]
     more = f" and {len(names) - 5} more" if len(names) > 6 else ""
     return ", ".join(names[:5] if more else names) + more
-
-
-def _find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Finds files whose names begin with a folder that is not there, or have back-slashes.
-
-    Returns:
-      For each such name the part of it that is a file in the folder.
-
-    Raises:
-      ValueError: two images would be the same file.
-    """
-    present = {entry.name for entry in os.scandir(folder)}
-    found: dict[str, str] = {}
-    for name in names:
-        if name in present or (folder / name).is_file():
-            continue
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for start in range(len(parts)):
-            shorter = "/".join(parts[start:])
-            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
-                found[name] = shorter
-                break
-    users: dict[str, str] = {}
-    for name in names:
-        file = found.get(name, name)
-        if users.setdefault(file, name) != name:
-            raise ValueError(
-                f"{folder / file}: the file names {users[file]!r} and {name!r} both lead to it; "
-                "give the folder that holds their folders"
-            )
-    return found
-
-
-def _first_change(old: Sequence[str], new: Sequence[str]) -> int:
-    return next(place for place, name in enumerate(old) if name != new[place])
-
-
-def _read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Reads the heights and widths of image files.
-
-    Raises:
-      FileNotFoundError: an image is missing.
-      ValueError: an image is unreadable.
-    """
-    files = _find_files(folder, names)
-    paths = [folder / files.get(name, name) for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing; its size is not in the annotations either")
-    return list(map_in_threads(lambda path: read_image(path).shape[:2], paths))
 
 
 def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data.images import SUFFIXES, read_image
+from segjax.data.images import SUFFIXES, note_other_files, read_image
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,17 @@ def keep_complete(examples: list[ExampleFiles], problems: list[str]) -> list[Exa
     return complete
 
 
-def pair_files(images: Path, labels: Path, problems: list[str]) -> list[ExampleFiles]:
+def pair_files(
+    images: Path, labels: Path, problems: list[str], notes: list[str]
+) -> list[ExampleFiles]:
     """Pairs the images of a folder with the PNG label maps of the same names in another.
 
     The pairs are sorted by name. Adds a problem for a missing or empty folder, for each image
-    without labels or with the name of another image, and for each label map without an image.
+    without labels or with the name of another image, and for each label map without an image. Adds
+    a note that counts the files of other types in each folder.
     """
+    notes += note_other_files(images)
+    notes += note_other_files(labels, suffixes=(".png",), kind="PNG label maps")
     found = {}
     for path in sorted(images.glob("*")):
         if path.suffix.lower() in SUFFIXES and found.setdefault(path.stem, path) != path:

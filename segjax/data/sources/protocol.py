@@ -51,7 +51,8 @@ class Source(Protocol):
     """Examples by index: any object with `__len__` and `__getitem__`, such as a list of dicts.
 
     An example is a dict of NumPy arrays, numbers and strings. H and W are the height and width of
-    its image; images may differ in size.
+    its image; images may differ in size. Labels and objects belong to the image as it is there;
+    `segjax.data.orientation` says how segjax reads files with an EXIF orientation.
 
     Semantic segmentation needs "image" and "labels":
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from segjax.data.builder import features_of
+from segjax.data.orientation import Orientation
 from segjax.data.prepare import open_generated
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.instance import ObjectSource
@@ -30,6 +31,8 @@ class Splits:
       train: opens the training examples.
       evaluation: opens each evaluation split, by name; the first is scored during training.
       category_ids: COCO's ids of the classes 1, 2, ...; None numbers them from 1.
+      orientation: how the image files are read; prediction then reads them alike. See
+        `segjax.data.orientation`.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +40,7 @@ class Splits:
     train: Open
     evaluation: Mapping[str, Open]
     category_ids: tuple[int | str, ...] | None = None
+    orientation: Orientation = "upright"
 
 
 def prepared_splits(

@@ -5,9 +5,43 @@ import colorsys
 import numpy as np
 import pytest
 
-from segjax.data.augmentation.photometric import GreyValues, PhotometricDistortion
+from segjax.data.augmentation.photometric import (
+    GreyValues,
+    PhotometricDistortion,
+    check_pixel_range,
+    to_eight_bits,
+)
 
 OFF = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
+
+
+def test_values_of_16_bits_become_the_8_bits_that_they_stand_for():
+    photo = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    for image, pixel_range in (
+        (photo * np.uint16(257), (0, 65535)),
+        (photo * np.uint16(16), (0, 255 * 16)),
+        (photo.astype(np.float32) / 255, (0, 1)),
+        (photo + 1000.0, (1000, 1255)),
+    ):
+        before = image.copy()
+        found = to_eight_bits(image, pixel_range)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, photo)
+        np.testing.assert_array_equal(image, before)
+
+
+def test_values_outside_of_the_range_are_clipped_and_those_inside_rounded():
+    image = np.array([[0, 99, 100, 101, 150, 199, 200, 201, 65535]], np.uint16)
+    found = to_eight_bits(image, (100, 200))
+    np.testing.assert_array_equal(found, [[0, 0, 0, 3, 128, 252, 255, 255, 255]])
+
+
+@pytest.mark.parametrize("pixel_range", [(1, 1), (5, 0), (0, np.inf), (np.nan, 1)])
+def test_a_range_without_extent_is_refused(pixel_range):
+    check_pixel_range(None)
+    check_pixel_range((-1, 1))
+    with pytest.raises(ValueError, match=r"pixel_range=.*; expected the lowest and the highest"):
+        check_pixel_range(pixel_range)
 
 
 def test_grey_values_off_change_nothing_and_work_in_16_bits():

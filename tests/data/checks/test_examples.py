@@ -1,10 +1,12 @@
 """The check that guards every source: what it refuses, with the cause, and what it lets through."""
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 
+from segjax.data.augmentation.semantic import Normalize
 from segjax.data.checks.examples import (
     PROBLEMS_NAMED,
     BadData,
@@ -41,7 +43,7 @@ def test_a_right_example_passes_as_it_is():
     [
         ({"image": image_of(np.float32, 0.5)}, r"found float32 from 0.5 to 0.5: scaled to 0..1\?"),
         ({"image": image_of(np.float64, 300)}, "found float64 from 300 to 300: cast it"),
-        ({"image": image_of(np.uint16, 4000)}, "found uint16 from 4000 to 4000: .* 0 to 255"),
+        ({"image": image_of(np.uint16, 4000)}, "uint16 from 4000 to 4000: .*network.pixel_range"),
         ({"image": image_of(np.int64, 7)}, "expected uint8 pixels, found int64"),
         (
             {"image": image_of(np.uint8, 7, channels=4)},
@@ -101,6 +103,39 @@ def test_sixteen_bits_pass_where_the_preprocessing_takes_them():
     check = ExampleCheck(num_classes=2, channels=(1, 3), required=("image", "labels"))
     check(example(image=image_of(np.uint16, 60_000)), None)
     check(example(image=image_of(np.uint8, 6, channels=1)), None)
+
+
+RANGE = dataclasses.replace(SEMANTIC, pixel_range=(0, 65535))
+
+
+def test_a_range_of_pixels_converts_only_images_that_the_task_does_not_take():
+    photo = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
+    assert RANGE(given := example(image=photo), None) is given
+    wide = example(image=photo * np.uint16(257))
+    for found in (RANGE(wide, None), RANGE.check_image(wide)):
+        np.testing.assert_array_equal(found["image"], photo)
+        assert found["image"].dtype == np.uint8
+    takes_all = dataclasses.replace(RANGE, dtypes=("uint8", "uint16"))
+    assert takes_all(wide, None) is wide
+    with pytest.raises(BadData, match=r"found float32 from .* they must be finite"):
+        RANGE(example(image=image_of(np.float32, np.nan)), None)
+    with pytest.raises(ValueError, match="pixel_range=7 3; expected"):
+        dataclasses.replace(SEMANTIC, pixel_range=(7, 3))
+
+
+def test_training_reads_converted_images_from_the_check_on():
+    photo = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
+    wide = [example(image=photo * np.uint16(257))]
+    check_before_training({"train": wide}, RANGE, progress=False)
+    with pytest.raises(BadData, match="set it to 0 65535"):
+        check_before_training({"train": wide}, SEMANTIC, progress=False)
+    normalize = Normalize(mean=100.0, std=50.0)
+    seen = []
+    for source in (wide, [example(image=photo)]):
+        batches = training_batches(source, (RANGE, normalize), batch_size=1, seed=0, num_threads=0)
+        seen.append(next(batches)["image"])
+        batches.close()
+    np.testing.assert_array_equal(*seen)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -523,6 +523,72 @@ def test_two_images_that_would_be_the_same_file_are_refused(tmp_path):
         CocoInstances(path, images)
 
 
+def turned_by_exif(folder, tag):
+    """The situation of a phone's photograph: the tag turns it, the annotations are of the bitmap.
+
+    The object of `POLYGON` is bright on each bitmap.
+    """
+    path, images = write(folder, *(annotation(n, image=n) for n in (5, 9, 70)))
+    content, exif = json.loads(path.read_text()), Image.Exif()
+    exif[274] = tag
+    for image in content["images"]:
+        (images / image["file_name"]).unlink()
+        image["file_name"] = f"{image['id']}.png"
+        pixels = np.where(drawn(), np.uint8(200), np.uint8(image["id"]))
+        Image.fromarray(pixels).save(images / image["file_name"], exif=exif)
+    path.write_text(json.dumps(content))
+    return path, images
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+def test_annotations_of_the_stored_bitmap_fit_it_with_the_switch(tmp_path, tag):
+    path, images = turned_by_exif(tmp_path, tag)
+    source = CocoInstances(path, images, orientation="stored")
+    for example in source:
+        mask = paste_mask(example["masks"][0], SIZE)
+        np.testing.assert_array_equal(example["image"][..., 0] == 200, mask)
+    (note,) = source.notes
+    assert note.startswith(f"3 of 3 images carry an EXIF orientation, such as 5.png ({tag}): it is")
+
+
+def test_without_the_switch_a_quarter_turn_is_refused_and_a_half_turn_is_noted(tmp_path):
+    (tmp_path / "quarter").mkdir()
+    source = CocoInstances(*turned_by_exif(tmp_path / "quarter", 6))
+    with pytest.raises(ValueError, match=r"5\.png: size \(30, 20\), .* says \(20, 30\)") as error:
+        source[0]
+    assert "carries EXIF orientation 6 and was turned upright" in str(error.value)
+    assert "Set orientation (files.orientation) to stored" in str(error.value)
+    (tmp_path / "half").mkdir()
+    source = CocoInstances(*turned_by_exif(tmp_path / "half", 3))
+    np.testing.assert_array_equal(source[0]["image"][..., 0] == 200, drawn()[::-1, ::-1])
+    (note,) = source.notes
+    assert note.startswith("3 of 3 images carry an EXIF orientation, such as 5.png (3): they are")
+    assert "set orientation (files.orientation) to stored" in note
+
+
+def test_sizes_that_the_file_lacks_are_those_of_the_image_as_it_is_read(tmp_path):
+    path, images = turned_by_exif(tmp_path, 6)
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        del image["height"], image["width"]
+    path.write_text(json.dumps(content))
+    for orientation, size in (("upright", SIZE[::-1]), ("stored", SIZE)):
+        source = CocoInstances(path, images, orientation=orientation)
+        np.testing.assert_array_equal(source.sizes, [size] * 3)
+
+
+def test_files_that_are_not_used_are_counted(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    path = path.rename(images / "_annotations.json")
+    for name in ("z.png", "notes.txt"):
+        (images / name).write_bytes((images / "b.png").read_bytes())
+    source = CocoInstances(path, images, drop_empty=True)
+    assert source.notes[1:] == (
+        f"1 of 6 files in {images} are no images, skipped: notes.txt",
+        f"1 images in {images} are not listed, and not used: z.png",
+    )
+
+
 def test_a_source_pickles_small_and_reads_the_same_in_a_worker(tmp_path):
     source = CocoInstances(*write(tmp_path, *(annotation(i) for i in range(50))))
     source[0]

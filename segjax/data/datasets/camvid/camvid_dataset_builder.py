@@ -53,13 +53,13 @@ class Builder(SegmentationBuilder):
         )
 
     def find_examples(self, source: Path) -> SourceListing:
-        problems = []
+        problems, notes = [], []
         splits = {
-            split: pair_files(source / split, source / f"{split}annot", problems)
+            split: pair_files(source / split, source / f"{split}annot", problems, notes)
             for split in PUBLISHED
         }
         sizes = {split: len(examples) for split, examples in splits.items()}
-        return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
+        return SourceListing(splits, problems, notes + note_sizes(sizes, PUBLISHED))
 
     def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         return {

@@ -53,11 +53,11 @@ class Builder(SegmentationBuilder):
         )
 
     def find_examples(self, source: Path) -> SourceListing:
-        problems = []
+        problems, notes = [], []
         if (source / "stage1_train").is_dir():
             examples = _find_official(source / "stage1_train", problems)
         else:
-            examples = pair_files(source / "images", source / "labels", problems)
+            examples = pair_files(source / "images", source / "labels", problems, notes)
         kinds = {True: [], False: []}
         for files, kind in zip(examples, map_in_threads(_kind, examples), strict=True):
             if isinstance(kind, ValueError):
@@ -70,7 +70,7 @@ class Builder(SegmentationBuilder):
             "test": [files for files in examples if files.id in test],
         }
         sizes = {split: len(files) for split, files in splits.items()}
-        return SourceListing(splits, problems, note_sizes(sizes, PUBLISHED))
+        return SourceListing(splits, problems, notes + note_sizes(sizes, PUBLISHED))
 
     def read_example(self, files: ExampleFiles) -> dict[str, Any]:
         image = match_channels(read_image(files.paths["image"]), 3)

@@ -1,0 +1,98 @@
+"""The image files of a JSON file in COCO's format: where they are, their sizes, odd ones."""
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+
+from segjax.data.images import SUFFIXES, note_other_files, read_image
+from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.orientation import Orientation
+from segjax.messages.lists import few
+
+
+def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Finds files whose names begin with a folder that is not there, or have back-slashes.
+
+    Returns:
+      For each such name the part of it that is a file in the folder.
+
+    Raises:
+      ValueError: two images would be the same file.
+    """
+    present = {entry.name for entry in os.scandir(folder)}
+    found: dict[str, str] = {}
+    for name in names:
+        if name in present or (folder / name).is_file():
+            continue
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for start in range(len(parts)):
+            shorter = "/".join(parts[start:])
+            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
+                found[name] = shorter
+                break
+    users: dict[str, str] = {}
+    for name in names:
+        file = found.get(name, name)
+        if users.setdefault(file, name) != name:
+            raise ValueError(
+                f"{folder / file}: the file names {users[file]!r} and {name!r} both lead to it; "
+                "give the folder that holds their folders"
+            )
+    return found
+
+
+def note_changes(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Says how many file names were read in another way than they are written, or nothing."""
+    changed = [before for before, after in zip(old, new, strict=True) if before != after]
+    if not changed:
+        return []
+    return [
+        f"{len(changed)} of {len(new)} file names read without the folder that they begin "
+        f"with, such as {changed[0]!r:.80}"
+    ]
+
+
+def note_unused(folder: Path, listed: Collection[str], annotations: Path) -> list[str]:
+    """Counts the files of a folder that are no images, and the images that are not listed.
+
+    Hidden files, folders and the annotations themselves do not count.
+
+    Args:
+      folder: the folder of the images.
+      listed: the file names in the annotations.
+      annotations: the file of the annotations.
+    """
+    listed = set(listed)
+    unlisted = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name not in listed and Path(entry.name).suffix.lower() in SUFFIXES
+    )
+    unlisted = [name for name in unlisted if not name.startswith(".")]
+    notes = note_other_files(folder, without=(annotations,))
+    if unlisted:
+        notes.append(
+            f"{len(unlisted)} images in {folder} are not listed, and not used: {few(unlisted)}"
+        )
+    return notes
+
+
+def read_sizes(
+    folder: Path, names: Sequence[str], *, orientation: Orientation
+) -> list[tuple[int, int]]:
+    """Reads the heights and widths of image files.
+
+    Raises:
+      FileNotFoundError: an image is missing.
+      ValueError: an image is unreadable.
+    """
+    files = find_files(folder, names)
+    paths = [folder / files.get(name, name) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing; its size is not in the annotations either")
+
+    def size(path):
+        return read_image(path, orientation=orientation).shape[:2]
+
+    return list(map_in_threads(size, paths))
