@@ -88,8 +88,8 @@ def open_split(trained: "TrainedRun", split: str):
             return trained.experiment.evaluation[split]()
     except UserError as error:
         given = [name for name in paths(trained.config) if not name.startswith("initial.")]
-        others = [name for name in given if name != "data_dir"]
-        flags = " or ".join(["--data-dir DIR", *(f"--set {name}=PATH" for name in others)])
+        others = ", ".join(name for name in given if name != "data_dir")
+        flags = "--data-dir DIR" + (f", or --set KEY=PATH with {others}" if others else "")
         raise UserError(f"{split}: {error} (if the data has moved: {flags})") from error
 
 
