@@ -6,7 +6,6 @@ import math
 import os
 from collections import deque
 from functools import partial
-from pathlib import Path
 
 import jax
 
@@ -61,15 +60,8 @@ def train(
       BadData: an example cannot be used; the message names it.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
-      ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown,
-        or `experiment_file` is not a Python file.
+      ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown.
     """
-    if Path(experiment_file).suffix != ".py" or not Path(experiment_file).is_file():
-        raise ValueError(
-            f"experiment_file={str(experiment_file)!r}: expected the Python file that defines "
-            "Config and build, which predictions run again; in a notebook, write one with "
-            "%%writefile and import it with segjax.training.experiment.load_module"
-        )
     parallel = parallel or DataParallel()
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
