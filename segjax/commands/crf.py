@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tqdm import tqdm
 
-from segjax.commands.errors import UserError, user_errors
+from segjax.commands.errors import UserError
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
     DataDir,
     check_batch_size,
     load_trained_run,
+    open_split,
 )
 from segjax.files.atomic import write_json
 
@@ -77,8 +78,7 @@ def crf_command(
     elif split not in experiment.evaluation:
         known = ", ".join(experiment.evaluation)
         raise UserError(f"--split {split}: the experiment of {run} has {known}")
-    with user_errors():
-        source = experiment.evaluation[split]()
+    source = open_split(trained, split)
     images = min(images, len(source))
     examples = [source[place * len(source) // images] for place in range(images)]
     print(f"searching on {images} of {len(source)} images of {split}, {trained.description}")

@@ -10,13 +10,14 @@ from typing import Annotated
 import tyro
 
 from segjax.commands.coco_results import write_results
-from segjax.commands.errors import UserError, user_errors
+from segjax.commands.errors import UserError
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
     DataDir,
     check_batch_size,
     load_trained_run,
+    open_split,
 )
 
 
@@ -53,7 +54,8 @@ def evaluate_command(
         run's report then stays as it is.
       settings: Settings of prediction that differ from the run's, such as
         prediction.output_stride=8, or network.pixel_range=[0,65535] for images of 16 bits; values
-        are JSON. Their scores are kept beside the run's own.
+        are JSON. Their scores are kept beside the run's own. A path of data that has moved is set
+        as well: files.val_images=DIR.
     """
     check_batch_size(batch_size)
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
@@ -69,8 +71,7 @@ def evaluate_command(
             raise UserError(f"--split {name}: the experiment of {run} has {known}")
     folder = output or run
     _check_writable(folder)
-    with user_errors():
-        sources = {name: experiment.evaluation[name]() for name in split or experiment.evaluation}
+    sources = {name: open_split(trained, name) for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
     parallel = DataParallel()
     batch_size = batch_size or trained.config.train.eval_batch_size
@@ -115,9 +116,13 @@ def _check_writable(folder: Path) -> None:
 
 
 def _short(settings: Sequence[str]) -> list[str]:
-    """Shortens settings for a file name: prediction.scales=[1, 2] becomes scales=1,2."""
-    names = [s.removeprefix("prediction.").removeprefix("network.") for s in settings]
-    return [re.sub(r"[^\w.=,-]", "", name) for name in names]
+    """Shortens settings for a file name: prediction.scales=[1, 2] becomes scales=1,2.
+
+    A path has no part in it: data that has moved is the same.
+    """
+    groups = ("prediction.", "network.")
+    changed = [s.partition(".")[2] for s in settings if s.startswith(groups)]
+    return [re.sub(r"[^\w.=,-]", "", s) for s in changed]
 
 
 def score_table(results: Sequence, *, first: str) -> str:

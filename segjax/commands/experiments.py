@@ -56,7 +56,7 @@ def list_command() -> None:
 
 
 def copy_command(name: Name, folder: Folder, /, *, overwrite: bool = False) -> None:
-    """Copy an experiment file, and the files of its folder that it imports, to run and edit it.
+    """Copy an experiment file, and the files beside it that it uses, to run and edit it.
 
     Args:
       name: Name of the experiment, as in `segjax experiments list`.
@@ -68,7 +68,8 @@ def copy_command(name: Name, folder: Folder, /, *, overwrite: bool = False) -> N
         raise UserError(f"{folder} is a file; expected a folder to copy to")
     with user_errors():
         contents = {
-            folder / source.name: source.read_bytes() for source in with_siblings(experiment.path)
+            folder / name: source.read_bytes()
+            for name, source in with_siblings(experiment.path).items()
         }
         new = {
             target: content
@@ -81,7 +82,8 @@ def copy_command(name: Name, folder: Folder, /, *, overwrite: bool = False) -> N
                 f"these files exist with other contents: {', '.join(differing)}; choose another "
                 "folder, or replace them with --overwrite"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        for target in new:
+            target.parent.mkdir(parents=True, exist_ok=True)
         _write_all(new)
     for target in contents:
         print(f"{target}{'' if target in new else ' (unchanged)'}")

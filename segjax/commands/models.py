@@ -56,16 +56,44 @@ def load_trained_run(
       settings: pairs such as "prediction.output_stride=8"; values are JSON.
 
     Raises:
-      UserError: for what `segjax.load_run` raises, and for a setting that may not change.
+      UserError: for what `segjax.load_run` raises, and for a setting that is neither of prediction,
+        nor the range of pixels, nor a path.
     """
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig
+    from segjax.training.configuration import ExperimentConfig, paths
     from segjax.training.set_up import set_up
 
     changes = _read_settings(settings)
     set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
     with user_errors():
-        return load_run(run, checkpoint, data_dir=data_dir, settings=changes)
+        trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
+    for name in changes:
+        if name.startswith("prediction.") or name in (PIXEL_RANGE, *paths(trained.config)):
+            continue
+        raise UserError(
+            f"--set {name}: expected prediction.KEY=VALUE, such as prediction.output_stride=8, "
+            f"{PIXEL_RANGE}=[0,65535], or the new PATH of data that has moved; other settings of a "
+            "run cannot change"
+        )
+    return trained
+
+
+def open_split(trained: "TrainedRun", split: str):
+    """Opens an evaluation split of a run.
+
+    Raises:
+      UserError: its data cannot be opened; the message names the flags for data that has moved.
+    """
+    from segjax.training.configuration import paths
+
+    try:
+        with user_errors():
+            return trained.experiment.evaluation[split]()
+    except UserError as error:
+        given = [name for name in paths(trained.config) if not name.startswith("initial.")]
+        others = ", ".join(name for name in given if name != "data_dir")
+        flags = "--data-dir DIR" + (f", or --set KEY=PATH with {others}" if others else "")
+        raise UserError(f"{split}: {error} (if the data has moved: {flags})") from error
 
 
 def load_weights(name: str, weights: Path) -> "Pretrained":
@@ -94,15 +122,14 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
 
 
 def _read_settings(settings: Sequence[str]) -> dict:
-    """Reads KEY=VALUE pairs; after the training, only these settings may change."""
+    """Reads KEY=VALUE pairs."""
     changes = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals or not (name.startswith("prediction.") or name == PIXEL_RANGE):
+        if not equals:
             raise UserError(
                 f"--set {setting}: expected prediction.KEY=VALUE, such as "
-                f"prediction.output_stride=8, or {PIXEL_RANGE}=[0,65535]; other settings of a run "
-                "cannot change"
+                "prediction.output_stride=8"
             )
         try:
             changes[name] = json.loads(value)

@@ -56,7 +56,8 @@ def load_run(
 ) -> TrainedRun:
     """Loads the trained model of a run directory.
 
-    The run may still be in progress: nothing in its directory is written or removed. The
+    The run may still be in progress: nothing in its directory is written or removed. It may have
+    moved: it keeps a copy of its experiment, which counts if the original has changed or gone. The
     experiment file is executed, so load only runs whose experiment you trust.
 
     Args:
@@ -65,13 +66,14 @@ def load_run(
         or the number of a step.
       data_dir: folder of the prepared data sets, if they have moved since the training. Only
         `experiment.evaluation` and `experiment.train` read it.
-      settings: settings of prediction that differ from the run's, by dotted name:
-        {"prediction.output_stride": 8}.
+      settings: settings of prediction that differ from the run's, and paths of data that has moved,
+        by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
       FileNotFoundError: `path` is not a run directory, its experiment file is gone, or it has no
         checkpoint yet.
-      ValueError: there is no such checkpoint or setting.
+      ValueError: there is no such checkpoint or setting, or a module that the experiment imports is
+        neither beside it nor installed.
       DamagedCheckpoint: the checkpoint is not as it was written.
     """
     path = Path(path)

@@ -167,6 +167,35 @@ def _to_json(value):
     return str(value) if isinstance(value, Path) else value
 
 
+def with_absolute_paths(values: dict, config) -> dict:
+    """Makes relative paths among JSON values absolute.
+
+    Args:
+      values: values in the form of `to_dict`.
+      config: a configuration whose fields tell which values are paths.
+    """
+    made = dict(values)
+    for name in values.keys() & {field.name for field in dataclasses.fields(config)}:
+        value, field = values[name], getattr(config, name)
+        if dataclasses.is_dataclass(field) and isinstance(value, dict):
+            made[name] = with_absolute_paths(value, field)
+        elif isinstance(field, Path) and isinstance(value, str):
+            made[name] = str(Path(value).expanduser().absolute())
+    return made
+
+
+def paths(config) -> list[str]:
+    """Returns the dotted names of the settings that are paths, except the run directory's."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found += [f"{field.name}.{name}" for name in paths(value)]
+        elif isinstance(value, Path) and field.name != "workdir":
+            found.append(field.name)
+    return found
+
+
 def from_dict(config_class, values: dict, *, where: str = "config"):
     """Rebuilds a configuration from the output of `to_dict`.
 

@@ -1,8 +1,9 @@
 """What an experiment file provides, and how to load it again from a run directory."""
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +15,8 @@ import optax
 from segjax.data.orientation import Orientation
 from segjax.tasks.protocol import Task
 from segjax.training import configuration
-from segjax.training.experiment_files import experiments_folder
-from segjax.training.run_directory import KEPT_EXPERIMENT, read_config
+from segjax.training.experiment_files import import_names, import_places, import_root
+from segjax.training.run_directory import find_experiment, read_config
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,22 @@ def load_module(path: Path):
 
     Raises:
       FileNotFoundError: the file does not exist.
-      ValueError: the file is not Python, or it has no `Config` or no `build`.
+      ValueError: the file is not Python, it has no `Config` or no `build`, or a module that it
+        imports is neither beside it nor installed.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the experiment file {path} is not there any more")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    name = f"segjax_experiment_{path.stem}"
+    # A module of a package may import relative to it.
+    package = path.resolve().relative_to(import_root(path)).parts[:-1]
+    name = ".".join([*package, f"segjax_experiment_{path.stem}"])
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
+    with _own_imports(path):
+        spec.loader.exec_module(module)
     for attribute in ("Config", "build"):
         if not hasattr(module, attribute):
             raise ValueError(f"{path} has no {attribute}; it is not an experiment file")
@@ -99,25 +102,67 @@ def load_experiment(
     Raises:
       FileNotFoundError: `run` is not a run directory, or its experiment file and the copy kept in
         it are both missing.
-      ValueError: its configuration no longer fits the experiment file.
+      ValueError: its configuration no longer fits the experiment file, or a module that the file
+        imports is neither beside it nor installed.
     """
     run = Path(run)
-    recorded = read_config(run)
-    module = load_module(_find(Path(recorded["experiment"]), run))
-    values = recorded["config"] | {"workdir": str(run)}
+    values = read_config(run)["config"] | {"workdir": str(run)}
+    path = find_experiment(run)
     if data_dir is not None:
         values["data_dir"] = str(data_dir)
     for name, value in changes.items():
         values = configuration.with_value(values, name, value)
-    config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
-    return module.build(config), config
+    with _own_imports(path):
+        module = load_module(path)
+        config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
+        return module.build(config), config
 
 
-def _find(recorded: Path, run: Path) -> Path:
-    """Returns the recorded file or, if it is missing, segjax's file of that name or the copy."""
-    places = [recorded]
-    if "experiments" in recorded.parts:  # the run may come from another checkout or wheel
-        below = recorded.parts[recorded.parts.index("experiments") + 1 :]
-        places.append(experiments_folder().joinpath(*below))
-    places.append(run / KEPT_EXPERIMENT / recorded.name)
-    return next((path for path in places if path.is_file()), recorded)
+@contextlib.contextmanager
+def _own_imports(path: Path) -> Iterator[None]:
+    """Lets an experiment import the files beside it, even if others of their names are loaded.
+
+    Two runs may each have a helpers.py, and so may the program that loads them. Afterwards the
+    program's modules are as they were.
+
+    Raises:
+      ValueError: what the experiment imports is not there.
+    """
+    places = [str(place) for place in import_places(path)]
+    names = import_names(path) - sys.stdlib_module_names
+    others = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in names and not _is_in(module, import_root(path))
+    }
+    for name in others:
+        del sys.modules[name]
+    sys.path[:0] = places
+    importlib.invalidate_caches()  # the files may be new
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{path} cannot be imported: {_missing(error)}") from error
+    finally:
+        for place in places:
+            sys.path.remove(place)
+            if place not in sys.path:
+                sys.path.append(place)  # for what functions import when they are called
+        replaced = {name.partition(".")[0] for name in others}
+        for name in [name for name in sys.modules if name.partition(".")[0] in replaced]:
+            del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _missing(error: ImportError) -> str:
+    if (error.name or "").partition(".")[0] == "segjax":
+        return f"{error}; another version of segjax made it (environment.json of a run names it)"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the module {error.name!r} is neither beside it nor installed here"
+    return str(error)
+
+
+def _is_in(module, folder: Path) -> bool:
+    """Whether a module is a file of a folder."""
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(folder)

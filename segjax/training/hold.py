@@ -35,7 +35,14 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
       DamagedCheckpoint: the directory has checkpoints, but none is intact.
       MainProcessFailed: in the other processes, with the message of one of these.
       StorageFailure: the directory cannot be written; also raised from the block.
+      ValueError: `experiment_file` is not a Python file.
     """
+    if Path(experiment_file).suffix != ".py" or not Path(experiment_file).is_file():
+        raise ValueError(
+            f"experiment_file={str(experiment_file)!r}: expected the Python file that defines "
+            "Config and build, which predictions run again; in a notebook, write one with "
+            "%%writefile and import it with segjax.training.experiment.load_module"
+        )
     with storage_failures(config.workdir), contextlib.ExitStack() as stack:
         config.workdir.mkdir(parents=True, exist_ok=True)
         lock = RunLock(config.workdir)

@@ -48,6 +48,7 @@ def train(
     parameters, metrics and data order as an uninterrupted run, bit for bit.
 
     Args:
+      experiment_file: the Python file that defines the experiment; the run keeps a copy.
       parallel: the devices to train on; None takes all devices of all processes.
 
     Raises:

@@ -4,15 +4,14 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
 import jax
 
-from segjax.files.atomic import write_json
+from segjax.files.atomic import write_bytes, write_json
 from segjax.training import configuration
-from segjax.training.experiment_files import with_siblings
+from segjax.training.experiment_files import experiments_folder, with_siblings
 
 # Folder for a copy of the experiment file, whose original may be edited or deleted.
 KEPT_EXPERIMENT = "experiment"
@@ -29,7 +28,9 @@ def open_run(config, experiment_file: Path) -> bool:
     """Starts a run directory, or checks that it already holds a run of this configuration.
 
     Writes `config.json`, `environment.json`, and the folder `experiment/` with copies of the
-    experiment file and of the files of its folder that it imports.
+    experiment file and of the files beside it that it uses (see
+    `segjax.training.experiment_files.with_siblings`). Relative paths of the configuration are
+    written as absolute ones, since later commands may start in another folder.
 
     Args:
       config: an `ExperimentConfig`.
@@ -48,13 +49,13 @@ def open_run(config, experiment_file: Path) -> bool:
     experiment_file = Path(experiment_file).resolve()
     path = config.workdir / "config.json"
     config.workdir.mkdir(parents=True, exist_ok=True)
-    values = configuration.to_dict(config)
-    # `segjax evaluate` may be called from another folder.
-    values["data_dir"] = str(config.data_dir.expanduser().absolute())
+    values = configuration.with_absolute_paths(configuration.to_dict(config), config)
     resumed = path.exists()
     if resumed:
         old = read_config(config.workdir)
-        changes = configuration.differences(old["config"], values)
+        # Earlier versions recorded some paths as they were typed.
+        before = configuration.with_absolute_paths(old["config"], config)
+        changes = configuration.differences(before, values)
         # Two experiments may take the same values. Compare names, since a checkout may have moved.
         if Path(old["experiment"]).name != experiment_file.name:
             changes.insert(0, f"experiment: {old['experiment']} -> {experiment_file}")
@@ -75,7 +76,10 @@ def open_run(config, experiment_file: Path) -> bool:
     )
     _write_environment(config.workdir / "environment.json")
     if experiment_file.is_file():
-        _keep(with_siblings(experiment_file), config.workdir / KEPT_EXPERIMENT)
+        for name, file in with_siblings(experiment_file).items():
+            kept = config.workdir.resolve() / KEPT_EXPERIMENT / name
+            if kept != file:  # the copy may be run, too
+                write_bytes(kept, file.read_bytes())
     return resumed
 
 
@@ -92,6 +96,46 @@ def steps_on_disk(checkpoints: Path) -> list[int]:
     if not checkpoints.is_dir():
         return []
     return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
+
+
+def find_experiment(run: Path) -> Path:
+    """Returns the file to rebuild a run's experiment from.
+
+    It is the original as long as the files that the run copied have not changed, since the
+    original's folder may hold more; else the copy. Without a copy (of an earlier version), it is
+    the recorded file or, if that is missing, segjax's own file of that name.
+
+    Raises:
+      FileNotFoundError: `run` is not a run directory, or it has no copy and the file is gone.
+      ValueError: its `config.json` is damaged.
+    """
+    recorded = Path(read_config(run)["experiment"])
+    kept = Path(run).resolve() / KEPT_EXPERIMENT
+    # The copy has the place that it had in its package: exp.py, package/exp.py, ...
+    names = [Path(*recorded.parts[start:]) for start in range(1, len(recorded.parts))]
+    name = next((name for name in names if (kept / name).is_file()), None)
+    if name is None:
+        return _without_copy(recorded, run)
+    root = recorded.parents[len(name.parts) - 1]
+    unchanged = all(
+        (root / file).is_file() and (root / file).read_bytes() == copy.read_bytes()
+        for file, copy in with_siblings(kept / name).items()
+    )
+    return recorded if unchanged else kept / name
+
+
+def _without_copy(recorded: Path, run: Path) -> Path:
+    places = [recorded]
+    if "experiments" in recorded.parts:  # of another checkout or wheel
+        below = recorded.parts[recorded.parts.index("experiments") + 1 :]
+        places.append(experiments_folder().joinpath(*below))
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"the experiment file {recorded} is not there any more, and {run} has no copy of it in "
+        f"{KEPT_EXPERIMENT}/"
+    )
 
 
 def read_config(run: Path) -> dict:
@@ -187,11 +231,3 @@ def _commit():
         return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _keep(files, folder):
-    """Copies the files to a folder, unless they are its own: a copy may be run, too."""
-    folder.mkdir(exist_ok=True)
-    for file in files:
-        if file.parent != folder.resolve():
-            shutil.copyfile(file, folder / file.name)

@@ -10,6 +10,8 @@ from segjax.training.run_directory import steps_on_disk
 
 # TensorStore reports a failed system call this way.
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+# Faults of a disk, whichever file shows them. The other errors count for the run's own files.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 _REMEDIES = {
     errno.ENOSPC: "have made space there",
     errno.EDQUOT: "have made space in your quota",
@@ -31,26 +33,43 @@ class StorageFailure(OSError):
 def storage_failures(workdir: Path):
     """Turns the errors of a full, read-only or missing disk into `StorageFailure`.
 
-    Orbax raises other types for them, which are recognised by their messages.
+    Orbax raises other types for them, which are recognised by their messages. An error about a
+    file elsewhere, such as one that a user's own source or metric opens, passes.
     """
     try:
         yield
     except Exception as error:
-        found = _system_error(error)
+        found = _system_error(error, Path(workdir).absolute())
         if found is None or isinstance(error, StorageFailure):
             raise
         raise StorageFailure(_describe(*found, workdir)) from error
 
 
-def _system_error(error: BaseException | None) -> tuple[int, str | None] | None:
-    """Returns the number and file of the system's storage error that caused an error, or None."""
+def _system_error(error: BaseException | None, workdir: Path) -> tuple[int, str | None] | None:
+    """Returns the number and file of the storage error that caused an error, or None."""
     while error is not None:
         found = _OS_ERROR.search(str(error))
         number = getattr(error, "errno", None) or (int(found.group(1)) if found else None)
-        if number in _REMEDIES:
-            return number, getattr(error, "filename", None)
+        filename = getattr(error, "filename", None)
+        if number in _REMEDIES and (
+            number in _OF_THE_DISK
+            or (found and str(workdir) in str(error))
+            or _concerns(filename, workdir)
+        ):
+            return number, filename
         error = error.__cause__
     return None
+
+
+def _concerns(filename, workdir: Path) -> bool:
+    """Whether the file of an error is in the run directory, or is a folder that holds it.
+
+    An error without a file may be anybody's, unless the run directory has gone.
+    """
+    if not isinstance(filename, str):
+        return not workdir.is_dir()
+    path, workdir = Path(filename).resolve(), workdir.resolve()
+    return path.is_relative_to(workdir) or workdir.is_relative_to(path)
 
 
 def _describe(number: int, filename: str | None, workdir: Path) -> str:

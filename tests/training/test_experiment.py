@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,102 @@ def test_a_run_keeps_its_experiment_for_when_the_file_has_gone(tmp_path, monkeyp
         "kept_numbers.py",
     }
     assert load_experiment(run)[0].task.model.norm == "group"
+
+
+HELPED = """
+import dataclasses, helper
+from tests.training import tiny
+from tests.training.tiny import Config
+def build(config):
+    from helper import NORM as late
+    assert late == helper.NORM
+    return tiny.build(dataclasses.replace(config, norm=helper.NORM))
+"""
+
+
+def helped_run(folder, norm, *, name="helper.py"):
+    """A run of an experiment that takes the norm of its network from another file."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"NORM = {norm!r}\n")
+    (folder / "mine.py").write_text(HELPED)
+    config = tiny.Config(workdir=folder / "run")
+    open_run(config, folder / "mine.py")
+    return config.workdir
+
+
+def norm_of(run):
+    return load_experiment(run)[0].task.model.norm
+
+
+@pytest.fixture
+def helper(monkeypatch):
+    """The program's own module of the same name."""
+    module = types.ModuleType("helper")
+    monkeypatch.setitem(sys.modules, "helper", module)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    return module
+
+
+def test_runs_with_helpers_of_one_name_each_load_their_own(helper, tmp_path):
+    runs = {norm: helped_run(tmp_path / norm, norm) for norm in ("group", "batch")}
+    for norm in ("group", "batch", "group"):
+        assert norm_of(runs[norm]) == norm
+    assert sys.modules["helper"] is helper
+
+
+def test_the_copy_counts_if_any_file_of_the_original_changed(helper, tmp_path):
+    run = helped_run(tmp_path, "group")
+    (tmp_path / "helper.py").write_text("NORM = 'batch'\n")
+    assert norm_of(run) == "group"
+    (tmp_path / "helper.py").unlink()
+    assert norm_of(run) == "group"
+
+
+def test_an_unchanged_original_may_use_what_the_copy_lacks(helper, tmp_path):
+    run = helped_run(tmp_path, "group")
+    (tmp_path / "mine.py").write_text(HELPED + "open(__file__ + '_data').close()\n")
+    open_run(tiny.Config(workdir=run), tmp_path / "mine.py")
+    (tmp_path / "mine.py_data").write_text("")
+    assert norm_of(run) == "group"
+    (tmp_path / "mine.py").rename(tmp_path / "gone.py")
+    with pytest.raises(FileNotFoundError, match=r"experiment.mine\.py_data"):
+        load_experiment(run)
+
+
+def test_a_module_of_a_package_is_rebuilt_from_its_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    package = tmp_path / "site-packages" / "kept_lab"
+    (package / "deep").mkdir(parents=True)
+    for folder in (package, package / "deep"):
+        (folder / "__init__.py").write_text("")
+    (package / "numbers.py").write_text("NORM = 'group'\n")
+    text = HELPED.replace(
+        "import dataclasses, helper", "import dataclasses\nfrom .. import numbers"
+    )
+    text = text.replace("from helper import", "from kept_lab.numbers import")
+    (package / "deep" / "mine.py").write_text(text.replace("helper.", "numbers."))
+    config = tiny.Config(workdir=tmp_path / "run")
+    open_run(config, package / "deep" / "mine.py")
+    assert norm_of(config.workdir) == "group"
+    (package / "numbers.py").write_text("NORM = 'batch'\n")
+    assert norm_of(config.workdir) == "group"
+    (tmp_path / "site-packages").rename(tmp_path / "gone")
+    run = config.workdir.rename(tmp_path / "elsewhere")
+    assert norm_of(run) == "group"
+    # Resumed from the copy and moved once more.
+    open_run(tiny.Config(workdir=run), run / "experiment" / "kept_lab" / "deep" / "mine.py")
+    assert norm_of(run.rename(tmp_path / "again")) == "group"
+
+
+def test_a_module_that_is_not_installed_here_is_named(tmp_path):
+    path = tmp_path / "mine.py"
+    for line, words in (
+        ("import no_such_lab.losses", "'no_such_lab' is neither beside it nor installed here"),
+        ("from segjax.models import NoNet", "NoNet.*another version of segjax made it"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=rf"mine\.py cannot be imported: .*{words}"):
+            load_module(path)
 
 
 def test_a_resumed_run_keeps_the_experiment_as_it_is_now(tmp_path):

@@ -123,6 +123,33 @@ def test_what_changes_no_numbers_may_change(config):
     assert read_config(config.workdir)["config"]["train"]["checkpoint_every"] == 7
 
 
+@dataclasses.dataclass(frozen=True)
+class Files:
+    images: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class WithPaths(ExperimentConfig):
+    files: Files = Files()
+
+
+def test_paths_are_recorded_for_commands_in_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = WithPaths(workdir=Path("run"), files=Files(Path("images")))
+    assert configuration.paths(config) == ["data_dir", "files.images"]
+    open_run(config, "mine.py")
+    take_a_step(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    recorded = json.loads(path.read_text())
+    assert recorded["config"]["files"] == {"images": str(tmp_path / "images")}
+    recorded["config"]["files"] = {"images": "images"}  # by an earlier version
+    path.write_text(json.dumps(recorded))
+    assert open_run(config, "mine.py")
+    other = dataclasses.replace(config, files=Files(Path("other")))
+    with pytest.raises(ChangedConfiguration, match=r"files.images: \S+images -> \S+other"):
+        open_run(other, "mine.py")
+
+
 def test_the_run_of_another_experiment_is_refused_though_its_values_are_the_same(config):
     open_run(config, "unet/u373.py")
     take_a_step(config.workdir)

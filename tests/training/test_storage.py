@@ -133,12 +133,15 @@ def test_too_little_space_is_said_once_until_there_is_enough_again(tmp_path, mon
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "full", "/d/x"), "/d/x: No space left on device"),
-        (PermissionError(errno.EACCES, "denied", "/d/x"), "/d/x: Permission denied"),
+        (PermissionError(errno.EACCES, "denied", "{run}/x"), "x: Permission denied"),
+        (NotADirectoryError(errno.ENOTDIR, "file", "{run}/.."), "Not a directory"),
         (ValueError("Failed to write 8 bytes [os_error_code='28']"), "No space left on device"),
         (ValueError("Failed to open [os_error_code='30']"), "Read-only file system"),
+        (ValueError("{run}/x: no file [os_error_code='2']"), "No such file or directory"),
     ],
 )
 def test_errors_of_storage_are_told_by_what_the_system_reported(tmp_path, error, words):
+    error = in_run(error, tmp_path)
     with pytest.raises(StorageFailure, match=words), storage_failures(tmp_path):
         raise error
     with pytest.raises(StorageFailure, match=words), storage_failures(tmp_path):
@@ -146,11 +149,32 @@ def test_errors_of_storage_are_told_by_what_the_system_reported(tmp_path, error,
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("error", [ValueError("a"), OSError("b"), BrokenPipeError(32, "c")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a"),
+        OSError("b"),
+        BrokenPipeError(32, "c"),
+        # Files that a user's own metric or source opens.
+        FileNotFoundError(errno.ENOENT, "missing", "/data/classes.txt"),
+        FileNotFoundError(errno.ENOENT, "missing", "classes.txt"),
+        FileNotFoundError(errno.ENOENT, "missing"),
+        PermissionError(errno.EACCES, "denied", "{run}_data/x"),
+        ValueError("/weights/x: no file [os_error_code='2']"),
+    ],
+)
 def test_other_errors_pass(tmp_path, error):
+    error = in_run(error, tmp_path)
     with pytest.raises(type(error)) as found, storage_failures(tmp_path):
         raise error
     assert found.value is error
+
+
+def in_run(error, run):
+    """Puts the run directory into the texts of an error."""
+    texts = [error.errno, error.strerror, error.filename] if isinstance(error, OSError) else []
+    texts = [text for text in texts if text is not None] or error.args
+    return type(error)(*(t.replace("{run}", str(run)) if isinstance(t, str) else t for t in texts))
 
 
 @pytest.mark.quick
