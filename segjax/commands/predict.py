@@ -87,7 +87,6 @@ def predict_command(
     from segjax.trained import predict_all
 
     task = trained.segmenter
-    background = getattr(task, "background", None)
     if listing is not None and not hasattr(task, "category_ids"):
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
     print(f"predicting with {description}")
@@ -129,7 +128,7 @@ def predict_command(
                         notes=notes,
                     )
                 else:
-                    written = LabelFiles(output, task.classes, background=background)
+                    written = LabelFiles(output, task.classes, background=task.background_class)
         written.write(example, prediction)
     if written is not None:
         print("\n".join(written.finish()))

@@ -30,12 +30,14 @@ class ExampleCheck:
       channels: numbers of channels that an image may have.
       dtypes: types of pixels that the task's preprocessing takes.
       required: entries that an example must have.
+      background: the class that no instance may have; None if there is none.
     """
 
     num_classes: int
     channels: tuple[int, ...]
     dtypes: tuple[str, ...] = ("uint8", "uint16", "float32")
     required: tuple[str, ...] = ("image",)
+    background: int | None = 0
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         if problems := self.problems(example):
@@ -49,7 +51,9 @@ class ExampleCheck:
             has = ", ".join(map(repr, example)) or "nothing"
             return [f"it has no {missing[0]!r}; it has {has}"]
         found = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
-        return found or find_problems(example, num_classes=self.num_classes)
+        return found or find_problems(
+            example, num_classes=self.num_classes, background=self.background
+        )
 
     def check_image(self, example: dict) -> None:
         """Raises `BadData` for an example whose image the network cannot read."""
@@ -65,6 +69,7 @@ def check_for(task) -> ExampleCheck:
         channels=task.image_channels,
         dtypes=getattr(task.preprocess, "dtypes", ExampleCheck.dtypes),
         required=task.entries,
+        background=getattr(task, "background_class", 0),
     )
 
 

@@ -63,12 +63,13 @@ def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool)
     return []
 
 
-def find_problems(example: dict, *, num_classes: int) -> list[str]:
+def find_problems(example: dict, *, num_classes: int, background: int | None = 0) -> list[str]:
     """Lists the errors that make an example unfit for training, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
       num_classes: labels must be below this, or 255 (ignored).
+      background: the class that no instance may have; None if there is none.
     """
     problems = []
     height_and_width = example["image"].shape[:2]
@@ -84,9 +85,9 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
         problems += _object_problems(example, num_classes)
     shapes = [example[key].shape for key in ("instances", "labels") if key in example]
     if len(shapes) == 2 and shapes[0] == shapes[1]:
-        stray = np.count_nonzero((example["instances"] > 0) & (example["labels"] == 0))
-        if stray:
-            problems.append(f"{stray} pixels of instances are labelled 0, background")
+        stray = np.count_nonzero((example["instances"] > 0) & (example["labels"] == background))
+        if stray and background is not None:
+            problems.append(f"{stray} pixels of instances are labelled {background}, background")
     return problems
 
 

@@ -12,6 +12,7 @@ from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.instance import ObjectSource
 from segjax.data.sources.protocol import Source
 from segjax.data.sources.semantic import open_dataset
+from segjax.labels import BACKGROUND
 
 Open = Callable[[], Source]
 
@@ -30,6 +31,8 @@ class Splits:
       train: opens the training examples.
       evaluation: opens each evaluation split, by name; the first is scored during training.
       category_ids: COCO's ids of the classes 1, 2, ...; None numbers them from 1.
+      background: the name of the class that is the background. Without a class "background", such
+        as in street scenes, there is none, and no score leaves one out.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +40,7 @@ class Splits:
     train: Open
     evaluation: Mapping[str, Open]
     category_ids: tuple[int | str, ...] | None = None
+    background: str = BACKGROUND
 
 
 def prepared_splits(
@@ -76,6 +80,7 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
         train=partial(open_split, train),
         evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
         category_ids=getattr(builder, "category_ids", None),
+        background=builder.background,
     )
 
 
