@@ -23,6 +23,7 @@ ODDITIES = {
     "iscrowd text": "have iscrowd as text: read as a number",
     "flat": "have one list of numbers as segmentation: read as one polygon",
     "pairs": "have corners as [x, y] pairs: read as polygons",
+    "short": "have polygons of fewer than three corners, which enclose nothing: left out",
     "corners": "have a bbox that looks like [x_min, y_min, x_max, y_max] instead of [x, y, width, "
     "height]",
 }
@@ -146,6 +147,8 @@ def read_segmentation(value) -> tuple[list[list[float]] | dict | None, str]:
             )
         if len(polygon) >= 6:
             polygons.append(list(polygon))
+    if len(polygons) < len(value):
+        form = "short"
     return polygons or None, form
 
 

@@ -299,14 +299,24 @@ class _Annotations:
         return notes
 
 
-def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether boxes [x, y, width, height] have no width or height within their images.
+def are_flat(boxes: np.ndarray, longer_side: np.ndarray | float) -> np.ndarray:
+    """Whether boxes have no width or no height for training, bool [n].
 
-    They count as flat below 2^-20 of the longer side: float32, in which training computes, has
-    about eight steps in that length, so that a scaled box keeps an extent.
+    They count as flat up to 2^-20 of the image's longer side: float32, in which training computes,
+    has about eight steps in that length, so that a scaled box keeps an extent.
+
+    Args:
+      boxes: float32 [n, 4], [x_min, y_min, x_max, y_max].
+      longer_side: of the image, in pixels; one for all boxes or one for each.
     """
+    extent = boxes[:, 2:] - boxes[:, :2]
+    return ~(extent > np.reshape(longer_side, (-1, 1)) * 2.0**-20).all(axis=1)
+
+
+def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether boxes [x, y, width, height] have no width or height within their images."""
     sizes = np.where(sizes > 0, sizes, np.inf)[:, ::-1]
     low = np.maximum(box[:, :2], 0).astype(np.float32)
     high = np.minimum(box[:, :2] + box[:, 2:], sizes).astype(np.float32)
-    longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0, keepdims=True)
-    return ~(high - low > longest * 2.0**-20).all(axis=1)
+    longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0)
+    return are_flat(np.concatenate([low, high], axis=1), longest)

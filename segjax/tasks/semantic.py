@@ -19,7 +19,7 @@ from segjax.inference.views import (
     augmented_size,
     average_probabilities,
 )
-from segjax.labels import BACKGROUND, IGNORE_LABEL, background_class
+from segjax.labels import BACKGROUND, IGNORE_LABEL, background_class, check_classes
 from segjax.losses.cross_entropy import mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
 from segjax.losses.terms import LossTerm, extra_terms
@@ -74,6 +74,14 @@ class SemanticTask:
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
     background: str = BACKGROUND
+
+    def __post_init__(self):
+        check_classes(self.classes)
+        background_class(self.classes, self.background)  # refuses a name that no class has
+        if len(self.classes) > IGNORE_LABEL:
+            raise ValueError(
+                f"{len(self.classes)} classes; at most {IGNORE_LABEL} fit label maps of 8 bits"
+            )
 
     @property
     def background_class(self) -> int | None:

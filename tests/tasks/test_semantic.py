@@ -240,6 +240,11 @@ def test_the_dice_loss_of_a_task_leaves_out_its_background_alone():
     assert both == pytest.approx((ground + cell) / 2)
 
 
+def test_classes_of_the_same_name_are_refused():
+    with pytest.raises(ValueError, match="two classes are named 'cell'"):
+        dataclasses.replace(make_task(), classes=("cell", "cell"))
+
+
 def test_labels_of_another_size_than_the_logits_are_refused():
     task = make_task()
     batch = squares(28, 28)

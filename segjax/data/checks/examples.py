@@ -79,7 +79,8 @@ def check_before_training(
     """Reads examples of each split and refuses a split with a problem.
 
     Up to `CHECKED_BEFORE_TRAINING` examples of each split are read, spread over it evenly. Training
-    and evaluation check every other example when they read it.
+    and evaluation check every other example when they read it. A source may have a method
+    `file_problems`, which finds what is wrong with all its files by their headers, by example.
 
     Args:
       sources: the sources by split; "train" is the one that is trained on.
@@ -87,14 +88,18 @@ def check_before_training(
       progress: show a bar.
 
     Raises:
-      BadData: naming up to five examples of a split with their problems, and the number of others.
+      BadData: naming up to five problems of each split, and the number of others.
     """
+    found_in = {}
     for name, source in sources.items():
+        listed = source.file_problems() if hasattr(source, "file_problems") else {}
         count = min(len(source), CHECKED_BEFORE_TRAINING)
         indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        indices = [index for index in indices if index not in listed]
         read = map_in_threads(partial(_problems_of, source, check), indices)
-        bar = tqdm(read, f"checking {name}", count, unit="image", leave=False, disable=not progress)
-        report, problems = SplitReport(count), []
+        title, total = f"checking {name}", len(indices)
+        bar = tqdm(read, title, total, unit="image", leave=False, disable=not progress)
+        report, problems = SplitReport(count), [*listed.values()]
         for example, found in bar:
             problems += found
             if not found:
@@ -107,11 +112,33 @@ def check_before_training(
         if not count:
             problems = [f"{name} has no examples"]
         if problems:
-            raise BadData(list_problems(name, problems))
+            found_in[name] = list_problems(name, problems)
+    if found_in:
+        raise BadData("\n".join(found_in.values()))
+
+
+def open_sources(openers: Sequence[Callable[[], Sequence[dict]]]) -> list[Sequence[dict]]:
+    """Opens several sources, in this order.
+
+    Raises:
+      OSError, ValueError: a source cannot be opened; of several, the message gives the reasons.
+    """
+    sources, errors = [], {}
+    for opener in openers:
+        try:
+            sources.append(opener())
+        except (OSError, ValueError) as error:
+            errors.setdefault(str(error), error)
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise BadData(list_problems("the data", [*errors]))
+    return sources
 
 
 def list_problems(name: str, problems: Sequence[str]) -> str:
     """Joins problems to one message that names five at most and counts the others."""
+    problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
         return problems[0]
     shown = [f"\n  {problem}" for problem in problems[:PROBLEMS_NAMED]]

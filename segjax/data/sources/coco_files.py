@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
 from segjax.coco.annotations import Annotation
 from segjax.coco.ids import Id, id_key, result_ids
@@ -14,6 +15,8 @@ from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.images import match_channels, read_image
 from segjax.data.instance_masks import CroppedMask, crop_mask, mask_from_segmentation
 from segjax.data.loading.ordered_map import map_in_threads
+
+SUSPECTS_DECODED = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +156,35 @@ class CocoInstances:
     def sizes(self) -> np.ndarray:
         """The height and width of each image, int32 [n, 2]."""
         return self._index.sizes[self._places]
+
+    def file_problems(self) -> dict[int, str]:
+        """Says of each example what is wrong with its image file, by the files' headers.
+
+        A file whose header differs from the annotations is decoded to find out why; of many such
+        files, the first `SUSPECTS_DECODED`.
+        """
+        suspects = [
+            number
+            for number, fits in enumerate(map_in_threads(self._header_fits, range(len(self))))
+            if not fits
+        ]
+        problems = {}
+        for number in suspects[:SUSPECTS_DECODED]:
+            try:
+                self[number]
+            except (OSError, ValueError) as error:
+                problems[number] = str(error)
+        return problems
+
+    def _header_fits(self, number: int) -> bool:
+        """Whether an image has the size that the annotations say, by the header of its file."""
+        place = self._places[number]
+        try:
+            with Image.open(self.images / self._index.file_names[place]) as image:
+                return image.size[::-1] == tuple(self._index.sizes[place])
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
+        except Exception:
+            return False
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
@@ -336,10 +368,23 @@ def _read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
     """
     files = _find_files(folder, names)
     paths = [folder / files.get(name, name) for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing; its size is not in the annotations either")
-    return list(map_in_threads(lambda path: read_image(path).shape[:2], paths))
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{missing[0]}: missing, and {len(missing) - 1} more of {len(paths)} images whose "
+            "sizes are not in the annotations"
+        )
+
+    def size(path):
+        try:
+            return read_image(path).shape[:2]
+        except ValueError as error:
+            return error
+
+    sizes = list(map_in_threads(size, paths))
+    if unreadable := [found for found in sizes if isinstance(found, ValueError)]:
+        more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise ValueError("; ".join(map(str, unreadable[:5])) + more)
+    return sizes
 
 
 def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:

@@ -298,6 +298,40 @@ def test_an_image_of_another_size_is_named(tmp_path):
         source[0]
 
 
+def test_every_wrong_image_is_found_by_its_header(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    source = CocoInstances(path, images)
+    assert source.file_problems() == {}
+    (images / "ü é.png").write_bytes(b"not an image")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "c.png")
+    problems = source.file_problems()
+    assert set(problems) == {0, 2}  # in the order of ids
+    assert "ü é.png: damaged, cut short" in problems[0]
+    assert "c.png: size (3, 3), but" in problems[2]
+
+
+def test_every_unreadable_image_without_a_size_is_named(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    without_sizes(content)
+    path.write_text(json.dumps(content))
+    for name in ("b.png", "c.png"):
+        (images / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"b\.png: damaged.*; .*c\.png: damaged"):
+        CocoInstances(path, images)
+
+
+def test_polygons_of_two_corners_are_left_out_and_noted(tmp_path):
+    line = annotation(2, segmentation=[[1, 2, 3, 4], POLYGON[0]])
+    source = CocoInstances(*write(tmp_path, annotation(1), line))
+    first, second = source[0]["masks"]
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    assert source.notes == (
+        "1 of 2 annotations have polygons of fewer than three corners, which enclose nothing: "
+        "left out",
+    )
+
+
 def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
     path, images = write(tmp_path, annotation(1))
     source = CocoInstances(path, images)

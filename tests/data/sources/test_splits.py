@@ -49,12 +49,3 @@ def test_a_data_set_says_which_class_is_its_background(name, tmp_path):
     splits = prepared_splits(name, data_dir=tmp_path)
     found = background_class(splits.classes, splits.background)
     assert (found if found is None else splits.classes[found]) == expected
-
-
-def test_the_background_is_found_by_its_name():
-    assert background_class(("sky", "road")) is None
-    assert background_class(("pet", "Background")) == 1
-    assert background_class(("_background_", "cat")) == 0
-    assert background_class(("membrane", "cell"), "membrane") == 0
-    with pytest.raises(ValueError, match="background='membrene' is none of the classes membrane"):
-        background_class(("membrane", "cell"), "membrene")
