@@ -68,11 +68,6 @@ def train(
         if name not in experiment.evaluation:
             known = ", ".join(experiment.evaluation)
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
-    if "train" in experiment.evaluation:
-        raise ValueError(
-            "an evaluation split is named 'train', as the training steps are in metrics.jsonl; "
-            "give it another name, such as 'train_scored'"
-        )
     source, *others = open_sources([experiment.train, *experiment.evaluation.values()])
     splits = dict(zip(experiment.evaluation, others, strict=True))
     check_before_training(

@@ -111,10 +111,21 @@ def check_before_training(
             problems = [f"{name}: {problem}" for problem in whole]
         if not count:
             problems = [f"{name} has no examples"]
+        elif "boxes" in check.required and not np.any(getattr(source, "object_counts", 1)):
+            problems.append(f"no example of {name} has an object that is not a crowd")
         if problems:
-            found_in[name] = list_problems(name, problems)
+            found_in[name] = problems
+    if len(found_in) == 1:
+        raise BadData(list_problems(*found_in.popitem()))
     if found_in:
-        raise BadData("\n".join(found_in.values()))
+        raise BadData(
+            "\n".join(
+                list_problems(name, [f"{name}, {each}" for each in problems])
+                if len(problems) == 1
+                else list_problems(name, problems)
+                for name, problems in found_in.items()
+            )
+        )
 
 
 def open_sources(openers: Sequence[Callable[[], Sequence[dict]]]) -> list[Sequence[dict]]:

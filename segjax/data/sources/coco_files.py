@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segjax.coco.annotations import Annotation
 from segjax.coco.ids import Id, id_key, result_ids
@@ -15,6 +14,13 @@ from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.images import match_channels, read_image
 from segjax.data.instance_masks import CroppedMask, crop_mask, mask_from_segmentation
 from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.sources.coco_images import (
+    example_names,
+    find_files,
+    first_change,
+    read_sizes,
+    size_in_header,
+)
 
 SUSPECTS_DECODED = 100
 
@@ -73,8 +79,8 @@ class CocoInstances:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
         folder = folder.absolute()
-        index = read_coco_index(path.absolute(), read_sizes=partial(_read_sizes, folder))
-        files = _find_files(folder, index.file_names)
+        index = read_coco_index(path.absolute(), read_sizes=partial(read_sizes, folder))
+        files = find_files(folder, index.file_names)
         places = np.arange(len(index.image_ids))
         notes = [*index.notes, *_unknown_categories(index, self.classes)]
         if self.drop_empty:
@@ -92,13 +98,13 @@ class CocoInstances:
         if changed:
             notes.append(
                 f"{changed} of {len(names)} file names read without the folder that they begin "
-                f"with, such as {index.file_names[_first_change(index.file_names, names)]!r:.80}"
+                f"with, such as {index.file_names[first_change(index.file_names, names)]!r:.80}"
             )
         index = replace(index, file_names=tuple(names))
         for name, value in (
             ("annotations", path.absolute()),
             ("images", folder),
-            ("ids", _names(index, places)),
+            ("ids", example_names(index, places)),
             ("notes", tuple(notes)),
             ("_index", index),
             ("_places", places),
@@ -163,10 +169,13 @@ class CocoInstances:
         A file whose header differs from the annotations is decoded to find out why; of many such
         files, the first `SUSPECTS_DECODED`.
         """
+        paths = [self.images / self._index.file_names[place] for place in self._places]
+        sizes = map_in_threads(size_in_header, paths)
+        annotated = map(tuple, self.sizes.tolist())
         suspects = [
             number
-            for number, fits in enumerate(map_in_threads(self._header_fits, range(len(self))))
-            if not fits
+            for number, (found, size) in enumerate(zip(sizes, annotated, strict=True))
+            if found != size
         ]
         problems = {}
         for number in suspects[:SUSPECTS_DECODED]:
@@ -175,16 +184,6 @@ class CocoInstances:
             except (OSError, ValueError) as error:
                 problems[number] = str(error)
         return problems
-
-    def _header_fits(self, number: int) -> bool:
-        """Whether an image has the size that the annotations say, by the header of its file."""
-        place = self._places[number]
-        try:
-            with Image.open(self.images / self._index.file_names[place]) as image:
-                return image.size[::-1] == tuple(self._index.sizes[place])
-        # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
-        except Exception:
-            return False
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
@@ -322,74 +321,3 @@ def _some(names) -> str:
     names = [*names]
     more = f" and {len(names) - 5} more" if len(names) > 6 else ""
     return ", ".join(names[:5] if more else names) + more
-
-
-def _find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Finds files whose names begin with a folder that is not there, or have back-slashes.
-
-    Returns:
-      For each such name the part of it that is a file in the folder.
-
-    Raises:
-      ValueError: two images would be the same file.
-    """
-    present = {entry.name for entry in os.scandir(folder)}
-    found: dict[str, str] = {}
-    for name in names:
-        if name in present or (folder / name).is_file():
-            continue
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for start in range(len(parts)):
-            shorter = "/".join(parts[start:])
-            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
-                found[name] = shorter
-                break
-    users: dict[str, str] = {}
-    for name in names:
-        file = found.get(name, name)
-        if users.setdefault(file, name) != name:
-            raise ValueError(
-                f"{folder / file}: the file names {users[file]!r} and {name!r} both lead to it; "
-                "give the folder that holds their folders"
-            )
-    return found
-
-
-def _first_change(old: Sequence[str], new: Sequence[str]) -> int:
-    return next(place for place, name in enumerate(old) if name != new[place])
-
-
-def _read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Reads the heights and widths of image files.
-
-    Raises:
-      FileNotFoundError: an image is missing.
-      ValueError: an image is unreadable.
-    """
-    files = _find_files(folder, names)
-    paths = [folder / files.get(name, name) for name in names]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(
-            f"{missing[0]}: missing, and {len(missing) - 1} more of {len(paths)} images whose "
-            "sizes are not in the annotations"
-        )
-
-    def size(path):
-        try:
-            return read_image(path).shape[:2]
-        except ValueError as error:
-            return error
-
-    sizes = list(map_in_threads(size, paths))
-    if unreadable := [found for found in sizes if isinstance(found, ValueError)]:
-        more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        raise ValueError("; ".join(map(str, unreadable[:5])) + more)
-    return sizes
-
-
-def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:
-    """The names of the files without suffix, or the ids of the images if two names are equal."""
-    names = tuple(Path(index.file_names[place]).stem for place in places)
-    if len(set(names)) < len(names):
-        return tuple(map(str, index.image_ids[places].tolist()))
-    return names

@@ -104,7 +104,7 @@ def test_a_box_without_extent_is_only_scored():
     ],
 )
 def test_a_box_is_checked_in_float32_as_it_is_used(box):
-    given = objects([[0, 0, 1, 1]], boxes=np.array([box]))
+    given = objects([[0, 0, 1, 1]]) | {"boxes": np.array([box])}
     with pytest.raises(BadData, match=r"no extent in float32: box 0 is .* in an image of 2 × 2"):
         OBJECTS(given, None)
 
@@ -119,7 +119,7 @@ def test_a_box_is_checked_in_float32_as_it_is_used(box):
 )
 def test_a_wrong_entry_of_objects_is_named(changes, message):
     with pytest.raises(BadData, match=message):
-        OBJECTS(objects([[0, 0, 1, 1]], **changes), None)
+        OBJECTS(objects([[0, 0, 1, 1]]) | changes, None)
 
 
 def test_instances_lie_on_any_class_but_the_background():
@@ -198,9 +198,19 @@ def test_the_problems_of_all_splits_are_named_at_once():
     with pytest.raises(BadData) as error:
         before_training(wrong, val=[example()], test=wrong * 2)
     first, second, *lines = str(error.value).splitlines()
-    assert first.startswith("example 0 of 1, id 'cat': labels has value 7")
+    assert first.startswith("train, example 0 of 1, id 'cat': labels has value 7")
     assert second == "2 problems in test:"
     assert len(lines) == 2
+
+
+def test_a_split_without_objects_is_refused():
+    class Counted(list):
+        object_counts = np.zeros(1, int)
+
+    empty, full = objects(np.zeros((0, 4))), objects([[0, 0, 1, 1]])
+    check_before_training({"train": [full], "val": [empty]}, OBJECTS, progress=False)
+    with pytest.raises(BadData, match=r"^no example of val has an object that is not a crowd$"):
+        check_before_training({"train": [full], "val": Counted([empty])}, OBJECTS, progress=False)
 
 
 def test_what_a_source_finds_in_all_its_files_is_named_and_not_read_again():

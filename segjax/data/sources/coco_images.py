@@ -1,0 +1,93 @@
+"""The image files that a file in COCO's format names: where they are, and how large."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from segjax.coco.index import CocoIndex
+from segjax.data.images import read_image
+from segjax.data.loading.ordered_map import map_in_threads
+
+
+def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Finds files whose names begin with a folder that is not there, or have back-slashes.
+
+    Returns:
+      For each such name the part of it that is a file in the folder.
+
+    Raises:
+      ValueError: two images would be the same file.
+    """
+    present = {entry.name for entry in os.scandir(folder)}
+    found: dict[str, str] = {}
+    for name in names:
+        if name in present or (folder / name).is_file():
+            continue
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for start in range(len(parts)):
+            shorter = "/".join(parts[start:])
+            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
+                found[name] = shorter
+                break
+    users: dict[str, str] = {}
+    for name in names:
+        file = found.get(name, name)
+        if users.setdefault(file, name) != name:
+            raise ValueError(
+                f"{folder / file}: the file names {users[file]!r} and {name!r} both lead to it; "
+                "give the folder that holds their folders"
+            )
+    return found
+
+
+def first_change(old: Sequence[str], new: Sequence[str]) -> int:
+    return next(place for place, name in enumerate(old) if name != new[place])
+
+
+def read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Reads the heights and widths of image files.
+
+    Raises:
+      FileNotFoundError: an image is missing.
+      ValueError: an image is unreadable.
+    """
+    files = find_files(folder, names)
+    paths = [folder / files.get(name, name) for name in names]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{missing[0]}: missing, and {len(missing) - 1} more of {len(paths)} images whose "
+            "sizes are not in the annotations"
+        )
+
+    def size(path):
+        try:
+            return read_image(path).shape[:2]
+        except ValueError as error:
+            return error
+
+    sizes = list(map_in_threads(size, paths))
+    if unreadable := [found for found in sizes if isinstance(found, ValueError)]:
+        more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise ValueError("; ".join(map(str, unreadable[:5])) + more)
+    return sizes
+
+
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """The height and width of an image as its header says; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception:
+        return None
+
+
+def example_names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:
+    """The names of the files without suffix, or the ids of the images if two names are equal."""
+    names = tuple(Path(index.file_names[place]).stem for place in places)
+    if len(set(names)) < len(names):
+        return tuple(map(str, index.image_ids[places].tolist()))
+    return names
