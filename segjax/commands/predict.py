@@ -128,7 +128,8 @@ def predict_command(
                         notes=notes,
                     )
                 else:
-                    written = LabelFiles(output, task.classes, background=task.background_class)
+                    background = getattr(task, "background_class", None)
+                    written = LabelFiles(output, task.classes, background=background)
         written.write(example, prediction)
     if written is not None:
         print("\n".join(written.finish()))

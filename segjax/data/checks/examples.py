@@ -92,7 +92,7 @@ def check_before_training(
     """
     found_in = {}
     for name, source in sources.items():
-        listed = source.file_problems() if hasattr(source, "file_problems") else {}
+        listed = getattr(source, "file_problems", dict)()
         count = min(len(source), CHECKED_BEFORE_TRAINING)
         indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
         indices = [index for index in indices if index not in listed]

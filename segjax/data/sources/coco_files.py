@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from segjax.coco.annotations import Annotation
 from segjax.coco.ids import Id, id_key, result_ids
@@ -170,7 +171,14 @@ class CocoInstances:
         files, the first `SUSPECTS_DECODED`.
         """
         paths = [self.images / self._index.file_names[place] for place in self._places]
-        sizes = map_in_threads(size_in_header, paths)
+        sizes = tqdm(
+            map_in_threads(size_in_header, paths),
+            "reading sizes",
+            len(paths),
+            unit="image",
+            leave=False,
+            disable=None,
+        )
         annotated = map(tuple, self.sizes.tolist())
         suspects = [
             number

@@ -68,11 +68,11 @@ def read_sizes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
         except ValueError as error:
             return error
 
-    sizes = list(map_in_threads(size, paths))
-    if unreadable := [found for found in sizes if isinstance(found, ValueError)]:
+    found = list(map_in_threads(size, paths))
+    if unreadable := [each for each in found if isinstance(each, ValueError)]:
         more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
         raise ValueError("; ".join(map(str, unreadable[:5])) + more)
-    return sizes
+    return [each for each in found if not isinstance(each, ValueError)]
 
 
 def size_in_header(path: Path) -> tuple[int, int] | None:
