@@ -34,7 +34,7 @@ MAY_KNOW = {
         *("data.augmentation", "data.images", "data.voc_classes", "messages"),
     ],
     "recipes": [
-        *("coco", "data", "evaluation", "inference", "losses", "models", "ops"),
+        *("coco", "data", "evaluation", "inference", "labels", "losses", "models", "ops"),
         *("pretrained", "tasks", "training"),
     ],
     "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],

@@ -23,11 +23,15 @@ ODDITIES = {
     "iscrowd text": "have iscrowd as text: read as a number",
     "flat": "have one list of numbers as segmentation: read as one polygon",
     "pairs": "have corners as [x, y] pairs: read as polygons",
+    "short": "have polygons of fewer than three corners, which enclose nothing: left out",
     "corners": "have a bbox that looks like [x_min, y_min, x_max, y_max] instead of [x, y, width, "
     "height]",
+    "apart": "have a bbox that does not fit their mask (the mask's own box has an IoU below 0.5)",
 }
+CONTRADICTIONS = ("corners", "apart")  # refused where most annotations have them
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLOSE = 2.0  # pixels by which a box may differ from the outline of its mask
+_FARTHEST = 1e6  # pixels; the outline of a polygon that reaches farther would take gigabytes
 # JSON has no NaN, but pandas writes it for missing values. Infinity is read as missing, too.
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 
@@ -74,14 +78,17 @@ def _read(entry: Mapping) -> Annotation:
         oddities.append("ids")
     segmentation, form = read_segmentation(entry.get("segmentation"))
     outline = outline_of(segmentation)
+    if outline is not None and max(map(abs, outline)) > _FARTHEST:
+        reach = ", ".join(f"{number:g}" for number in outline)
+        raise ValueError(f"segmentation reaches over [{reach}]; expected coordinates in pixels")
     box = entry.get("bbox")
     if _is_missing(box):
         box = None if outline is None else _from_corners(outline)
         oddities.append("bbox")
     else:
         box = _read_box(box)
-        if outline is not None and _are_corners(box, outline):
-            oddities.append("corners")
+        if outline is not None and (contradiction := _contradiction(box, outline)):
+            oddities.append(contradiction)
     crowd = entry.get("iscrowd")
     if crowd is None:
         oddities.append("iscrowd")
@@ -146,6 +153,8 @@ def read_segmentation(value) -> tuple[list[list[float]] | dict | None, str]:
             )
         if len(polygon) >= 6:
             polygons.append(list(polygon))
+    if len(polygons) < len(value):
+        form = "short"
     return polygons or None, form
 
 
@@ -213,10 +222,26 @@ def _read_area(value) -> float | None:
     return area
 
 
-def _are_corners(box, outline) -> bool:
-    """Whether a box fits the outline of its mask as two corners, and not as corner and size."""
+def _contradiction(box, outline) -> str:
+    """Returns the oddity of a box that does not fit the outline of its mask, or "".
+
+    It is "corners" for a box that fits as two corners instead of a corner and a size. A box without
+    an extent is left out for that reason.
+    """
     x, y, width, height = box
-    return _are_close(box, outline) and not _are_close((x, y, x + width, y + height), outline)
+    if min(width, height) <= 0:
+        return ""
+    corners = x, y, x + width, y + height
+    if _are_close(corners, outline):
+        return ""
+    if _are_close(box, outline):
+        return "corners"
+    left, top, right, bottom = outline
+    shared_width = min(corners[2], right) - max(x, left)
+    shared_height = min(corners[3], bottom) - max(y, top)
+    shared = max(shared_width, 0) * max(shared_height, 0)
+    union = width * height + (right - left) * (bottom - top) - shared
+    return "apart" if shared < 0.5 * union else ""
 
 
 def _are_close(a, b) -> bool:

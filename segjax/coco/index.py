@@ -14,7 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.coco.annotations import DECODER, ODDITIES, Annotation, outline_of, read_annotation
+from segjax.coco.annotations import (
+    CONTRADICTIONS,
+    DECODER,
+    ODDITIES,
+    Annotation,
+    outline_of,
+    read_annotation,
+)
 from segjax.coco.ids import Id, id_key
 from segjax.coco.json_parts import read_parts
 from segjax.coco.listing import choose_categories, keys_of, read_images
@@ -233,7 +240,7 @@ class _Annotations:
             self.oddities[oddity] += 1
             if oddity not in self.examples:
                 self.examples[oddity] = f"annotation {entry.get('id')!r:.40}"
-                if oddity == "corners" and (outline := outline_of(segmentation)):
+                if oddity in CONTRADICTIONS and (outline := outline_of(segmentation)):
                     self.examples[oddity] += (
                         f" has bbox {entry['bbox']}, and its mask reaches from "
                         f"[{outline[0]:g}, {outline[1]:g}] to [{outline[2]:g}, {outline[3]:g}]"
@@ -272,15 +279,16 @@ class _Annotations:
         """Says how many annotations have which oddity.
 
         Raises:
-          ValueError: most boxes are corners instead of a corner and a size.
+          ValueError: most boxes contradict their masks, such as corners instead of a corner and a
+            size.
         """
         total = len(self.starts)
-        corners = self.oddities["corners"]
-        if 2 * corners > self.with_box_and_mask:
-            raise ValueError(
-                f"{self.path}: {corners} of {total} annotations {ODDITIES['corners']}: "
-                f"{self.examples['corners']}"
-            )
+        for oddity in CONTRADICTIONS:
+            if 2 * (count := self.oddities[oddity]) > self.with_box_and_mask:
+                raise ValueError(
+                    f"{self.path}: {count} of {total} annotations {ODDITIES[oddity]}: "
+                    f"{self.examples[oddity]}"
+                )
         notes = []
         if count := sum(self.box_only):
             notes.append(
@@ -294,19 +302,29 @@ class _Annotations:
             )
         for oddity, text in ODDITIES.items():
             if count := self.oddities[oddity]:
-                example = f" ({self.examples[oddity]})" if oddity == "corners" else ""
+                example = f" ({self.examples[oddity]})" if oddity in CONTRADICTIONS else ""
                 notes.append(f"{count} of {total} annotations {text}{example}")
         return notes
 
 
-def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether boxes [x, y, width, height] have no width or height within their images.
+def are_flat(boxes: np.ndarray, longer_side: np.ndarray | float) -> np.ndarray:
+    """Whether boxes have no width or no height for training, bool [n].
 
-    They count as flat below 2^-20 of the longer side: float32, in which training computes, has
-    about eight steps in that length, so that a scaled box keeps an extent.
+    They count as flat up to 2^-20 of the image's longer side: float32, in which training computes,
+    has about eight steps in that length, so that a scaled box keeps an extent.
+
+    Args:
+      boxes: float32 [n, 4], [x_min, y_min, x_max, y_max].
+      longer_side: of the image, in pixels; one for all boxes or one for each.
     """
+    extent = boxes[:, 2:] - boxes[:, :2]
+    return ~(extent > np.reshape(longer_side, (-1, 1)) * 2.0**-20).all(axis=1)
+
+
+def _are_flat(box: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether boxes [x, y, width, height] have no width or height within their images."""
     sizes = np.where(sizes > 0, sizes, np.inf)[:, ::-1]
     low = np.maximum(box[:, :2], 0).astype(np.float32)
     high = np.minimum(box[:, :2] + box[:, 2:], sizes).astype(np.float32)
-    longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0, keepdims=True)
-    return ~(high - low > longest * 2.0**-20).all(axis=1)
+    longest = np.where(np.isinf(sizes), 0, sizes).max(axis=1, initial=0)
+    return are_flat(np.concatenate([low, high], axis=1), longest)

@@ -1,5 +1,6 @@
 """Reads the images and categories of a COCO JSON file."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ def read_images(
     ids = np.array(own, np.int64) if small else np.array(own, object)
     odd = sum(type(content[place]["id"]) is not int for place in order)
     notes = [f"{odd} of {len(own)} images have ids as text or fractions"] if odd else []
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        notes.append(
+            f"{len(repeated)} files are listed as several images, such as {repeated[0]!r:.80}: "
+            "each image has its own objects alone"
+        )
     return ids, tuple(names), np.array(sizes, np.int32).reshape(-1, 2), notes
 
 

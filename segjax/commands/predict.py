@@ -110,7 +110,6 @@ def predict_command(
     from segjax.trained import predict_all
 
     task = trained.segmenter
-    background = getattr(task, "background", None)
     if listing is not None and not hasattr(task, "category_ids"):
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
     print("\n".join([f"predicting with {description}", *notes]))
@@ -152,6 +151,7 @@ def predict_command(
                         notes=notes,
                     )
                 else:
+                    background = getattr(task, "background_class", None)
                     written = LabelFiles(output, task.classes, background=background)
         written.write(example, prediction)
     if written is not None:

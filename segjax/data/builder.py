@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.sources.files import ExampleFiles, SourceListing
+from segjax.labels import BACKGROUND
 
 SHARD_BYTES = 128 << 20  # TFDS holds the encoded examples of one shard in memory
 WEB_FORMATS = {".png", ".jpg", ".jpeg"}  # the formats of TFDS's image features
@@ -41,6 +42,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
       license: the terms of use.
       official_size: height and width of the published images; None if they have many sizes.
       category_ids: COCO's ids of the classes 1, 2, ...; None if there are none.
+      background: the name of the background, if any class has it; see `segjax.labels`.
       needs_tensorflow: whether building needs TensorFlow, as with TFDS's own builders.
     """
 
@@ -48,6 +50,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     license: ClassVar[str]
     official_size: tuple[int, int] | None
     category_ids: ClassVar[tuple[int, ...] | None] = None
+    background: ClassVar[str] = BACKGROUND
     needs_tensorflow: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, skip_registration: bool = True, **options):

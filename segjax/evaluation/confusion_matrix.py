@@ -42,7 +42,7 @@ def confusion_counts(
     return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
-def scores(matrix: np.ndarray) -> dict[str, Any]:
+def scores(matrix: np.ndarray, *, background: int | None = None) -> dict[str, Any]:
     """Computes all scores of a confusion matrix [num_classes, num_classes] (rows are true classes).
 
     A class in neither labels nor predictions has no scores: they are NaN and left out of every
@@ -54,10 +54,10 @@ def scores(matrix: np.ndarray) -> dict[str, Any]:
     Returns:
       Arrays [num_classes]: `iou`, `dice`, `precision`, `recall` (float64), `support` (int64,
       labelled pixels). Floats: `pixel_accuracy`, `mean_accuracy` (mean recall),
-      `frequency_weighted_iou`, `mean_iou` and `mean_dice` over all classes,
-      `mean_iou_without_background` and `mean_dice_without_background` without class 0, and for
-      two classes `foreground_iou` and `foreground_dice`, which are those of class 1. List of int:
-      `absent_classes`.
+      `frequency_weighted_iou`, `mean_iou` and `mean_dice` over all classes. List of int:
+      `absent_classes`. If the class `background` is given, also `mean_iou_without_background` and
+      `mean_dice_without_background` over the other classes, and for two classes `foreground_iou`
+      and `foreground_dice`, which are those of the other class.
     """
     matrix = np.asarray(matrix, np.int64)
     correct = np.diagonal(matrix)
@@ -78,12 +78,14 @@ def scores(matrix: np.ndarray) -> dict[str, Any]:
         ),
         "mean_iou": mean_of_defined(iou),
         "mean_dice": mean_of_defined(dice),
-        "mean_iou_without_background": mean_of_defined(iou[1:]),
-        "mean_dice_without_background": mean_of_defined(dice[1:]),
         "absent_classes": np.flatnonzero(union == 0).tolist(),
     }
-    if len(matrix) == 2:
-        result |= {"foreground_iou": float(iou[1]), "foreground_dice": float(dice[1])}
+    if background is not None:
+        for name, values in (("iou", iou), ("dice", dice)):
+            others = np.delete(values, background)
+            result[f"mean_{name}_without_background"] = mean_of_defined(others)
+            if len(others) == 1:
+                result[f"foreground_{name}"] = float(others[0])
     return result
 
 
@@ -92,13 +94,21 @@ class ConfusionMatrix:
 
     Attributes:
       counts: int64 [num_classes, num_classes]; rows are true classes, columns predicted ones.
+      background: the class without which further scores are computed; None if there is none.
     """
 
-    def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL):
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = IGNORE_LABEL,
+        *,
+        background: int | None = None,
+    ):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
+        self.background = background
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> None:
@@ -119,7 +129,7 @@ class ConfusionMatrix:
 
     def result(self) -> dict[str, Any]:
         """Computes the scores of everything counted so far; see `scores`."""
-        return scores(self.counts)
+        return scores(self.counts, background=self.background)
 
 
 def contingency_table(truth_ids: np.ndarray, predicted_ids: np.ndarray) -> sparse.csr_array:

@@ -74,6 +74,7 @@ class Confusion:
 
     num_classes: int
     ignore_label: int = IGNORE_LABEL
+    background: int | None = None
 
     def counts(self, example: Arrays, prediction: Arrays) -> dict[str, np.ndarray]:
         matrix = confusion_counts(
@@ -85,7 +86,8 @@ class Confusion:
         return {"confusion": matrix}
 
     def result(self, counts: Arrays) -> dict:
-        values = scores(counts["confusion"]) | {"confusion_matrix": counts["confusion"]}
+        matrix = counts["confusion"]
+        values = scores(matrix, background=self.background) | {"confusion_matrix": matrix}
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in values.items()

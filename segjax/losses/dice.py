@@ -15,7 +15,7 @@ def dice_loss(
     labels,
     *,
     over: Literal["sample", "batch"] = "sample",
-    background: bool = False,
+    without: int | None = None,
     smooth: float = 1e-5,
     ignore_label: int = IGNORE_LABEL,
 ) -> jax.Array:
@@ -30,7 +30,7 @@ def dice_loss(
       over: "sample" sums over each image and averages the images' scores. "batch" sums over the
         whole batch on all devices (nnU-Net's batch Dice), which is steadier for small structures
         that many images lack. Each micro-batch of a step has its own sums.
-      background: whether class 0 counts.
+      without: a class that does not count, such as the background; None counts all.
 
     Returns:
       A float32 scalar.
@@ -48,11 +48,11 @@ def dice_loss(
     truth = jax.nn.one_hot(jnp.where(valid[..., 0], labels, 0), logits.shape[-1])
     truth = jnp.where(valid, truth, 0.0)
     probabilities = jnp.where(valid, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
-    first = 0 if background else 1
     intersection, total = (
-        jnp.sum(value, axis=(1, 2))[:, first:]
-        for value in (probabilities * truth, probabilities + truth)
+        jnp.sum(value, axis=(1, 2)) for value in (probabilities * truth, probabilities + truth)
     )
+    if without is not None:
+        intersection, total = (jnp.delete(x, without, axis=1) for x in (intersection, total))
     if over == "batch":
         intersection, total = intersection.sum(axis=0), total.sum(axis=0)
         intersection, total = sum_over_devices((intersection, total))

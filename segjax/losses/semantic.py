@@ -19,7 +19,7 @@ class SemanticLoss:
     dice_over: Literal["sample", "batch"] = "sample"
     """Compute the Dice of each image, or of the whole batch over all devices (nnU-Net)."""
     dice_background: bool = False
-    """Let class 0 count in the Dice (mmsegmentation)."""
+    """Let the background count in the Dice (mmsegmentation); data without one count all classes."""
     hard_pixels: float = 1.0
     """Average the cross-entropy over this share of an image's pixels, the hardest ones; 1 averages
     over all labelled pixels."""
@@ -35,7 +35,7 @@ class SemanticLoss:
         if not 0 < self.hard_pixels <= 1:
             raise ValueError(f"hard_pixels={self.hard_pixels}; expected a share in (0, 1]")
 
-    def __call__(self, outputs, batch):
+    def __call__(self, outputs, batch, *, background: int | None = None):
         """Computes the loss of a batch on one device.
 
         Args:
@@ -44,6 +44,7 @@ class SemanticLoss:
             labels are subsampled to it.
           batch: "labels" [batch, height, width]; optionally "weights" of the same shape, which
             weight the cross-entropy, and "normalizer" (see `mean_valid_pixels`).
+          background: the class that is the background; None if there is none.
 
         Returns:
           The weighted sum, and a dict of the unweighted terms.
@@ -56,12 +57,13 @@ class SemanticLoss:
         main = outputs[name]
         size = labels.shape[1:] if self.supervise == "full" else (None, None)
         chex.assert_shape(main, (labels.shape[0], *size, None), custom_message=name)
-        terms = self._terms(main, batch)
+        without = None if self.dice_background else background
+        terms = self._terms(main, batch, without)
         loss = self._weighted(terms)
         auxiliary = outputs.get("auxiliary_logits", ())
         if self.auxiliary and auxiliary:
             terms["auxiliary"] = sum(
-                self._weighted(self._terms(logits, batch)) for logits in auxiliary
+                self._weighted(self._terms(logits, batch, without)) for logits in auxiliary
             )
             loss = loss + self.auxiliary * terms["auxiliary"]
         return loss, terms
@@ -69,7 +71,7 @@ class SemanticLoss:
     def _weighted(self, terms):
         return sum(getattr(self, name) * value for name, value in terms.items())
 
-    def _terms(self, logits, batch):
+    def _terms(self, logits, batch, without):
         batch = _subsample(batch, logits.shape[1:3])
         terms = {}
         if self.cross_entropy and self.hard_pixels < 1:
@@ -88,7 +90,7 @@ class SemanticLoss:
                 logits,
                 batch["labels"],
                 over=self.dice_over,
-                background=self.dice_background,
+                without=without,
             )
         return terms
 

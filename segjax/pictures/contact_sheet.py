@@ -10,7 +10,9 @@ from segjax.pictures.canvas import resize_nearest, text_line
 from segjax.pictures.overlays import overlay, overlay_instances, to_rgb
 
 
-def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
+def draw_tile(
+    example: dict, caption: str, *, background: int | None = 0, size: int = 256
+) -> np.ndarray:
     """Draws an image and, beside it, the same image with its labels.
 
     Instances or objects are coloured if the example has any, else classes. Ignored pixels (255) are
@@ -19,6 +21,7 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
     Args:
       example: arrays as a `Source` gives them.
       caption: text above the tile.
+      background: the class that stays uncoloured; None colours all classes.
       size: the longer side of the image in the tile, in pixels.
 
     Returns:
@@ -35,7 +38,8 @@ def draw_tile(example: dict, caption: str, *, size: int = 256) -> np.ndarray:
         marked = overlay(image, np.where(labels == IGNORE_LABEL, labels, 0))
         marked = overlay_instances(marked, resize_nearest(example["instances"], image))
     else:
-        marked = overlay(image, resize_nearest(example["labels"], image))
+        labels = resize_nearest(example["labels"], image)
+        marked = overlay(image, labels, background=background)
     if "field_of_view" in example:
         field = resize_nearest(example["field_of_view"], image).astype(np.uint8)
         outlines, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

@@ -14,6 +14,7 @@ from segjax.data.sources.splits import Splits, prepared_splits
 from segjax.evaluation.metrics import BoundaryIou, TrimapIou
 from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View, scales_and_flips
+from segjax.labels import BACKGROUND
 from segjax.losses.semantic import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.recipes.initial import InitialConfig
@@ -108,13 +109,18 @@ def training_transforms(augment: DeepLabAugmentConfig, normalize: Normalize) -> 
 
 
 def deeplab_task(
-    config: DeepLabExperimentConfig, classes: tuple[str, ...], channels: int
+    config: DeepLabExperimentConfig,
+    classes: tuple[str, ...],
+    channels: int,
+    *,
+    background: str = BACKGROUND,
 ) -> SemanticTask:
     """Builds the task.
 
     Args:
       classes: the names of the classes.
       channels: number of channels of the images.
+      background: the name of the background; see `Splits`.
     """
     model = config.network.model(len(classes))
     prediction = config.prediction
@@ -134,14 +140,13 @@ def deeplab_task(
         views=prediction.views,
         pixel_range=config.network.pixel_range,
         refine=partial(refine_probabilities, config=prediction.crf) if prediction.refine else None,
-        # Street scenes have no background: class 0 is the sky or the road.
-        background=0 if classes[0] == "background" else None,
+        background=background,
     )
 
 
 def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Experiment:
     """Builds the experiment on the splits of any data set."""
-    task = deeplab_task(config, splits.classes, splits.channels)
+    task = deeplab_task(config, splits.classes, splits.channels, background=splits.background)
     return Experiment(
         task=task,
         train=splits.train,

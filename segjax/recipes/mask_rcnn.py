@@ -16,9 +16,10 @@ from segjax.data.augmentation.instance import (
     RandomCrop,
     RandomFlip,
     ResizeShortSide,
+    resized_size,
 )
 from segjax.data.loading.aspect_ratio import orientation_groups
-from segjax.data.loading.pack_objects import PackObjects
+from segjax.data.loading.pack_objects import PackObjects, bucket_of
 from segjax.data.orientation import Orientation
 from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
@@ -244,11 +245,15 @@ def mask_rcnn_experiment(
     def noted(opener):
         return partial(open_with_notes, opener, most=most)
 
+    def open_training():
+        source = open_with_notes(splits.train, most=settings.max_objects, classes=splits.classes)
+        if (sizes := getattr(source, "sizes", None)) is not None:
+            _check_buckets(settings, sizes)
+        return source
+
     return Experiment(
         task=task,
-        train=partial(
-            open_with_notes, splits.train, most=settings.max_objects, classes=splits.classes
-        ),
+        train=open_training,
         transforms=(
             settings.resize.transform,
             RandomFlip(horizontal=settings.flip_horizontal, vertical=settings.flip_vertical),
@@ -319,6 +324,24 @@ def coco_files_splits(
         category_ids=category_ids,
         orientation=files.orientation,
     )
+
+
+def _check_buckets(settings: InputConfig, sizes: np.ndarray) -> None:
+    """Raises ValueError if an image does not fit its bucket at the largest size of training."""
+    resize = settings.resize
+    for height, width in np.unique(sizes, axis=0).tolist():
+        largest, portrait = (height, width), height > width
+        if isinstance(resize, ShortSides):
+            largest = resized_size(largest, max(resize.short_sides), resize.max_size)
+        else:
+            largest, portrait = resize.size, resize.size[0] > resize.size[1]
+        try:
+            bucket_of(largest, settings.buckets, portrait=portrait)
+        except ValueError as error:
+            raise ValueError(
+                f"input.resize and input.buckets contradict: of an image of {height} × {width}, "
+                f"{error}"
+            ) from error
 
 
 def _groups(source) -> np.ndarray:

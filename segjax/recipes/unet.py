@@ -21,6 +21,7 @@ from segjax.inference.views import (
     rotations_and_flips,
     seven_rotated_versions,
 )
+from segjax.labels import BACKGROUND, background_class
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.normalization import NormName
 from segjax.models.unet import UNet, input_size_for, output_size
@@ -211,6 +212,7 @@ def segmentation_task(
     loss: SemanticLoss,
     metrics: tuple = (),
     decode: Callable | None = None,
+    background: str = BACKGROUND,
 ) -> SemanticTask:
     """Builds the task; its metrics include the negative log-likelihood, the unweighted loss.
 
@@ -222,6 +224,7 @@ def segmentation_task(
       loss: the loss.
       metrics: further metrics.
       decode: probabilities → instances, such as `CellInstances`.
+      background: the name of the background; see `Splits`.
     """
     return SemanticTask(
         model=network.model(len(classes)),
@@ -233,6 +236,7 @@ def segmentation_task(
         metrics=(NegativeLogLikelihood(), *metrics),
         views=prediction.views,
         decode=decode,
+        background=background,
     )
 
 
@@ -275,6 +279,7 @@ def unet_experiment(
             loss=config.loss,
             metrics=metrics,
             decode=decode,
+            background=splits.background,
         ),
         train=splits.train,
         transforms=training_transforms(config.network, config.augment, weights),
@@ -293,7 +298,17 @@ class CellExperimentConfig(UNetExperimentConfig):
 
 
 def cell_experiment(config: CellExperimentConfig, splits: Splits) -> Experiment:
-    """Builds an experiment that separates cells; SEG ranks its checkpoints."""
+    """Builds an experiment that separates cells; SEG ranks its checkpoints.
+
+    Raises:
+      ValueError: the classes are not the background and the cell, in this order.
+    """
+    background = background_class(splits.classes, splits.background)
+    if len(splits.classes) != 2 or background not in (0, None):
+        raise ValueError(
+            "a network that separates cells has two classes, the background and the cell; found "
+            f"{', '.join(splits.classes)}"
+        )
     decode = CellInstances(gap=config.weight_map.gap, min_size=config.prediction.min_cell_size)
     return unet_experiment(
         config,

@@ -11,6 +11,7 @@ import numpy as np
 
 from segjax.inference.instance_views import merge_views, to_original_frame
 from segjax.inference.paste import PasteRule, paste_to_rle
+from segjax.labels import check_classes
 from segjax.losses.instance import DetectionLoss, take
 from segjax.losses.terms import LossTerm, check_names, extra_terms
 from segjax.models.detections import BOX_WEIGHTS
@@ -103,6 +104,9 @@ class InstanceTask:
     mask_threshold: float = 0.5
     category_ids: tuple[int | str, ...] | None = None
     pixel_range: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        check_classes(self.classes)
 
     @property
     def image_channels(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from segjax.inference.views import (
     augmented_size,
     average_probabilities,
 )
-from segjax.labels import IGNORE_LABEL
+from segjax.labels import BACKGROUND, IGNORE_LABEL, background_class, check_classes
 from segjax.losses.cross_entropy import mean_valid_pixels
 from segjax.losses.semantic import SemanticLoss
 from segjax.losses.terms import LossTerm, extra_terms
@@ -33,7 +33,7 @@ class SemanticTask:
 
     Attributes:
       model: a Linen module that maps images [batch, height, width, channels] to {"logits": ...}.
-      classes: names of the classes, background first if there is one.
+      classes: names of the classes.
       channels: number of channels of the images, 1 or 3.
       covering: how the network covers an image of any size; see `segjax.inference.coverings`.
       preprocess: (example, None) → example with a float32 "image": a deterministic transform of
@@ -55,7 +55,9 @@ class SemanticTask:
         "instances". It may replace "labels", which are the most probable classes by default.
       pixel_range: values that become 0 and 255 in images of types that `preprocess` does not take,
         such as (0, 65535); None refuses them.
-      background: the class that pictures leave uncoloured; None if no class is background.
+      background: the name of the class that is the background, if any class has it; see
+        `background_class`. Pictures leave it uncoloured, scores "without background" leave it out,
+        and so does the Dice loss unless told otherwise.
     """
 
     entries: ClassVar[tuple[str, ...]] = ("image", "labels")
@@ -74,7 +76,20 @@ class SemanticTask:
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     decode: Callable[[np.ndarray], dict] | None = None
     pixel_range: tuple[float, float] | None = None
-    background: int | None = 0
+    background: str = BACKGROUND
+
+    def __post_init__(self):
+        check_classes(self.classes)
+        background_class(self.classes, self.background)  # refuses a name that no class has
+        if len(self.classes) > IGNORE_LABEL:
+            raise ValueError(
+                f"{len(self.classes)} classes; at most {IGNORE_LABEL} fit label maps of 8 bits"
+            )
+
+    @property
+    def background_class(self) -> int | None:
+        """The class id of the background; None if no class is the background."""
+        return background_class(self.classes, self.background)
 
     @property
     def image_channels(self) -> tuple[int, ...]:
@@ -100,7 +115,7 @@ class SemanticTask:
                 f"the network gives logits for {logits.shape[1:3]} pixels and the batch has labels "
                 f"for {labels.shape[1:3]}; crop the labels in the input pipeline"
             )
-        loss, terms = self.loss_function(outputs, batch)
+        loss, terms = self.loss_function(outputs, batch, background=self.background_class)
         correct = (labels != IGNORE_LABEL) & (jnp.argmax(logits, axis=-1) == labels)
         hits = jnp.sum(correct, axis=(1, 2)).astype(jnp.float32)
         normalizer = batch.get("normalizer", mean_valid_pixels(labels))
@@ -165,8 +180,9 @@ class SemanticTask:
 
     def evaluator(self) -> SummingEvaluator:
         count = len(self.classes)
+        confusion = Confusion(count, background=self.background_class)
         unrefined = (Unrefined(count),) if self.refine is not None else ()
-        return SummingEvaluator((Confusion(count), *unrefined, *self.metrics))
+        return SummingEvaluator((confusion, *unrefined, *self.metrics))
 
     def picture(self, example: dict, prediction: dict, score: float) -> np.ndarray:
         return visualize.panel(
@@ -176,7 +192,7 @@ class SemanticTask:
             title=example["id"],
             scores={"mean IoU": score},
             classes=self.classes,
-            background=self.background,
+            background=self.background_class,
             instances=example.get("instances") if "instances" in prediction else None,
             predicted_instances=prediction.get("instances"),
         )

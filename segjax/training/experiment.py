@@ -62,6 +62,13 @@ class Experiment:
     frozen: Callable[[], dict] | None = None
     orientation: Orientation = "upright"
 
+    def __post_init__(self):
+        if "train" in self.evaluation:
+            raise ValueError(
+                "an evaluation split is named 'train', as the training steps are in metrics.jsonl; "
+                "give it another name, such as 'train_scored'"
+            )
+
 
 def load_module(path: Path):
     """Imports an experiment file, which may import other files of its folder.

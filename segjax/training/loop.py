@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 
-from segjax.data.checks.examples import check_before_training, check_for
+from segjax.data.checks.examples import check_before_training, check_for, open_sources
 from segjax.data.loading.loader import training_batches
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
@@ -65,11 +65,12 @@ def train(
     parallel = parallel or DataParallel()
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
-    source = experiment.train()
-    splits = {name: open_source() for name, open_source in experiment.evaluation.items()}
     for name in settings.eval_splits:
-        if name not in splits:
-            raise ValueError(f"train.eval_splits: no split {name!r}; there are {', '.join(splits)}")
+        if name not in experiment.evaluation:
+            known = ", ".join(experiment.evaluation)
+            raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
+    source, *others = open_sources([experiment.train, *experiment.evaluation.values()])
+    splits = dict(zip(experiment.evaluation, others, strict=True))
     check_before_training(
         {"train": source, **splits}, check_for(experiment.task), progress=is_main_process()
     )

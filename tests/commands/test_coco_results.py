@@ -9,7 +9,7 @@ import pytest
 
 from segjax.coco import run_lengths as rle
 from segjax.coco.ids import result_ids
-from segjax.commands.coco_results import match_images, write_results
+from segjax.commands.coco_results import describe_capacity, match_images, write_results
 from segjax.commands.errors import UserError
 from segjax.data.instance_masks import CroppedMask
 from segjax.evaluation.coco import evaluate_coco
@@ -86,3 +86,9 @@ def test_results_of_an_evaluation_have_the_ids_of_the_split_and_its_scores(tmp_p
     truth["annotations"] = [row | {"id": 1, "area": 120.0, "iscrowd": 0} for row in results]
     assert evaluate_coco(truth, results, "segm")["AP"] == pytest.approx(1)
     assert write_results(object(), source, task, split="val", folder=tmp_path) == []
+
+
+def test_images_at_the_capacity_of_the_model_are_counted():
+    assert describe_capacity([3, 99], 100) == []
+    (line,) = describe_capacity([100, 7, 100], 100)
+    assert line.startswith("2 of 3 images have 100 detections, the most that the model finds")

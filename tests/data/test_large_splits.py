@@ -13,6 +13,7 @@ from tensorflow_datasets.core import shuffle
 
 from segjax.data import builder as builder_module
 from segjax.data.builder import encode_image, image_feature, shard_bounds
+from segjax.data.images import read_image
 from segjax.data.loading import ordered_map
 from segjax.data.prepare import prepare
 from segjax.data.sources.catalog import make_builder
@@ -167,7 +168,13 @@ def saved(path, *, kind):
         options, expected = {"exif": exif}, np.rot90(colour, -1)
     elif kind == "alpha":
         image = Image.fromarray(np.dstack([colour, colour[..., 0]]))
+    elif kind == "cmyk":
+        image = image.convert("CMYK")
+    if path.suffix == ".webp":
+        options = {"lossless": True}
     image.save(path, **options)
+    if kind == "cmyk":  # JPEG loses
+        expected = read_image(path)
     return np.ascontiguousarray(expected)
 
 
@@ -178,6 +185,8 @@ def saved(path, *, kind):
         ("PLAIN.PNG", "plain", True),
         ("turned.png", "turned", False),
         ("alpha.png", "alpha", False),
+        ("cmyk.jpg", "cmyk", False),
+        ("plain.webp", "plain", False),
         ("plain.tif", "plain", False),
         ("plain.bmp", "plain", False),
     ],

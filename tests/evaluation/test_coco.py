@@ -253,6 +253,18 @@ def test_categories_of_one_name_are_told_apart_by_their_ids():
     assert np.isnan(result["per_class"]["class 1 (2)"])
 
 
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("1", 1), (False, 0), (True, 1)])
+def test_the_meaning_of_a_crowd_does_not_depend_on_its_type(text, number):
+    results = []
+    for crowd in (text, number):
+        truth, boxes = hand_made()
+        truth["annotations"][0]["iscrowd"] = crowd
+        found = [detection(10, 1, box, 0.9) for box in boxes[1:2]]
+        results.append(evaluate_coco(truth, found, "bbox")["AP"])
+    # Found is the second of two objects, or the only one beside a crowd.
+    assert results == pytest.approx([1, 1] if number else [51 / 101] * 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -266,6 +278,7 @@ def test_categories_of_one_name_are_told_apart_by_their_ids():
         (lambda t, d: t.pop("categories"), 'with a list "categories"'),
         (lambda t, d: t["annotations"][2].pop("area"), "annotation 2 has no 'area'"),
         (lambda t, d: t["annotations"][2].pop("iscrowd"), "annotation 2 has no 'iscrowd'"),
+        (lambda t, d: t["annotations"][2].update(area=None), "2: area is None; expected a number"),
         (lambda t, d: t["annotations"][1].pop("id"), "annotation 1 has no 'id'"),
     ],
 )

@@ -29,7 +29,7 @@ def test_counts_agree_with_a_loop_over_pixels():
 
 def test_hand_computed_scores_of_two_classes():
     # 5 background kept, 1 background taken for foreground, 2 foreground missed, 4 found.
-    result = scores(np.array([[5, 1], [2, 4]]))
+    result = scores(np.array([[5, 1], [2, 4]]), background=0)
     np.testing.assert_allclose(result["iou"], [5 / 8, 4 / 7])
     np.testing.assert_allclose(result["dice"], [10 / 13, 8 / 11])
     np.testing.assert_allclose(result["precision"], [5 / 7, 4 / 5])
@@ -46,7 +46,7 @@ def test_hand_computed_scores_of_two_classes():
 
 
 def test_means_without_background_leave_out_class_0():
-    result = scores(np.array([[9, 0, 1], [2, 3, 0], [0, 0, 4]]))
+    result = scores(np.array([[9, 0, 1], [2, 3, 0], [0, 0, 4]]), background=0)
     assert result["mean_iou_without_background"] == pytest.approx((3 / 5 + 4 / 5) / 2)
     assert result["mean_dice_without_background"] == pytest.approx((6 / 8 + 8 / 9) / 2)
     weighted = (10 * 9 / 12 + 5 * 3 / 5 + 4 * 4 / 5) / 19
@@ -54,8 +54,23 @@ def test_means_without_background_leave_out_class_0():
     assert "foreground_iou" not in result
 
 
+def test_the_background_may_be_any_class():
+    result = scores(np.array([[9, 0, 1], [2, 3, 0], [0, 0, 4]]), background=2)
+    assert result["mean_iou_without_background"] == pytest.approx((9 / 12 + 3 / 5) / 2)
+    assert scores(np.array([[5, 1], [2, 4]]), background=1)["foreground_iou"] == 5 / 8
+
+
+def test_without_a_background_no_score_leaves_a_class_out_and_the_others_stay():
+    matrix = np.array([[5, 1], [2, 4]])
+    plain, others = scores(matrix), scores(matrix, background=0)
+    added = {f"{kind}_{score}" for kind in ("foreground",) for score in ("iou", "dice")}
+    added |= {"mean_iou_without_background", "mean_dice_without_background"}
+    assert set(others) - set(plain) == added
+    assert all(np.array_equal(plain[name], others[name]) for name in plain)
+
+
 def test_class_absent_from_labels_and_predictions_is_nan_and_in_no_mean():
-    result = scores(np.array([[4, 0, 0], [0, 0, 0], [2, 0, 2]]))
+    result = scores(np.array([[4, 0, 0], [0, 0, 0], [2, 0, 2]]), background=0)
     assert result["absent_classes"] == [1]
     for name in ("iou", "dice", "precision", "recall"):
         assert np.isnan(result[name]).tolist() == [False, True, False]
@@ -113,7 +128,7 @@ def test_updates_and_merges_equal_the_whole_set_at_once():
 
 
 def test_score_of_a_set_is_not_the_mean_of_its_images():
-    matrix = ConfusionMatrix(2)
+    matrix = ConfusionMatrix(2, background=0)
     matrix.update(np.array([1, 0, 0, 0]), np.array([0, 0, 0, 0]))  # foreground IoU 0
     matrix.update(np.array([1, 1, 1, 1]), np.array([1, 1, 1, 1]))  # foreground IoU 1
     assert matrix.result()["foreground_iou"] == pytest.approx(4 / 5)

@@ -143,6 +143,18 @@ def test_detections_on_a_crowd_count_for_nothing():
     assert evaluator.result()["mask_AP"] == pytest.approx(1)
 
 
+def test_an_object_without_a_mask_counts_in_scores_of_boxes_and_not_of_masks():
+    boxes = [[2, 3, 22, 23], [40, 3, 60, 23]]
+    example = make_example("a", boxes, [1, 1], has_mask=np.array([True, False]))
+    result = evaluated([(example, make_prediction(boxes[:1], [1], [0.9]))]).result()
+    # One of two boxes is found: precision 1 at 51 of the 101 recalls.
+    assert result["box_AP"] == pytest.approx(51 / 101)
+    assert result["box_AR100"] == 0.5
+    assert result["mask_AP"] == result["mask_AR100"] == 1
+    both = evaluated([(example, make_prediction(boxes, [1, 1], [0.9, 0.8]))]).result()
+    assert both["box_AP"] == both["mask_AP"] == 1  # the second mask is ignored
+
+
 def test_the_score_of_an_example_is_its_panoptic_quality():
     evaluator = CocoEvaluator(CLASSES)
     boxes = [[0, 0, 20, 20], [30, 0, 50, 20], [30, 30, 50, 50]]

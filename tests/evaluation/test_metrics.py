@@ -94,9 +94,10 @@ def test_names_of_results_do_not_collide():
 
 def test_confusion_of_examples_is_that_of_the_set():
     pairs = [(ignoring(example), prediction) for example, prediction in PAIRS]
-    matrix = ConfusionMatrix(2)
+    matrix = ConfusionMatrix(2, background=0)
     matrix.update(stacked(pairs, 0, "labels"), stacked(pairs, 1, "labels"))
-    result = Confusion(2).result(summed(Confusion(2), pairs))
+    metric = Confusion(2, background=0)
+    result = metric.result(summed(metric, pairs))
     assert result["confusion_matrix"] == matrix.counts.tolist()
     assert result["foreground_dice"] == matrix.result()["foreground_dice"]
     assert result["iou"] == matrix.result()["iou"].tolist()

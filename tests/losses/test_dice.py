@@ -9,7 +9,7 @@ from segjax.losses import dice_loss
 from segjax.ops.devices import AXIS_NAME
 
 IGNORED = 255
-OPTIONS = ("over", "background", "smooth")
+OPTIONS = ("over", "without", "smooth")
 loss_of = jax.jit(dice_loss, static_argnames=OPTIONS)
 loss_and_gradient = jax.jit(jax.value_and_grad(dice_loss), static_argnames=OPTIONS)
 CELL = np.array([[0.8, 0.4], [0.1, 0.3]], np.float32)  # probability of class 1 of one image
@@ -34,9 +34,10 @@ def random_batch(seed=0, batch=8, classes=3):
     ("options", "expected"),
     [
         # Class 1: intersection 0.8 + 0.4, sums 1.6 and 2. Class 0: 0.9 + 0.7, 2.4 and 2.
-        ({}, 1 - 2.4 / 3.6),
-        ({"background": True}, 1 - (2.4 / 3.6 + 3.2 / 4.4) / 2),
-        ({"smooth": 1.0}, 1 - 3.4 / 4.6),
+        ({"without": 0}, 1 - 2.4 / 3.6),
+        ({"without": 1}, 1 - 3.2 / 4.4),
+        ({}, 1 - (2.4 / 3.6 + 3.2 / 4.4) / 2),
+        ({"without": 0, "smooth": 1.0}, 1 - 3.4 / 4.6),
     ],
 )
 def test_one_image_by_hand(over, options, expected):
@@ -48,7 +49,7 @@ def test_one_image_by_hand(over, options, expected):
 def test_ignored_pixels_enter_no_sum_and_get_no_gradient():
     labels = LABELS.copy()
     labels[0, 1] = IGNORED
-    loss, gradient = loss_and_gradient(logits_of(CELL)[None], labels[None])
+    loss, gradient = loss_and_gradient(logits_of(CELL)[None], labels[None], without=0)
     np.testing.assert_allclose(loss, 1 - 1.6 / (1.2 + 1), rtol=1e-5)
     assert np.all(gradient[0, 0, 1] == 0)
     assert np.all(gradient[0][labels != IGNORED] != 0)
@@ -57,33 +58,34 @@ def test_ignored_pixels_enter_no_sum_and_get_no_gradient():
 def test_over_the_batch_the_sums_are_taken_before_the_ratio():
     cells = np.stack([CELL, np.full((2, 2), 0.1, np.float32)])
     labels = np.stack([LABELS, np.array([[0, 0], [0, 1]], np.int32)])
-    found = {over: loss_of(logits_of(cells), labels, over=over) for over in ("sample", "batch")}
+    found = {
+        over: loss_of(logits_of(cells), labels, over=over, without=0)
+        for over in ("sample", "batch")
+    }
     np.testing.assert_allclose(found["sample"], 1 - (2.4 / 3.6 + 0.2 / 1.4) / 2, rtol=1e-5)
     np.testing.assert_allclose(found["batch"], 1 - (2.4 + 0.2) / (3.6 + 1.4), rtol=1e-5)
 
 
 @pytest.mark.parametrize("over", ["sample", "batch"])
-@pytest.mark.parametrize("background", [False, True])
-def test_a_perfect_prediction_has_loss_zero(over, background):
+@pytest.mark.parametrize("without", [None, 0, 2])
+def test_a_perfect_prediction_has_loss_zero(over, without):
     _, labels = random_batch()
     logits = 60 * np.eye(3, dtype=np.float32)[np.where(labels == IGNORED, 0, labels)]
-    np.testing.assert_allclose(
-        loss_of(logits, labels, over=over, background=background), 0, atol=1e-6
-    )
+    np.testing.assert_allclose(loss_of(logits, labels, over=over, without=without), 0, atol=1e-6)
 
 
 def test_a_class_neither_labelled_nor_predicted_scores_one_and_a_predicted_one_zero():
     labels = np.zeros((1, 4, 4), np.int32)
     nothing, everything = (np.full((1, 4, 4), p, np.float32) for p in (1e-12, 1 - 1e-6))
-    np.testing.assert_allclose(loss_of(logits_of(nothing), labels), 0, atol=1e-4)
-    np.testing.assert_allclose(loss_of(logits_of(everything), labels), 1, atol=1e-4)
+    np.testing.assert_allclose(loss_of(logits_of(nothing), labels, without=0), 0, atol=1e-4)
+    np.testing.assert_allclose(loss_of(logits_of(everything), labels, without=0), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("over", ["sample", "batch"])
 def test_without_a_valid_pixel_loss_and_gradient_are_zero(over):
     logits, labels = random_batch()
     labels[:] = IGNORED
-    loss, gradient = loss_and_gradient(logits, labels, over=over, background=True)
+    loss, gradient = loss_and_gradient(logits, labels, over=over)
     np.testing.assert_allclose(loss, 0, atol=1e-7)
     assert np.all(gradient == 0)
 
@@ -94,7 +96,7 @@ def test_value_and_gradient_over_four_devices_are_those_of_the_whole_batch(over)
 
     def on_one(scale, logits, labels):
         def loss(scale):
-            return dice_loss(scale * logits, labels, over=over)
+            return dice_loss(scale * logits, labels, over=over, without=0)
 
         return jax.value_and_grad(loss)(scale)
 

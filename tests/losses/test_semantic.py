@@ -1,5 +1,7 @@
 """The weighted sum of cross-entropy and Dice."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -26,15 +28,22 @@ def batch():
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(batch):
     loss = SemanticLoss(cross_entropy=0.5, dice=3.0, dice_over="batch", dice_background=True)
-    total, terms = jax.jit(loss)(batch, batch)
+    total, terms = jax.jit(partial(loss, background=0))(batch, batch)
     logits, labels = batch["logits"], batch["labels"]
     weights = {name: batch[name] for name in ("weights", "normalizer")}
     expected = {
         "cross_entropy": float(cross_entropy(logits, labels, **weights)),
-        "dice": float(dice_loss(logits, labels, over="batch", background=True)),
+        "dice": float(dice_loss(logits, labels, over="batch")),
     }
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected)
     assert total == pytest.approx(0.5 * expected["cross_entropy"] + 3 * expected["dice"])
+
+
+@pytest.mark.parametrize("background", [None, 0, 1])
+def test_the_dice_leaves_out_the_background_that_the_data_have(batch, background):
+    _, terms = jax.jit(partial(SemanticLoss(dice=1.0), background=background))(batch, batch)
+    expected = dice_loss(batch["logits"], batch["labels"], without=background)
+    assert terms["dice"] == pytest.approx(float(expected))
 
 
 def test_weights_and_normaliser_may_be_absent(batch):

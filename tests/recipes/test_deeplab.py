@@ -11,6 +11,7 @@ import pytest
 
 from segjax import pretrained
 from segjax.data.augmentation.photometric import PhotometricDistortion
+from segjax.data.sources.splits import prepared_splits
 from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View
 from segjax.models.backbones.resnet import resnet50
@@ -19,6 +20,7 @@ from segjax.recipes.deeplab import (
     DeepLabAugmentConfig,
     DeepLabExperimentConfig,
     DeepLabPredictionConfig,
+    deeplab_experiment,
     deeplab_task,
     training_transforms,
 )
@@ -107,6 +109,22 @@ def test_boundaries_are_scored_when_asked_for():
     assert scores[True]["trimap_mean_iou_1"] == 0.25
     # Columns 31 to 33 of 1 to 60 are wrong.
     assert scores[True]["trimap_mean_iou_32"] == pytest.approx((30 / 33 + 27 / 30) / 2)
+
+
+@pytest.mark.parametrize(("dataset", "has_background"), [("camvid", False), ("voc2012", True)])
+def test_scores_without_background_are_those_of_data_that_have_one(
+    dataset, has_background, tmp_path
+):
+    network = DeepLabV3Config(backbone="vgg16", multi_grid=None)
+    splits = prepared_splits(dataset, data_dir=tmp_path)
+    evaluator = deeplab_experiment(config_of(network), splits).task.evaluator()
+    truth, predicted = (np.array([[0, 0, 1, 2]]), np.array([[0, 1, 1, 2]]))
+    evaluator.update({"labels": truth}, {"labels": predicted})
+    result = evaluator.result()
+    assert result["mean_iou"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert ("mean_iou_without_background" in result) == has_background
+    if has_background:
+        assert result["mean_iou_without_background"] == pytest.approx((1 / 2 + 1) / 2)
 
 
 @pytest.mark.parametrize("version", ["v3", "v3plus"])

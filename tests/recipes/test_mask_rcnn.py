@@ -19,6 +19,7 @@ from segjax.models.mask_rcnn import MaskRCNN
 from segjax.recipes.mask_rcnn import (
     FROZEN,
     CocoFiles,
+    Crop,
     InputConfig,
     MaskRCNNExperimentConfig,
     MaskRCNNPredictionConfig,
@@ -109,6 +110,24 @@ def test_images_of_all_sizes_are_traced_once_for_each_bucket(tmp_path):
     assert {item["image"].shape for item in inputs} == {(64, 96, 3), (96, 64, 3)}
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": ShortSides((32, 70), max_size=96)}, "of an image of 30 × 40, .* 70 × 93 and"),
+        ({"buckets": ((64, 90), (96, 64))}, "of an image of 25 × 60, .* 40 × 96 and does not fit"),
+        ({"resize": Crop((65, 65))}, "65 × 65 and does not fit into its bucket of 64 × 96"),
+    ],
+)
+def test_images_that_do_not_fit_their_bucket_are_refused_before_training(
+    tmp_path, changes, message
+):
+    settings = dataclasses.replace(CONFIG.input, **changes)
+    config = dataclasses.replace(CONFIG, input=settings)
+    experiment = coco_files_experiment(config, write_files(tmp_path / "files"))
+    with pytest.raises(ValueError, match=f"input.resize and input.buckets contradict: .*{message}"):
+        experiment.train()
+
+
 def test_one_bucket_needs_no_groups(tmp_path):
     config = dataclasses.replace(
         CONFIG, input=dataclasses.replace(CONFIG.input, buckets=((96, 96),))
@@ -151,6 +170,40 @@ def test_the_orientation_of_files_reaches_every_split_and_prediction(tmp_path):
     assert experiment.train().orientation == "stored"
     assert experiment.evaluation["val"]().orientation == "stored"
     CocoFiles(orientation="stored")  # without paths, for prediction alone
+
+
+def test_images_of_too_many_objects_are_said_in_training_and_evaluation(tmp_path, capsys):
+    files = write_files(tmp_path / "files")
+    content = json.loads(files.train_annotations.read_text())
+    template = content["annotations"][0]
+    content["annotations"] += [template | {"id": number} for number in range(100, 204)]
+    files.train_annotations.write_text(json.dumps(content))
+    experiment = coco_files_experiment(CONFIG, files)
+    experiment.train()
+    said = capsys.readouterr().out
+    assert "1 of 6 images hold more than 3 objects, at most 105: training keeps the larg" in said
+    experiment.evaluation["val"]()
+    said = capsys.readouterr().out
+    assert "1 of 6 images hold more than 100 objects, at most 105: prediction finds no" in said
+
+
+def test_images_without_objects_are_kept_if_asked_for(tmp_path, capsys):
+    files = write_files(tmp_path / "files")
+    content = json.loads(files.train_annotations.read_text())
+    content["annotations"] = content["annotations"][:4]
+    files.train_annotations.write_text(json.dumps(content))
+    assert len(coco_files_experiment(CONFIG, files).train()) == 4
+    assert "2 of 6 images left out: no objects (input.keep_empty" in capsys.readouterr().out
+    splits = coco_files_splits(files, CLASSES, keep_empty=True)
+    experiment = mask_rcnn_experiment(CONFIG, splits)
+    source = experiment.train()
+    assert len(source) == 6
+    found = []
+    for example in source:
+        for transform in experiment.transforms:
+            example = transform(example, np.random.default_rng(0))
+        found.append(int(example["classes"].sum()))
+    assert found == [1, 1, 1, 1, 0, 0]
 
 
 def test_paths_of_files_go_together():

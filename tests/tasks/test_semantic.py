@@ -222,10 +222,27 @@ def test_pictures_colour_class_0_where_it_is_no_background():
     task = make_task()
     plain, coloured = (
         dataclasses.replace(task, background=background).picture(example, prediction, 1.0)
-        for background in (0, None)
+        for background in ("ground", "background")
     )
     # Without a class to colour, a grey picture stays grey, except for the small map of errors.
     assert np.ptp(coloured.astype(int), axis=2).sum() > 2 * np.ptp(plain.astype(int), axis=2).sum()
+
+
+def test_the_dice_loss_of_a_task_leaves_out_its_background_alone():
+    losses = []
+    for background in ("ground", "cell", "background"):
+        task = make_task("SAME", depth=0, background=background)
+        task = dataclasses.replace(task, loss_function=SemanticLoss(cross_entropy=0, dice=1.0))
+        loss, _ = task.loss(variables_of(task), squares(12, 12), jax.random.key(0), train=False)
+        losses.append(float(loss))
+    ground, cell, both = losses
+    assert ground != pytest.approx(cell)
+    assert both == pytest.approx((ground + cell) / 2)
+
+
+def test_classes_of_the_same_name_are_refused():
+    with pytest.raises(ValueError, match="two classes are named 'cell'"):
+        dataclasses.replace(make_task(), classes=("cell", "cell"))
 
 
 def test_labels_of_another_size_than_the_logits_are_refused():

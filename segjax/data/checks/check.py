@@ -18,6 +18,7 @@ from segjax.data.orientation import explain_size, note_turned
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.files import ExampleFiles
 from segjax.data.sources.semantic import open_dataset
+from segjax.labels import background_class
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
 
 TILES_PER_SPLIT = 6
@@ -50,7 +51,7 @@ def check(
         examples = open_dataset(name, split, data_dir=data_dir)
         readers[split] = [partial(examples.__getitem__, index) for index in range(size)]
     report = CheckReport(name, builder.data_dir, whole.class_names)
-    return _fill(report, readers, builder.official_size, contact_sheet)
+    return _fill(report, readers, builder, contact_sheet)
 
 
 def check_source(
@@ -89,17 +90,18 @@ def check_source(
     )
     notes = [*listing.notes, *note_turned([*paths])]
     report = CheckReport(name, str(source), builder.class_names, problems=problems, notes=notes)
-    return _fill(report, readers, builder.official_size, contact_sheet)
+    return _fill(report, readers, builder, contact_sheet)
 
 
 def _fill(
     report: CheckReport,
     readers: dict[str, list[Callable[[], dict]]],
-    official_size: tuple[int, int] | None,
+    builder: SegmentationBuilder,
     contact_sheet: Path | None,
 ) -> CheckReport:
     """Reads every example, adds it to the report and draws the contact sheet."""
     tiles, notes = [], defaultdict(list)
+    background = background_class(builder.class_names, builder.background)
     for split, read_all in readers.items():
         split_report = report.splits[split] = SplitReport(len(read_all))
         shown = np.linspace(0, len(read_all) - 1, TILES_PER_SPLIT).astype(int)
@@ -109,12 +111,15 @@ def _fill(
                 report.problems.append(str(example))
                 continue
             split_report.add(example)
-            problems = find_problems(example, num_classes=len(report.class_names))
+            problems = find_problems(
+                example, num_classes=len(report.class_names), background=background
+            )
             report.problems += [f"{split} {example['id']}: {problem}" for problem in problems]
-            for note in find_notes(example, official_size=official_size):
+            for note in find_notes(example, official_size=builder.official_size):
                 notes[split, note].append(example["id"])
             if contact_sheet and index in shown:
-                tiles.append(draw_tile(example, f"{split} {example['id']}"))
+                caption = f"{split} {example['id']}"
+                tiles.append(draw_tile(example, caption, background=background))
         whole = find_split_problems(
             split_report, num_classes=len(report.class_names), trained=split == "train"
         )

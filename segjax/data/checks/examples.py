@@ -1,6 +1,6 @@
 """Refuses examples that a task cannot use: all that are read, and many before the first step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,6 +35,7 @@ class ExampleCheck:
       required: entries that an example must have.
       pixel_range: values that become 0 and 255 in images of other types than `dtypes`, such as
         (0, 65535); see `to_eight_bits`. None refuses such images.
+      background: the class that no instance may have; None if there is none.
     """
 
     num_classes: int
@@ -42,6 +43,7 @@ class ExampleCheck:
     dtypes: tuple[str, ...] = ("uint8", "uint16", "float32")
     required: tuple[str, ...] = ("image",)
     pixel_range: tuple[float, float] | None = None
+    background: int | None = 0
 
     def __post_init__(self):
         check_pixel_range(self.pixel_range)
@@ -70,7 +72,9 @@ class ExampleCheck:
             has = ", ".join(map(repr, example)) or "nothing"
             return [f"it has no {missing[0]!r}; it has {has}"]
         found = image_problems(example["image"], channels=self.channels, dtypes=self.dtypes)
-        return found or find_problems(example, num_classes=self.num_classes)
+        return found or find_problems(
+            example, num_classes=self.num_classes, background=self.background
+        )
 
     def check_image(self, example: dict) -> dict:
         """Returns the example, converted; raises `BadData` if the network cannot read its image."""
@@ -89,6 +93,7 @@ def check_for(task) -> ExampleCheck:
         dtypes=getattr(task.preprocess, "dtypes", ExampleCheck.dtypes),
         required=task.entries,
         pixel_range=getattr(task, "pixel_range", None),
+        background=getattr(task, "background_class", 0),
     )
 
 
@@ -98,7 +103,8 @@ def check_before_training(
     """Reads examples of each split and refuses a split with a problem.
 
     Up to `CHECKED_BEFORE_TRAINING` examples of each split are read, spread over it evenly. Training
-    and evaluation check every other example when they read it.
+    and evaluation check every other example when they read it. A source may have a method
+    `file_problems`, which finds what is wrong with all its files by their headers, by example.
 
     Args:
       sources: the sources by split; "train" is the one that is trained on.
@@ -106,14 +112,18 @@ def check_before_training(
       progress: show a bar.
 
     Raises:
-      BadData: naming up to five examples of a split with their problems, and the number of others.
+      BadData: naming up to five problems of each split, and the number of others.
     """
+    found_in = {}
     for name, source in sources.items():
+        listed = getattr(source, "file_problems", dict)()
         count = min(len(source), CHECKED_BEFORE_TRAINING)
         indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        indices = [index for index in indices if index not in listed]
         read = map_in_threads(partial(_problems_of, source, check), indices)
-        bar = tqdm(read, f"checking {name}", count, unit="image", leave=False, disable=not progress)
-        report, problems = SplitReport(count), []
+        title, total = f"checking {name}", len(indices)
+        bar = tqdm(read, title, total, unit="image", leave=False, disable=not progress)
+        report, problems = SplitReport(count), [*listed.values()]
         for example, found in bar:
             problems += found
             if not found:
@@ -125,12 +135,45 @@ def check_before_training(
             problems = [f"{name}: {problem}" for problem in whole]
         if not count:
             problems = [f"{name} has no examples"]
+        elif "boxes" in check.required and not np.any(getattr(source, "object_counts", 1)):
+            problems.append(f"no example of {name} has an object that is not a crowd")
         if problems:
-            raise BadData(list_problems(name, problems))
+            found_in[name] = problems
+    if len(found_in) == 1:
+        raise BadData(list_problems(*found_in.popitem()))
+    if found_in:
+        raise BadData(
+            "\n".join(
+                list_problems(name, [f"{name}, {each}" for each in problems])
+                if len(problems) == 1
+                else list_problems(name, problems)
+                for name, problems in found_in.items()
+            )
+        )
+
+
+def open_sources(openers: Sequence[Callable[[], Sequence[dict]]]) -> list[Sequence[dict]]:
+    """Opens several sources, in this order.
+
+    Raises:
+      OSError, ValueError: a source cannot be opened; of several, the message gives the reasons.
+    """
+    sources, errors = [], {}
+    for opener in openers:
+        try:
+            sources.append(opener())
+        except (OSError, ValueError) as error:
+            errors.setdefault(str(error), error)
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise BadData(list_problems("the data", [*errors]))
+    return sources
 
 
 def list_problems(name: str, problems: Sequence[str]) -> str:
     """Joins problems to one message that names five at most and counts the others."""
+    problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
         return problems[0]
     shown = [f"\n  {problem}" for problem in problems[:PROBLEMS_NAMED]]

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segjax.coco.index import are_flat
 from segjax.data.checks.report import SplitReport
+from segjax.data.instance_masks import CroppedMask
 from segjax.data.sources.files import describe_values
 from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS, VALUE_OUTSIDE
 from segjax.labels import IGNORE_LABEL
@@ -65,17 +67,25 @@ def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool)
     return []
 
 
-def find_problems(example: dict, *, num_classes: int) -> list[str]:
+def find_problems(example: dict, *, num_classes: int, background: int | None = 0) -> list[str]:
     """Lists the errors that make an example unfit for training, one sentence each.
 
     Args:
       example: arrays as a `Source` gives them.
       num_classes: labels must be below this, or 255 (ignored).
+      background: the class that no instance may have; None if there is none.
     """
-    problems = []
+    maps = [key for key in VALUE_OUTSIDE if key in example]
+    problems = [
+        f"{key}: expected a NumPy array, found {type(example[key]).__name__}"
+        for key in maps
+        if not isinstance(example[key], np.ndarray)
+    ]
+    if problems:
+        return problems
     height_and_width = example["image"].shape[:2]
-    for key in VALUE_OUTSIDE:
-        if key in example and example[key].shape != height_and_width:
+    for key in maps:
+        if example[key].shape != height_and_width:
             problems.append(
                 f"{key} has size {_size(example[key])}, the image {_size(example['image'])}"
             )
@@ -86,9 +96,10 @@ def find_problems(example: dict, *, num_classes: int) -> list[str]:
         problems += _object_problems(example, num_classes)
     shapes = [example[key].shape for key in ("instances", "labels") if key in example]
     if len(shapes) == 2 and shapes[0] == shapes[1]:
-        stray = np.count_nonzero((example["instances"] > 0) & (example["labels"] == 0))
+        of_background = example["labels"] == (-1 if background is None else background)
+        stray = np.count_nonzero((example["instances"] > 0) & of_background)
         if stray:
-            problems.append(f"{stray} pixels of instances are labelled 0, background")
+            problems.append(f"{stray} pixels of instances are labelled {background}, background")
     return problems
 
 
@@ -143,6 +154,18 @@ def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]
 def _object_problems(example: dict, num_classes: int) -> list[str]:
     problems = []
     entries = [key for key in (*OBJECTS, *OPTIONAL_OBJECTS) if key in example]
+    for key in entries:
+        if key != "masks" and not isinstance(example[key], np.ndarray):
+            problems.append(f"{key}: expected a NumPy array, found {type(example[key]).__name__}")
+    for mask in example.get("masks", ()):
+        if not isinstance(mask, CroppedMask):
+            problems.append(
+                f"masks: expected a CroppedMask for each object, found {type(mask).__name__}; "
+                "`segjax.data.instance_masks.crop_mask` makes one"
+            )
+            break
+    if problems:
+        return problems
     counts = {key: len(example[key]) for key in entries}
     if len(set(counts.values())) > 1:
         return [f"the entries of objects differ in number: {counts}"]
@@ -154,13 +177,20 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
             f"classes has {wrong}, but the classes of objects are 1 to {num_classes - 1}"
         )
     height, width = example["image"].shape[:2]
-    boxes = example["boxes"]
-    inside = (boxes >= 0).all() and (boxes[:, 2:] <= (width, height)).all()
+    if example["boxes"].ndim != 2 or example["boxes"].shape[1] != 4:
+        return [*problems, f"boxes: expected [n, 4], found {list(example['boxes'].shape)}"]
+    boxes = example["boxes"].astype(np.float32)  # as training computes
+    wrong = ~((boxes >= 0).all(axis=1) & (boxes[:, 2:] <= (width, height)).all(axis=1))
     # COCO's scores also count objects without width or height within the image.
-    for_scores = "annotated_boxes" in example
-    if not inside or not (for_scores or (boxes[:, 2:] > boxes[:, :2]).all()):
-        problems.append("a box lies outside of the image or has no extent")
-    for mask in example["masks"]:
+    if "annotated_boxes" not in example:
+        wrong |= are_flat(boxes, max(height, width))
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        problems.append(
+            "a box lies outside of the image or has no extent in float32: box "
+            f"{place} is {example['boxes'][place].tolist()} in an image of {width} × {height}"
+        )
+    for mask in example.get("masks", ()):
         if mask.box[2] > width or mask.box[3] > height:
             problems.append(f"a mask reaches to {mask.box}, outside of the image")
     return problems

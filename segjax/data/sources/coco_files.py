@@ -7,16 +7,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from segjax.coco.annotations import Annotation
 from segjax.coco.ids import Id, id_key, result_ids
 from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.images import match_channels, read_image
 from segjax.data.instance_masks import CroppedMask, crop_mask, mask_from_segmentation
+from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import Orientation, explain_size, note_turned
-from segjax.data.sources.coco_images import find_files, note_changes, note_unused, read_sizes
+from segjax.data.sources.coco_images import (
+    example_names,
+    find_files,
+    note_changes,
+    note_unused,
+    read_sizes,
+    size_in_header,
+)
 
 ORIENTATION = "orientation (files.orientation)"  # as messages name the setting
+SUSPECTS_DECODED = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +110,7 @@ class CocoInstances:
         for name, value in (
             ("annotations", path.absolute()),
             ("images", folder),
-            ("ids", _names(index, places)),
+            ("ids", example_names(index, places)),
             ("_index", index),
             ("_places", places),
         ):
@@ -166,6 +176,35 @@ class CocoInstances:
     def sizes(self) -> np.ndarray:
         """The height and width of each image, int32 [n, 2]."""
         return self._index.sizes[self._places]
+
+    def file_problems(self) -> dict[int, str]:
+        """Says of each example what is wrong with its image file, by the files' headers.
+
+        A file whose header differs from the annotations is decoded to find out why; of many such
+        files, the first `SUSPECTS_DECODED`.
+        """
+        paths = [self.images / self._index.file_names[place] for place in self._places]
+        sizes = tqdm(
+            map_in_threads(size_in_header, paths),
+            "reading sizes",
+            len(paths),
+            unit="image",
+            leave=False,
+            disable=None,
+        )
+        annotated = map(tuple, self.sizes.tolist())
+        suspects = [
+            number
+            for number, (found, size) in enumerate(zip(sizes, annotated, strict=True))
+            if found != size
+        ]
+        problems = {}
+        for number in suspects[:SUSPECTS_DECODED]:
+            try:
+                self[number]
+            except (OSError, ValueError) as error:
+                problems[number] = str(error)
+        return problems
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
@@ -308,11 +347,3 @@ def _some(names) -> str:
     names = [*names]
     more = f" and {len(names) - 5} more" if len(names) > 6 else ""
     return ", ".join(names[:5] if more else names) + more
-
-
-def _names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:
-    """The names of the files without suffix, or the ids of the images if two names are equal."""
-    names = tuple(Path(index.file_names[place]).stem for place in places)
-    if len(set(names)) < len(names):
-        return tuple(map(str, index.image_ids[places].tolist()))
-    return names

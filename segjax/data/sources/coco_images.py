@@ -4,6 +4,10 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from PIL import Image
+
+from segjax.coco.index import CocoIndex
 from segjax.data.images import SUFFIXES, note_other_files, read_image
 from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import Orientation
@@ -88,11 +92,38 @@ def read_sizes(
     """
     files = find_files(folder, names)
     paths = [folder / files.get(name, name) for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing; its size is not in the annotations either")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{missing[0]}: missing, and {len(missing) - 1} more of {len(paths)} images whose "
+            "sizes are not in the annotations"
+        )
 
     def size(path):
-        return read_image(path, orientation=orientation).shape[:2]
+        try:
+            return read_image(path, orientation=orientation).shape[:2]
+        except ValueError as error:
+            return error
 
-    return list(map_in_threads(size, paths))
+    found = list(map_in_threads(size, paths))
+    if unreadable := [each for each in found if isinstance(each, ValueError)]:
+        more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise ValueError("; ".join(map(str, unreadable[:5])) + more)
+    return [each for each in found if not isinstance(each, ValueError)]
+
+
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """The height and width of an image as its header says; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception:
+        return None
+
+
+def example_names(index: CocoIndex, places: np.ndarray) -> tuple[str, ...]:
+    """The names of the files without suffix, or the ids of the images if two names are equal."""
+    names = tuple(Path(index.file_names[place]).stem for place in places)
+    if len(set(names)) < len(names):
+        return tuple(map(str, index.image_ids[places].tolist()))
+    return names

@@ -83,6 +83,9 @@ class Source(Protocol):
     [len], the objects of each example without crowds, and `sizes`, int [len, 2], the height and
     width of each image.
 
+    Training asks a source that has the method `file_problems() -> dict[int, str]` what is wrong
+    with the files of its examples, before the first step; it reads headers only.
+
     Optional in any example are "id", a string unique in its split (by default the index), and
     "image_id", an integer or a text for results in COCO's format.
 

@@ -13,6 +13,7 @@ from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.instance import ObjectSource
 from segjax.data.sources.protocol import Source
 from segjax.data.sources.semantic import open_dataset
+from segjax.labels import BACKGROUND
 
 Open = Callable[[], Source]
 
@@ -33,6 +34,8 @@ class Splits:
       category_ids: COCO's ids of the classes 1, 2, ...; None numbers them from 1.
       orientation: how the image files are read; prediction then reads them alike. See
         `segjax.data.orientation`.
+      background: the name of the class that is the background. Without a class "background", such
+        as in street scenes, there is none, and no score leaves one out.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +44,7 @@ class Splits:
     evaluation: Mapping[str, Open]
     category_ids: tuple[int | str, ...] | None = None
     orientation: Orientation = "upright"
+    background: str = BACKGROUND
 
 
 def prepared_splits(
@@ -80,6 +84,7 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
         train=partial(open_split, train),
         evaluation={name: partial(open_split, split) for name, split in evaluation.items()},
         category_ids=getattr(builder, "category_ids", None),
+        background=builder.background,
     )
 
 

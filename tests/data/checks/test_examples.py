@@ -12,6 +12,7 @@ from segjax.data.checks.examples import (
     BadData,
     ExampleCheck,
     check_before_training,
+    open_sources,
 )
 from segjax.data.instance_masks import EMPTY
 from segjax.data.loading.loader import evaluation_examples, training_batches
@@ -55,6 +56,7 @@ def test_a_right_example_passes_as_it_is():
         ({"labels": np.array([[0, 1], [-1, 0]])}, "labels has value -1, but classes are 0 to 1"),
         ({"labels": np.zeros((2, 2), np.float32)}, "labels: expected integers, found float32"),
         ({"labels": np.zeros((3, 2), np.uint8)}, "labels has size 3×2, the image 2×2"),
+        ({"labels": None}, "labels: expected a NumPy array, found NoneType"),
     ],
 )
 def test_a_wrong_entry_is_refused_with_what_was_expected(changes, message):
@@ -91,6 +93,41 @@ def test_a_box_without_extent_is_only_scored():
         OBJECTS(flat, None)
     as_annotated = {"annotated_boxes": np.array([[-3.0, 0, 3, 1]]), "annotated_areas": np.ones(1)}
     OBJECTS(flat | as_annotated, None)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [1, 0, 1 + 2.0**-30, 1],  # float32 has no such number
+        [0, 0, 1e-7, 1],  # it would not survive scaling and mirroring
+        [0, 0, np.nan, 1],
+        [0, 0, 1, 3],
+    ],
+)
+def test_a_box_is_checked_in_float32_as_it_is_used(box):
+    given = objects([[0, 0, 1, 1]]) | {"boxes": np.array([box])}
+    with pytest.raises(BadData, match=r"no extent in float32: box 0 is .* in an image of 2 × 2"):
+        OBJECTS(given, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masks": (None,)}, "masks: expected a CroppedMask for each object, found NoneType"),
+        ({"crowd": [False]}, "crowd: expected a NumPy array, found list"),
+        ({"boxes": np.zeros((1, 5))}, r"boxes: expected \[n, 4\], found \[1, 5\]"),
+    ],
+)
+def test_a_wrong_entry_of_objects_is_named(changes, message):
+    with pytest.raises(BadData, match=message):
+        OBJECTS(objects([[0, 0, 1, 1]]) | changes, None)
+
+
+def test_instances_lie_on_any_class_but_the_background():
+    given = example([[0, 1], [1, 0]], instances=np.array([[1, 0], [0, 1]]))
+    for background, refused in ((0, True), (1, False), (None, False)):
+        check = dataclasses.replace(SEMANTIC, background=background)
+        assert bool(check.problems(given)) == refused
 
 
 def test_a_missing_entry_is_named_with_those_there_are():
@@ -188,6 +225,50 @@ def test_many_problems_become_five_and_a_count():
     assert len(lines) == PROBLEMS_NAMED + 1
     assert lines[0] == "  example 0 of 606, id '0': labels has value 7, but classes are 0 to 1"
     assert lines[-1] == "  and 495 more"
+
+
+def test_the_problems_of_all_splits_are_named_at_once():
+    wrong = [example([[0, 7]])]
+    with pytest.raises(BadData) as error:
+        before_training(wrong, val=[example()], test=wrong * 2)
+    first, second, *lines = str(error.value).splitlines()
+    assert first.startswith("train, example 0 of 1, id 'cat': labels has value 7")
+    assert second == "2 problems in test:"
+    assert len(lines) == 2
+
+
+def test_a_split_without_objects_is_refused():
+    class Counted(list):
+        object_counts = np.zeros(1, int)
+
+    empty, full = objects(np.zeros((0, 4))), objects([[0, 0, 1, 1]])
+    check_before_training({"train": [full], "val": [empty]}, OBJECTS, progress=False)
+    with pytest.raises(BadData, match=r"^no example of val has an object that is not a crowd$"):
+        check_before_training({"train": [full], "val": Counted([empty])}, OBJECTS, progress=False)
+
+
+def test_what_a_source_finds_in_all_its_files_is_named_and_not_read_again():
+    class Files(list):
+        def file_problems(self):
+            return {number: f"{number}.png: cut short" for number in range(0, 1000, 2)}
+
+        def __getitem__(self, index):
+            assert index % 2
+            return super().__getitem__(index)
+
+    with pytest.raises(BadData, match=r"^500 problems in train:\n  0\.png: cut short\n"):
+        before_training(Files([example()] * 1000))
+
+
+def test_all_splits_that_cannot_be_opened_are_named():
+    def fails(message):
+        raise FileNotFoundError(message)
+
+    assert open_sources([lambda: "a", lambda: "b"]) == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match=r"^not prepared$"):
+        open_sources([lambda: fails("not prepared")] * 2)
+    with pytest.raises(BadData, match=r"2 problems in the data:\n  train\.json.*\n  val\.json"):
+        open_sources([lambda: fails("train.json"), lambda: "b", lambda: fails("val.json")])
 
 
 def test_what_a_source_raises_becomes_a_line_with_the_example():

@@ -105,7 +105,10 @@ def test_every_form_of_a_mask_is_read(tmp_path):
 def test_boxes_are_clipped_and_what_has_no_extent_is_left_out_and_counted(tmp_path):
     boxes = [[-5, -5, 10, 10], [25, 10, 10, 20], [3, 3, 0, 5], [3, 3, 5, -1], [30, 3, 5, 5]]
     boxes.append([20, 3, 2.0**-20, 5])  # float32 has no such width at 20
-    annotations = [annotation(i, bbox=box) for i, box in enumerate(boxes)]
+    annotations = [
+        annotation(i, bbox=[x, y, w, h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+        for i, (x, y, w, h) in enumerate(boxes)
+    ]
     path, images = write(tmp_path, *annotations)
     source = CocoInstances(path, images)
     np.testing.assert_array_equal(source[0]["boxes"], [[0, 0, 5, 5], [25, 10, 30, 20]])
@@ -126,6 +129,8 @@ def test_an_object_with_a_box_alone_has_no_mask_and_one_with_neither_is_left_out
         "3 of 5 annotations have a box and no segmentation: they count in box scores and train "
         "class and box, but not the mask",
         "1 of 5 annotations have no bbox: taken from the segmentation",
+        "1 of 5 annotations have polygons of fewer than three corners, which enclose nothing: "
+        "left out",
         "2 of 3 images left out: no objects (input.keep_empty keeps them)",
     )
     example = source[0]
@@ -216,6 +221,10 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
             "annotation 1: segmentation has a polygon of 7 numbers",
         ),
         (
+            {"annotations": [annotation(1, segmentation=[[1, 2, 3, 4, 1e9, 6]])]},
+            r"annotation 1: segmentation reaches over \[1, 2, 1e\+09, 6\]; expected .* pixels",
+        ),
+        (
             {"annotations": [annotation(1, segmentation={"size": SIZE, "counts": [5, 5]})]},
             "annotation 1: expected runs that fill 20 × 30 pixels",
         ),
@@ -296,6 +305,40 @@ def test_an_image_of_another_size_is_named(tmp_path):
     source = CocoInstances(path, images)
     with pytest.raises(ValueError, match=r"ü é\.png: size \(3, 3\), but .*objects\.json says"):
         source[0]
+
+
+def test_every_wrong_image_is_found_by_its_header(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    source = CocoInstances(path, images)
+    assert source.file_problems() == {}
+    (images / "ü é.png").write_bytes(b"not an image")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "c.png")
+    problems = source.file_problems()
+    assert set(problems) == {0, 2}  # in the order of ids
+    assert "ü é.png: damaged, cut short" in problems[0]
+    assert "c.png: size (3, 3), but" in problems[2]
+
+
+def test_every_unreadable_image_without_a_size_is_named(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    without_sizes(content)
+    path.write_text(json.dumps(content))
+    for name in ("b.png", "c.png"):
+        (images / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"b\.png: damaged.*; .*c\.png: damaged"):
+        CocoInstances(path, images)
+
+
+def test_polygons_of_two_corners_are_left_out_and_noted(tmp_path):
+    line = annotation(2, segmentation=[[1, 2, 3, 4], POLYGON[0]])
+    source = CocoInstances(*write(tmp_path, annotation(1), line))
+    first, second = source[0]["masks"]
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    assert source.notes == (
+        "1 of 2 annotations have polygons of fewer than three corners, which enclose nothing: "
+        "left out",
+    )
 
 
 def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
@@ -494,6 +537,34 @@ def test_a_few_boxes_as_corners_are_noted(tmp_path):
     assert (
         "annotation 8 has bbox [2, 3, 12, 8], and its mask reaches from [2, 3] to [12, 8]" in note
     )
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        [7, 5.5, 10, 5],  # the centre instead of the corner
+        [0.07, 0.15, 0.33, 0.25],  # parts of the image's width and height
+    ],
+)
+def test_boxes_that_do_not_fit_their_masks_are_noted_and_refused_where_most_do_not(tmp_path, bbox):
+    path, images = write(tmp_path, *(annotation(n) for n in range(3)), annotation(8, bbox=bbox))
+    (note,) = CocoInstances(path, images).notes
+    assert note.startswith("1 of 4 annotations have a bbox that does not fit their mask")
+    assert f"annotation 8 has bbox {bbox}, and its mask reaches from [2, 3] to [12, 8]" in note
+    content = json.loads(path.read_text())
+    content["annotations"] = [*content["annotations"][2:], annotation(9, bbox=bbox)]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"objects\.json: 2 of 3 annotations have a bbox that doe"):
+        CocoInstances(path, images)
+
+
+def test_a_file_that_is_several_images_is_noted(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = content["images"][2]["file_name"]
+    path.write_text(json.dumps(content))
+    (note,) = CocoInstances(path, images).notes
+    assert note.startswith("1 files are listed as several images, such as 'b.png'")
 
 
 def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):

@@ -2,7 +2,9 @@
 
 import pytest
 
+from segjax.data.sources.catalog import dataset_names
 from segjax.data.sources.splits import as_objects, generated_splits, prepared_splits
+from segjax.labels import background_class
 
 
 def test_prepared_splits_describe_a_data_set_that_need_not_be_there(tmp_path):
@@ -32,3 +34,18 @@ def test_generated_splits_open_with_labels_or_with_objects(tmp_path):
     example = objects.evaluation["held"]()[0]
     assert len(example["boxes"]) == len(example["masks"]) > 0
     assert objects.classes == splits.classes
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_a_data_set_says_which_class_is_its_background(name, tmp_path):
+    folder = name.partition("/")[0]
+    expected = {
+        "ade20k": None,  # begins with the wall
+        "camvid": None,  # begins with the sky
+        "cityscapes": None,  # begins with the road
+        "isbi2012": "membrane",
+        "oxford_iiit_pet": "background",  # class 1
+    }.get(folder, "background")
+    splits = prepared_splits(name, data_dir=tmp_path)
+    found = background_class(splits.classes, splits.background)
+    assert (found if found is None else splits.classes[found]) == expected

@@ -33,6 +33,7 @@ class Builder(SegmentationBuilder):
         "challenge: https://imagej.net/events/isbi-2012-segmentation-challenge"
     )
     official_size = (512, 512)
+    background = "membrane"
 
     def _info(self):
         features = {

@@ -8,6 +8,7 @@ from etils import epath
 from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder
 
 from segjax.data.builder import decode_text
+from segjax.labels import BACKGROUND
 
 
 class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
@@ -22,6 +23,7 @@ class Builder(oxford_iiit_pet_dataset_builder.Builder, skip_registration=True):
     needs_tensorflow = True
     official_size = None
     class_names = ("pet", "background", "outline")
+    background = BACKGROUND
 
     def dataset_info_from_configs(self, **options) -> tfds.core.DatasetInfo:
         """Returns TFDS's description of the data set, with the trimap as the target."""
