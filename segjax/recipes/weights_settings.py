@@ -50,6 +50,9 @@ def settings_of(
     if not backbone_only and isinstance(network.model(2), type(weights.model)):
         settings |= _head_settings(weights.model)
     known = _flat(network)
+    if known.get("norm") != "frozen" and not known.get("batch_norm.frozen"):
+        # An epsilon of 0 (torchvision's) is safe with trained statistics only: a batch's may be 0.
+        settings = {k: v for k, v in settings.items() if not (k.endswith("epsilon") and v == 0)}
     return {name: value for name, value in settings.items() if name in known}
 
 

@@ -42,9 +42,9 @@ def described(value):
     """A module, a norm or a setting as values that can be compared."""
     if isinstance(value, str | tuple) or value is None or not callable(value):
         return value
-    if not dataclasses.is_dataclass(value):
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
         value = value(parent=None)
-    left_out = ("parent", "name", "dtype", "num_classes", "momentum", "frozen")
+    left_out = ("parent", "name", "dtype", "param_dtype", "num_classes", "momentum", "frozen")
     fields = [f.name for f in dataclasses.fields(value) if f.name not in left_out]
     return type(value), {name: described(getattr(value, name)) for name in fields}
 
@@ -103,9 +103,16 @@ def test_a_backbone_brings_no_settings_of_heads():
     assert network == expected
     assert contradictions(network, weights, backbone_only=True) == []
     assert contradictions(network, weights) != []
-    assert take_over(DeepLabV3Config(), weights) == DeepLabV3Config(
-        batch_norm=BatchNormConfig(epsilon=0.0)
-    )
+    assert take_over(DeepLabV3Config(), weights) == DeepLabV3Config(backbone="resnet50")
+
+
+def test_an_epsilon_of_zero_is_taken_over_for_frozen_norms_alone():
+    weights = conversion_of(TORCHVISION)
+    frozen = DeepLabV3Config(batch_norm=BatchNormConfig(frozen=True))
+    assert take_over(frozen, weights).batch_norm.epsilon == 0
+    trained = take_over(MaskRCNNConfig(norm="batch"), weights)
+    assert trained.norm_epsilon == 1e-5
+    assert contradictions(trained, weights) == []
 
 
 def test_what_fine_tuning_may_choose_is_no_contradiction():
@@ -113,7 +120,11 @@ def test_what_fine_tuning_may_choose_is_no_contradiction():
         weights = conversion_of(name)
         network = take_over(config_class(name)(), weights)
         chosen = (
-            {"norm": "batch", "detections": dataclasses.replace(network.detections, min_size=1.0)}
+            {
+                "norm": "batch",
+                "norm_epsilon": 1e-5,
+                "detections": dataclasses.replace(network.detections, min_size=1.0),
+            }
             if name == TORCHVISION
             else {"output_stride": 16, "dropout_rate": 0.0, "auxiliary_head": True}
         )
