@@ -124,7 +124,7 @@ def parse(
     description = config_class.__doc__
     if variants:
         description += f"\n\nVariants (--variant NAME): {', '.join(variants)}."
-    config = tyro.cli(
+    config: Any = tyro.cli(
         config_class,
         args=arguments,
         default=variant_config(config_class, name, variants) if name else None,

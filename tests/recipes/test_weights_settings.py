@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from segjax import pretrained
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.registry import make_backbone
 from segjax.models.regions import RegionPooling
@@ -224,3 +225,14 @@ def test_the_weights_of_the_experiments_fit_their_networks(path, variant, name):
         assert network.model(3).norm(parent=None).epsilon == 1e-5
     elif "mask_rcnn" not in name:
         assert network == without
+
+
+def test_the_real_weights_of_camvids_network_need_its_width(real_data):
+    path = real_data / "weights" / "deeplabv3_mobilenetv2_dm05_voc.npz"
+    initial = InitialConfig(name="tf/deeplabv3_mobilenetv2", weights=path)
+    camvid = load_module(EXPERIMENTS / "deeplab" / "camvid.py")
+    network = initial.network_of(camvid.Config.network)
+    initial.check(network, pretrained.load(initial.name, path))
+    wide = dataclasses.replace(network, width_multiplier=1.0)
+    with pytest.raises(ValueError, match=r"need network.width_multiplier=0.5, not 1.0; a setting"):
+        initial.initialize({}, network=wide)
