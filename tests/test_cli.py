@@ -224,14 +224,14 @@ def test_predictions_replace_nothing_unless_asked_to(run, images, tmp_path, caps
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
+def weights(tmp_path):
     """A file of the weights of an eighth of MobileNetV2, for three classes."""
     hints = {
         "MobilenetV2/expanded_conv_16/project/weights": (1, 1, 120, 40),
         "MobilenetV2/expanded_conv_1/project/weights": (1, 1, 12, 3),
         "logits/semantic/weights": (1, 1, 256, 3),
     }
-    shapes = source_shapes(monkeypatch, "tf/deeplabv3_mobilenetv2", hints)
+    shapes = source_shapes("tf/deeplabv3_mobilenetv2", hints)
     np.savez(tmp_path / "weights.npz", **reference_state(shapes))
     return tmp_path / "weights.npz"
 

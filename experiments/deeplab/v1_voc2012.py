@@ -18,7 +18,6 @@ Cost      not yet measured.
 Data      segjax data prepare voc2012 --source DIR
 Command   python experiments/deeplab/v1_voc2012.py --workdir runs/v1
           --initial.name torchvision/vgg16 --initial.weights vgg16-397923af.pth
-          --network.pixels imagenet
 """
 
 from dataclasses import dataclass, replace

@@ -127,6 +127,8 @@ VARIANTS = {
             backbone="resnet50",
             pixels="imagenet",
             pooling=RegionPooling(aligned=False, level_rule="torchvision"),
+            anchors_rounded=True,
+            anchor_stride="image",
         ),
         "proposals": ProposalConfig(pre_nms=2000, post_nms=2000, min_size=1e-3),
         "loss": DetectionLoss(rpn_beta=1 / 9, box_beta=1 / 9, rpn_normalizer="sampled"),

@@ -15,10 +15,10 @@ from segjax.pretrained import (
     torchvision,
     torchvision_detection,
 )
-from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.files import read_weights
 
-SOURCES: dict[str, Callable[..., Pretrained]] = {
+SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
     "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
     "torchvision/maskrcnn_resnet50_fpn": torchvision_detection.convert_maskrcnn,
@@ -58,7 +58,9 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
     Args:
       name: source and model, one of `SOURCES`.
       state_dict: arrays by the package's names, in its layout and of any float type. They decide
-        the number of classes and channels, and whether the model has an auxiliary head.
+        the number of classes and channels, and whether the model has an auxiliary head. A semantic
+        head with a single output, a sigmoid, becomes one of two classes with the same
+        probabilities: background and foreground, unless `classes` names them.
       options: options of the converter, such as `classes`, or `output_stride` for TensorFlow's
         models; see `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
         detectron2_detection,keras}`.
@@ -69,7 +71,17 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
       TypeError: the converter has no such option.
     """
     check_name(name)
-    return SOURCES[name](state_dict, name=name, **options)
+    return SOURCES[name](state_dict, name=name, **options).converted(name)
+
+
+def conversion_of(name: str) -> Conversion:
+    """Returns the conversion of weights by name alone, with the sizes that they usually have.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    check_name(name)
+    return SOURCES[name]({}, name=name)
 
 
 def load(name: str, path: str | Path, **options) -> Pretrained:

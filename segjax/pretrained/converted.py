@@ -1,7 +1,7 @@
 """A model with trained weights that predicts images."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from segjax.data.augmentation.photometric import to_eight_bits
 from segjax.data.images import match_channels
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.models.network import Network
+from segjax.pretrained.mapping import Table, fill
 from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
 
@@ -104,18 +105,54 @@ class Pretrained:
         return self.task
 
 
-def class_names(num_classes: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """How the arrays of a state dict become a model's variables.
+
+    Attributes:
+      model: the network or backbone. The state dict has decided its sizes.
+      table: the entry of every array of the model; see `segjax.pretrained.mapping`.
+      state_dict: the arrays by the names that the table has.
+      ignored: a regular expression for names in the state dict that the model does not need.
+      preprocess, task: as in `Pretrained`.
+      either_way: attributes of the model whose other values fit the weights as well.
+    """
+
+    model: Network
+    table: Table
+    state_dict: Mapping[str, np.ndarray]
+    ignored: str
+    preprocess: Callable[[dict, None], dict]
+    task: SemanticTask | InstanceTask | None = None
+    either_way: tuple[str, ...] = ()
+
+    def converted(self, name: str) -> Pretrained:
+        """Converts the arrays of these weights; see `segjax.pretrained.mapping.fill`."""
+        variables = fill(self.model, self.table, self.state_dict, name=name, ignored=self.ignored)
+        return Pretrained(self.model, variables, self.preprocess, self.task)
+
+
+def class_names(outputs: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """Returns the given names; without any, VOC's for 21 classes and numbered ones otherwise.
+
+    Args:
+      outputs: number of the classifier's outputs. A single one, a sigmoid's, has two classes:
+        background and foreground.
+      classes: names of the classes, or None.
 
     Raises:
       ValueError: the number of names is not the number of classes.
     """
+    num_classes = 2 if outputs == 1 else outputs
     if classes is None:
+        if outputs == 1:
+            return ("background", "foreground")
         if num_classes == len(VOC_CLASSES):
             return VOC_CLASSES
         return tuple(f"class {index}" for index in range(num_classes))
     if len(classes) != num_classes:
+        sigmoid = " (one output, a sigmoid, and the background)" if outputs == 1 else ""
         raise ValueError(
-            f"the weights have {num_classes} classes; got {len(classes)} names: {classes}"
+            f"the weights have {num_classes} classes{sigmoid}; got {len(classes)} names: {classes}"
         )
     return tuple(classes)

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from segjax.models.backbones.resnet import ResNet, resnet50, resnet101, resnext101
-from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.converted import Conversion
 from segjax.pretrained.mapping import (
     OIHW,
     Constant,
     Source,
     Table,
-    fill,
     reading_rgb,
     torch_layer,
 )
@@ -36,7 +35,7 @@ RESNETS = {
 OTHERS = r"\.num_batches_tracked$|_momentum$|^(fc1000|pred)_[wb]$|^(stem\.)?fc\.|^linear\."
 
 
-def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts an ImageNet ResNet to a backbone, without its classifier.
 
     Names may be Caffe2's ("res2_0_branch2a_w") or detectron2's ("res2.0.conv1.weight").
@@ -46,8 +45,7 @@ def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretra
     is_caffe2 = not any(key.startswith("stem.") for key in state_dict)
     table = caffe2_table(resnet, state_dict) if is_caffe2 else detectron2_table(resnet, prefix="")
     table = reading_rgb(table, "params/stem/convolution/kernel")
-    variables = fill(resnet, table, state_dict, name=name, ignored=OTHERS)
-    return Pretrained(resnet, variables, preprocess)
+    return Conversion(resnet, table, state_dict, OTHERS, preprocess)
 
 
 def detectron2_table(resnet: ResNet, *, prefix: str) -> Table:

@@ -17,7 +17,7 @@ from segjax.models.mask_rcnn import MaskRCNN, Neck
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import ProposalConfig
-from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.converted import Conversion
 from segjax.pretrained.detectron2 import detectron2_table, residual_table
 from segjax.pretrained.instance_tasks import coco_task, object_names
 from segjax.pretrained.mapping import (
@@ -25,7 +25,6 @@ from segjax.pretrained.mapping import (
     OIHW,
     Source,
     Table,
-    fill,
     length_of,
     reading_rgb,
     torch_convolution,
@@ -52,7 +51,7 @@ OTHERS = r"^pixel_(mean|std)$|anchor_generator|\.num_batches_tracked$"
 
 def convert_mask_rcnn(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
-) -> Pretrained:
+) -> Conversion:
     """Converts a Mask R-CNN of the model zoo: R50, R101 or X101, with FPN, C4 or DC5.
 
     Prediction resizes the shorter side to 800 pixels (COCO) or 1024 (Cityscapes).
@@ -77,7 +76,6 @@ def convert_mask_rcnn(
         norm=FROZEN,
     )
     table = _mask_rcnn_table(neck, backbone)
-    variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
     classes = object_names(num_classes - 1, classes, CLASSES)
     size = CITYSCAPES_SIZE if classes == CITYSCAPES else {}
     task = coco_task(
@@ -88,7 +86,7 @@ def convert_mask_rcnn(
         category_ids=tuple(COCO_CATEGORIES) if classes == COCO_CLASSES else None,
         **size,
     )
-    return Pretrained(model, variables, preprocess, task)
+    return Conversion(model, table, state_dict, OTHERS, preprocess, task)
 
 
 def _mask_rcnn_table(neck: Neck, resnet: ResNet) -> Table:

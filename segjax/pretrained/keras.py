@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from segjax.models.backbones.vgg import VGG16
-from segjax.pretrained.converted import Pretrained
-from segjax.pretrained.mapping import Source, Table, fill, reading_rgb
+from segjax.pretrained.converted import Conversion
+from segjax.pretrained.mapping import Source, Table, reading_rgb
 from segjax.pretrained.preprocess import CAFFE
 
 
-def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts the ImageNet VGG-16 to a backbone, without its fully connected layers."""
     vgg = VGG16()
     table: Table = {
@@ -23,5 +23,4 @@ def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrai
         for array in ("kernel", "bias")
     }
     table = reading_rgb(table, "params/block1_conv1/kernel")
-    variables = fill(vgg, table, state_dict, name=name, ignored=r"^(fc\d|predictions)/")
-    return Pretrained(vgg, variables, CAFFE)
+    return Conversion(vgg, table, state_dict, r"^(fc\d|predictions)/", CAFFE)

@@ -35,6 +35,7 @@ class Source:
         layer; the model's maps have the channels last.
       skipped_outputs: number of leading outputs to drop, those of the background.
       background_last: the source's last output is the model's first.
+      zero_outputs: number of outputs of zeros that the model has before the source's.
     """
 
     name: str
@@ -44,9 +45,12 @@ class Source:
     map_size: tuple[int, int] | None = None
     skipped_outputs: int = 0
     background_last: bool = False
+    zero_outputs: int = 0
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the source for a shape of the model's array."""
+        if self.zero_outputs:
+            ours = (*ours[:-1], ours[-1] - self.zero_outputs)
         if self.axes is not None:
             ours = tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
         return (ours[0] + self.skipped_outputs, *ours[1:]) if self.skipped_outputs else ours
@@ -61,6 +65,9 @@ class Source:
             array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
         if self.axes is not None:
             array = array.transpose(self.axes)
+        if self.zero_outputs:
+            zeros = np.zeros((*array.shape[:-1], self.zero_outputs), np.float32)
+            array = np.concatenate([zeros, array], axis=-1)
         if self.reverse_inputs:
             array = array[..., ::-1, :]
         return np.roll(array, -self.first_input, axis=-2) if self.first_input else array
@@ -109,6 +116,21 @@ def torch_layer(path: str, convolution: str, norm: str) -> Table:
 def reading_rgb(table: Table, path: str) -> Table:
     """Returns the table with the BGR kernel at `path` reversed to read RGB."""
     return table | {path: replace(table[path], reverse_inputs=True)}
+
+
+def classifier(table: Table, outputs: int) -> Table:
+    """Returns the entries of a classifier, with a background if it has a single output.
+
+    A single output z is a sigmoid's. It equals the softmax over [0, z]: the model has a second
+    output, of zeros, for the background.
+
+    Args:
+      table: the entries of the classifier's arrays.
+      outputs: number of the source's outputs.
+    """
+    if outputs != 1:
+        return table
+    return {path: replace(source, zero_outputs=1) for path, source in table.items()}
 
 
 def within(path: str, table: Table) -> Table:

@@ -15,10 +15,10 @@ from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.resnet_unet import ResNetUNet
-from segjax.pretrained.converted import Pretrained, class_names
+from segjax.pretrained.converted import Conversion, class_names
 from segjax.pretrained.mapping import (
     Table,
-    fill,
+    classifier,
     length_of,
     torch_convolution,
     torch_layer,
@@ -34,28 +34,30 @@ HEAD = "segmentation_head.0"
 
 def convert_unet(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
-) -> Pretrained:
+) -> Conversion:
     """Converts a `Unet` with a ResNet encoder and five decoder blocks of any widths.
 
     Args:
-      classes: names of the classes; VOC's by default if there are 21.
+      classes: names of the classes; VOC's by default if there are 21. A head with one output has
+        two classes, of which the first is the background.
     """
     backbone = cast(BackboneName, name.removeprefix("smp/unet_"))
-    num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    outputs = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    classes = class_names(outputs, classes)
     blocks = [f"decoder.blocks.{i}" for i in range(5)]
     a, b, c, d, e = (
         length_of(state_dict, f"{block}.conv1.0.weight", 0, otherwise=256 >> i)
         for i, block in enumerate(blocks)
     )
-    model = ResNetUNet(num_classes, backbone=backbone, decoder_features=(a, b, c, d, e))
+    model = ResNetUNet(len(classes), backbone=backbone, decoder_features=(a, b, c, d, e))
     table = _encoder(RESNETS[backbone]())
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
             table |= torch_layer(
                 f"decoder_block{i}/{conv}", f"{block}.{conv}.0", f"{block}.{conv}.1"
             )
-    table |= torch_convolution("logits", HEAD, bias=True)
-    return _segmenter(model, table, state_dict, name=name, classes=classes, multiple=32)
+    table |= classifier(torch_convolution("logits", HEAD, bias=True), outputs)
+    return _segmenter(model, table, state_dict, classes=classes, multiple=32)
 
 
 def convert_deeplabv3plus(
@@ -65,21 +67,23 @@ def convert_deeplabv3plus(
     output_stride: int = 16,
     atrous_rates: tuple[int, int, int] = (12, 24, 36),
     classes: tuple[str, ...] | None = None,
-) -> Pretrained:
+) -> Conversion:
     """Converts a `DeepLabV3Plus` with a ResNet encoder.
 
     Args:
       output_stride, atrous_rates: `encoder_output_stride` and `decoder_atrous_rates` of the
         trained model, which its state dict does not hold. Unlike the paper, the package does not
         halve the rates at output stride 16.
-      classes: names of the classes; VOC's by default if there are 21.
+      classes: names of the classes; VOC's by default if there are 21. A head with one output has
+        two classes, of which the first is the background.
     """
     backbone = cast(BackboneName, name.removeprefix("smp/deeplabv3plus_"))
     resnet = RESNETS[backbone]()
-    num_classes = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    outputs = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
+    classes = class_names(outputs, classes)
     features = length_of(state_dict, f"{HEAD}.weight", 1, otherwise=256)
     model = DeepLabV3Plus(
-        num_classes,
+        len(classes),
         backbone=backbone,
         output_stride=output_stride,
         # A stage without its stride has the larger rate in all blocks, the first included.
@@ -102,8 +106,8 @@ def convert_deeplabv3plus(
     table |= _separable("head", "decoder.aspp.1", "decoder.aspp.2")
     table |= torch_layer("decoder/low_level", "decoder.block1.0", "decoder.block1.1")
     table |= _separable("decoder/conv1", "decoder.block2.0", "decoder.block2.1")
-    table |= torch_convolution("logits", HEAD, bias=True)
-    return _segmenter(model, table, state_dict, name=name, classes=classes, multiple=output_stride)
+    table |= classifier(torch_convolution("logits", HEAD, bias=True), outputs)
+    return _segmenter(model, table, state_dict, classes=classes, multiple=output_stride)
 
 
 def _encoder(resnet: ResNet) -> Table:
@@ -119,13 +123,12 @@ def _separable(path: str, convolutions: str, norm: str) -> Table:
     )
 
 
-def _segmenter(model, table, state_dict, *, name, classes, multiple) -> Pretrained:
-    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
+def _segmenter(model, table, state_dict, *, classes, multiple) -> Conversion:
     task = SemanticTask(
         model=model,
-        classes=class_names(model.num_classes, classes),
+        classes=classes,
         channels=3,
         covering=WholeImage(size=(multiple, multiple), multiple=multiple),
         preprocess=IMAGENET,
     )
-    return Pretrained(model, variables, IMAGENET, task)
+    return Conversion(model, table, state_dict, COUNTERS, IMAGENET, task)

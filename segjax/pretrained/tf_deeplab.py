@@ -19,8 +19,8 @@ from segjax.models.backbones.xception import Xception, xception65
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.normalization import BatchNorm
-from segjax.pretrained.converted import Pretrained, class_names
-from segjax.pretrained.mapping import Constant, Source, Table, fill, length_of, within
+from segjax.pretrained.converted import Conversion, class_names
+from segjax.pretrained.mapping import Constant, Source, Table, classifier, length_of, within
 from segjax.pretrained.preprocess import MINUS_ONE_TO_ONE
 from segjax.tasks.semantic import SemanticTask
 
@@ -45,7 +45,7 @@ def convert_deeplabv3_mobilenetv2(
     output_stride: int = 8,
     input_side: int = 513,
     classes: tuple[str, ...] | None = None,
-) -> Pretrained:
+) -> Conversion:
     """Converts DeepLab v3 on MobileNetV2 of any width, with image pooling, without atrous branches.
 
     Prediction resizes the longer side to `input_side` pixels and pads to a square with the mean.
@@ -53,11 +53,14 @@ def convert_deeplabv3_mobilenetv2(
     Args:
       output_stride: 8 or 16; the weights fit both.
       input_side: a side of the form 16k + 1; the side of the training crops is best.
-      classes: names of the classes; VOC's by default if there are 21.
+      classes: names of the classes; VOC's by default if there are 21. A head with one output has
+        two classes, of which the first is the background.
     """
+    outputs = length_of(state_dict, "logits/semantic/weights", 3, otherwise=21)
+    classes = class_names(outputs, classes)
     backbone = _mobilenet_v2(state_dict)
     model = DeepLabV3(
-        length_of(state_dict, "logits/semantic/weights", 3, otherwise=21),
+        len(classes),
         backbone=backbone,
         output_stride=output_stride,
         multi_grid=None,
@@ -66,8 +69,8 @@ def convert_deeplabv3_mobilenetv2(
         norm=head_norm,
     )
     table = within("backbone", mobilenet_v2_table(state_dict, backbone))
-    table |= _aspp_table(state_dict, rates=0, features=model.aspp_features)
-    return _segmenter(model, table, state_dict, name=name, input_side=input_side, classes=classes)
+    table |= _aspp_table(state_dict, rates=0, features=model.aspp_features, outputs=outputs)
+    return _segmenter(model, table, state_dict, input_side=input_side, classes=classes)
 
 
 def convert_deeplabv3plus_xception65(
@@ -77,7 +80,7 @@ def convert_deeplabv3plus_xception65(
     output_stride: int = 16,
     input_side: int = 513,
     classes: tuple[str, ...] | None = None,
-) -> Pretrained:
+) -> Conversion:
     """Converts DeepLab v3+ on Xception-65, with ASPP and decoder.
 
     Prediction resizes and pads as in `convert_deeplabv3_mobilenetv2`.
@@ -85,39 +88,40 @@ def convert_deeplabv3plus_xception65(
     Args:
       output_stride: 8 or 16; the atrous rates follow it.
       input_side: a side of the form 16k + 1; the side of the training crops is best.
-      classes: names of the classes; VOC's by default if there are 21.
+      classes: names of the classes; VOC's by default if there are 21. A head with one output has
+        two classes, of which the first is the background.
     """
+    outputs = length_of(state_dict, "logits/semantic/weights", 3, otherwise=21)
+    classes = class_names(outputs, classes)
     backbone = xception65(norm=backbone_norm)
     model = DeepLabV3Plus(
-        length_of(state_dict, "logits/semantic/weights", 3, otherwise=21),
+        len(classes),
         backbone=backbone,
         output_stride=output_stride,
         norm=head_norm,
     )
     table = within("backbone", xception_table(state_dict, backbone))
-    table |= _aspp_table(state_dict, rates=3, features=model.aspp_features)
+    table |= _aspp_table(state_dict, rates=3, features=model.aspp_features, outputs=outputs)
     layer = functools.partial(_layer, state_dict, epsilon=HEAD_EPSILON)
     separable = functools.partial(_separable, state_dict, epsilon=HEAD_EPSILON)
     table |= layer("decoder/low_level", "decoder/feature_projection0")
     for i in range(model.decoder_convolutions):
         table |= separable(f"decoder/conv{i + 1}", f"decoder/decoder_conv{i}")
-    return _segmenter(model, table, state_dict, name=name, input_side=input_side, classes=classes)
+    return _segmenter(model, table, state_dict, input_side=input_side, classes=classes)
 
 
-def convert_mobilenet_v2(state_dict: Arrays, *, name: str) -> Pretrained:
+def convert_mobilenet_v2(state_dict: Arrays, *, name: str) -> Conversion:
     """Converts MobileNetV2 of any width to a backbone (epsilon 1e-3), without its classifier."""
     backbone = _mobilenet_v2(state_dict)
     table = mobilenet_v2_table(state_dict, backbone)
-    variables = fill(backbone, table, state_dict, name=name, ignored=OTHERS)
-    return Pretrained(backbone, variables, MINUS_ONE_TO_ONE)
+    return Conversion(backbone, table, state_dict, OTHERS, MINUS_ONE_TO_ONE)
 
 
-def convert_xception65(state_dict: Arrays, *, name: str) -> Pretrained:
+def convert_xception65(state_dict: Arrays, *, name: str) -> Conversion:
     """Converts Xception-65 to a backbone (epsilon 1e-3), without its classifier."""
     backbone = xception65(norm=backbone_norm)
     table = xception_table(state_dict, backbone)
-    variables = fill(backbone, table, state_dict, name=name, ignored=OTHERS)
-    return Pretrained(backbone, variables, MINUS_ONE_TO_ONE)
+    return Conversion(backbone, table, state_dict, OTHERS, MINUS_ONE_TO_ONE)
 
 
 def mobilenet_v2_table(state_dict: Arrays, backbone: MobileNetV2) -> Table:
@@ -169,7 +173,7 @@ def _mobilenet_v2(state_dict: Arrays) -> MobileNetV2:
     return MobileNetV2(width_multiplier=width, divisor=divisor, norm=backbone_norm)
 
 
-def _aspp_table(state_dict: Arrays, *, rates: int, features: int) -> Table:
+def _aspp_table(state_dict: Arrays, *, rates: int, features: int, outputs: int) -> Table:
     """Returns the entries of ASPP and the classifier, the same for all models."""
     layer = functools.partial(_layer, state_dict, epsilon=HEAD_EPSILON)
     table = layer("aspp/image_pooling", "image_pooling") | layer("aspp/pointwise", "aspp0")
@@ -177,10 +181,11 @@ def _aspp_table(state_dict: Arrays, *, rates: int, features: int) -> Table:
         table |= _separable(state_dict, f"aspp/atrous{i}", f"aspp{i}", epsilon=HEAD_EPSILON)
     # Image pooling comes first in TensorFlow's concatenation, and last in ours.
     table |= layer("aspp/projection", "concat_projection", first_input=features)
-    return table | {
+    logits: Table = {
         "params/logits/kernel": Source("logits/semantic/weights"),
         "params/logits/bias": Source("logits/semantic/biases"),
     }
+    return table | classifier(logits, outputs)
 
 
 def _layer(
@@ -230,14 +235,15 @@ def _norm(state_dict: Arrays, path: str, name: str, epsilon: float) -> Table:
     }
 
 
-def _segmenter(model, table, state_dict, *, name, input_side, classes) -> Pretrained:
+def _segmenter(model, table, state_dict, *, input_side, classes) -> Conversion:
     task = SemanticTask(
         model=model,
-        classes=class_names(model.num_classes, classes),
+        classes=classes,
         channels=3,
         covering=WholeImage(size=(input_side, input_side), multiple=16),
         preprocess=MINUS_ONE_TO_ONE,
         input_size=LongSide(input_side),
     )
-    variables = fill(model, table, state_dict, name=name, ignored=OTHERS)
-    return Pretrained(model, variables, MINUS_ONE_TO_ONE, task)
+    return Conversion(
+        model, table, state_dict, OTHERS, MINUS_ONE_TO_ONE, task, either_way=("output_stride",)
+    )

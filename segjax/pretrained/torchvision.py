@@ -14,10 +14,10 @@ from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v3 import DeepLabV3
-from segjax.pretrained.converted import Pretrained, class_names
+from segjax.pretrained.converted import Conversion, class_names
 from segjax.pretrained.mapping import (
     Table,
-    fill,
+    classifier,
     length_of,
     torch_convolution,
     torch_layer,
@@ -51,15 +51,14 @@ def resnet_table(resnet: ResNet, *, prefix: str) -> Table:
     return table
 
 
-def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts an ImageNet ResNet to a backbone, without its classifier "fc"."""
     resnet = RESNETS[name.removeprefix("torchvision/")]()
     table = resnet_table(resnet, prefix="")
-    variables = fill(resnet, table, state_dict, name=name, ignored=rf"{COUNTERS}|^fc\.")
-    return Pretrained(resnet, variables, IMAGENET)
+    return Conversion(resnet, table, state_dict, rf"{COUNTERS}|^fc\.", IMAGENET)
 
 
-def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrained:
+def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts the ImageNet VGG-16 without batch norm to a backbone, without its "classifier"."""
     vgg = VGG16()
     table, index = {}, 0
@@ -69,25 +68,26 @@ def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Pretrai
             table |= torch_convolution(ours, f"features.{index}", bias=True)
             index += 2  # the convolution and its ReLU
         index += 1  # the pooling
-    variables = fill(vgg, table, state_dict, name=name, ignored=r"^classifier\.")
-    return Pretrained(vgg, variables, IMAGENET)
+    return Conversion(vgg, table, state_dict, r"^classifier\.", IMAGENET)
 
 
 def convert_deeplabv3(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
-) -> Pretrained:
+) -> Conversion:
     """Converts DeepLab v3 at output stride 8, with the auxiliary head if the state dict has one.
 
     Prediction resizes the shorter side to 520 pixels, as torchvision's reference evaluation does.
 
     Args:
-      classes: names of the classes; VOC's by default if there are 21.
+      classes: names of the classes; VOC's by default if there are 21. A head with one output has
+        two classes, of which the first is the background.
     """
     backbone = cast(BackboneName, name.removeprefix("torchvision/deeplabv3_"))
-    num_classes = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
+    outputs = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
+    classes = class_names(outputs, classes)
     has_auxiliary_head = any(key.startswith("aux_classifier.") for key in state_dict)
     model = DeepLabV3(
-        num_classes,
+        len(classes),
         backbone=backbone,
         output_stride=8,
         multi_grid=None,
@@ -104,17 +104,17 @@ def convert_deeplabv3(
     table |= torch_layer("aspp/image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2")
     table |= torch_layer("aspp/projection", f"{aspp}.project.0", f"{aspp}.project.1")
     table |= torch_layer("head", "classifier.1", "classifier.2")
-    table |= torch_convolution("logits", "classifier.4", bias=True)
+    table |= classifier(torch_convolution("logits", "classifier.4", bias=True), outputs)
     if has_auxiliary_head:
         table |= torch_layer("auxiliary_head/head", "aux_classifier.0", "aux_classifier.1")
-        table |= torch_convolution("auxiliary_head/logits", "aux_classifier.4", bias=True)
+        logits = torch_convolution("auxiliary_head/logits", "aux_classifier.4", bias=True)
+        table |= classifier(logits, outputs)
     task = SemanticTask(
         model=model,
-        classes=class_names(num_classes, classes),
+        classes=classes,
         channels=3,
         covering=WholeImage(size=(1, 1), multiple=1),  # no padding: image pooling would see it
         preprocess=IMAGENET,
         input_size=ShortSide(520),
     )
-    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
-    return Pretrained(model, variables, IMAGENET, task)
+    return Conversion(model, table, state_dict, COUNTERS, IMAGENET, task)

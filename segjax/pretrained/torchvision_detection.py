@@ -18,14 +18,13 @@ from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
-from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.converted import Conversion
 from segjax.pretrained.instance_tasks import coco_task, object_names
 from segjax.pretrained.mapping import (
     IOHW,
     OIHW,
     Source,
     Table,
-    fill,
     length_of,
     torch_convolution,
     torch_layer,
@@ -66,7 +65,7 @@ def convert_maskrcnn(
     name: str,
     classes: tuple[str, ...] | None = None,
     epsilon: float | None = None,
-) -> Pretrained:
+) -> Conversion:
     """Converts Mask R-CNN on ResNet-50 with FPN: v1 (the recipe of 2017) or "_v2" (of 2022).
 
     The classes of COCO weights are numbered by COCO's category ids, 1 … 90.
@@ -96,7 +95,6 @@ def convert_maskrcnn(
         detections=DetectionConfig(min_size=1e-2),
     )
     table = maskrcnn_table(v2=v2)
-    variables = fill(model, table, state_dict, name=name, ignored=COUNTERS)
     names = object_names(num_classes - 1, classes, {90: CLASSES})
     task = coco_task(
         model,
@@ -106,7 +104,7 @@ def convert_maskrcnn(
         paste_rule="torchvision",
         resize=Resize(),
     )
-    return Pretrained(model, variables, IMAGENET, task)
+    return Conversion(model, table, state_dict, COUNTERS, IMAGENET, task)
 
 
 def maskrcnn_table(*, v2: bool) -> Table:

@@ -17,10 +17,9 @@ from segjax.inference.views import View, scales_and_flips
 from segjax.labels import BACKGROUND
 from segjax.losses.semantic import SemanticLoss
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
-from segjax.recipes.initial import InitialConfig
-from segjax.recipes.network_config import BackboneNetworkConfig
+from segjax.recipes.initial import BackboneExperimentConfig
 from segjax.tasks.semantic import SemanticTask
-from segjax.training.configuration import ExperimentConfig, TrainConfig
+from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
 
@@ -83,11 +82,9 @@ class DeepLabPredictionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLabExperimentConfig(ExperimentConfig):
+class DeepLabExperimentConfig(BackboneExperimentConfig):
     """Settings common to the DeepLab experiments."""
 
-    network: BackboneNetworkConfig
-    initial: InitialConfig = InitialConfig()
     augment: DeepLabAugmentConfig = DeepLabAugmentConfig()
     loss: SemanticLoss = SemanticLoss()
     prediction: DeepLabPredictionConfig = DeepLabPredictionConfig()
@@ -154,11 +151,7 @@ def deeplab_experiment(config: DeepLabExperimentConfig, splits: Splits) -> Exper
         evaluation=splits.evaluation,
         best_metric="mean_iou",
         orientation=splits.orientation,
-        initialize=partial(
-            config.initial.initialize,
-            normalize=config.network.normalize,
-            backbone=task.model.backbone,
-        ),
+        initialize=partial(config.initial.initialize, network=config.network),
     )
 
 

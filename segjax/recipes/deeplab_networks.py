@@ -1,6 +1,6 @@
 """Configurations of the DeepLab networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -22,13 +22,22 @@ class BatchNormConfig:
     """Share of the running statistics that each step keeps (v3, section 4.1); torchvision: 0.9."""
     epsilon: float = 1e-5
     """Number added to the variance; 1e-3 for the weights of Xception and MobileNetV2."""
+    head_epsilon: float | None = None
+    """The same outside of the backbone; None takes `epsilon`. TensorFlow DeepLab's is 1e-5."""
     frozen: bool = False
     """Use the running statistics in training too, as in the papers' second phase."""
 
     @property
     def layer(self):
-        """The layer's constructor."""
+        """The constructor of the backbone's layers."""
         return partial(BatchNorm, momentum=self.momentum, epsilon=self.epsilon, frozen=self.frozen)
+
+    @property
+    def head_layer(self):
+        """The constructor of all other layers."""
+        if self.head_epsilon is None:
+            return self.layer
+        return replace(self, epsilon=self.head_epsilon).layer
 
 
 @configures(DeepLabV1, without=("output_stride",))
@@ -76,8 +85,8 @@ class DeepLabV3Config(BackboneNetworkConfig):
     batch_norm: BatchNormConfig = BatchNormConfig()
 
     def model(self, num_classes: int) -> DeepLabV3:
-        norm = self.batch_norm.layer
-        backbone = self.backbone_module(self.backbone, norm)
+        norm = self.batch_norm.head_layer
+        backbone = self.backbone_module(self.backbone, self.batch_norm.layer)
         if self.cascaded_stages:
             backbone = backbone.clone(cascaded_stages=self.cascaded_stages)
         aspp = not self.cascaded_stages
@@ -97,8 +106,8 @@ class DeepLabV3PlusConfig(BackboneNetworkConfig):
     batch_norm: BatchNormConfig = BatchNormConfig(epsilon=1e-3)
 
     def model(self, num_classes: int) -> DeepLabV3Plus:
-        norm = self.batch_norm.layer
-        backbone = self.backbone_module(self.backbone, norm)
+        norm = self.batch_norm.head_layer
+        backbone = self.backbone_module(self.backbone, self.batch_norm.layer)
         return module_of(
             self, DeepLabV3Plus, num_classes, backbone=backbone, norm=norm, dtype=self.dtype
         )

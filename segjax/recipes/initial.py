@@ -1,15 +1,18 @@
 """Initial weights of a run: random, trained elsewhere, or those of another run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-
-import flax.linen as nn
+from typing import Self
 
 from segjax import pretrained
-from segjax.models.backbones.registry import BackboneName, make_backbone
+from segjax.pretrained.catalog import conversion_of
+from segjax.pretrained.converted import Conversion, Pretrained
+from segjax.recipes.network_config import BackboneNetworkConfig
+from segjax.recipes.weights_settings import Network, contradictions, take_over
 from segjax.training.checkpoint import Checkpoints
+from segjax.training.configuration import ExperimentConfig
 from segjax.training.state import TrainState
 
 
@@ -19,7 +22,8 @@ class InitialConfig:
 
     name: str | None = None
     """Name of the model in the weights file, such as torchvision/resnet101; see
-    `segjax.pretrained.SOURCES`."""
+    `segjax.pretrained.SOURCES`. The network takes over the settings that belong to these weights
+    (backbone, pixels, anchors, ...) in place of its defaults."""
     weights: Path | None = None
     """File of trained weights: .pth, .safetensors, .npz or .pkl."""
     run: Path | None = None
@@ -34,12 +38,35 @@ class InitialConfig:
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
 
+    def network_of(self, network: Network, *, given: Collection[str] = ()) -> Network:
+        """Returns the network with the settings that belong to the named weights.
+
+        Args:
+          network: a setting that differs from its class's default stays.
+          given: dotted names of other settings that stay.
+
+        Raises:
+          ValueError: there are no weights of this name.
+        """
+        if self.name is None:
+            return network
+        weights = conversion_of(self.name)
+        return take_over(network, weights, given=given, backbone_only=self.backbone_only)
+
+    def check(self, network: BackboneNetworkConfig, weights: Conversion | Pretrained) -> None:
+        """Raises ValueError for settings of a network that contradict the weights."""
+        problems = contradictions(network, weights, backbone_only=self.backbone_only)
+        if problems:
+            raise ValueError(
+                f"the weights {self.name} need {', '.join(problems)}; a setting that is left out "
+                "follows the weights"
+            )
+
     def initialize(
         self,
         variables: dict,
         *,
-        normalize,
-        backbone: BackboneName | nn.Module,
+        network: BackboneNetworkConfig,
         moved: Mapping[str, str] = MappingProxyType({}),
     ) -> dict:
         """Replaces random variables by trained ones, and prints which.
@@ -49,18 +76,17 @@ class InitialConfig:
 
         Args:
           variables: the random variables of the model.
-          normalize: the transform that normalises the images of this run.
-          backbone: the model's backbone.
+          network: the configuration of the model.
           moved: see `pretrained.initialize`.
 
         Raises:
           FileNotFoundError: there is no such file or run, or the run has no checkpoint.
-          ValueError: the weights do not fit, or were trained with another normalisation of pixels
-            or with strides in other layers; the message lists every misfit.
+          ValueError: the weights do not fit, or need other settings of the network; the message
+            lists every misfit.
         """
         if self.name is not None and self.weights is not None:
             found = pretrained.load(self.name, self.weights)
-            _check_fit(found, self.name, normalize=normalize, backbone=backbone)
+            self.check(network, found)
             source, trained = self.weights, found.variables
         elif self.run is not None:
             source, trained = self.run, _variables_of_run(self.run)
@@ -76,24 +102,26 @@ class InitialConfig:
         return merged
 
 
-def _check_fit(
-    found: pretrained.Pretrained, name: str, *, normalize, backbone: BackboneName | nn.Module
-):
-    """Rejects mismatches that shapes cannot reveal."""
-    if found.preprocess != normalize:
-        raise ValueError(
-            f"{name} was trained with pixels normalised by {found.preprocess}, but network.pixels "
-            f"gives {normalize}; choose another network.pixels"
-        )
-    theirs: BackboneName | nn.Module = getattr(found.model, "backbone", found.model)
-    modules = [make_backbone(x) if isinstance(x, str) else x for x in (backbone, theirs)]
-    for attribute in ("stride_in", "stem"):
-        ours, its = (getattr(module, attribute, None) for module in modules)
-        if ours != its:
-            raise ValueError(
-                f"{name} was trained with {attribute}={its!r}, but the network has {ours!r}; "
-                "choose another network.backbone"
-            )
+@dataclass(frozen=True, kw_only=True)
+class BackboneExperimentConfig(ExperimentConfig):
+    """Settings common to the experiments whose network has a backbone."""
+
+    network: BackboneNetworkConfig
+    initial: InitialConfig = InitialConfig()
+
+    def __post_init__(self):
+        # A network that was passed may come from a stored configuration, which stays as it is.
+        if self.network is getattr(type(self), "network", None):
+            object.__setattr__(self, "network", self.initial.network_of(self.network))
+
+    def resolved(self, given: Collection[str] = ()) -> Self:
+        """Takes over the settings of the initial weights, and refuses those that contradict."""
+        if self.initial.name is None:
+            return self
+        given = [name.removeprefix("network.") for name in given if name.startswith("network.")]
+        network = self.initial.network_of(self.network, given=given)
+        self.initial.check(network, conversion_of(self.initial.name))
+        return replace(self, network=network)
 
 
 def _variables_of_run(run: Path) -> dict:

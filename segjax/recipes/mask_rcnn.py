@@ -29,11 +29,10 @@ from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS
-from segjax.recipes.initial import InitialConfig
+from segjax.recipes.initial import BackboneExperimentConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.recipes.notes import open_with_notes
 from segjax.tasks.instance import InstanceTask, InstanceView
-from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
 
@@ -168,7 +167,7 @@ class CocoFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRCNNExperimentConfig(ExperimentConfig):
+class MaskRCNNExperimentConfig(BackboneExperimentConfig):
     """Settings common to the Mask R-CNN experiments."""
 
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -181,7 +180,6 @@ class MaskRCNNExperimentConfig(ExperimentConfig):
         warmup_steps=1000,
     )
     network: MaskRCNNConfig = MaskRCNNConfig()
-    initial: InitialConfig = InitialConfig()
     input: InputConfig = InputConfig()
     loss: DetectionLoss = DetectionLoss()
     proposals: ProposalConfig = ProposalConfig(pre_nms=2000)
@@ -270,8 +268,7 @@ def mask_rcnn_experiment(
         orientation=splits.orientation,
         initialize=partial(
             config.initial.initialize,
-            normalize=normalize,
-            backbone=task.model.backbone,
+            network=config.network,
             moved={"backbone/stage4_": "box_head/"} if config.network.neck == "c4" else {},
         ),
     )

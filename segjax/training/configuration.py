@@ -6,11 +6,11 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import tyro
 
@@ -75,6 +75,18 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     distributed: DistributedConfig = DistributedConfig()
 
+    def resolved(self, given: Collection[str] = ()) -> Self:
+        """Returns the configuration with the settings that follow from others filled in.
+
+        Args:
+          given: dotted names of the settings on the command line, which stay as they are.
+
+        Raises:
+          ValueError: settings contradict each other.
+        """
+        del given
+        return self
+
 
 # Settings that may change when a run is resumed, because they do not affect its numbers.
 FREE_KEYS = (
@@ -112,7 +124,7 @@ def parse(
     description = config_class.__doc__
     if variants:
         description += f"\n\nVariants (--variant NAME): {', '.join(variants)}."
-    return tyro.cli(
+    config: Any = tyro.cli(
         config_class,
         args=arguments,
         default=variant_config(config_class, name, variants) if name else None,
@@ -124,6 +136,11 @@ def parse(
             tyro.conf.HelptextFromCommentsOff,
         ),
     )
+    flags = (each[2:].partition("=")[0] for each in arguments if each.startswith("--"))
+    try:
+        return config.resolved({flag.replace("-", "_") for flag in flags})
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def variant_config(config_class, name: str, variants: Mapping, **fields):
@@ -134,7 +151,8 @@ def variant_config(config_class, name: str, variants: Mapping, **fields):
     """
     required = [f.name for f in dataclasses.fields(config_class) if not _has_default(f)]
     missing = dict.fromkeys(required, tyro.MISSING)
-    return config_class(**(missing | {"variant": name} | dict(variants[name]) | fields))
+    config = config_class(**(missing | {"variant": name} | dict(variants[name]) | fields))
+    return config.resolved()
 
 
 def _has_default(field) -> bool:

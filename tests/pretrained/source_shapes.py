@@ -1,6 +1,4 @@
-"""What a converter expects of a state dict, found by letting it ask."""
-
-import sys
+"""What a converter expects of a state dict."""
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +8,17 @@ from segjax.pretrained import SOURCES
 from segjax.pretrained.mapping import Source, shapes_of
 
 
-class _Asked(Exception):
-    pass
-
-
-def source_shapes(monkeypatch, name, hints=None, **options):
+def source_shapes(name, hints=None, **options):
     """Returns {name in the source: shape} for a name of `SOURCES`.
 
     Args:
       hints: {name: shape} of arrays from whose shapes the converter reads sizes.
     """
-    converter = SOURCES[name]
-
-    def ask(model, table, *_, **__):
-        shapes = shapes_of(model)
-        assert shapes.keys() == table.keys(), name
-        raise _Asked(
-            {s.name: s.shape(shapes[path]) for path, s in table.items() if isinstance(s, Source)}
-        )
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[converter.__module__], "fill", ask)
-        try:
-            converter(zeros(hints or {}), name=name, **options)
-        except _Asked as asked:
-            return asked.args[0]
+    conversion = SOURCES[name](zeros(hints or {}), name=name, **options)
+    shapes = shapes_of(conversion.model)
+    assert shapes.keys() == conversion.table.keys(), name
+    entries = conversion.table.items()
+    return {s.name: s.shape(shapes[path]) for path, s in entries if isinstance(s, Source)}
 
 
 def zeros(shapes):

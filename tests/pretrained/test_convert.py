@@ -40,11 +40,11 @@ def test_torch_kernels_are_transposed_and_norms_keep_their_four_arrays():
         np.testing.assert_array_equal(norm[ours], state[f"layer2.0.downsample.1.{theirs}"])
 
 
-def test_every_name_has_a_rule_for_each_array_of_its_model(monkeypatch):
+def test_every_name_has_a_rule_for_each_array_of_its_model():
     for name in pretrained.SOURCES:
         if any(depth in name for depth in ("101", "18", "34")):
             continue  # as ResNet-50
-        assert source_shapes(monkeypatch, name), name
+        assert source_shapes(name), name
 
 
 @pytest.mark.parametrize(
@@ -79,19 +79,19 @@ def test_every_name_has_a_rule_for_each_array_of_its_model(monkeypatch):
         ("detectron2/resnext101", {"res5_2_branch2b_w": (2048, 64, 3, 3)}, 312),
     ],
 )
-def test_names_and_shapes_are_those_of_the_source(monkeypatch, name, known, count):
-    shapes = source_shapes(monkeypatch, name)
+def test_names_and_shapes_are_those_of_the_source(name, known, count):
+    shapes = source_shapes(name)
     assert {key: shapes.get(key) for key in known} == known
     assert count is None or len(shapes) == count
 
 
-def test_sizes_are_read_from_the_shapes(monkeypatch):
+def test_sizes_are_read_from_the_shapes():
     name = "torchvision/deeplabv3_resnet50"
     hints = {"classifier.4.weight": (5, 256, 1, 1), "aux_classifier.0.weight": (256, 1024, 3, 3)}
-    with_head = pretrained.convert(name, zeros(source_shapes(monkeypatch, name, hints)))
+    with_head = pretrained.convert(name, zeros(source_shapes(name, hints)))
     assert (with_head.model.num_classes, with_head.model.auxiliary_head) == (5, True)
     assert with_head.classes == ("class 0", "class 1", "class 2", "class 3", "class 4")
-    shapes = source_shapes(monkeypatch, name)
+    shapes = source_shapes(name)
     plain = pretrained.convert(name, zeros(shapes))
     assert (plain.classes, plain.model.auxiliary_head) == (VOC_CLASSES, False)
     assert not any(key.startswith("aux_classifier") for key in shapes)
@@ -101,21 +101,19 @@ def test_sizes_are_read_from_the_shapes(monkeypatch):
     with pytest.raises(ValueError, match="21 classes; got 2 names"):
         pretrained.convert(name, zeros(shapes), classes=("a", "b"))
 
-    unet = source_shapes(
-        monkeypatch, "smp/unet_resnet34", {"decoder.blocks.4.conv1.0.weight": (8,)}
-    )
+    unet = source_shapes("smp/unet_resnet34", {"decoder.blocks.4.conv1.0.weight": (8,)})
     assert unet["segmentation_head.0.weight"] == (1, 8, 3, 3)
-    narrow = source_shapes(monkeypatch, "tf/deeplabv3_mobilenetv2", MOBILENET_HINTS)
+    narrow = source_shapes("tf/deeplabv3_mobilenetv2", MOBILENET_HINTS)
     assert narrow["MobilenetV2/expanded_conv_1/project/weights"] == (1, 1, 12, 3)
     assert narrow["logits/semantic/weights"] == (1, 1, 256, 4)
     rounded = MOBILENET_HINTS | {"MobilenetV2/expanded_conv_1/project/weights": (1, 1, 48, 8)}
-    shapes = source_shapes(monkeypatch, "tf/mobilenet_v2", rounded)
+    shapes = source_shapes("tf/mobilenet_v2", rounded)
     assert shapes["MobilenetV2/expanded_conv_1/project/weights"] == (1, 1, 48, 8)
 
 
-def test_all_that_does_not_fit_is_one_error(monkeypatch):
+def test_all_that_does_not_fit_is_one_error():
     name = "keras/vgg16"
-    shapes = source_shapes(monkeypatch, name)
+    shapes = source_shapes(name)
     shapes["block6_conv1/kernel"] = (3, 3, 512, 512)
     shapes["block1_conv2/kernel"] = (64, 64, 3, 3)
     del shapes["block3_conv1/bias"], shapes["block5_conv3/kernel"]
@@ -142,11 +140,11 @@ def test_a_foreign_state_dict_is_told_all_that_is_missing(name):
         pretrained.convert(name, {"weight": np.zeros(3)})
 
 
-def test_counters_and_classifiers_may_be_there_and_nothing_else(monkeypatch):
-    shapes = source_shapes(monkeypatch, "torchvision/vgg16")
+def test_counters_and_classifiers_may_be_there_and_nothing_else():
+    shapes = source_shapes("torchvision/vgg16")
     shapes |= {"classifier.0.weight": (1,), "classifier.6.bias": (1,)}
     pretrained.convert("torchvision/vgg16", zeros(shapes))
-    shapes = source_shapes(monkeypatch, "torchvision/deeplabv3_resnet50")
+    shapes = source_shapes("torchvision/deeplabv3_resnet50")
     shapes |= {"backbone.bn1.num_batches_tracked": ()}
     pretrained.convert("torchvision/deeplabv3_resnet50", zeros(shapes))
     with pytest.raises(ValueError, match=r"1 not of this model: backbone\.fc\.weight$"):
@@ -155,9 +153,9 @@ def test_counters_and_classifiers_may_be_there_and_nothing_else(monkeypatch):
         )
 
 
-def test_tensorflows_layouts_become_ours(monkeypatch):
+def test_tensorflows_layouts_become_ours():
     name = "tf/deeplabv3_mobilenetv2"
-    state = reference_state(source_shapes(monkeypatch, name, MOBILENET_HINTS))
+    state = reference_state(source_shapes(name, MOBILENET_HINTS))
     converted = pretrained.convert(name, state)
     params = converted.variables["params"]
     theirs = state["MobilenetV2/expanded_conv/depthwise/depthwise_weights"]
@@ -170,9 +168,9 @@ def test_tensorflows_layouts_become_ours(monkeypatch):
     np.testing.assert_array_equal(kernel[:, :, 256:], theirs[:, :, :256])
 
 
-def test_batch_norm_and_the_same_folded_give_the_same_logits(monkeypatch):
+def test_batch_norm_and_the_same_folded_give_the_same_logits():
     name = "tf/deeplabv3_mobilenetv2"
-    state = reference_state(source_shapes(monkeypatch, name, MOBILENET_HINTS))
+    state = reference_state(source_shapes(name, MOBILENET_HINTS))
     state = {
         key: abs(array) + 0.5 if key.endswith(("gamma", "moving_variance")) else array
         for key, array in state.items()
@@ -200,9 +198,9 @@ def test_batch_norm_and_the_same_folded_give_the_same_logits(monkeypatch):
     np.testing.assert_allclose(*logits, rtol=0, atol=2e-5 * np.ptp(logits[0]))
 
 
-def test_caffe2s_norm_is_a_scale_and_a_bias(monkeypatch):
+def test_caffe2s_norm_is_a_scale_and_a_bias():
     name = "detectron2/resnet50"
-    state = reference_state(source_shapes(monkeypatch, name))
+    state = reference_state(source_shapes(name))
     state |= {"fc1000_w": np.zeros((1000, 2048)), "conv1_w_momentum": np.zeros(3)}
     trunk = pretrained.convert(name, state)
     assert trunk.model.stride_in == "1x1"
@@ -214,9 +212,9 @@ def test_caffe2s_norm_is_a_scale_and_a_bias(monkeypatch):
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_detectron2s_own_names_give_the_same_variables_as_caffe2s(monkeypatch):
+def test_detectron2s_own_names_give_the_same_variables_as_caffe2s():
     name = "detectron2/resnet50"
-    caffe2 = reference_state(source_shapes(monkeypatch, name))
+    caffe2 = reference_state(source_shapes(name))
     convs = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "1": "shortcut"}
     own = {}
     for key, array in caffe2.items():
@@ -239,7 +237,7 @@ def test_detectron2s_own_names_give_the_same_variables_as_caffe2s(monkeypatch):
                 np.testing.assert_array_equal(parts[0][key], parts[1][key])
 
 
-def test_unknown_names_and_options_are_errors(monkeypatch):
+def test_unknown_names_and_options_are_errors():
     with pytest.raises(ValueError, match="did you mean 'torchvision/deeplabv3_resnet101'"):
         pretrained.convert("torchvision/deeplab_resnet101", {})
     with pytest.raises(ValueError, match=r"no pretrained weights 'x'.* keras/vgg16"):
@@ -264,8 +262,8 @@ def test_images_are_made_what_the_weights_want():
         ("detectron2/resnet50", "stem/convolution/kernel", "conv1_w", (2, 3, 1, 0)),
     ],
 )
-def test_kernels_for_bgr_images_read_rgb_ones(name, ours, theirs, axes, monkeypatch):
-    shapes = source_shapes(monkeypatch, name)
+def test_kernels_for_bgr_images_read_rgb_ones(name, ours, theirs, axes):
+    shapes = source_shapes(name)
     state = reference_state(shapes)
     converted = pretrained.convert(name, state)
     kernel = flax.traverse_util.flatten_dict(converted.variables["params"], sep="/")[ours]
@@ -276,8 +274,8 @@ def test_kernels_for_bgr_images_read_rgb_ones(name, ours, theirs, axes, monkeypa
     assert converted.preprocess.mean[2] < 105  # of blue, which is the smallest
 
 
-def test_half_precision_becomes_float32(monkeypatch):
-    shapes = source_shapes(monkeypatch, "keras/vgg16")
+def test_half_precision_becomes_float32():
+    shapes = source_shapes("keras/vgg16")
     state = {key: array.astype(np.float16) for key, array in zeros(shapes).items()}
     state["block1_conv1/bias"] = np.full(64, 0.1, np.float16)
     bias = pretrained.convert("keras/vgg16", state).variables["params"]["block1_conv1"]["bias"]
@@ -285,13 +283,13 @@ def test_half_precision_becomes_float32(monkeypatch):
     np.testing.assert_array_equal(bias, state["block1_conv1/bias"].astype(np.float32))
 
 
-def test_only_a_photograph_can_be_predicted_and_only_by_a_segmenter(monkeypatch):
-    shapes = source_shapes(monkeypatch, "keras/vgg16")
+def test_only_a_photograph_can_be_predicted_and_only_by_a_segmenter():
+    shapes = source_shapes("keras/vgg16")
     trunk = pretrained.convert("keras/vgg16", zeros(shapes))
     with pytest.raises(ValueError, match=r"backbone \(VGG16\) .*initialize"):
         trunk.predict(np.zeros((8, 8, 3), np.uint8))
     name = "tf/deeplabv3_mobilenetv2"
-    segmenter = pretrained.convert(name, zeros(source_shapes(monkeypatch, name, MOBILENET_HINTS)))
+    segmenter = pretrained.convert(name, zeros(source_shapes(name, MOBILENET_HINTS)))
     for image in (
         np.zeros((8, 8, 3)),
         np.zeros((8, 8, 3), np.uint16),

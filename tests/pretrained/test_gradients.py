@@ -16,11 +16,9 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import pretrained
 from segjax.models.normalization import BatchNorm
 from segjax.ops.resize import resize_bilinear
-from segjax.pretrained import torchvision
-from segjax.pretrained.mapping import fill
+from segjax.pretrained import SOURCES
 from tests.fixtures.reference_weights import load_record, training_batch
 
 NAME = "torchvision/deeplabv3_resnet50"
@@ -30,16 +28,8 @@ NAME = "torchvision/deeplabv3_resnet50"
 def reference():
     """Returns the record, the converted model and the table of its arrays' sources."""
     record, state = load_record("torchvision_deeplabv3_resnet50_gradients")
-    tables = []
-
-    def keep_table(model, table, *arguments, **options):
-        tables.append(table)
-        return fill(model, table, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision, "fill", keep_table)
-        converted = pretrained.convert(NAME, state)
-    return record, converted, tables[0]
+    conversion = SOURCES[NAME](state, name=NAME)
+    return record, conversion.converted(NAME), conversion.table
 
 
 def gradients(converted, dtype):

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from segjax import pretrained
-from segjax.models.backbones.resnet import ResNet
+from segjax.models.backbones.resnet import ResNet, resnet50
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.normalization import BatchNorm
 from segjax.models.rpn import Anchors
 from segjax.pretrained import initialize
+from segjax.pretrained.preprocess import IMAGENET
 from segjax.recipes.initial import InitialConfig
+from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 
 
 def variables(seed=0, *, stages=(2, 2), num_classes=3, heads=("aspp",), width=4, backbone=True):
@@ -204,12 +206,12 @@ def test_the_last_stage_of_a_backbone_becomes_c4s_head():
 
 def test_the_backbone_alone_is_taken_of_a_backbone_or_of_a_detector(monkeypatch):
     initial = InitialConfig(name="torchvision/resnet50", weights=Path("w.pth"), backbone_only=True)
-    model = ResNet(stage_sizes=(1, 1, 1, 1))
+    network = MaskRCNNConfig(backbone="resnet50", pixels="imagenet")
     whole = detector(1.0, fpn_features=8)
     for trained in (whole, {name: parts["backbone"] for name, parts in whole.items()}):
-        found = SimpleNamespace(variables=trained, model=model, preprocess=None)
+        found = SimpleNamespace(variables=trained, model=resnet50(), preprocess=IMAGENET)
         monkeypatch.setattr(pretrained, "load", lambda name, path, found=found: found)
-        merged = initial.initialize(detector(0.0), normalize=None, backbone=model)
+        merged = initial.initialize(detector(0.0), network=network)
         taken, new = taken_and_new(merged)
         assert {path.split("/")[1] for path in taken} == {"backbone"}
         assert not any(path.split("/")[1] == "backbone" for path in new)

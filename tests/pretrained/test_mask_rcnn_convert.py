@@ -49,27 +49,27 @@ def with_values(shapes, pattern):
 
 
 @pytest.mark.parametrize("version", ["", "_v2"])
-def test_torchvisions_state_dict_is_what_the_converter_expects(monkeypatch, version):
+def test_torchvisions_state_dict_is_what_the_converter_expects(version):
     name = TORCHVISION + version
     theirs = torchvision_shapes(name)
     hints = {key: theirs[key] for key in ("roi_heads.box_predictor.cls_score.weight",)}
     expected = {key: theirs[key] for key in theirs if not key.endswith("num_batches_tracked")}
-    assert source_shapes(monkeypatch, name, hints) == expected
-    of_coco = source_shapes(monkeypatch, name)
+    assert source_shapes(name, hints) == expected
+    of_coco = source_shapes(name)
     assert of_coco["roi_heads.box_predictor.bbox_pred.weight"] == (4 * 91, 1024)
     assert of_coco["roi_heads.mask_predictor.mask_fcn_logits.weight"] == (91, 256, 1, 1)
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_detectron2s_state_dicts_are_what_the_converter_expects(monkeypatch, name):
-    assert source_shapes(monkeypatch, name) == zoo_shapes(name)
+def test_detectron2s_state_dicts_are_what_the_converter_expects(name):
+    assert source_shapes(name) == zoo_shapes(name)
     if "R_50" in name:
         hints = {"roi_heads.box_predictor.cls_score.weight": (4, 1024)}
-        assert source_shapes(monkeypatch, name, hints) == zoo_shapes(name, 3)
+        assert source_shapes(name, hints) == zoo_shapes(name, 3)
 
 
-def test_the_published_weights_of_v1_have_older_names_and_cocos_numbers(monkeypatch):
-    state = with_values(source_shapes(monkeypatch, TORCHVISION), r"fpn|rpn|mask_head")
+def test_the_published_weights_of_v1_have_older_names_and_cocos_numbers():
+    state = with_values(source_shapes(TORCHVISION), r"fpn|rpn|mask_head")
     old = {}
     for key, array in state.items():
         key = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", key)

@@ -39,6 +39,7 @@ from tests.training import tiny
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments" / "deeplab"
 CLASSES = ("sky", "road")
+MSRA = DeepLabV3Config(backbone="resnet50_msra", pixels="msra")
 NETWORKS = (DeepLabV1Config(), DeepLabV2Config(), DeepLabV3Config(), DeepLabV3PlusConfig())
 
 
@@ -173,9 +174,7 @@ def test_weights_from_a_file_replace_the_drawn_ones_but_for_a_classifier_of_othe
     weights, capsys
 ):
     fresh, trained = fresh_and_trained()
-    merged = weights.initialize(
-        fresh, normalize=preprocess.MSRA, backbone=resnet50(stride_in="1x1")
-    )
+    merged = weights.initialize(fresh, network=MSRA)
     chex.assert_trees_all_equal(merged["params"]["backbone"], trained["params"]["backbone"])
     chex.assert_trees_all_equal(merged["params"]["logits"], fresh["params"]["logits"])
     assert "R-50.pkl: 1 arrays taken (backbone: 1), 1 new (logits: 1)" in capsys.readouterr().out
@@ -185,9 +184,7 @@ def test_the_backbone_alone_is_taken_where_the_head_would_fit(weights, capsys):
     _, trained = fresh_and_trained()
     fresh = jax.tree.map(np.zeros_like, trained)
     initial = dataclasses.replace(weights, backbone_only=True)
-    merged = initial.initialize(
-        fresh, normalize=preprocess.MSRA, backbone=resnet50(stride_in="1x1")
-    )
+    merged = initial.initialize(fresh, network=MSRA)
     chex.assert_trees_all_equal(merged["params"]["backbone"], trained["params"]["backbone"])
     chex.assert_trees_all_equal(merged["params"]["logits"], fresh["params"]["logits"])
     assert "1 arrays taken (backbone: 1), 1 new (logits: 1)" in capsys.readouterr().out
@@ -195,10 +192,10 @@ def test_the_backbone_alone_is_taken_where_the_head_would_fit(weights, capsys):
 
 def test_weights_for_other_pixels_or_strides_are_refused(weights):
     fresh, _ = fresh_and_trained()
-    with pytest.raises(ValueError, match=r"choose another network.pixels"):
-        weights.initialize(fresh, normalize=preprocess.IMAGENET, backbone=resnet50(stride_in="1x1"))
-    with pytest.raises(ValueError, match=r"stride_in='1x1', but the network has '3x3'"):
-        weights.initialize(fresh, normalize=preprocess.MSRA, backbone=resnet50())
+    with pytest.raises(ValueError, match=r"network.pixels='msra', not 'imagenet'; a setting"):
+        weights.initialize(fresh, network=dataclasses.replace(MSRA, pixels="imagenet"))
+    with pytest.raises(ValueError, match=r"network.backbone='resnet50_msra', not 'resnet50'; a"):
+        weights.initialize(fresh, network=dataclasses.replace(MSRA, backbone="resnet50"))
 
 
 def test_a_next_phase_begins_with_the_last_variables_of_a_run(tmp_path):
@@ -208,14 +205,14 @@ def test_a_next_phase_begins_with_the_last_variables_of_a_run(tmp_path):
     batch = {"image": np.zeros((1, tiny.SIDE, tiny.SIDE, 1), np.float32)}
     fresh = jax.device_get(jax.jit(tiny.make_task(config).init)(jax.random.key(9), batch))
     initial = InitialConfig(run=tmp_path)
-    merged = initial.initialize(fresh, normalize=None, backbone=None)
+    merged = initial.initialize(fresh, network=MSRA)
     assert jax.tree.structure(merged) == jax.tree.structure(fresh)
     assert not np.array_equal(
         merged["params"]["Conv_0"]["kernel"], fresh["params"]["Conv_0"]["kernel"]
     )
     assert not np.all(merged["batch_stats"]["BatchNorm_0"]["mean"] == 0)
     with pytest.raises(FileNotFoundError, match=r"initial.run: .*nowhere has no checkpoints"):
-        InitialConfig(run=tmp_path / "nowhere").initialize(fresh, normalize=None, backbone=None)
+        InitialConfig(run=tmp_path / "nowhere").initialize(fresh, network=MSRA)
 
 
 def test_initial_settings_that_do_not_go_together_are_refused():

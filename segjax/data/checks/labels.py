@@ -63,7 +63,8 @@ def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool)
             "".join(f"{value} in all examples" for value in found - {IGNORE_LABEL})
             or "255 (ignored)"
         )
-        return [f"labels are {only}: there is nothing to learn"]
+        cause = "; a single class: the background is a class too" if num_classes == 1 else ""
+        return [f"labels are {only}: there is nothing to learn{cause}"]
     return []
 
 

@@ -216,6 +216,13 @@ def test_a_training_set_of_one_class_is_refused(value, message):
         before_training([example([[value, value]])])
 
 
+def test_a_task_of_a_single_class_is_refused():
+    one = ExampleCheck(num_classes=1, channels=(3,), required=("image", "labels"))
+    source = [example([[0, 255], [0, 0]])]
+    with pytest.raises(BadData, match="nothing to learn; a single class: the background is"):
+        check_before_training({"train": source}, one, progress=False)
+
+
 def test_many_problems_become_five_and_a_count():
     source = [example([[0, 7]], id=str(number)) for number in range(606)]
     with pytest.raises(BadData) as error:
