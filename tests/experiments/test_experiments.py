@@ -45,13 +45,13 @@ SMALL_MASK_RCNN = [
     *("--anchor-sampling.size", "16", "--region-sampling.size", "8"),
     *("--input.max-objects", "6", "--input.mask-size", "14"),
 ]
-SIDES = [
-    *("--input.resize.short-sides", "64", "--input.resize.max-size", "96"),
-    *("--input.buckets", "64", "96", "96", "64"),
-]
+SIDES = ["--input.resize.short-sides", "64", "--input.resize.max-size", "96"]
 WINDOW = ["--input.resize.size", "64", "64", "--input.buckets", "64", "64"]
-WHOLE = [
-    *("--prediction.short-sides", "64", "--prediction.max-size", "96"),
+WHOLE = ["--prediction.short-sides", "64", "--prediction.max-size", "96"]
+# Each bucket is a program to compile: one experiment has two of them, as users do.
+ONE_BUCKET = ["--input.buckets", "96", "96", "--prediction.buckets", "96", "96"]
+TWO_BUCKETS = [
+    *("--input.buckets", "64", "96", "96", "64"),
     *("--prediction.buckets", "64", "96", "96", "64"),
 ]
 V3PLUS = ["--network.aspp-features", "4", "--network.decoder-features", "4"]
@@ -68,18 +68,18 @@ SMALL = {
     "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, *V3PLUS],
     # This one refines by the CRF.
     "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
-    "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
-    "coco_paper_tables": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *TWO_BUCKETS],
+    "coco_paper_tables": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *ONE_BUCKET],
     "coco_lsj": [
-        *(*SMALL_MASK_RCNN, *WINDOW, *WHOLE, "--network.bfloat16", "False"),
+        *(*SMALL_MASK_RCNN, *WINDOW, *WHOLE, *ONE_BUCKET[3:], "--network.bfloat16", "False"),
         *("--network.rpn-convolutions", "1", "--network.box-convolutions", "1"),
     ],
-    "cityscapes": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
+    "cityscapes": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *ONE_BUCKET],
     "dsb2018": [*SMALL_MASK_RCNN, *WINDOW, "--prediction.buckets", "64", "64"],
-    "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
-    "coco_files": [*SMALL_MASK_RCNN, *SIDES, *WHOLE],
-    "mask_scoring_rcnn": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE],
-    "convnext_backbone": [*SMALL_MASK_RCNN[2:], *WINDOW, *WHOLE],
+    "synthetic_cells": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE, *ONE_BUCKET[3:]],
+    "coco_files": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *ONE_BUCKET],
+    "mask_scoring_rcnn": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE, *ONE_BUCKET[3:]],
+    "convnext_backbone": [*SMALL_MASK_RCNN[2:], *WINDOW, *WHOLE, *ONE_BUCKET[3:]],
     "attention_unet": [*SMALL_UNET[:2], "--network.depth", "2", "--network.tile", "100"],
 }
 
