@@ -24,6 +24,7 @@ from segjax.data.sources.coco_images import (
     read_sizes,
     size_in_header,
 )
+from segjax.messages.lists import few
 
 ORIENTATION = "orientation (files.orientation)"  # as messages name the setting
 SUSPECTS_DECODED = 100
@@ -178,10 +179,10 @@ class CocoInstances:
         return self._index.sizes[self._places]
 
     def file_problems(self) -> dict[int, str]:
-        """Says of each example what is wrong with its image file, by the files' headers.
+        """Returns the problem of each example whose image file does not fit, by example.
 
-        A file whose header differs from the annotations is decoded to find out why; of many such
-        files, the first `SUSPECTS_DECODED`.
+        Only headers are read. Where they differ from the annotations, the file is decoded to find
+        out why, but no more than `SUSPECTS_DECODED` files.
         """
         paths = [self.images / self._index.file_names[place] for place in self._places]
         sizes = tqdm(
@@ -325,25 +326,20 @@ def _unknown_categories(index: CocoIndex, classes: tuple[str, ...] | None) -> li
         if name not in classes
     }
     used = [f"{name!r} ({count} annotations)" for name, count in unknown.items() if count]
+    shown = partial(few, most=5)
     if used:
         raise ValueError(
-            f"{index.path} has categories that are no classes of the run: {_some(used)}. The "
-            f"classes are {_some(classes)}"
+            f"{index.path} has categories that are no classes of the run: {shown(used)}. The "
+            f"classes are {shown(classes)}"
         )
     notes = []
     if unknown:
         notes.append(
-            f"categories that are no classes, and that nothing is annotated with: {_some(unknown)}"
+            "categories that are no classes, and that nothing is annotated with: "
+            f"{shown([*unknown])}"
         )
     if missing := [name for name in classes if name not in names]:
-        notes.append(f"lists no category for these classes, matched by name: {_some(missing)}")
+        notes.append(f"lists no category for these classes, matched by name: {shown(missing)}")
     elif not unknown and names != classes:
         notes.append("lists the categories in another order; they are matched by name")
     return notes
-
-
-def _some(names) -> str:
-    """At most five names, and how many more there are."""
-    names = [*names]
-    more = f" and {len(names) - 5} more" if len(names) > 6 else ""
-    return ", ".join(names[:5] if more else names) + more
