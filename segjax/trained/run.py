@@ -58,7 +58,7 @@ def load_run(
     """Loads the trained model of a run directory.
 
     The run may still be in progress: nothing in its directory is written or removed. It may have
-    moved: it keeps a copy of its experiment, which counts if the original has changed or gone. The
+    moved: it keeps a copy of its experiment for when the original has changed or gone. The
     experiment file is executed, so load only runs whose experiment you trust.
 
     Args:
