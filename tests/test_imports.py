@@ -34,8 +34,8 @@ MAY_KNOW = {
         *("data.augmentation", "data.images", "data.voc_classes", "messages"),
     ],
     "recipes": [
-        *("coco", "data", "evaluation", "inference", "labels", "losses", "models", "ops"),
-        *("pretrained", "tasks", "training"),
+        *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
+        *("models", "ops", "pretrained", "tasks", "training"),
     ],
     "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
     "commands": [

@@ -42,7 +42,6 @@ class Config(MaskRCNNExperimentConfig):
     )
 
     def __post_init__(self):
-        super().__post_init__()
         path = self.files.train_annotations
         known = self.classes and self.category_ids
         if not known and path is not None and path.is_file():

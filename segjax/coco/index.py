@@ -315,7 +315,7 @@ def are_flat(boxes: np.ndarray, longer_side: np.ndarray | float) -> np.ndarray:
 
     Args:
       boxes: float32 [n, 4], [x_min, y_min, x_max, y_max].
-      longer_side: of the image, in pixels; one for all boxes or one for each.
+      longer_side: the longer side of the image in pixels, one for all boxes or one for each.
     """
     extent = boxes[:, 2:] - boxes[:, :2]
     return ~(extent > np.reshape(longer_side, (-1, 1)) * 2.0**-20).all(axis=1)

@@ -9,6 +9,7 @@ from segjax.coco.ids import Id, ResultIds, id_key
 from segjax.commands.errors import UserError
 from segjax.data.orientation import Orientation, explain_size
 from segjax.files.atomic import write_json
+from segjax.messages.lists import few
 
 if TYPE_CHECKING:
     from segjax.coco.index import ImageList
@@ -48,7 +49,7 @@ def match_images(
             if len(places) != 1:
                 raise UserError(f"{path}: {listing.path} has several images of this name")
         if not places:
-            missing.append(path)
+            missing.append(str(path))
             continue
         place = places[0]
         if pages > 1:
@@ -67,11 +68,9 @@ def match_images(
             )
         ids.append(listing.image_ids[place])
     if missing:
-        shown = ", ".join(map(str, missing[:NAMES_SHOWN]))
-        more = f" and {len(missing) - NAMES_SHOWN} more" if missing[NAMES_SHOWN:] else ""
         raise UserError(
-            f"{len(missing)} of {len(files)} images are not in {listing.path}: {shown}{more}; "
-            "predict the others, or leave --annotations out"
+            f"{len(missing)} of {len(files)} images are not in {listing.path}: "
+            f"{few(missing, most=NAMES_SHOWN)}; predict the others, or leave --annotations out"
         )
     twice = [number for number, count in Counter(map(id_key, ids)).items() if count > 1]
     if twice:

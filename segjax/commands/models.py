@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
 
-PIXEL_RANGE = "network.pixel_range"  # reads other images with the same network
+PIXEL_RANGE = "network.pixel_range"  # may change: it is for the images, not the network
 CHECKPOINT_HELP = (
     "The run's checkpoint to use: best (by the experiment's metric, on the split scored during "
     "training), last, or the number of a step."
@@ -56,8 +56,8 @@ def load_trained_run(
       settings: pairs such as "prediction.output_stride=8"; values are JSON.
 
     Raises:
-      UserError: for what `segjax.load_run` raises, and for a setting that is neither of prediction,
-        nor the range of pixels, nor a path.
+      UserError: for what `segjax.load_run` raises, and for a setting other than those of
+        prediction, the range of pixels and paths.
     """
     from segjax.trained import load_run
     from segjax.training.configuration import ExperimentConfig, paths
@@ -67,14 +67,14 @@ def load_trained_run(
     set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
     with user_errors():
         trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
+    may_change = (PIXEL_RANGE, *paths(trained.config))
     for name in changes:
-        if name.startswith("prediction.") or name in (PIXEL_RANGE, *paths(trained.config)):
-            continue
-        raise UserError(
-            f"--set {name}: expected prediction.KEY=VALUE, such as prediction.output_stride=8, "
-            f"{PIXEL_RANGE}=[0,65535], or the new PATH of data that has moved; other settings of a "
-            "run cannot change"
-        )
+        if not name.startswith("prediction.") and name not in may_change:
+            raise UserError(
+                f"--set {name}: expected prediction.KEY=VALUE, such as prediction.output_stride=8, "
+                f"{PIXEL_RANGE}=[0,65535], or the new PATH of data that has moved; other settings "
+                "of a run cannot change"
+            )
     return trained
 
 
@@ -90,9 +90,10 @@ def open_split(trained: "TrainedRun", split: str):
         with user_errors():
             return trained.experiment.evaluation[split]()
     except UserError as error:
-        given = [name for name in paths(trained.config) if not name.startswith("initial.")]
-        others = ", ".join(name for name in given if name != "data_dir")
-        flags = "--data-dir DIR" + (f", or --set KEY=PATH with {others}" if others else "")
+        names = paths(trained.config)
+        others = [n for n in names if n != "data_dir" and not n.startswith("initial.")]
+        flags = "--data-dir DIR"
+        flags += f", or --set KEY=PATH with {', '.join(others)}" if others else ""
         raise UserError(f"{split}: {error} (if the data has moved: {flags})") from error
 
 

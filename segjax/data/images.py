@@ -65,7 +65,7 @@ def note_other_files(
     Args:
       folder: the folder; subfolders and hidden files do not count.
       suffixes: the suffixes that are read, in lower case.
-      kind: the kind of file that they stand for, for the sentence.
+      kind: the word for files with these suffixes, in the sentence.
       without: files that do not count.
 
     Returns:

@@ -38,14 +38,14 @@ _UPRIGHT_OF_STORED = {
     7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
-_INVERSE = {6: 8, 8: 6}  # all others are their own
+_INVERSE = {6: 8, 8: 6}  # every other tag is its own inverse
 _QUARTER_TURNS = (5, 6, 7, 8)
 _TAGGED = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 def tag_of(image: Image.Image) -> int:
-    """The orientation tag of an image: 2 to 8, or 1 for none or one without meaning."""
+    """The orientation tag of an image, 1 to 8; 1 also for no tag or an invalid one."""
     return _tag_in(image.getexif())
 
 
@@ -81,7 +81,7 @@ def note_turned(
     """Counts the image files that carry an orientation tag, and says how they are read.
 
     Args:
-      paths: the image files. Of more than `FILES_NOTED`, as many are read, spread evenly.
+      paths: the image files. At most `FILES_NOTED` are read, spread evenly.
       orientation: how they are read.
       setting: the setting that holds `orientation`, for the sentence; None if there is none.
 

@@ -40,7 +40,7 @@ class Pretrained:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, background first where there is one.
+        """The name of each class id; a detector's first is the background.
 
         Raises:
           ValueError: the model is a backbone, which has no classes.
@@ -111,11 +111,11 @@ class Conversion:
 
     Attributes:
       model: the network or backbone. The state dict has decided its sizes.
-      table: the entry of every array of the model; see `segjax.pretrained.mapping`.
-      state_dict: the arrays by the names that the table has.
+      table: the source of every array of the model; see `segjax.pretrained.mapping`.
+      state_dict: the source's arrays by name.
       ignored: a regular expression for names in the state dict that the model does not need.
       preprocess, task: as in `Pretrained`.
-      either_way: attributes of the model whose other values fit the weights as well.
+      either_way: attributes of the model that may have other values with the same weights.
     """
 
     model: Network

@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file
 
+from segjax.messages.lists import few
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
 from segjax.pretrained.torch_file import read_torch_file
 
 # Keys under which training scripts save the model's arrays, beside the optimiser's.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "blobs")
-_NAMES_SHOWN = 5
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
@@ -77,11 +77,13 @@ def _named_arrays(value: Any, path: Path) -> dict[str, np.ndarray]:
         found = inner[0]
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{path}: expected a dict of arrays, found {_kind(found)}")
-    others = [name for name, entry in found.items() if not isinstance(entry, np.ndarray)]
+    others = [
+        f"{name!r} ({_kind(entry)})"
+        for name, entry in found.items()
+        if not isinstance(entry, np.ndarray)
+    ]
     if others:
-        shown = ", ".join(f"{name!r} ({_kind(found[name])})" for name in others[:_NAMES_SHOWN])
-        more = f" and {len(others) - _NAMES_SHOWN} more" if len(others) > _NAMES_SHOWN else ""
-        raise ValueError(f"{path}: expected nothing but arrays, found {shown}{more}")
+        raise ValueError(f"{path}: expected nothing but arrays, found {few(others, most=5)}")
     names = {str(name): entry for name, entry in found.items()}
     if all(name.startswith("module.") for name in names):
         names = {name.removeprefix("module."): entry for name, entry in names.items()}

@@ -23,7 +23,7 @@ class BatchNormConfig:
     epsilon: float = 1e-5
     """Number added to the variance; 1e-3 for the weights of Xception and MobileNetV2."""
     head_epsilon: float | None = None
-    """The same outside of the backbone; None takes `epsilon`. TensorFlow DeepLab's is 1e-5."""
+    """Epsilon outside of the backbone; None takes `epsilon`. TensorFlow's DeepLab has 1e-5."""
     frozen: bool = False
     """Use the running statistics in training too, as in the papers' second phase."""
 

@@ -10,7 +10,7 @@ from segjax import pretrained
 from segjax.pretrained.catalog import conversion_of
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.recipes.network_config import BackboneNetworkConfig
-from segjax.recipes.weights_settings import Network, contradictions, take_over
+from segjax.recipes.weights_settings import contradictions, take_over
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.state import TrainState
@@ -38,28 +38,13 @@ class InitialConfig:
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
 
-    def network_of(self, network: Network, *, given: Collection[str] = ()) -> Network:
-        """Returns the network with the settings that belong to the named weights.
-
-        Args:
-          network: a setting that differs from its class's default stays.
-          given: dotted names of other settings that stay.
-
-        Raises:
-          ValueError: there are no weights of this name.
-        """
-        if self.name is None:
-            return network
-        weights = conversion_of(self.name)
-        return take_over(network, weights, given=given, backbone_only=self.backbone_only)
-
     def check(self, network: BackboneNetworkConfig, weights: Conversion | Pretrained) -> None:
         """Raises ValueError for settings of a network that contradict the weights."""
         problems = contradictions(network, weights, backbone_only=self.backbone_only)
         if problems:
             raise ValueError(
                 f"the weights {self.name} need {', '.join(problems)}; a setting that is left out "
-                "follows the weights"
+                "follows the weights (in Python, after config.resolved())"
             )
 
     def initialize(
@@ -109,18 +94,15 @@ class BackboneExperimentConfig(ExperimentConfig):
     network: BackboneNetworkConfig
     initial: InitialConfig = InitialConfig()
 
-    def __post_init__(self):
-        # A network that was passed may come from a stored configuration, which stays as it is.
-        if self.network is getattr(type(self), "network", None):
-            object.__setattr__(self, "network", self.initial.network_of(self.network))
-
     def resolved(self, given: Collection[str] = ()) -> Self:
         """Takes over the settings of the initial weights, and refuses those that contradict."""
         if self.initial.name is None:
             return self
+        weights = conversion_of(self.initial.name)
         given = [name.removeprefix("network.") for name in given if name.startswith("network.")]
-        network = self.initial.network_of(self.network, given=given)
-        self.initial.check(network, conversion_of(self.initial.name))
+        only = self.initial.backbone_only
+        network = take_over(self.network, weights, given=given, backbone_only=only)
+        self.initial.check(network, weights)
         return replace(self, network=network)
 
 

@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from segjax.data.augmentation.instance import (
     Enlarge,
     LargeScaleJitter,
     RandomCrop,
     RandomFlip,
     ResizeShortSide,
-    resized_size,
 )
-from segjax.data.loading.aspect_ratio import orientation_groups
-from segjax.data.loading.pack_objects import PackObjects, bucket_of
+from segjax.data.loading.pack_objects import PackObjects
 from segjax.data.orientation import Orientation
 from segjax.data.sources.coco_files import CocoInstances
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
@@ -29,6 +25,7 @@ from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.pretrained.instance_tasks import COCO_BUCKETS
+from segjax.recipes.buckets import bucket_groups, check_buckets
 from segjax.recipes.initial import BackboneExperimentConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.recipes.notes import open_with_notes
@@ -246,7 +243,7 @@ def mask_rcnn_experiment(
     def open_training():
         source = open_with_notes(splits.train, most=settings.max_objects, classes=splits.classes)
         if (sizes := getattr(source, "sizes", None)) is not None:
-            _check_buckets(settings, sizes)
+            check_buckets(settings.resize.transform, settings.buckets, sizes)
         return source
 
     return Experiment(
@@ -263,7 +260,7 @@ def mask_rcnn_experiment(
             ),
         ),
         evaluation={name: noted(opener) for name, opener in splits.evaluation.items()},
-        groups=_groups if len(settings.buckets) > 1 else None,
+        groups=bucket_groups if len(settings.buckets) > 1 else None,
         best_metric="mask_AP",
         orientation=splits.orientation,
         initialize=partial(
@@ -321,33 +318,3 @@ def coco_files_splits(
         category_ids=category_ids,
         orientation=files.orientation,
     )
-
-
-def _check_buckets(settings: InputConfig, sizes: np.ndarray) -> None:
-    """Raises ValueError if an image does not fit its bucket at the largest size of training."""
-    resize = settings.resize
-    for height, width in np.unique(sizes, axis=0).tolist():
-        largest, portrait = (height, width), height > width
-        if isinstance(resize, ShortSides):
-            largest = resized_size(largest, max(resize.short_sides), resize.max_size)
-        else:
-            largest, portrait = resize.size, resize.size[0] > resize.size[1]
-        try:
-            bucket_of(largest, settings.buckets, portrait=portrait)
-        except ValueError as error:
-            raise ValueError(
-                f"input.resize and input.buckets contradict: of an image of {height} × {width}, "
-                f"{error}"
-            ) from error
-
-
-def _groups(source) -> np.ndarray:
-    """Separates landscape from portrait, so that a batch needs one bucket."""
-    sizes = getattr(source, "sizes", None)
-    if sizes is None:
-        raise ValueError(
-            "the training source has no `sizes`, the height and width of each image, which two "
-            "buckets need. If an older segjax prepared the data set, prepare it again: "
-            "segjax data prepare NAME --overwrite"
-        )
-    return orientation_groups(sizes)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from segjax.messages.lists import few
+
 
 def open_with_notes(opener, *, most: int, classes: tuple[str, ...] = ()):
     """Opens a split and prints what is unusual about it.
@@ -19,8 +21,7 @@ def open_with_notes(opener, *, most: int, classes: tuple[str, ...] = ()):
     if classes and counts is not None:
         unused = [name for name, count in zip(classes[1:], counts, strict=True) if not count]
         if unused:
-            shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if unused[5:] else "")
-            notes.append(f"no object is annotated as: {shown}")
+            notes.append(f"no object is annotated as: {few(unused, most=5)}")
     counts = getattr(source, "object_counts", None)
     if counts is not None and len(counts) and max(counts) > most:
         consequence = (

@@ -7,7 +7,7 @@ puts them in place of a configuration's defaults, and `contradictions` lists tho
 
 import dataclasses
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -21,8 +21,13 @@ from segjax.recipes.network_config import NEVER, BackboneNetworkConfig
 
 # Settings that a training may choose: the same arrays fit. They are taken over, but may differ.
 FREE = (
-    *("output_stride", "dropout_rate", "auxiliary_head", "auxiliary_dropout_rate"),
-    *("proposals", "detections", "pooling.sampling_ratio"),
+    "output_stride",
+    "dropout_rate",
+    "auxiliary_head",
+    "auxiliary_dropout_rate",
+    "proposals",
+    "detections",
+    "pooling.sampling_ratio",
 )
 # Settings that the file decides, not the name of the weights.
 SIZES = ("width_multiplier", "aspp_features", "head_features", "decoder_features")
@@ -49,7 +54,7 @@ def settings_of(
     )
     if not backbone_only and isinstance(network.model(2), type(weights.model)):
         settings |= _head_settings(weights.model)
-    known = _flat(network)
+    known = _flat(vars(network))
     if known.get("norm") != "frozen" and not known.get("batch_norm.frozen"):
         # An epsilon of 0 (torchvision's) is safe with trained statistics only: a batch's may be 0.
         settings = {k: v for k, v in settings.items() if not (k.endswith("epsilon") and v == 0)}
@@ -71,10 +76,11 @@ def take_over(
       given: dotted names of other settings that stay.
       backbone_only: leave out the heads.
     """
-    defaults, ours = _flat(type(network)), _flat(network)
+    defaults = _flat({field.name: field.default for field in dataclasses.fields(network)})
+    ours, stay = _flat(vars(network)), {*given, *weights.either_way}
     for name, theirs in settings_of(weights, network, backbone_only=backbone_only).items():
-        is_default = name in defaults and ours[name] == defaults[name] and name not in given
-        if is_default and name not in weights.either_way and _takes(network, name, theirs):
+        is_default = name not in stay and ours[name] == defaults.get(name)
+        if is_default and _takes(network, name, theirs):
             network = _with(network, name, theirs)
     return network
 
@@ -89,7 +95,7 @@ def contradictions(
       weights: the weights. A `Conversion` is made by name alone: its sizes are not compared.
       backbone_only: leave out the heads.
     """
-    ours, problems = _flat(network), []
+    ours, problems = _flat(vars(network)), []
     if ours.get("batch_norm.head_epsilon", 0) is None:
         ours["batch_norm.head_epsilon"] = ours["batch_norm.epsilon"]
     free = FREE + (SIZES if isinstance(weights, Conversion) else ())
@@ -152,21 +158,14 @@ def _norm_name(norm: Norm) -> NormName:
     return "frozen" if isinstance(norm(parent=None), BatchNorm) else "group"
 
 
-def _flat(config: Any) -> dict[str, Any]:
-    """The values of a configuration or of a dict, or the defaults of a class, by dotted name."""
-    if isinstance(config, type):
-        fields = dataclasses.fields(config)
-        values = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    elif dataclasses.is_dataclass(config):
-        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    else:
-        values = config
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by dotted name; those that are dataclasses are replaced by their own values."""
     flat = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+            flat |= _flat(vars(value), f"{prefix}{name}.")
         else:
-            flat[name] = value
+            flat[prefix + name] = value
     return flat
 
 

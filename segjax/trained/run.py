@@ -19,6 +19,7 @@ import jax
 from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import evaluation_examples
 from segjax.messages.hints import nearest
+from segjax.messages.lists import few
 from segjax.pretrained.converted import Pretrained
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig
@@ -57,7 +58,7 @@ def load_run(
     """Loads the trained model of a run directory.
 
     The run may still be in progress: nothing in its directory is written or removed. It may have
-    moved: it keeps a copy of its experiment, which counts if the original has changed or gone. The
+    moved: it keeps a copy of its experiment for when the original has changed or gone. The
     experiment file is executed, so load only runs whose experiment you trust.
 
     Args:
@@ -149,7 +150,7 @@ def _check_is_run(path: Path) -> None:
         return
     if path.is_dir():
         runs = _runs_in(path)
-        holds = f"it holds the runs {_listed(runs)}" if runs else _contents(path)
+        holds = f"it holds the runs {few(runs, most=NAMES_SHOWN)}" if runs else _contents(path)
         found = f"it has no config.json; {holds}"
     elif path.exists():
         found = "it is a file"
@@ -160,7 +161,7 @@ def _check_is_run(path: Path) -> None:
         if close:
             found += f"; did you mean {str(path.parent / close)!r}?"
         elif beside:
-            found += f"; runs beside it: {_listed(beside)}"
+            found += f"; runs beside it: {few(beside, most=NAMES_SHOWN)}"
     raise FileNotFoundError(f"{path} is not a run directory (the --workdir of a training): {found}")
 
 
@@ -194,9 +195,4 @@ def _runs_in(folder: Path) -> list[str]:
 
 def _contents(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
-    return f"it holds {_listed(names)}" if names else "it is empty"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"it holds {few(names, most=NAMES_SHOWN)}" if names else "it is empty"

@@ -78,6 +78,8 @@ class ExperimentConfig:
     def resolved(self, given: Collection[str] = ()) -> Self:
         """Returns the configuration with the settings that follow from others filled in.
 
+        `parse` calls this; for a configuration that is made in Python, call it yourself.
+
         Args:
           given: dotted names of the settings on the command line, which stay as they are.
 
@@ -151,8 +153,7 @@ def variant_config(config_class, name: str, variants: Mapping, **fields):
     """
     required = [f.name for f in dataclasses.fields(config_class) if not _has_default(f)]
     missing = dict.fromkeys(required, tyro.MISSING)
-    config = config_class(**(missing | {"variant": name} | dict(variants[name]) | fields))
-    return config.resolved()
+    return config_class(**(missing | {"variant": name} | dict(variants[name]) | fields))
 
 
 def _has_default(field) -> bool:
@@ -190,16 +191,13 @@ def with_absolute_paths(values: dict, config) -> dict:
 
     Args:
       values: values in the form of `to_dict`.
-      config: a configuration whose fields tell which values are paths.
+      config: the configuration, whose own values tell which of them are paths.
     """
-    made = dict(values)
-    for name in values.keys() & {field.name for field in dataclasses.fields(config)}:
-        value, field = values[name], getattr(config, name)
-        if dataclasses.is_dataclass(field) and isinstance(value, dict):
-            made[name] = with_absolute_paths(value, field)
-        elif isinstance(field, Path) and isinstance(value, str):
-            made[name] = str(Path(value).expanduser().absolute())
-    return made
+    flat = flatten(values)
+    for name in ("workdir", *paths(config)):
+        if isinstance(value := flat.get(name), str):
+            values = with_value(values, name, str(Path(value).expanduser().absolute()))
+    return values
 
 
 def paths(config) -> list[str]:

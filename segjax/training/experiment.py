@@ -127,13 +127,13 @@ def load_experiment(
 
 @contextlib.contextmanager
 def _own_imports(path: Path) -> Iterator[None]:
-    """Lets an experiment import the files beside it, even if others of their names are loaded.
+    """Lets an experiment import the files beside it, even if modules of the same names are loaded.
 
     Two runs may each have a helpers.py, and so may the program that loads them. Afterwards the
     program's modules are as they were.
 
     Raises:
-      ValueError: what the experiment imports is not there.
+      ValueError: an import in the experiment fails.
     """
     places = [str(place) for place in import_places(path)]
     names = import_names(path) - sys.stdlib_module_names
@@ -154,7 +154,7 @@ def _own_imports(path: Path) -> Iterator[None]:
         for place in places:
             sys.path.remove(place)
             if place not in sys.path:
-                sys.path.append(place)  # for what functions import when they are called
+                sys.path.append(place)  # for imports inside functions, which run later
         replaced = {name.partition(".")[0] for name in others}
         for name in [name for name in sys.modules if name.partition(".")[0] in replaced]:
             del sys.modules[name]

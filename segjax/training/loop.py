@@ -69,14 +69,12 @@ def train(
         if name not in experiment.evaluation:
             known = ", ".join(experiment.evaluation)
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
-    source, *others = open_sources([experiment.train, *experiment.evaluation.values()])
-    splits = dict(zip(experiment.evaluation, others, strict=True))
-    check_before_training(
-        {"train": source, **splits}, check_for(experiment.task), progress=is_main_process()
-    )
+    sources = open_sources({"train": experiment.train, **experiment.evaluation})
+    source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
+    check_before_training(sources, check_for(experiment.task), progress=is_main_process())
 
     def announce(resumed):
-        _print_start(experiment, config, resumed, {"train": source, **splits}, parallel)
+        _print_start(experiment, config, resumed, sources, parallel)
 
     with (
         hold_run(config, experiment_file, announce) as lock,

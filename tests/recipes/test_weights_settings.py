@@ -177,21 +177,22 @@ def test_a_setting_that_contradicts_the_weights_is_refused(files, flags, message
         parse(files.Config, ["--workdir", "run", *initial_flags(TORCHVISION), *flags])
     assert str(error.value) == (
         f"error: the weights {TORCHVISION} need {message}; "
-        "a setting that is left out follows the weights"
+        "a setting that is left out follows the weights (in Python, after config.resolved())"
     )
 
 
-def test_a_configuration_made_in_python_takes_over_too(files):
+def test_a_configuration_made_in_python_takes_over_when_it_is_resolved(files):
     initial = InitialConfig(name=TORCHVISION, weights=Path("weights.pth"))
     config = files.Config(workdir=Path("run"), initial=initial)
-    assert config.network == take_over(MaskRCNNConfig(), conversion_of(TORCHVISION))
-    assert files.Config(workdir=Path("run")).network == MaskRCNNConfig()
+    assert config.resolved().network == take_over(MaskRCNNConfig(), conversion_of(TORCHVISION))
+    plain = files.Config(workdir=Path("run"))
+    assert plain.resolved() == plain
     coco = load_module(EXPERIMENTS / "mask_rcnn" / "coco_r50_fpn.py")
     options = {"workdir": Path("run"), "initial": initial}
     config = variant_config(coco.Config, "torchvision", coco.VARIANTS, **options)
-    assert config.network == take_over(MaskRCNNConfig(), conversion_of(TORCHVISION))
+    assert config.resolved().network == take_over(MaskRCNNConfig(), conversion_of(TORCHVISION))
     with pytest.raises(ValueError, match=r"need network.backbone='resnet50', not 'resnet101_msra'"):
-        variant_config(coco.Config, "r101-3x", coco.VARIANTS, **options)
+        variant_config(coco.Config, "r101-3x", coco.VARIANTS, **options).resolved()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_the_real_weights_of_camvids_network_need_its_width(real_data):
     path = real_data / "weights" / "deeplabv3_mobilenetv2_dm05_voc.npz"
     initial = InitialConfig(name="tf/deeplabv3_mobilenetv2", weights=path)
     camvid = load_module(EXPERIMENTS / "deeplab" / "camvid.py")
-    network = initial.network_of(camvid.Config.network)
+    network = take_over(camvid.Config.network, conversion_of(initial.name))
     initial.check(network, pretrained.load(initial.name, path))
     wide = dataclasses.replace(network, width_multiplier=1.0)
     with pytest.raises(ValueError, match=r"need network.width_multiplier=0.5, not 1.0; a setting"):

@@ -107,7 +107,7 @@ def test_an_entry_that_examples_lack_is_named_before_the_first_step(tmp_path, sp
 
 def test_a_split_without_examples_is_named_before_the_first_step(tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(BadData, match="test has no examples"):
+    with pytest.raises(BadData, match="test: no examples"):
         train_tiny(workdir, evaluated_on(test=lambda: tiny.Squares(0)))
     assert not workdir.exists()
 

@@ -15,8 +15,8 @@ Number = float | np.floating
 def to_eight_bits(image: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray:
     """Maps values linearly to 0..255, uint8: the range of photographs and of their weights.
 
-    Values outside the range are clipped, and the result is rounded, because everything behind it
-    takes 8 bits as photographs have them: augmentation, pictures and prepared data sets.
+    Values outside the range are clipped, and the result is rounded: augmentation, pictures and
+    prepared data sets take 8 bits, as photographs have them.
 
     Args:
       image: finite numbers of any shape.

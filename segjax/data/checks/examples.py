@@ -11,11 +11,11 @@ from segjax.data.augmentation.photometric import check_pixel_range, to_eight_bit
 from segjax.data.checks.labels import find_problems, find_split_problems, image_problems
 from segjax.data.checks.report import SplitReport
 from segjax.data.loading.ordered_map import map_in_threads
+from segjax.messages.lists import list_problems
 
 # Examples of each split that are read before the first step. More would delay the start: a
 # thousand photographs take about ten seconds on two cores.
 CHECKED_BEFORE_TRAINING = 500
-PROBLEMS_NAMED = 5
 
 
 class BadData(ValueError):
@@ -114,7 +114,7 @@ def check_before_training(
     Raises:
       BadData: naming up to five problems of each split, and the number of others.
     """
-    found_in = {}
+    found_in = []
     for name, source in sources.items():
         listed = getattr(source, "file_problems", dict)()
         count = min(len(source), CHECKED_BEFORE_TRAINING)
@@ -132,36 +132,27 @@ def check_before_training(
             whole = find_split_problems(
                 report, num_classes=check.num_classes, trained=name == "train"
             )
-            problems = [f"{name}: {problem}" for problem in whole]
+            problems += whole
         if not count:
-            problems = [f"{name} has no examples"]
+            problems = ["no examples"]
         elif "boxes" in check.required and not np.any(getattr(source, "object_counts", 1)):
-            problems.append(f"no example of {name} has an object that is not a crowd")
+            problems.append("no example has an object that is not a crowd")
         if problems:
-            found_in[name] = problems
-    if len(found_in) == 1:
-        raise BadData(list_problems(*found_in.popitem()))
+            found_in.append(list_problems(name, problems))
     if found_in:
-        raise BadData(
-            "\n".join(
-                list_problems(name, [f"{name}, {each}" for each in problems])
-                if len(problems) == 1
-                else list_problems(name, problems)
-                for name, problems in found_in.items()
-            )
-        )
+        raise BadData("\n".join(found_in))
 
 
-def open_sources(openers: Sequence[Callable[[], Sequence[dict]]]) -> list[Sequence[dict]]:
-    """Opens several sources, in this order.
+def open_sources(openers: Mapping[str, Callable[[], Sequence[dict]]]) -> dict[str, Sequence[dict]]:
+    """Opens the source of each split, in this order.
 
     Raises:
-      OSError, ValueError: a source cannot be opened; of several, the message gives the reasons.
+      OSError, ValueError: a source cannot be opened; the message gives the reasons of all.
     """
-    sources, errors = [], {}
-    for opener in openers:
+    sources, errors = {}, {}
+    for name, opener in openers.items():
         try:
-            sources.append(opener())
+            sources[name] = opener()
         except (OSError, ValueError) as error:
             errors.setdefault(str(error), error)
     if len(errors) == 1:
@@ -169,17 +160,6 @@ def open_sources(openers: Sequence[Callable[[], Sequence[dict]]]) -> list[Sequen
     if errors:
         raise BadData(list_problems("the data", [*errors]))
     return sources
-
-
-def list_problems(name: str, problems: Sequence[str]) -> str:
-    """Joins problems to one message that names five at most and counts the others."""
-    problems = list(dict.fromkeys(problems))
-    if len(problems) == 1:
-        return problems[0]
-    shown = [f"\n  {problem}" for problem in problems[:PROBLEMS_NAMED]]
-    more = len(problems) - len(shown)
-    tail = f"\n  and {more} more" if more else ""
-    return f"{len(problems)} problems in {name}:{''.join(shown)}{tail}"
 
 
 def _problems_of(

@@ -96,9 +96,8 @@ def find_problems(example: dict, *, num_classes: int, background: int | None = 0
     if "classes" in example:
         problems += _object_problems(example, num_classes)
     shapes = [example[key].shape for key in ("instances", "labels") if key in example]
-    if len(shapes) == 2 and shapes[0] == shapes[1]:
-        of_background = example["labels"] == (-1 if background is None else background)
-        stray = np.count_nonzero((example["instances"] > 0) & of_background)
+    if len(shapes) == 2 and shapes[0] == shapes[1] and background is not None:
+        stray = np.count_nonzero((example["instances"] > 0) & (example["labels"] == background))
         if stray:
             problems.append(f"{stray} pixels of instances are labelled {background}, background")
     return problems

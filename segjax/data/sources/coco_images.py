@@ -1,4 +1,4 @@
-"""The image files of a JSON file in COCO's format: where they are, their sizes, odd ones."""
+"""The image files of a JSON file in COCO's format: paths, sizes and notes."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from segjax.coco.index import CocoIndex
 from segjax.data.images import SUFFIXES, note_other_files, read_image
 from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import Orientation
-from segjax.messages.lists import few
+from segjax.messages.lists import few, list_problems
 
 
 def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -70,9 +70,10 @@ def note_unused(folder: Path, listed: Collection[str], annotations: Path) -> lis
     unlisted = sorted(
         entry.name
         for entry in os.scandir(folder)
-        if entry.name not in listed and Path(entry.name).suffix.lower() in SUFFIXES
+        if entry.name not in listed
+        and Path(entry.name).suffix.lower() in SUFFIXES
+        and not entry.name.startswith(".")
     )
-    unlisted = [name for name in unlisted if not name.startswith(".")]
     notes = note_other_files(folder, without=(annotations,))
     if unlisted:
         notes.append(
@@ -106,8 +107,7 @@ def read_sizes(
 
     found = list(map_in_threads(size, paths))
     if unreadable := [each for each in found if isinstance(each, ValueError)]:
-        more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        raise ValueError("; ".join(map(str, unreadable[:5])) + more)
+        raise ValueError(list_problems(f"the images of {folder}", [*map(str, unreadable)]))
     return [each for each in found if not isinstance(each, ValueError)]
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 
 from segjax.data.augmentation.semantic import Normalize
 from segjax.data.checks.examples import (
-    PROBLEMS_NAMED,
     BadData,
     ExampleCheck,
     check_before_training,
@@ -16,6 +16,7 @@ from segjax.data.checks.examples import (
 )
 from segjax.data.instance_masks import EMPTY
 from segjax.data.loading.loader import evaluation_examples, training_batches
+from segjax.messages.lists import PROBLEMS_NAMED
 
 SEMANTIC = ExampleCheck(
     num_classes=2, channels=(3,), dtypes=("uint8",), required=("image", "labels")
@@ -239,7 +240,7 @@ def test_the_problems_of_all_splits_are_named_at_once():
     with pytest.raises(BadData) as error:
         before_training(wrong, val=[example()], test=wrong * 2)
     first, second, *lines = str(error.value).splitlines()
-    assert first.startswith("train, example 0 of 1, id 'cat': labels has value 7")
+    assert first.startswith("train: example 0 of 1, id 'cat': labels has value 7")
     assert second == "2 problems in test:"
     assert len(lines) == 2
 
@@ -250,7 +251,7 @@ def test_a_split_without_objects_is_refused():
 
     empty, full = objects(np.zeros((0, 4))), objects([[0, 0, 1, 1]])
     check_before_training({"train": [full], "val": [empty]}, OBJECTS, progress=False)
-    with pytest.raises(BadData, match=r"^no example of val has an object that is not a crowd$"):
+    with pytest.raises(BadData, match=r"^val: no example has an object that is not a crowd$"):
         check_before_training({"train": [full], "val": Counted([empty])}, OBJECTS, progress=False)
 
 
@@ -271,11 +272,11 @@ def test_all_splits_that_cannot_be_opened_are_named():
     def fails(message):
         raise FileNotFoundError(message)
 
-    assert open_sources([lambda: "a", lambda: "b"]) == ["a", "b"]
+    assert open_sources({"train": lambda: "a", "val": lambda: "b"}) == {"train": "a", "val": "b"}
     with pytest.raises(FileNotFoundError, match=r"^not prepared$"):
-        open_sources([lambda: fails("not prepared")] * 2)
+        open_sources(dict.fromkeys(("train", "val"), lambda: fails("not prepared")))
     with pytest.raises(BadData, match=r"2 problems in the data:\n  train\.json.*\n  val\.json"):
-        open_sources([lambda: fails("train.json"), lambda: "b", lambda: fails("val.json")])
+        open_sources({name: partial(fails, f"{name}.json") for name in ("train", "val")})
 
 
 def test_what_a_source_raises_becomes_a_line_with_the_example():
@@ -283,7 +284,7 @@ def test_what_a_source_raises_becomes_a_line_with_the_example():
         def __getitem__(self, index):
             raise KeyError("mask")
 
-    with pytest.raises(BadData, match=r"^example 0 of 1: KeyError: 'mask'$"):
+    with pytest.raises(BadData, match=r"^train: example 0 of 1: KeyError: 'mask'$"):
         before_training(Broken([0]))
 
 

@@ -326,7 +326,7 @@ def test_every_unreadable_image_without_a_size_is_named(tmp_path):
     path.write_text(json.dumps(content))
     for name in ("b.png", "c.png"):
         (images / name).write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"b\.png: damaged.*; .*c\.png: damaged"):
+    with pytest.raises(ValueError, match=r"b\.png: damaged.*\n.*c\.png: damaged"):
         CocoInstances(path, images)
 
 
@@ -563,8 +563,9 @@ def test_a_file_that_is_several_images_is_noted(tmp_path):
     content = json.loads(path.read_text())
     content["images"][0]["file_name"] = content["images"][2]["file_name"]
     path.write_text(json.dumps(content))
-    (note,) = CocoInstances(path, images).notes
-    assert note.startswith("1 files are listed as several images, such as 'b.png'")
+    repeated, unused = CocoInstances(path, images).notes
+    assert repeated.startswith("1 files are listed as several images, such as 'b.png'")
+    assert unused.startswith("1 images in ")
 
 
 def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):

@@ -13,7 +13,7 @@ from segjax.coco.run_lengths import decode, encode
 from segjax.data.augmentation.instance import keep_objects
 from segjax.data.builder import SegmentationBuilder, decode_text, image_feature
 from segjax.data.instance_masks import crop_mask
-from segjax.data.sources.coco_files import read_coco_example
+from segjax.data.sources.coco_example import read_coco_example
 from segjax.data.sources.files import ExampleFiles, SourceListing, keep_complete, note_sizes
 
 PUBLISHED = {"train": 118287, "val": 5000}
