@@ -1,14 +1,15 @@
 """Train on data of your own, with a boundary map and a loss term that uses it: drawn shapes.
 
-Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 2 poolings instead of 4, 16 features
+Paper     Ronneberger et al., U-Net, MICCAI 2015, in small: 3 poolings instead of 4, 16 features
           instead of 64, batch norm, AdamW. The paper has no numbers on this data. It, too, gives
           the pixels between touching objects more weight (section 3).
 Protocol  `Shapes` is the data set: a class with __len__ and __getitem__. Its examples have an entry
           that segjax does not know, "boundary". The entry moves with the image and reaches the loss
           term of the same name, which counts errors at the outlines again.
-Data      made by code on demand: discs and squares of random colours that cover one another.
-Expected  not yet measured.
-Cost      not yet measured.
+Data      made by code on demand: bright discs with little blue and squares with little red, which
+          cover one another on a dark ground.
+Expected  mean IoU 0.942 on the 50 held-out pictures.
+Cost      2 minutes on 2 CPU cores that were busy with other work.
 Command   python experiments/extending/own_data.py --workdir runs/own_data
 """
 
@@ -52,7 +53,7 @@ class Shapes:
     def __getitem__(self, index: int) -> dict:
         rng = np.random.default_rng((self.seed, index))
         rows, columns = np.mgrid[:SIDE, :SIDE]
-        image = np.full((SIDE, SIDE, 3), rng.uniform(0, 255, 3))
+        image = np.full((SIDE, SIDE, 3), rng.uniform(0, 80, 3))
         labels = np.zeros((SIDE, SIDE), np.uint8)
         boundary = np.zeros((SIDE, SIDE), np.float32)
         for _ in range(10):
@@ -60,7 +61,9 @@ class Shapes:
             label, radius = rng.integers(1, len(CLASSES)), rng.uniform(7, 15)
             reach = np.hypot(down, right) if label == 1 else np.maximum(down, right)
             inside = reach < radius
-            image[inside] = rng.uniform(0, 255, 3)
+            color = rng.uniform(120, 240, 3)
+            color[2 if label == 1 else 0] *= 0.6
+            image[inside] = color
             labels[inside] = label
             boundary[inside] = 0
             boundary[np.abs(reach - radius) < 1.5] = 1
@@ -88,7 +91,7 @@ class Config(UNetExperimentConfig):
         schedule="cosine",
         warmup_steps=20,
     )
-    network: UNetConfig = UNetConfig(features=16, depth=2, padding="SAME", norm="batch", tile=SIDE)
+    network: UNetConfig = UNetConfig(features=16, depth=3, padding="SAME", norm="batch", tile=SIDE)
     augment: UNetAugmentConfig = UNetAugmentConfig(elastic_sigma=0.0, contrast=0.0, gamma=0.0)
     boundary: float = 1.0
     """Weight of the loss term."""
