@@ -141,14 +141,13 @@ def predict_command(
                     own = getattr(task, "category_ids", None)
                     listed = None if listing is None else listing.categories
                     ids = result_ids(task.classes[1:], own=own, listed=listed)
-                    notes = [*(listing.notes if listing is not None else ())]
-                    notes.append(describe_categories(ids, own=own, listed=annotations))
+                    described = describe_categories(ids, own=own, listed=annotations)
                     written = DetectionFiles(
                         output,
                         task.classes,
                         category_ids=ids.ids,
                         most=task.model.detections.max_detections,
-                        notes=notes,
+                        notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
                     background = getattr(task, "background_class", None)
