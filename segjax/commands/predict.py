@@ -20,12 +20,11 @@ from segjax.commands.models import (
 )
 from segjax.data.augmentation.photometric import check_pixel_range
 from segjax.data.orientation import Orientation, note_turned
+from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
-
-FILES_NAMED = 5  # in an error about several
 
 
 def predict_command(
@@ -211,9 +210,7 @@ def _read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        more = len(problems) - FILES_NAMED
-        shown = problems[:FILES_NAMED] + [f"... and {more} more"] * (more > 0)
-        raise UserError("\n  ".join([f"{len(problems)} files cannot be read:", *shown]))
+        raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
         ImageFile(path, page_names, *map(set, zip(*pages, strict=True)))
