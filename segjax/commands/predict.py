@@ -20,12 +20,11 @@ from segjax.commands.models import (
 )
 from segjax.data.augmentation.photometric import check_pixel_range
 from segjax.data.orientation import Orientation, note_turned
+from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
-
-FILES_NAMED = 5  # in an error about several
 
 
 def predict_command(
@@ -141,14 +140,13 @@ def predict_command(
                     own = getattr(task, "category_ids", None)
                     listed = None if listing is None else listing.categories
                     ids = result_ids(task.classes[1:], own=own, listed=listed)
-                    notes = [*(listing.notes if listing is not None else ())]
-                    notes.append(describe_categories(ids, own=own, listed=annotations))
+                    described = describe_categories(ids, own=own, listed=annotations)
                     written = DetectionFiles(
                         output,
                         task.classes,
                         category_ids=ids.ids,
                         most=task.model.detections.max_detections,
-                        notes=notes,
+                        notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
                     background = getattr(task, "background_class", None)
@@ -212,9 +210,7 @@ def _read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        more = len(problems) - FILES_NAMED
-        shown = problems[:FILES_NAMED] + [f"... and {more} more"] * (more > 0)
-        raise UserError("\n  ".join([f"{len(problems)} files cannot be read:", *shown]))
+        raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
         ImageFile(path, page_names, *map(set, zip(*pages, strict=True)))

@@ -74,10 +74,9 @@ def note_other_files(
     if not folder.is_dir():
         return []
     own = {path.resolve() for path in without}
-    files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in files if entry.is_file()]
-    others = [entry for entry in files if entry.suffix.lower() not in suffixes]
-    names = [entry.name for entry in others if entry.resolve() not in own]
+    files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
+    others = [path for path in files if path.suffix.lower() not in suffixes]
+    names = sorted(path.name for path in others if path.resolve() not in own)
     if not names:
         return []
     return [f"{len(names)} of {len(files)} files in {folder} are no {kind}, skipped: {few(names)}"]
