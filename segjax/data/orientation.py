@@ -39,7 +39,7 @@ _UPRIGHT_OF_STORED = {
     8: lambda pixels: np.rot90(pixels),
 }
 _INVERSE = {6: 8, 8: 6}  # every other tag is its own inverse
-_QUARTER_TURNS = (5, 6, 7, 8)
+QUARTER_TURNS = (5, 6, 7, 8)
 _TAGGED = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -130,7 +130,7 @@ def explain_size(
     """
     swapped = found != expected and found == expected[::-1]
     tag = read_tag(path) if swapped else 1
-    if tag not in _QUARTER_TURNS:
+    if tag not in QUARTER_TURNS:
         return ""
     if orientation == "stored":
         return (

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from segjax.coco.ids import Id, result_ids
 from segjax.coco.index import CocoIndex, read_coco_index
 from segjax.data.loading.ordered_map import map_in_threads
-from segjax.data.orientation import Orientation, note_turned
+from segjax.data.orientation import QUARTER_TURNS, Orientation, note_turned, read_tag
 from segjax.data.sources.coco_example import read_coco_example
 from segjax.data.sources.coco_images import (
     example_names,
@@ -193,8 +193,8 @@ class CocoInstances:
         annotated = map(tuple, self.sizes.tolist())
         suspects = [
             number
-            for number, (found, size) in enumerate(zip(sizes, annotated, strict=True))
-            if found != size
+            for number, (path, found, size) in enumerate(zip(paths, sizes, annotated, strict=True))
+            if found != size and not self._is_turned(path, found, size)
         ]
         problems = {}
         for number in suspects[:SUSPECTS_DECODED]:
@@ -203,6 +203,14 @@ class CocoInstances:
             except (OSError, ValueError) as error:
                 problems[number] = str(error)
         return problems
+
+    def _is_turned(self, path: Path, stored: tuple[int, int] | None, size: tuple[int, int]) -> bool:
+        """Returns whether a stored bitmap has this size once it is upright."""
+        return (
+            self.orientation == "upright"
+            and stored == size[::-1]
+            and read_tag(path) in QUARTER_TURNS
+        )
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
