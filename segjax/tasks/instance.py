@@ -85,6 +85,7 @@ class InstanceTask:
     """
 
     entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
+    background_class: ClassVar[int] = 0
 
     model: MaskRCNN
     classes: tuple[str, ...]

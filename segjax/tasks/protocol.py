@@ -42,7 +42,8 @@ class Task(Protocol):
         and "float32".
 
     A task may have `pixel_range`, the values that become 0 and 255 in images of other types than
-    the preprocessing takes; without it, such images are refused.
+    the preprocessing takes; without it, such images are refused. It may have `background_class`,
+    the id of the class that is no object; without it, or with None, every class is one.
     """
 
     entries: ClassVar[tuple[str, ...]]

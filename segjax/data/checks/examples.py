@@ -93,7 +93,7 @@ def check_for(task) -> ExampleCheck:
         dtypes=getattr(task.preprocess, "dtypes", ExampleCheck.dtypes),
         required=task.entries,
         pixel_range=getattr(task, "pixel_range", None),
-        background=getattr(task, "background_class", 0),
+        background=getattr(task, "background_class", None),
     )
 
 
