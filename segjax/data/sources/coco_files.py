@@ -18,6 +18,7 @@ from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import Orientation, explain_size, note_turned
 from segjax.data.sources.coco_images import (
     example_names,
+    files_in,
     find_files,
     note_changes,
     note_unused,
@@ -208,10 +209,10 @@ class CocoInstances:
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
-        present = {entry.name for entry in os.scandir(self.images)}
+        present = files_in(self.images)
         names = [self._index.file_names[place] for place in self._places]
         missing = [
-            name for name in names if name not in present and not (self.images / name).is_file()
+            name for name in names if name not in present and not os.path.isfile(self.images / name)
         ]
         if missing:
             raise FileNotFoundError(
