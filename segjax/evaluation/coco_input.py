@@ -4,6 +4,7 @@ pycocotools refuses by whatever error its code runs into; here the message names
 was expected. Deliberate differences:
 
 - An empty list of results is no error: nothing was found.
+- Polygons that reach beyond a million pixels are refused: their outlines take gigabytes.
 - Numbers that are NaN, run lengths that are none or do not fill their size, and masks of another
   size than their image are refused. pycocotools counts them as something else without a word.
 - Ids of annotations are not read. pycocotools takes an object of id 0 for none, and one of two
@@ -25,7 +26,7 @@ import numpy as np
 from faster_coco_eval import mask as coco_masks
 
 from segjax.coco import run_lengths as rle
-from segjax.coco.annotations import read_crowd
+from segjax.coco.annotations import FARTHEST, read_crowd
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,8 @@ def _rows_of_array(found: np.ndarray, source: str) -> list[dict]:
     """Rows of an array [n, 7]: image id, x, y, width, height, score, category id."""
     if found.ndim != 2 or found.shape[1] != 7:
         raise ValueError(f"{source}: expected an array [n, 7], found {found.shape}")
+    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise ValueError(f"{source}: expected an array of finite numbers, found {found!r:.80}")
     return [
         {"image_id": int(image), "bbox": box, "score": score, "category_id": int(category)}
         for image, *box, score, category in found.tolist()
@@ -269,6 +272,8 @@ def _mask(value, size: list[int], name: str) -> list | dict:
             f"{value!r:.40}"
         )
     polygons = [_numbers(polygon, f"{name}: segmentation") for polygon in polygons]
+    if max(abs(number) for polygon in polygons for number in polygon) > FARTHEST:
+        raise ValueError(f"{name}: segmentation reaches beyond {FARTHEST:g} pixels: {value!r:.40}")
     # An odd number at the end counts for nothing, and two corners enclose nothing.
     polygons = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if len(polygon) >= 6]
     if not polygons:
@@ -318,15 +323,25 @@ def _numbers(values, name: str) -> list[float]:
 
 
 def _finite(value, name: str) -> float:
-    if not _is_number(value) or not math.isfinite(value):
+    number = _float(value)
+    if not math.isfinite(number):
         raise ValueError(f"{name} is {value!r:.40}; expected a number")
-    return float(value)
+    return number
 
 
 def _score(value, name: str) -> float:
-    if not _is_number(value) or math.isnan(value):
+    number = _float(value)
+    if math.isnan(number):
         raise ValueError(f"{name}: expected a number as score, found {value!r:.40}")
-    return float(value)
+    return number
+
+
+def _float(value) -> float:
+    """A number as float; NaN for anything else and for integers beyond floats."""
+    try:
+        return float(value) if _is_number(value) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _is_number(value) -> bool:
