@@ -135,7 +135,7 @@ def check_before_training(
             problems = [f"{name}: {problem}" for problem in whole]
         if not count:
             problems = [f"{name} has no examples"]
-        elif "boxes" in check.required and not np.any(getattr(source, "object_counts", 1)):
+        elif "boxes" in check.required and not _has_objects(name, source, report):
             problems.append(f"no example of {name} has an object that is not a crowd")
         if problems:
             found_in[name] = problems
@@ -180,6 +180,15 @@ def list_problems(name: str, problems: Sequence[str]) -> str:
     more = len(problems) - len(shown)
     tail = f"\n  and {more} more" if more else ""
     return f"{len(problems)} problems in {name}:{''.join(shown)}{tail}"
+
+
+def _has_objects(name: str, source: Sequence[dict], report: SplitReport) -> bool:
+    """Whether a split has an object that is not a crowd, as far as the source or reading tells."""
+    counts = getattr(source, "object_counts", None)
+    if counts is not None:
+        return bool(np.any(counts))
+    all_read = len(report.instances) == len(source)
+    return name != "train" or not all_read or report.objects.total() > report.crowds
 
 
 def _problems_of(
