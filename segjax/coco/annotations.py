@@ -258,7 +258,7 @@ def _from_corners(corners) -> tuple[float, float, float, float]:
 
 def _read_run_lengths(value: dict) -> dict:
     size = value.get("size")
-    if not _is_pair(size) or not _are_numbers(size) or "counts" not in value:
+    if size is None or not _are_numbers(size) or len(size) != 2 or "counts" not in value:
         raise ValueError(
             f"segmentation is {value!r:.60}; expected run lengths with counts and size "
             "[height, width]"

@@ -43,8 +43,11 @@ def read_parts(
         ) from error
     except RecursionError as error:
         raise ValueError(f"{path}: not in COCO's format: nested too deeply") from error
-    except ValueError as error:  # such as an integer of more than 4,300 digits
-        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        # Python reads no longer integers.
+        long = "a whole number has more than 4300 digits; expected ids and coordinates"
+        message = long if "set_int_max_str_digits" in str(error) else error
+        raise ValueError(f"{path}: {message}") from error
     if missing := [part for part in needed if part not in parts]:
         raise ValueError(
             f"{path}: not in COCO's format: expected lists named {', '.join(needed)}; missing: "

@@ -116,6 +116,12 @@ def check_before_training(
     """
     found_in = {}
     for name, source in sources.items():
+        if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            found_in[name] = [
+                f"{name}: expected a source with __len__ and __getitem__, such as a list, found "
+                f"{type(source).__name__}"
+            ]
+            continue
         listed = getattr(source, "file_problems", dict)()
         count = min(len(source), CHECKED_BEFORE_TRAINING)
         indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()

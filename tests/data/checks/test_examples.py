@@ -345,6 +345,11 @@ def test_all_splits_that_cannot_be_opened_are_named():
         open_sources([lambda: fails("train.json"), lambda: "b", lambda: fails("val.json")])
 
 
+def test_a_source_without_a_length_is_named():
+    with pytest.raises(BadData, match=r"^train: expected a source with __len__ .* found generator"):
+        before_training(each for each in [example()])
+
+
 def test_what_a_source_raises_becomes_a_line_with_the_example():
     class Broken(list):
         def __getitem__(self, index):
