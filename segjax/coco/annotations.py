@@ -23,6 +23,7 @@ ODDITIES = {
     "iscrowd text": "have iscrowd as text: read as a number",
     "flat": "have one list of numbers as segmentation: read as one polygon",
     "pairs": "have corners as [x, y] pairs: read as polygons",
+    "empty": "have run lengths without a pixel: an empty mask",
     "short": "have polygons of fewer than three corners, which enclose nothing: left out",
     "corners": "have a bbox that looks like [x_min, y_min, x_max, y_max] instead of [x, y, width, "
     "height]",
@@ -31,7 +32,7 @@ ODDITIES = {
 CONTRADICTIONS = ("corners", "apart")  # refused where most annotations have them
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLOSE = 2.0  # pixels by which a box may differ from the outline of its mask
-_FARTHEST = 1e6  # pixels; the outline of a polygon that reaches farther would take gigabytes
+FARTHEST = 1e6  # pixels; the outline of a polygon that reaches farther would take gigabytes
 # JSON has no NaN, but pandas writes it for missing values. Infinity is read as missing, too.
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 
@@ -78,7 +79,9 @@ def _read(entry: Mapping) -> Annotation:
         oddities.append("ids")
     segmentation, form = read_segmentation(entry.get("segmentation"))
     outline = outline_of(segmentation)
-    if outline is not None and max(map(abs, outline)) > _FARTHEST:
+    if outline is None and segmentation is not None:
+        oddities.append("empty")
+    if outline is not None and max(map(abs, outline)) > FARTHEST:
         reach = ", ".join(f"{number:g}" for number in outline)
         raise ValueError(f"segmentation reaches over [{reach}]; expected coordinates in pixels")
     box = entry.get("bbox")
@@ -259,6 +262,10 @@ def _read_run_lengths(value: dict) -> dict:
         raise ValueError(
             f"segmentation is {value!r:.60}; expected run lengths with counts and size "
             "[height, width]"
+        )
+    if any(side < 1 or side > FARTHEST or side != int(side) for side in size):
+        raise ValueError(
+            f"segmentation has run lengths for {size!r:.60}; expected [height, width] in pixels"
         )
     value = {"size": [int(side) for side in size], "counts": value["counts"]}
     rle.area(value)  # refuses wrong counts

@@ -220,10 +220,7 @@ class _Annotations:
         self.with_box_and_mask = 0
 
     def add(self, entry: dict, start: int, end: int) -> None:
-        try:
-            annotation = read_annotation(entry)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
+        annotation = read_annotation(entry)
         for kind, key in (("image", annotation.image), ("category", annotation.category)):
             known = self.known[kind]
             self.ids[kind].append(known.setdefault(key, len(known)))
@@ -254,8 +251,8 @@ class _Annotations:
         if unknown:
             numbers = [self.known[kind][key] for key in unknown]
             raise ValueError(
-                f"{self.path}: {np.count_nonzero(np.isin(ids, numbers))} annotations name a "
-                f"{kind}_id that the file does not define, the first {unknown[0]!r:.40}"
+                f"{self.path}: {np.count_nonzero(np.isin(ids, numbers))} annotations have "
+                f"the {kind}_id of no {kind} in the file, such as {unknown[0]!r:.40}"
             )
         of_number = np.array([places[key] for key in self.known[kind]], np.int64)
         return of_number[ids]

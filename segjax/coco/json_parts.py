@@ -18,7 +18,8 @@ def read_parts(
     """Parses a file; passes each element of "annotations" and its place to `visit`.
 
     Raises:
-      ValueError: the file is no JSON in UTF-8, or lacks a needed list.
+      ValueError: the file is no JSON in UTF-8, lacks a needed list or has it twice, or `visit`
+        raised one; the message begins with the file.
     """
     content = path.read_bytes()
     encoding = json.detect_encoding(content)
@@ -28,6 +29,11 @@ def read_parts(
     text = content.decode("latin-1")
     start = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     try:
+        if text.startswith("[", _skip_space(text, start)):
+            raise ValueError(
+                f"not in COCO's format: a list, as files of results are; expected {{...}} with "
+                f"{', '.join(needed)}"
+            )
         parts = _read_object(text, start, visit)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON, or cut short ({error})") from error
@@ -37,6 +43,11 @@ def read_parts(
         ) from error
     except RecursionError as error:
         raise ValueError(f"{path}: not in COCO's format: nested too deeply") from error
+    except ValueError as error:
+        # Python reads no longer integers.
+        long = "a whole number has more than 4300 digits; expected ids and coordinates"
+        message = long if "set_int_max_str_digits" in str(error) else error
+        raise ValueError(f"{path}: {message}") from error
     if missing := [part for part in needed if part not in parts]:
         raise ValueError(
             f"{path}: not in COCO's format: expected lists named {', '.join(needed)}; missing: "
@@ -54,6 +65,8 @@ def _read_object(text: str, start: int, visit: Callable[[dict, int, int], None])
         if not isinstance(key, str):
             raise json.JSONDecodeError("Expecting a name in quotes", text, position)
         position = _after(text, end, ":")
+        if key in parts:
+            raise ValueError(f"two lists named {key}; expected one")
         if key == "annotations" and text[position : position + 1] == "[":
             parts[key] = []
             position = _visit_elements(text, position, visit)
@@ -64,6 +77,8 @@ def _read_object(text: str, start: int, visit: Callable[[dict, int, int], None])
             position = _skip_space(text, end)
         if text[position : position + 1] != "}":
             position = _after(text, position, ",")
+    if (end := _skip_space(text, position + 1)) != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
     return parts
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from segjax.coco.ids import Id, id_key, id_order, own_id
 
+_LONGEST = 10**6  # pixels; a larger "size" would make all objects look flat
+
 
 def keys_of(path: Path, content: list[dict], kind: str) -> list[Id]:
     """The keys of the ids of all categories or images, which must differ.
@@ -40,13 +42,17 @@ def read_images(
     for place in order:
         image = content[place]
         name = image.get("file_name")
-        if not isinstance(name, str) or not name:
+        if name in (None, ""):
             raise ValueError(f"{path}: image {image['id']!r:.40} has no file_name")
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{path}: image {image['id']!r:.40} has file_name {name!r:.40}; expected a text"
+            )
         height, width = _read_side(image.get("height")), _read_side(image.get("width"))
         if height is None or width is None:
             raise ValueError(
                 f"{path}: image {image['id']!r:.40} has height {image.get('height')!r:.20}, width "
-                f"{image.get('width')!r:.20}; expected whole numbers"
+                f"{image.get('width')!r:.20}; expected whole numbers of pixels"
             )
         names.append(name)
         sizes.append([height, width] if min(height, width) > 0 else [0, 0])
@@ -64,14 +70,14 @@ def read_images(
 
 
 def _read_side(value) -> int | None:
-    """A height or width: 0 if it is missing, None if it is no whole number."""
+    """A height or width: 0 if it is missing, None if it is no whole number of pixels."""
     if value is None or value == "":
         return 0
     try:
         side = id_key(value)
     except ValueError:
         return None
-    return min(max(side, 0), 2**31 - 1) if isinstance(side, int) else None
+    return max(side, 0) if isinstance(side, int) and side <= _LONGEST else None
 
 
 def choose_categories(
@@ -84,9 +90,10 @@ def choose_categories(
     """
     names = []
     for category in content:
-        if category.get("name") in (None, ""):
+        name = category.get("name")
+        if not isinstance(name, str | int | float) or not str(name).strip():
             raise ValueError(f"{path}: categories need an id and a name, found {category!r:.60}")
-        names.append(str(category["name"]))
+        names.append(str(name))
     order = sorted(range(len(keys)), key=lambda place: id_order(keys[place]))
     places, notes = [], []
     for place in order:

@@ -28,11 +28,15 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        named = error.filename is not None and error.strerror is not None
-        raise UserError(f"{error.filename}: {error.strerror}" if named else str(error)) from error
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise UserError(message_of(error)) from error
+
+
+def message_of(error: BaseException) -> str:
+    """Returns the message of an error; that of a system call begins with its file."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def end_with_message(error: BaseException, *, status: int = 1) -> NoReturn:
@@ -40,7 +44,7 @@ def end_with_message(error: BaseException, *, status: int = 1) -> NoReturn:
 
     The file lies in the folder for temporary files, since a failed start leaves no run directory.
     """
-    message = str(error) or type(error).__name__
+    message = message_of(error)
     if isinstance(error, BadData):  # it says everything
         print(f"error: {message}", file=sys.stderr)
         sys.exit(status)

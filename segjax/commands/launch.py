@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from segjax.commands.errors import EXPECTED, end_with_message
+from segjax.commands.errors import EXPECTED, end_with_message, message_of
 from segjax.data.checks.examples import BadData
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.report import write_report
@@ -63,7 +63,7 @@ def run(
                 report = write_report([config.workdir], config.workdir / "report.html")
             print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
     except REFUSALS as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {message_of(error)}")
     except EXPECTED as error:
         end_with_message(error)
     except KeyboardInterrupt as stop:

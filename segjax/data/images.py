@@ -87,7 +87,8 @@ def read_image(path: str | Path, *, orientation: Orientation = "upright") -> np.
 
     - 16-bit files keep their 16 bits. Grey of 1, 2 or 4 bits is stretched to 0–255.
     - An opaque alpha channel is dropped. Any other fourth channel is refused: it may be
-      transparency, a mask or a band of its own.
+      transparency, a mask or a band of its own. Transparent colours and entries of a palette are
+      refused where pixels have them.
     - CMYK becomes RGB by Pillow's formula, without a colour profile.
     - A palette becomes RGB, or grey if all its entries are grey (as in a GIF of a grey image). A
       TIFF in which 0 is white is inverted.
@@ -252,6 +253,8 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def _check_opaque(image: Image.Image, path: Path) -> None:
+    if "transparency" in image.info:  # a colour, or an alpha for each entry of a palette
+        image = image.convert("RGBA")
     if "A" in image.getbands():
         _check_alpha(np.asarray(image.getchannel("A")), 255, path)
 

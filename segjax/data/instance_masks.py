@@ -50,7 +50,7 @@ def crop_mask(pixels: np.ndarray, *, top: int = 0, left: int = 0) -> CroppedMask
       pixels: bool [H, W].
       top, left: the row and column of the image at which `pixels` begins.
     """
-    pixels = np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(pixels, bool)
     x, y, width, height = cv2.boundingRect(pixels.view(np.uint8)) if pixels.size else (0,) * 4
     if not width:
         return EMPTY

@@ -57,14 +57,18 @@ def read_stored_values(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1)
             mode, values = image.mode, np.array(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: damaged, cut short or no image") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
         raise ValueError(f"{path}: damaged, cut short or no image ({error})") from error
+    if pages > 1:
+        raise ValueError(f"{path}: expected one label map, found {pages} pages")
     if mode not in ("L", "P"):
-        kind = "colours" if mode.startswith("RGB") else f"{mode} pixels"
+        kinds = {"1": "pixels of 1 bit", "RGB": "colours", "RGBA": "colours"}
+        kind = kinds.get(mode, f"{mode} pixels")
         raise ValueError(
             f"{path}: a label map stores class ids, as grey or as palette indices of 8 bits; "
             f"found {kind}. Was it saved again by a program that expands palettes?"

@@ -4,6 +4,7 @@ pycocotools refuses by whatever error its code runs into; here the message names
 was expected. Deliberate differences:
 
 - An empty list of results is no error: nothing was found.
+- Polygons that reach beyond a million pixels are refused: their outlines take gigabytes.
 - Numbers that are NaN, run lengths that are none or do not fill their size, and masks of another
   size than their image are refused. pycocotools counts them as something else without a word.
 - Ids of annotations are not read. pycocotools takes an object of id 0 for none, and one of two
@@ -12,8 +13,6 @@ was expected. Deliberate differences:
 """
 
 import json
-import math
-import numbers
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,16 @@ import numpy as np
 from faster_coco_eval import mask as coco_masks
 
 from segjax.coco import run_lengths as rle
-from segjax.coco.annotations import read_crowd
+from segjax.coco.annotations import FARTHEST, read_crowd
+from segjax.evaluation.coco_numbers import (
+    finite_number,
+    finite_numbers,
+    image_side,
+    is_number,
+    listed,
+    require_keys,
+    score_of,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Truth:
           ValueError: it has none.
         """
         size = self.sizes[number]
-        if not all(_is_number(side) and side >= 1 and int(side) == side for side in size):
+        if not all(is_number(side) and side >= 1 and int(side) == side for side in size):
             raise ValueError(f"{row}: its image has height and width {size}; masks need them")
         return [int(side) for side in size]
 
@@ -61,7 +69,7 @@ class Truth:
         """The content of a file in COCO's format with these annotations."""
         return {
             "images": [
-                {"id": number, "height": _side(height), "width": _side(width)}
+                {"id": number, "height": image_side(height), "width": image_side(width)}
                 for number, (height, width) in self.sizes.items()
             ],
             "categories": [{"id": number, "name": name} for number, name in self.names.items()],
@@ -109,14 +117,14 @@ def read_truth(truth, source: str, iou_type: str) -> Truth:
     result = Truth(images, image_sizes, categories, names, [])
     for place, row in enumerate(truth.get("annotations", ())):
         name = f"{source}: annotation {place}"
-        _require(row, ("image_id", "category_id", "id"), name)
+        require_keys(row, ("image_id", "category_id", "id"), name)
         image, category = (
             _number_of(row[key], known, f"{name}: {key}")
             for key, known in (("image_id", images), ("category_id", categories))
         )
         if image is None or category is None:
             continue
-        _require(row, ("area", "iscrowd", _KEYS[iou_type]), name)
+        require_keys(row, ("area", "iscrowd", _KEYS[iou_type]), name)
         if row["iscrowd"] in (None, ""):
             raise ValueError(f"{name}: iscrowd is {row['iscrowd']!r}; expected 0 or 1")
         try:
@@ -127,7 +135,7 @@ def read_truth(truth, source: str, iou_type: str) -> Truth:
             "id": len(result.annotations) + 1,
             "image_id": image,
             "category_id": category,
-            "area": _finite(row["area"], f"{name}: area"),
+            "area": finite_number(row["area"], f"{name}: area"),
             "iscrowd": crowd,
         }
         if iou_type == "bbox":
@@ -153,7 +161,7 @@ def read_detections(found, source: str, truth: Truth, iou_type: str) -> list[dic
         return []
     for place, row in enumerate(found):
         name = f"{source}: detection {place}"
-        _require(row, ("image_id", "category_id"), name)
+        require_keys(row, ("image_id", "category_id"), name)
         if _number_of(row["image_id"], truth.images, f"{name}: image_id") is None:
             raise ValueError(
                 f"{name} has image_id {row['image_id']!r:.40}, which is not in the ground truth"
@@ -172,16 +180,16 @@ def read_detections(found, source: str, truth: Truth, iou_type: str) -> list[dic
             "iscrowd": 0,
         }
         if has_boxes:
-            _require(row, ("bbox",), name)
+            require_keys(row, ("bbox",), name)
             box = _box(row["bbox"], name, more=iou_type == "segm")
             entry |= {"area": box[2] * box[3], "bbox": box}
         else:
-            _require(row, ("segmentation",), name)
+            require_keys(row, ("segmentation",), name)
             entry["segmentation"] = _compressed(row["segmentation"], name)
         if entry["category_id"] is None:
             continue
-        _require(row, ("score",), name)
-        entry["score"] = _score(row["score"], name)
+        require_keys(row, ("score",), name)
+        entry["score"] = score_of(row["score"], name)
         if iou_type == "segm":
             size = truth.size(entry["image_id"], name)
             if has_boxes and "segmentation" not in row:
@@ -211,7 +219,7 @@ def _numbered(rows: Sequence, name: str) -> tuple[dict[Any, int], dict[int, Mapp
     """Numbers ids from 1 in their order: numbers by id, and rows by number."""
     by_id = {}
     for place, row in enumerate(rows):
-        _require(row, ("id",), f"{name} {place}")
+        require_keys(row, ("id",), f"{name} {place}")
         try:
             by_id[row["id"]] = row  # of equal ids, pycocotools takes the last
         except TypeError as error:
@@ -235,6 +243,8 @@ def _rows_of_array(found: np.ndarray, source: str) -> list[dict]:
     """Rows of an array [n, 7]: image id, x, y, width, height, score, category id."""
     if found.ndim != 2 or found.shape[1] != 7:
         raise ValueError(f"{source}: expected an array [n, 7], found {found.shape}")
+    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise ValueError(f"{source}: expected an array of finite numbers, found {found!r:.80}")
     return [
         {"image_id": int(image), "bbox": box, "score": score, "category_id": int(category)}
         for image, *box, score, category in found.tolist()
@@ -248,7 +258,7 @@ def _mask(value, size: list[int], name: str) -> list | dict:
             raise ValueError(
                 f"{name}: expected run lengths with counts and size, found {value!r:.40}"
             )
-        if list(_listed(value["size"])) != size:
+        if list(listed(value["size"])) != size:
             raise ValueError(
                 f"{name}: its mask is for an image of {value['size']}, and the image has "
                 f"(height, width) {size}"
@@ -261,14 +271,16 @@ def _mask(value, size: list[int], name: str) -> list | dict:
             return {"size": size, "counts": rle.compress(lengths)}
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    polygons = _listed(value)
+    polygons = listed(value)
     # pycocotools takes four numbers for a box, and then fails.
-    if not polygons or len(_listed(polygons[0])) < 5:
+    if not polygons or len(listed(polygons[0])) < 5:
         raise ValueError(
             f"{name}: expected polygons [[x0, y0, x1, y1, ...], ...] or run lengths, found "
             f"{value!r:.40}"
         )
-    polygons = [_numbers(polygon, f"{name}: segmentation") for polygon in polygons]
+    polygons = [finite_numbers(polygon, f"{name}: segmentation") for polygon in polygons]
+    if max(abs(number) for polygon in polygons for number in polygon) > FARTHEST:
+        raise ValueError(f"{name}: segmentation reaches beyond {FARTHEST:g} pixels: {value!r:.40}")
     # An odd number at the end counts for nothing, and two corners enclose nothing.
     polygons = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if len(polygon) >= 6]
     if not polygons:
@@ -283,8 +295,8 @@ def _compressed(value, name: str) -> dict:
         counts = counts.decode("latin-1")
     if not isinstance(counts, str) or (counts and not "0" <= min(counts) <= max(counts) <= "o"):
         raise ValueError(f"{name}: expected a mask as compressed run lengths, found {value!r:.40}")
-    size = _listed(value.get("size"))
-    if len(size) != 2 or not all(_is_number(side) and side >= 0 for side in size):
+    size = listed(value.get("size"))
+    if len(size) != 2 or not all(is_number(side) and side >= 0 for side in size):
         raise ValueError(f"{name}: expected run lengths with size [height, width]")
     return {"size": [int(side) for side in size], "counts": counts}
 
@@ -298,53 +310,9 @@ def _box(value, name: str, *, texts: bool = False, more: bool = False) -> list[f
       texts: accept numbers as text.
       more: accept and ignore further numbers.
     """
-    box = _listed(value)
+    box = listed(value)
     if len(box) < 4 or (len(box) > 4 and not more):
         raise ValueError(f"{name}: expected [x, y, width, height], found {value!r:.40}")
-    if not texts and any(not _is_number(number) for number in box[:4]):
+    if not texts and any(not is_number(number) for number in box[:4]):
         raise ValueError(f"{name}: expected numbers [x, y, width, height], found {value!r:.40}")
-    return _numbers(box[:4], f"{name}: bbox")
-
-
-def _numbers(values, name: str) -> list[float]:
-    """Finite numbers, some perhaps as text."""
-    try:
-        found = [float(value) for value in values]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name}: expected numbers, found {values!r:.40}") from error
-    if not all(map(math.isfinite, found)):
-        raise ValueError(f"{name}: expected finite numbers, found {values!r:.40}")
-    return found
-
-
-def _finite(value, name: str) -> float:
-    if not _is_number(value) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r:.40}; expected a number")
-    return float(value)
-
-
-def _score(value, name: str) -> float:
-    if not _is_number(value) or math.isnan(value):
-        raise ValueError(f"{name}: expected a number as score, found {value!r:.40}")
-    return float(value)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real | np.number)
-
-
-def _side(value) -> int:
-    return int(value) if _is_number(value) and math.isfinite(value) else 0
-
-
-def _listed(value) -> Sequence:
-    """A list or tuple as it is, an array as a list; anything else as an empty list."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value if isinstance(value, list | tuple) else []
-
-
-def _require(row, keys: Sequence[str], name: str) -> None:
-    for key in keys:
-        if not isinstance(row, Mapping) or key not in row:
-            raise ValueError(f"{name} has no {key!r}")
+    return finite_numbers(box[:4], f"{name}: bbox")

@@ -54,8 +54,7 @@ class ShortSides:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Large-scale jitter: resizes the image by a factor from a wide range and cuts a window (Ghiasi
-    et al., 2021, arXiv:2012.07177)."""
+    """Large-scale jitter (Ghiasi et al., 2021, arXiv:2012.07177): a random size, then a window."""
 
     size: tuple[int, int] = (1024, 1024)
     """Height and width of the window."""
@@ -96,11 +95,9 @@ class InputConfig:
     flip_vertical: bool = False
     """Mirror half of the images top to bottom."""
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
-    """Height and width of each shape to which images are padded; every shape costs one
-    compilation."""
+    """Height and width of each shape that images are padded to; each costs one compilation."""
     max_objects: int = 100
-    """Largest number of objects kept for an image; "dropped_objects" in the log counts the
-    others."""
+    """Most objects that are kept for an image; "dropped_objects" in the log counts the others."""
     keep_empty: bool = False
     """Also train on images without objects."""
     mask_size: int = 112

@@ -16,7 +16,7 @@ import tyro
 
 from segjax.files.nested import flatten
 from segjax.messages.hints import did_you_mean
-from segjax.training.optimizer import OptimizerConfig
+from segjax.training.optimizer import OptimizerConfig, check_least
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,22 @@ class TrainConfig:
     num_workers: int | None = None
     """Processes that read and augment. None starts one per two cores, and none on machines with
     fewer than four cores."""
+
+    def __post_init__(self):
+        check_least(self, 0, "num_steps", "num_workers", "ema_decay")
+        check_least(
+            self,
+            1,
+            "batch_size",
+            "micro_batches",
+            "log_every",
+            "eval_every",
+            "eval_batch_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+        )
+        if self.ema_decay is not None and not self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}; expected a number below 1")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Holds a run directory while a run writes to it: locks, opens, repairs and watches it."""
 
 import contextlib
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +46,8 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
             "%%writefile and import it with segjax.training.experiment.load_module"
         )
     with storage_failures(config.workdir), contextlib.ExitStack() as stack:
+        if config.workdir.exists() and not config.workdir.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(config.workdir))
         config.workdir.mkdir(parents=True, exist_ok=True)
         lock = RunLock(config.workdir)
 

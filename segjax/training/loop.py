@@ -20,11 +20,7 @@ from segjax.training.experiment import Experiment
 from segjax.training.hold import Watch, hold_run
 from segjax.training.interruption import stop_signals
 from segjax.training.logging import MetricsLog
-from segjax.training.optimizer import (
-    frozen_parameters,
-    learning_rate_schedule,
-    make_optimizer,
-)
+from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.state import TrainState, create_state

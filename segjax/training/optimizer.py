@@ -47,6 +47,30 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Largest global norm of the gradient; larger gradients are scaled down to it."""
 
+    def __post_init__(self):
+        check_least(self, 0, "learning_rate", "end_learning_rate", "momentum", "weight_decay")
+        check_least(self, 0, "warmup_steps", "warmup_factor", "step_factor", "clip_norm")
+        check_least(self, 1, "reference_batch_size")
+        for name, patterns in (
+            ("decayed", [self.decayed]),
+            ("multipliers", [pattern for pattern, _ in self.multipliers]),
+        ):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"{name}: {pattern!r} is no regular expression: {error}"
+                    ) from error
+
+
+def check_least(config, least: int, *names: str) -> None:
+    """Raises ValueError for a number of a configuration that is below `least` or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, int | float) and not least <= value < math.inf:
+            raise ValueError(f"{name}={value}; expected a number from {least} on")
+
 
 def learning_rate_schedule(
     config: OptimizerConfig, *, num_steps: int, batch_size: int

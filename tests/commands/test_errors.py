@@ -1,5 +1,6 @@
 """How a mistake in data, settings or weights reaches the user: one line, and the rest in a file."""
 
+import errno
 import tempfile
 
 import pytest
@@ -28,6 +29,12 @@ def test_the_message_is_shown_and_the_traceback_kept(folder, capsys):
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: labels.png: cut short\nfull traceback: {file}\n"
     assert content == "ValueError: labels.png: cut short\n"
+
+
+def test_the_message_of_a_system_call_begins_with_its_file(folder, capsys):
+    with pytest.raises(SystemExit):
+        end_with_message(IsADirectoryError(errno.EISDIR, "Is a directory", "a.png"))
+    assert capsys.readouterr().err.startswith("error: a.png: Is a directory\n")
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), ValueError("value"), RuntimeError("device")])

@@ -151,6 +151,18 @@ def test_16_bit_grey_png_with_opaque_alpha_is_grey(tmp_path):
     assert_reads(path, GREY_16)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_transparent_entries_of_a_palette_are_refused_where_pixels_have_them(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
+    image = Image.fromarray(np.array([[0, 1], [1, 1]], np.uint8), "P")
+    image.putpalette([0, 0, 0, 9, 9, 9, 200, 0, 0])
+    image.save(path, transparency=0)
+    with pytest.raises(ValueError, match="values from 0 to 255 of 255: transparency, a mask"):
+        read_image(path)
+    image.save(path, transparency=2)
+    assert read_image(path).shape[:2] == (2, 2)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize(
     ("colours", "channel", "opaque"),

@@ -50,6 +50,13 @@ def test_16_bit_label_maps_are_refused_by_name(tmp_path):
         read_stored_values(tmp_path / "labels.png")
 
 
+def test_a_stack_of_label_maps_is_refused_by_name(tmp_path):
+    page = Image.fromarray(VALUES)
+    page.save(tmp_path / "labels.tif", save_all=True, append_images=[page])
+    with pytest.raises(ValueError, match=r"labels\.tif: expected one label map, found 2 pages"):
+        read_stored_values(tmp_path / "labels.tif")
+
+
 def test_values_that_should_not_occur_are_named_with_the_file_and_those_that_may(tmp_path):
     Image.fromarray(VALUES).save(tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"labels\.png: values 2, 7; expected 0 to 1, 3, 255$"):

@@ -280,6 +280,9 @@ def test_the_meaning_of_a_crowd_does_not_depend_on_its_type(text, number):
         (lambda t, d: t["annotations"][2].pop("iscrowd"), "annotation 2 has no 'iscrowd'"),
         (lambda t, d: t["annotations"][2].update(area=None), "2: area is None; expected a number"),
         (lambda t, d: t["annotations"][1].pop("id"), "annotation 1 has no 'id'"),
+        (lambda t, d: d[0].update(score=10**400), "expected a number as score, found 1000"),
+        (lambda t, d: t["annotations"][2].update(area=10**400), "2: area is 1000"),
+        (lambda t, d: d[0].update(segmentation=[[1e9, 0, 4, 0, 4, 4]]), "beyond 1e+06 pixels"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, message):
@@ -298,5 +301,7 @@ def test_other_arguments_are_refused_by_name(tmp_path):
         evaluate_coco(truth, found, "bbox", max_detections=(100, 10))
     with pytest.raises(ValueError, match="expected COCO's result format, a list, found dict"):
         evaluate_coco(truth, {"annotations": found}, "bbox")
+    with pytest.raises(ValueError, match="expected an array of finite numbers"):
+        evaluate_coco(truth, np.full((1, 7), np.inf), "bbox")
     with pytest.raises(ValueError, match=r"nowhere\.json"):
         evaluate_coco(tmp_path / "nowhere.json", found, "bbox")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -144,6 +145,33 @@ def test_what_a_dataclass_itself_refuses_is_named_too():
     values = {"workdir": "run", "loss": {"cross_entropy": 0.0}}
     with pytest.raises(ValueError, match=r"config.json.loss: the loss needs a term"):
         from_dict(tiny.Config, values, where="config.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "num_steps", -1),
+        ("train", "batch_size", 0),
+        ("train", "log_every", 0),
+        ("train", "eval_every", 0),
+        ("train", "checkpoint_every", 0),
+        ("train", "keep_checkpoints", 0),
+        ("train", "ema_decay", 1.0),
+        ("train", "num_workers", -1),
+        ("optimizer", "learning_rate", -0.1),
+        ("optimizer", "learning_rate", math.nan),
+        ("optimizer", "reference_batch_size", 0),
+        ("optimizer", "decayed", "kernel("),
+        ("optimizer", "multipliers", [["(", 2.0]]),
+    ],
+)
+def test_numbers_and_patterns_that_mean_nothing_are_refused(part, name, value, capsys):
+    with pytest.raises(ValueError, match=rf"config.json.{part}: {name}(=|: '\S+' is no regular)"):
+        from_dict(Config, {"workdir": "run", part: {name: value}}, where="config.json")
+    if not isinstance(value, list):
+        with pytest.raises(SystemExit):
+            parsed(f"--{part}.{name.replace('_', '-')}", str(value))
+        assert name in capsys.readouterr().err
 
 
 def test_whole_numbers_are_read_as_floats_where_floats_are_expected():

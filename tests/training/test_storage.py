@@ -106,8 +106,9 @@ def test_a_run_whose_directory_vanishes_stops_at_once(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_the_run_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFailure, match=r"file.*: Not a directory; no checkpoint"):
-        run(tmp_path / "file" / "run")
+    for workdir in (tmp_path / "file" / "run", tmp_path / "file"):
+        with pytest.raises(StorageFailure, match=r"file.*: Not a directory; no checkpoint"):
+            run(workdir)
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -25,7 +25,6 @@ class Squares:
 
     size: int
     first: int = 0
-    poisoned: int = -1  # the index of an example with NaNs
 
     def __len__(self):
         return self.size
@@ -37,10 +36,21 @@ class Squares:
         labels[top : top + 6, left : left + 6] = 1
         image = labels[..., None] * 80 + rng.integers(0, 60, (SIDE, SIDE, 1))
         image = image.astype(np.float32)
-        if index == self.poisoned:
-            image[0, 0] = np.nan
         labels[rng.integers(SIDE)] = 255
         return {"image": image, "labels": labels, "id": f"square_{self.first + index}"}
+
+
+@dataclass(frozen=True)
+class Poison:
+    """Transform: puts NaNs into one example, after the check of what the source gives."""
+
+    index: int
+
+    def __call__(self, example, rng):
+        image = example["image"].copy()
+        if example["id"] == f"square_{self.index}":
+            image[0, 0] = np.nan
+        return {**example, "image": image}
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Config(ExperimentConfig):
     norm: str | None = None
     dropout_rate: float = 0.0
     loss: SemanticLoss = SemanticLoss()
-    poisoned: int = -1
+    poisoned: int = -1  # the index of an example with NaNs
 
 
 def make_task(config: Config) -> SemanticTask:
@@ -81,8 +91,12 @@ def make_task(config: Config) -> SemanticTask:
 def build(config: Config) -> Experiment:
     return Experiment(
         task=make_task(config),
-        train=partial(Squares, 12, poisoned=config.poisoned),
-        transforms=(Standardize(), Warp((SIDE, SIDE), flip_horizontal=True, rotation=20)),
+        train=partial(Squares, 12),
+        transforms=(
+            Poison(config.poisoned),
+            Standardize(),
+            Warp((SIDE, SIDE), flip_horizontal=True, rotation=20),
+        ),
         evaluation={"validation": partial(Squares, 5, 100), "test": partial(Squares, 3, 200)},
     )
 

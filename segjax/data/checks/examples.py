@@ -116,6 +116,12 @@ def check_before_training(
     """
     found_in = []
     for name, source in sources.items():
+        if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            found_in.append(
+                f"{name}: expected a source with __len__ and __getitem__, such as a list, found "
+                f"{type(source).__name__}"
+            )
+            continue
         listed = getattr(source, "file_problems", dict)()
         count = min(len(source), CHECKED_BEFORE_TRAINING)
         indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
@@ -135,7 +141,7 @@ def check_before_training(
             problems += whole
         if not count:
             problems = ["no examples"]
-        elif "boxes" in check.required and not np.any(getattr(source, "object_counts", 1)):
+        elif "boxes" in check.required and not _has_objects(name, source, report):
             problems.append("no example has an object that is not a crowd")
         if problems:
             found_in.append(list_problems(name, problems))
@@ -160,6 +166,15 @@ def open_sources(openers: Mapping[str, Callable[[], Sequence[dict]]]) -> dict[st
     if errors:
         raise BadData(list_problems("the data", [*errors]))
     return sources
+
+
+def _has_objects(name: str, source: Sequence[dict], report: SplitReport) -> bool:
+    """Whether a split has an object that is not a crowd, as far as the source or reading tells."""
+    counts = getattr(source, "object_counts", None)
+    if counts is not None:
+        return bool(np.any(counts))
+    all_read = len(report.instances) == len(source)
+    return name != "train" or not all_read or report.objects.total() > report.crowds
 
 
 def _problems_of(

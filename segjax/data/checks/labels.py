@@ -11,6 +11,15 @@ from segjax.data.sources.files import describe_values
 from segjax.data.sources.protocol import OBJECTS, OPTIONAL_OBJECTS, VALUE_OUTSIDE
 from segjax.labels import IGNORE_LABEL
 
+# Kinds of NumPy's types, their name and the dimensions of entries with a row for each object.
+_OF_OBJECTS = {
+    "boxes": ("iuf", "numbers", 2),
+    "classes": ("iu", "integers", 1),
+    "crowd": ("b", "bool", 1),
+    "areas": ("iuf", "numbers", 1),
+    "has_mask": ("b", "bool", 1),
+}
+
 
 def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> list[str]:
     """Lists what makes an image unfit for a network, one sentence each.
@@ -26,6 +35,8 @@ def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> 
     if image.ndim != 3 or image.shape[2] not in channels or not image.size:
         return [f"image: expected {expected}, found the shape {list(image.shape)}"]
     if image.dtype.name in dtypes:
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            return ["image: expected finite pixels, found NaN or infinity"]
         return []
     problem = f"image: expected {' or '.join(dtypes)} pixels, found {image.dtype}"
     if image.dtype.kind == "f":
@@ -43,17 +54,22 @@ def image_problems(image, *, channels: Sequence[int], dtypes: Sequence[str]) -> 
 
 
 def find_split_problems(report: SplitReport, *, num_classes: int, trained: bool) -> list[str]:
-    """Lists what only a whole split shows: labels from which nothing can be learnt.
+    """Lists what only a whole split shows: boxes beside their masks, labels that teach nothing.
 
     Args:
       report: the counts over the split.
       num_classes: number of classes.
       trained: whether the split is trained on; a split that is only scored may lack classes.
     """
+    if 2 * report.apart > report.with_box_and_mask:
+        return [
+            f"{report.apart} of {report.with_box_and_mask} boxes do not fit their masks (the "
+            "mask's own box has an IoU below 0.5); expected [x_min, y_min, x_max, y_max] in pixels"
+        ]
     found = set(report.label_pixels)
     if not found:
         return []
-    if num_classes == 2 and found == {0, IGNORE_LABEL}:
+    if (num_classes == 2 or (trained and num_classes > 2)) and found == {0, IGNORE_LABEL}:
         return [
             "labels are 0 and 255 (ignored) in all examples, never 1: a 0/255 mask that is not "
             "mapped to the classes 0 and 1?"
@@ -88,8 +104,12 @@ def find_problems(example: dict, *, num_classes: int, background: int | None = 0
     for key in maps:
         if example[key].shape != height_and_width:
             problems.append(
-                f"{key} has size {_size(example[key])}, the image {_size(example['image'])}"
+                f"{key} has size {_size(example[key].shape)}, the image {_size(height_and_width)}"
             )
+        elif key == "weights" and not _are_weights(example[key]):
+            problems.append("weights: expected finite numbers from 0 on, found others")
+        elif key == "instances" and not _are_whole(example[key]):
+            problems.append(f"instances: expected integers, found {example[key].dtype}")
     for key in ("labels", "second_observer"):
         if key in example:
             problems += _label_problems(key, example[key], num_classes)
@@ -146,7 +166,9 @@ def _label_problems(key: str, labels: np.ndarray, num_classes: int) -> list[str]
     if wrong.size == 0:
         return []
     problem = f"{key} has {describe_values(wrong)}, but classes are 0 to {num_classes - 1}"
-    if len(wrong) > 8:
+    if -1 in wrong:
+        problem += ": is -1 meant for ignored pixels? They are 255"
+    elif len(wrong) > 8:
         problem += ": an anti-aliased mask, resized with interpolation or saved as JPEG?"
     return [problem]
 
@@ -157,13 +179,28 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
     for key in entries:
         if key != "masks" and not isinstance(example[key], np.ndarray):
             problems.append(f"{key}: expected a NumPy array, found {type(example[key]).__name__}")
-    for mask in example.get("masks", ()):
+    if not isinstance(masks := example.get("masks", ()), list | tuple | np.ndarray):
+        return [*problems, f"masks: expected a tuple, found {type(masks).__name__}"]
+    for mask in masks:
         if not isinstance(mask, CroppedMask):
             problems.append(
                 f"masks: expected a CroppedMask for each object, found {type(mask).__name__}; "
                 "`segjax.data.instance_masks.crop_mask` makes one"
             )
             break
+    if problems:
+        return problems
+    for key, (kinds, name, dimensions) in _OF_OBJECTS.items():
+        if key not in example:
+            continue
+        array = example[key]
+        if array.ndim != dimensions:
+            problems.append(
+                f"{key}: expected {'[n, 4]' if dimensions == 2 else '[n]'}, found the shape "
+                f"{list(array.shape)}"
+            )
+        elif array.dtype.kind not in kinds:
+            problems.append(f"{key}: expected {name}, found {array.dtype}")
     if problems:
         return problems
     counts = {key: len(example[key]) for key in entries}
@@ -177,7 +214,7 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
             f"classes has {wrong}, but the classes of objects are 1 to {num_classes - 1}"
         )
     height, width = example["image"].shape[:2]
-    if example["boxes"].ndim != 2 or example["boxes"].shape[1] != 4:
+    if example["boxes"].shape[1] != 4:
         return [*problems, f"boxes: expected [n, 4], found {list(example['boxes'].shape)}"]
     boxes = example["boxes"].astype(np.float32)  # as training computes
     wrong = ~((boxes >= 0).all(axis=1) & (boxes[:, 2:] <= (width, height)).all(axis=1))
@@ -196,5 +233,13 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
     return problems
 
 
-def _size(array: np.ndarray) -> str:
-    return "×".join(map(str, array.shape[:2]))
+def _are_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu"
+
+
+def _are_weights(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biuf" and bool(np.all((array >= 0) & np.isfinite(array)))
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "1 (a single number)"

@@ -25,6 +25,8 @@ class SplitReport:
       objects: number of objects of each class, including crowds; empty for a set with label maps.
       object_examples: number of examples with objects of each class.
       crowds: number of objects that are crowds.
+      with_box_and_mask: number of objects that have both.
+      apart: number of these whose box has an IoU below 0.5 with the box of the mask.
     """
 
     num_examples: int
@@ -36,6 +38,8 @@ class SplitReport:
     objects: Counter = field(default_factory=Counter)
     object_examples: Counter = field(default_factory=Counter)
     crowds: int = 0
+    with_box_and_mask: int = 0
+    apart: int = 0
 
     def add(self, example: Mapping) -> None:
         """Counts one example."""
@@ -56,9 +60,23 @@ class SplitReport:
             self.objects.update(classes)
             self.object_examples.update(set(classes))
             self.instances.append(len(classes))
+            if "boxes" in example and "masks" in example:
+                self._compare(example)
         elif "instances" in example:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
+
+    def _compare(self, example: Mapping) -> None:
+        """Counts the objects whose boxes do not fit their masks."""
+        boxes = example["boxes"].astype(np.float64)
+        has_mask = np.array([mask.pixels.size > 0 for mask in example["masks"]], bool)
+        has_mask &= example.get("has_mask", True)
+        tight = np.array([mask.box for mask in example["masks"]], np.float64).reshape(-1, 4)
+        shared = np.minimum(boxes, tight)[:, 2:] - np.maximum(boxes, tight)[:, :2]
+        shared = np.prod(np.maximum(shared, 0), axis=1)
+        sizes = sum(np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, tight))
+        self.with_box_and_mask += int(np.count_nonzero(has_mask))
+        self.apart += int(np.count_nonzero(has_mask & (shared < 0.5 * (sizes - shared))))
 
 
 @dataclass

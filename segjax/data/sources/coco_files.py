@@ -15,6 +15,7 @@ from segjax.data.orientation import QUARTER_TURNS, Orientation, note_turned, rea
 from segjax.data.sources.coco_example import read_coco_example
 from segjax.data.sources.coco_images import (
     example_names,
+    files_in,
     find_files,
     note_changes,
     note_unused,
@@ -214,10 +215,10 @@ class CocoInstances:
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError for missing images, before training starts."""
-        present = {entry.name for entry in os.scandir(self.images)}
+        present = files_in(self.images)
         names = [self._index.file_names[place] for place in self._places]
         missing = [
-            name for name in names if name not in present and not (self.images / name).is_file()
+            name for name in names if name not in present and not os.path.isfile(self.images / name)
         ]
         if missing:
             raise FileNotFoundError(

@@ -23,15 +23,15 @@ def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     Raises:
       ValueError: two images would be the same file.
     """
-    present = {entry.name for entry in os.scandir(folder)}
+    present = files_in(folder)
     found: dict[str, str] = {}
     for name in names:
-        if name in present or (folder / name).is_file():
+        if name in present or os.path.isfile(folder / name):
             continue
         parts = PurePosixPath(name.replace("\\", "/")).parts
         for start in range(len(parts)):
             shorter = "/".join(parts[start:])
-            if shorter in present or ("/" in shorter and (folder / shorter).is_file()):
+            if shorter in present or ("/" in shorter and os.path.isfile(folder / shorter)):
                 found[name] = shorter
                 break
     users: dict[str, str] = {}
@@ -43,6 +43,11 @@ def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
                 "give the folder that holds their folders"
             )
     return found
+
+
+def files_in(folder: Path) -> set[str]:
+    """The names of the files in a folder; neither folders nor links that lead nowhere."""
+    return {entry.name for entry in os.scandir(folder) if entry.is_file()}
 
 
 def note_changes(old: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -74,7 +79,8 @@ def note_unused(folder: Path, listed: Collection[str], annotations: Path) -> lis
         and Path(entry.name).suffix.lower() in SUFFIXES
         and not entry.name.startswith(".")
     )
-    notes = note_other_files(folder, without=(annotations,))
+    odd = [folder / name for name in listed if Path(name).suffix.lower() not in SUFFIXES]
+    notes = note_other_files(folder, without=(annotations, *odd))
     if unlisted:
         notes.append(
             f"{len(unlisted)} images in {folder} are not listed, and not used: {few(unlisted)}"

@@ -111,8 +111,9 @@ def mask_of(array: np.ndarray, path: Path) -> np.ndarray:
     one_black, one_white = (np.all(array[part] == array[part][:1]) for part in (black, white))
     if one_black and one_white and np.all(black | white):
         return white
+    kind = "" if np.all(array == array[..., :1]) else "colours, with "
     raise ValueError(
-        f"{path}: {describe_values(np.unique(array))}; a mask has only 0 and 255. "
+        f"{path}: {kind}{describe_values(np.unique(array))}; a mask has only 0 and 255. "
         "Was it resized with interpolation, or saved as JPEG?"
     )
 

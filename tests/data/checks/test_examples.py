@@ -14,7 +14,7 @@ from segjax.data.checks.examples import (
     check_before_training,
     open_sources,
 )
-from segjax.data.instance_masks import EMPTY
+from segjax.data.instance_masks import EMPTY, crop_mask
 from segjax.data.loading.loader import evaluation_examples, training_batches
 from segjax.messages.lists import PROBLEMS_NAMED
 
@@ -117,11 +117,69 @@ def test_a_box_is_checked_in_float32_as_it_is_used(box):
         ({"masks": (None,)}, "masks: expected a CroppedMask for each object, found NoneType"),
         ({"crowd": [False]}, "crowd: expected a NumPy array, found list"),
         ({"boxes": np.zeros((1, 5))}, r"boxes: expected \[n, 4\], found \[1, 5\]"),
+        ({"boxes": np.zeros(4)}, r"boxes: expected \[n, 4\], found the shape \[4\]"),
+        ({"boxes": np.array([["0", "0", "1", "1"]])}, "boxes: expected numbers, found <U1"),
+        ({"classes": np.array([1.5])}, "classes: expected integers, found float64"),
+        ({"classes": np.array(1)}, r"classes: expected \[n\], found the shape \[\]"),
+        ({"classes": np.array(["red"])}, "classes: expected integers, found <U3"),
+        ({"crowd": np.array([0])}, "crowd: expected bool, found int64"),
+        ({"crowd": np.array(["0"])}, "crowd: expected bool, found <U1"),
+        ({"has_mask": np.array([1])}, "has_mask: expected bool, found int64"),
+        ({"areas": np.array(["1"])}, "areas: expected numbers, found <U1"),
+        ({"masks": None}, "masks: expected a tuple, found NoneType"),
+        ({"masks": EMPTY}, "masks: expected a tuple, found CroppedMask"),
     ],
 )
 def test_a_wrong_entry_of_objects_is_named(changes, message):
     with pytest.raises(BadData, match=message):
         OBJECTS(objects([[0, 0, 1, 1]]) | changes, None)
+
+
+def test_boxes_that_do_not_fit_their_masks_are_refused_where_most_do_not():
+    mask = crop_mask(np.eye(2, dtype=bool)[:, :1])  # the first pixel alone
+
+    def problems_of(*boxes):
+        source = [objects([box], masks=(mask,)) for box in boxes]
+        check_before_training({"train": source}, OBJECTS, progress=False)
+
+    fits, apart = [0, 0, 1, 1], [1, 1, 2, 2]
+    problems_of(fits, apart)
+    with pytest.raises(BadData, match="train: 2 of 3 boxes do not fit their masks"):
+        problems_of(fits, apart, apart)
+
+
+def test_a_source_of_crowds_alone_is_refused_without_counts_of_its_own():
+    crowd = objects([[0, 0, 1, 1]], crowd=np.array([True]))
+    with pytest.raises(BadData, match="no example of train has an object that is not a crowd"):
+        check_before_training({"train": [crowd]}, OBJECTS, progress=False)
+    check_before_training({"train": [crowd, objects([[0, 0, 1, 1]])]}, OBJECTS, progress=False)
+
+
+def test_pixels_that_are_not_finite_are_refused_where_floats_are_taken():
+    check = ExampleCheck(num_classes=2, channels=(1, 3), required=("image", "labels"))
+    for value in (np.nan, np.inf):
+        given = example(image=image_of(np.float32, value))
+        with pytest.raises(BadData, match="image: expected finite pixels"):
+            check(given, None)
+        with pytest.raises(BadData, match="image: expected finite pixels"):
+            check_before_training({"train": [given]}, check, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.zeros((2, 2, 1), int)}, "labels has size 2×2×1, the image 2×2"),
+        ({"labels": np.array(1)}, r"labels has size 1 \(a single number\), the image 2×2"),
+        ({"labels": np.array([[0, -1], [0, 1]])}, "value -1, but .* -1 meant for ignored pixels"),
+        ({"weights": np.full((2, 2), np.nan)}, "weights: expected finite numbers from 0 on"),
+        ({"weights": -np.ones((2, 2))}, "weights: expected finite numbers from 0 on"),
+        ({"weights": np.full((2, 2), "1")}, "weights: expected finite numbers from 0 on"),
+        ({"instances": np.ones((2, 2))}, "instances: expected integers, found float64"),
+    ],
+)
+def test_maps_of_other_shapes_types_and_values_are_refused(changes, message):
+    with pytest.raises(BadData, match=message):
+        SEMANTIC(example([[0, 1], [1, 1]]) | changes, None)
 
 
 def test_instances_lie_on_any_class_but_the_background():
@@ -209,6 +267,15 @@ def test_masks_of_0_and_255_are_told_apart_from_ignored_pixels(split):
     check_before_training(sources | {split: [mask, right]}, SEMANTIC, progress=False)
 
 
+def test_masks_of_0_and_255_name_their_cause_among_many_classes_too():
+    many = dataclasses.replace(SEMANTIC, num_classes=21)
+    source = [example([[0, 255], [0, 0]])]
+    with pytest.raises(BadData, match="a 0/255 mask that is not mapped to the classes"):
+        check_before_training({"train": source}, many, progress=False)
+    right = [example([[0, 5], [0, 0]])]
+    check_before_training({"train": right, "val": source}, many, progress=False)
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(0, "labels are 0 in all"), (1, "are 1 in"), (255, "are 255 .ignored")]
 )
@@ -277,6 +344,11 @@ def test_all_splits_that_cannot_be_opened_are_named():
         open_sources(dict.fromkeys(("train", "val"), lambda: fails("not prepared")))
     with pytest.raises(BadData, match=r"2 problems in the data:\n  train\.json.*\n  val\.json"):
         open_sources({name: partial(fails, f"{name}.json") for name in ("train", "val")})
+
+
+def test_a_source_without_a_length_is_named():
+    with pytest.raises(BadData, match=r"^train: expected a source with __len__ .* found generator"):
+        before_training(each for each in [example()])
 
 
 def test_what_a_source_raises_becomes_a_line_with_the_example():

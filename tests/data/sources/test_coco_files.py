@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,11 +197,11 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
         ({"categories": [{"id": 7, "name": "x"}] * 2}, "two categories have the same id"),
         (
             {"categories": [{"id": 8, "name": "x"}]},
-            "1 annotations name a category_id that .* first 7",
+            "1 annotations have the category_id of no category in the file, such as 7",
         ),
         (
             {"annotations": [annotation(1, image=6)]},
-            "1 annotations name a image_id that .* first 6",
+            "1 annotations have the image_id of no image in the file, such as 6",
         ),
         ({"annotations": [annotation(1, image=None)]}, "annotation 1: image_id None is no id"),
         ({"annotations": [annotation(1, image=5.5)]}, "annotation 1: image_id 5.5 is no id"),
@@ -227,6 +228,13 @@ def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
         (
             {"annotations": [annotation(1, segmentation={"size": SIZE, "counts": [5, 5]})]},
             "annotation 1: expected runs that fill 20 × 30 pixels",
+        ),
+        *(
+            (
+                {"annotations": [annotation(1, segmentation={"size": size, "counts": [600]})]},
+                r"annotation 1: segmentation has run lengths for .* in pixels",
+            )
+            for size in ([20.5, 30], [-20, -30], [2**32, 1])
         ),
         (
             {"annotations": [annotation(6, 9, segmentation=rle.encode(np.ones((3, 3), bool)))]},
@@ -256,7 +264,9 @@ def test_a_file_in_another_format_is_refused_by_name(tmp_path, parts, message):
         ({"id": 5}, "two images have the id 5"),
         ({"id": "5"}, "two images have the id 5"),
         ({"width": "wide"}, "image 1 has height 20, width 'wide'; expected whole numbers"),
+        ({"width": 10**9}, "image 1 has height 20, width 1000000000; expected whole numbers of"),
         ({"file_name": None}, "image 1 has no file_name"),
+        ({"file_name": 7}, "image 1 has file_name 7; expected a text"),
     ],
 )
 def test_a_wrong_image_is_named(tmp_path, image, message):
@@ -269,7 +279,7 @@ def test_a_wrong_image_is_named(tmp_path, image, message):
         CocoInstances(path, images)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"images": [', '{"annotations": [{}', "{"])
+@pytest.mark.parametrize("text", ["", '{"images": [', '{"annotations": [{}', "{"])
 def test_what_is_not_json_or_cut_short_is_refused_by_name(tmp_path, text):
     path, images = write(tmp_path)
     path.write_text(text)
@@ -277,6 +287,37 @@ def test_what_is_not_json_or_cut_short_is_refused_by_name(tmp_path, text):
         ValueError, match=r"objects\.json: (not JSON, or cut short|annotation None)"
     ):
         CocoInstances(path, images)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "NaN", r"not JSON, or cut short \(Extra data"),
+        (lambda text: text + "\n" + text, r"not JSON, or cut short \(Extra data"),
+        (lambda text: f"[{text}]", "not in COCO's format: a list, as files of results are"),
+        (lambda text: text[:-1] + ', "images": []}', "two lists named images"),
+        (lambda text: text[:-1] + ', "annotations": []}', "two lists named annotations"),
+        (lambda text: text.replace('"image_id": 5', '"image_id": 5' + "0" * 5000), "4300 digits"),
+        (lambda text: text.replace('"cell"', '["fish"]'), "need an id and a name"),
+        (lambda text: text.replace('"cell"', '"  "'), "need an id and a name"),
+    ],
+)
+def test_nothing_of_a_file_is_passed_over(tmp_path, change, message):
+    path, images = write(tmp_path, annotation(1))
+    text = path.read_text()
+    path.write_text(change(text))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match=rf"^[^ ]*objects\.json: .*{message}"):
+        CocoInstances(path, images)
+    path.write_text(text + " \r\n\n")
+    assert len(CocoInstances(path, images)) == 3
+
+
+def test_an_empty_mask_is_noted(tmp_path):
+    empty = {"size": SIZE, "counts": [SIZE[0] * SIZE[1]]}
+    path, images = write(tmp_path, annotation(1), annotation(2, segmentation=empty))
+    notes = CocoInstances(path, images).notes
+    assert "1 of 2 annotations have run lengths without a pixel: an empty mask" in notes
 
 
 def test_every_truncation_of_a_file_is_refused(tmp_path):
@@ -291,6 +332,13 @@ def test_every_truncation_of_a_file_is_refused(tmp_path):
 def test_missing_files_are_named_at_once(tmp_path):
     path, images = write(tmp_path, annotation(1))
     (images / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
+        CocoInstances(path, images)
+    (images / "b.png").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
+        CocoInstances(path, images)
+    (images / "b.png").rmdir()
+    (images / "b.png").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
         CocoInstances(path, images)
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
@@ -647,6 +695,18 @@ def test_sizes_that_the_file_lacks_are_those_of_the_image_as_it_is_read(tmp_path
     for orientation, size in (("upright", SIZE[::-1]), ("stored", SIZE)):
         source = CocoInstances(path, images, orientation=orientation)
         np.testing.assert_array_equal(source.sizes, [size] * 3)
+
+
+def test_a_listed_file_without_an_images_suffix_is_not_called_skipped(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        (images / image["file_name"]).rename(images / Path(image["file_name"]).stem)
+        image["file_name"] = Path(image["file_name"]).stem
+    path.write_text(json.dumps(content))
+    source = CocoInstances(path, images)
+    assert len([*source]) == 3
+    assert not any("skipped" in note for note in source.notes)
 
 
 def test_files_that_are_not_used_are_counted(tmp_path):
