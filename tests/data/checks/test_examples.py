@@ -150,7 +150,7 @@ def test_boxes_that_do_not_fit_their_masks_are_refused_where_most_do_not():
 
 def test_a_source_of_crowds_alone_is_refused_without_counts_of_its_own():
     crowd = objects([[0, 0, 1, 1]], crowd=np.array([True]))
-    with pytest.raises(BadData, match="no example of train has an object that is not a crowd"):
+    with pytest.raises(BadData, match="train: no example has an object that is not a crowd"):
         check_before_training({"train": [crowd]}, OBJECTS, progress=False)
     check_before_training({"train": [crowd, objects([[0, 0, 1, 1]])]}, OBJECTS, progress=False)
 

@@ -2,61 +2,15 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segjax.coco import run_lengths as rle
 from segjax.coco.masks import paste_mask
 from segjax.data.loading.loader import training_batches
 from segjax.data.sources.coco_files import CocoInstances
-
-SIZE = (20, 30)
-BOX = [2, 3, 10, 5]
-POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
-
-
-def annotation(number, image=5, category=7, **more):
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
-        "bbox": BOX,
-        "area": 50.5,
-        "iscrowd": 0,
-        "segmentation": POLYGON,
-        **more,
-    }
-
-
-def drawn():
-    """The mask of `POLYGON`."""
-    mask = np.zeros(SIZE, bool)
-    mask[3:8, 2:12] = True
-    return mask
-
-
-def write(folder, *annotations, **parts):
-    """Writes three images, by ids 5, 9 and 70, and a file that describes them."""
-    (folder / "images").mkdir()
-    content = {
-        "info": {"description": 'nested {["]}: è, \u4e2d', "list": [1, {"annotations": []}]},
-        "annotations": list(annotations),
-        "images": [
-            {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
-            for number, name in ((70, "c.png"), (5, "ü é.png"), (9, "b.png"))
-        ],
-        "categories": [{"id": 90, "name": "straße"}, {"id": 7, "name": "cell"}],
-        **parts,
-    }
-    for image in content["images"]:
-        pixels = np.full(SIZE, image["id"], np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / image["file_name"])
-    path = folder / "objects.json"
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    return path, folder / "images"
+from tests.data.sources.coco_writer import POLYGON, SIZE, annotation, drawn, write
 
 
 def test_examples_are_in_the_order_of_image_ids_and_classes_in_that_of_categories(tmp_path):
@@ -166,20 +120,6 @@ def test_areas_and_crowds_may_be_missing(tmp_path):
     np.testing.assert_array_equal(example["crowd"], [False])
 
 
-def test_files_of_the_same_name_in_two_folders_are_told_apart_by_the_ids_of_images(tmp_path):
-    for folder in ("images", "images/x", "images/y"):
-        (tmp_path / folder).mkdir()
-    images = [
-        {"id": number, "file_name": name, "height": 4, "width": 4}
-        for number, name in ((3, "x/a.png"), (2, "y/a.png"))
-    ]
-    for image in images:
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / image["file_name"])
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
-    assert CocoInstances(path, tmp_path / "images").ids == ("2", "3")
-
-
 def test_an_index_outside_is_an_error_and_ends_iteration(tmp_path):
     source = CocoInstances(*write(tmp_path, annotation(1)))
     assert len(list(source)) == 3
@@ -258,27 +198,6 @@ def test_a_file_in_another_format_is_refused_by_name(tmp_path, parts, message):
         CocoInstances(path, images)
 
 
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ({"id": 5}, "two images have the id 5"),
-        ({"id": "5"}, "two images have the id 5"),
-        ({"width": "wide"}, "image 1 has height 20, width 'wide'; expected whole numbers"),
-        ({"width": 10**9}, "image 1 has height 20, width 1000000000; expected whole numbers of"),
-        ({"file_name": None}, "image 1 has no file_name"),
-        ({"file_name": 7}, "image 1 has file_name 7; expected a text"),
-    ],
-)
-def test_a_wrong_image_is_named(tmp_path, image, message):
-    path, images = write(tmp_path, annotation(1))
-    content = json.loads(path.read_text())
-    template = {"id": 1, "file_name": "b.png", "height": SIZE[0], "width": SIZE[1]}
-    content["images"].append({**template, **image})
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"objects\.json: {message}"):
-        CocoInstances(path, images)
-
-
 @pytest.mark.parametrize("text", ["", '{"images": [', '{"annotations": [{}', "{"])
 def test_what_is_not_json_or_cut_short_is_refused_by_name(tmp_path, text):
     path, images = write(tmp_path)
@@ -313,13 +232,6 @@ def test_nothing_of_a_file_is_passed_over(tmp_path, change, message):
     assert len(CocoInstances(path, images)) == 3
 
 
-def test_an_empty_mask_is_noted(tmp_path):
-    empty = {"size": SIZE, "counts": [SIZE[0] * SIZE[1]]}
-    path, images = write(tmp_path, annotation(1), annotation(2, segmentation=empty))
-    notes = CocoInstances(path, images).notes
-    assert "1 of 2 annotations have run lengths without a pixel: an empty mask" in notes
-
-
 def test_every_truncation_of_a_file_is_refused(tmp_path):
     path, images = write(tmp_path, annotation(1))
     content = path.read_bytes()
@@ -327,66 +239,6 @@ def test_every_truncation_of_a_file_is_refused(tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"objects\.json"):
             CocoInstances(path, images)
-
-
-def test_missing_files_are_named_at_once(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    (images / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
-        CocoInstances(path, images)
-    (images / "b.png").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
-        CocoInstances(path, images)
-    (images / "b.png").rmdir()
-    (images / "b.png").symlink_to("nowhere")
-    with pytest.raises(FileNotFoundError, match=r"b\.png: missing, and 0 more of the 3 images"):
-        CocoInstances(path, images)
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-        CocoInstances(path, tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no\.json: no such file"):
-        CocoInstances(tmp_path / "no.json", images)
-
-
-def test_an_image_of_another_size_is_named(tmp_path):
-    path, images = write(tmp_path, annotation(1, image=5))
-    Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "ü é.png")
-    source = CocoInstances(path, images)
-    with pytest.raises(ValueError, match=r"ü é\.png: size \(3, 3\), but .*objects\.json says"):
-        source[0]
-
-
-def test_every_wrong_image_is_found_by_its_header(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    source = CocoInstances(path, images)
-    assert source.file_problems() == {}
-    (images / "ü é.png").write_bytes(b"not an image")
-    Image.fromarray(np.zeros((3, 3), np.uint8)).save(images / "c.png")
-    problems = source.file_problems()
-    assert set(problems) == {0, 2}  # in the order of ids
-    assert "ü é.png: damaged, cut short" in problems[0]
-    assert "c.png: size (3, 3), but" in problems[2]
-
-
-def test_every_unreadable_image_without_a_size_is_named(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    content = json.loads(path.read_text())
-    without_sizes(content)
-    path.write_text(json.dumps(content))
-    for name in ("b.png", "c.png"):
-        (images / name).write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"b\.png: damaged.*\n.*c\.png: damaged"):
-        CocoInstances(path, images)
-
-
-def test_polygons_of_two_corners_are_left_out_and_noted(tmp_path):
-    line = annotation(2, segmentation=[[1, 2, 3, 4], POLYGON[0]])
-    source = CocoInstances(*write(tmp_path, annotation(1), line))
-    first, second = source[0]["masks"]
-    np.testing.assert_array_equal(first.pixels, second.pixels)
-    assert source.notes == (
-        "1 of 2 annotations have polygons of fewer than three corners, which enclose nothing: "
-        "left out",
-    )
 
 
 def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
@@ -428,194 +280,6 @@ def test_real_annotations_are_those_of_pycocotools(real_data):
     assert crowds
 
 
-def same_examples(found, expected):
-    """Whether two sources have the same objects."""
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        for key in ("boxes", "classes", "crowd", "areas", "has_mask"):
-            np.testing.assert_array_equal(ours[key], theirs[key])
-        for a, b in zip(ours["masks"], theirs["masks"], strict=True):
-            np.testing.assert_array_equal(paste_mask(a, SIZE), paste_mask(b, SIZE))
-
-
-def without(*keys):
-    def change(content):
-        for entry in content["annotations"]:
-            for key in keys:
-                del entry[key]
-
-    return change
-
-
-def with_segmentation(make):
-    def change(content):
-        for entry in content["annotations"]:
-            entry["segmentation"] = make(entry["segmentation"][0])
-
-    return change
-
-
-def with_ids(make):
-    def change(content):
-        for part in ("images", "annotations", "categories"):
-            for entry in content[part]:
-                for key in ("id", "image_id", "category_id"):
-                    if key in entry:
-                        entry[key] = make(entry[key])
-
-    return change
-
-
-def without_sizes(content):
-    content["images"][0] |= {"height": -1, "width": -1}
-    content["images"][1] |= {"height": None, "width": None}
-    del content["images"][2]["height"]
-
-
-def in_a_folder(content):
-    for image in content["images"]:
-        image["file_name"] = "images\\" + image["file_name"]
-
-
-def with_a_root(content):
-    content["categories"] += [{"id": 0, "name": "cell"}, {"id": 1, "name": "background"}]
-
-
-@pytest.mark.parametrize(
-    ("change", "note"),
-    [
-        (with_ids(str), "3 of 3 annotations have ids as text"),
-        (with_ids(float), "3 of 3 images have ids as text or fractions"),
-        (without("iscrowd"), "3 of 3 annotations have no iscrowd: read as 0"),
-        (without("area"), "3 of 3 annotations have no area"),
-        (without("bbox"), "3 of 3 annotations have no bbox: taken from the segmentation"),
-        (with_segmentation(lambda p: p), "have one list of numbers as segmentation"),
-        (
-            with_segmentation(lambda p: [[[x, y] for x, y in zip(p[::2], p[1::2], strict=True)]]),
-            "have corners as [x, y] pairs",
-        ),
-        (without_sizes, "3 of 3 images have no size: read from the files"),
-        (in_a_folder, "3 of 3 file names read without the folder that they begin with"),
-        (with_a_root, "category 0, 'cell', left out: nothing is annotated with it"),
-        (with_a_root, "category 1, 'background', left out: nothing is annotated with it"),
-    ],
-)
-def test_what_tools_write_differently_is_read_the_same_and_noted(tmp_path, change, note):
-    annotations = [
-        annotation(1, area=50),
-        annotation(2, 9, area=50),
-        annotation(3, 70, 90, area=50),
-    ]
-    path, images = write(tmp_path, *annotations)
-    expected = list(CocoInstances(path, images))
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    source = CocoInstances(path, images)
-    same_examples(source, expected)
-    assert source.class_names == ("background", "cell", "straße")
-    assert any(note in found for found in source.notes)
-
-
-def test_ids_are_given_back_as_the_file_has_them(tmp_path):
-    path, images = write(tmp_path, annotation(1, category=90), annotation(2, image=70))
-    content = json.loads(path.read_text())
-    for make, ids, categories in (
-        (str, ["5", "9", "70"], ("7", "90")),
-        (float, [5, 9, 70], (7, 90)),
-        (lambda number: f"x{number}", ["x5", "x70", "x9"], ("x7", "x90")),
-        (lambda number: number + 2**70, [2**70 + n for n in (5, 9, 70)], (2**70 + 7, 2**70 + 90)),
-    ):
-        changed = json.loads(json.dumps(content))
-        with_ids(make)(changed)
-        path.write_text(json.dumps(changed))
-        source = CocoInstances(path, images)
-        assert source.image_ids.tolist() == ids
-        assert source.category_ids == categories
-        assert [example["image_id"] for example in source] == ids
-        assert type(source[0]["image_id"]) is type(ids[0])
-
-
-@pytest.mark.parametrize(("text", "crowd"), [("0", False), ("1", True), ("", False), (True, True)])
-def test_the_meaning_of_a_crowd_does_not_depend_on_its_type(tmp_path, text, crowd):
-    source = CocoInstances(*write(tmp_path, annotation(1, iscrowd=text)))
-    assert source[0]["crowd"].tolist() == [crowd]
-    assert source.object_counts.tolist() == [not crowd, 0, 0]
-
-
-def test_nothing_but_crowds_names_the_cause(tmp_path):
-    path, images = write(tmp_path, annotation(1, iscrowd=1), annotation(2, iscrowd=1))
-    assert "all 2 annotations are crowds" in CocoInstances(path, images).notes[0]
-    with pytest.raises(ValueError, match="no images with objects: all 2 annotations are crowds"):
-        CocoInstances(path, images, drop_empty=True)
-
-
-def test_values_that_pandas_writes_for_missing_ones_are_missing(tmp_path):
-    path, images = write(tmp_path, annotation(1, area=50))
-    expected = list(CocoInstances(path, images))
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace('"area": 50', '"area": NaN, "score": NaN'), encoding="utf-8")
-    same_examples(CocoInstances(path, images), expected)
-    path.write_text(text.replace("12", "NaN"), encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=r"objects\.json: annotation 1: segmentation has the polyg"
-    ):
-        CocoInstances(path, images)
-
-
-def test_other_encodings_are_read_or_named(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    expected, text = list(CocoInstances(path, images)), path.read_text(encoding="utf-8")
-    path.write_text(text, encoding="utf-8-sig")
-    source = CocoInstances(path, images)
-    same_examples(source, expected)
-    assert source.class_names == ("background", "cell", "straße")
-    path.write_text(text, encoding="utf-16")
-    with pytest.raises(ValueError, match=r"objects\.json: encoded as UTF-16; save .* as UTF-8"):
-        CocoInstances(path, images)
-    path.write_bytes(text.replace("\u4e2d", "").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"objects\.json: not encoded as UTF-8 .*; save"):
-        CocoInstances(path, images)
-
-
-def test_a_few_boxes_as_corners_are_noted(tmp_path):
-    annotations = [annotation(n) for n in range(3)] + [annotation(8, bbox=[2, 3, 12, 8])]
-    (note,) = CocoInstances(*write(tmp_path, *annotations)).notes
-    assert note.startswith("1 of 4 annotations have a bbox that looks like [x_min, y_min, x_max")
-    assert (
-        "annotation 8 has bbox [2, 3, 12, 8], and its mask reaches from [2, 3] to [12, 8]" in note
-    )
-
-
-@pytest.mark.parametrize(
-    "bbox",
-    [
-        [7, 5.5, 10, 5],  # the centre instead of the corner
-        [0.07, 0.15, 0.33, 0.25],  # parts of the image's width and height
-    ],
-)
-def test_boxes_that_do_not_fit_their_masks_are_noted_and_refused_where_most_do_not(tmp_path, bbox):
-    path, images = write(tmp_path, *(annotation(n) for n in range(3)), annotation(8, bbox=bbox))
-    (note,) = CocoInstances(path, images).notes
-    assert note.startswith("1 of 4 annotations have a bbox that does not fit their mask")
-    assert f"annotation 8 has bbox {bbox}, and its mask reaches from [2, 3] to [12, 8]" in note
-    content = json.loads(path.read_text())
-    content["annotations"] = [*content["annotations"][2:], annotation(9, bbox=bbox)]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"objects\.json: 2 of 3 annotations have a bbox that doe"):
-        CocoInstances(path, images)
-
-
-def test_a_file_that_is_several_images_is_noted(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    content = json.loads(path.read_text())
-    content["images"][0]["file_name"] = content["images"][2]["file_name"]
-    path.write_text(json.dumps(content))
-    repeated, unused = CocoInstances(path, images).notes
-    assert repeated.startswith("1 files are listed as several images, such as 'b.png'")
-    assert unused.startswith("1 images in ")
-
-
 def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):
     path, images = write(tmp_path, annotation(1, category=90), annotation(2, image=70))
     source = CocoInstances(path, images, classes=("straße", "tree", "cell"))
@@ -632,93 +296,6 @@ def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):
     path.write_text(json.dumps(content))
     (note,) = CocoInstances(path, images, classes=("cell",)).notes
     assert note == "categories that are no classes, and that nothing is annotated with: straße"
-
-
-def test_two_images_that_would_be_the_same_file_are_refused(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    content = json.loads(path.read_text())
-    content["images"][0]["file_name"], content["images"][1]["file_name"] = "x/b.png", "y/b.png"
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"file names 'y/b\.png' and 'b\.png' both lead"):
-        CocoInstances(path, images)
-
-
-def turned_by_exif(folder, tag):
-    """The situation of a phone's photograph: the tag turns it, the annotations are of the bitmap.
-
-    The object of `POLYGON` is bright on each bitmap.
-    """
-    path, images = write(folder, *(annotation(n, image=n) for n in (5, 9, 70)))
-    content, exif = json.loads(path.read_text()), Image.Exif()
-    exif[274] = tag
-    for image in content["images"]:
-        (images / image["file_name"]).unlink()
-        image["file_name"] = f"{image['id']}.png"
-        pixels = np.where(drawn(), np.uint8(200), np.uint8(image["id"]))
-        Image.fromarray(pixels).save(images / image["file_name"], exif=exif)
-    path.write_text(json.dumps(content))
-    return path, images
-
-
-@pytest.mark.parametrize("tag", [3, 6])
-def test_annotations_of_the_stored_bitmap_fit_it_with_the_switch(tmp_path, tag):
-    path, images = turned_by_exif(tmp_path, tag)
-    source = CocoInstances(path, images, orientation="stored")
-    for example in source:
-        mask = paste_mask(example["masks"][0], SIZE)
-        np.testing.assert_array_equal(example["image"][..., 0] == 200, mask)
-    (note,) = source.notes
-    assert note.startswith(f"3 of 3 images carry an EXIF orientation, such as 5.png ({tag}): it is")
-
-
-def test_without_the_switch_a_quarter_turn_is_refused_and_a_half_turn_is_noted(tmp_path):
-    (tmp_path / "quarter").mkdir()
-    source = CocoInstances(*turned_by_exif(tmp_path / "quarter", 6))
-    with pytest.raises(ValueError, match=r"5\.png: size \(30, 20\), .* says \(20, 30\)") as error:
-        source[0]
-    assert "carries EXIF orientation 6 and was turned upright" in str(error.value)
-    assert "Set orientation (files.orientation) to stored" in str(error.value)
-    (tmp_path / "half").mkdir()
-    source = CocoInstances(*turned_by_exif(tmp_path / "half", 3))
-    np.testing.assert_array_equal(source[0]["image"][..., 0] == 200, drawn()[::-1, ::-1])
-    (note,) = source.notes
-    assert note.startswith("3 of 3 images carry an EXIF orientation, such as 5.png (3): they are")
-    assert "set orientation (files.orientation) to stored" in note
-
-
-def test_sizes_that_the_file_lacks_are_those_of_the_image_as_it_is_read(tmp_path):
-    path, images = turned_by_exif(tmp_path, 6)
-    content = json.loads(path.read_text())
-    for image in content["images"]:
-        del image["height"], image["width"]
-    path.write_text(json.dumps(content))
-    for orientation, size in (("upright", SIZE[::-1]), ("stored", SIZE)):
-        source = CocoInstances(path, images, orientation=orientation)
-        np.testing.assert_array_equal(source.sizes, [size] * 3)
-
-
-def test_a_listed_file_without_an_images_suffix_is_not_called_skipped(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    content = json.loads(path.read_text())
-    for image in content["images"]:
-        (images / image["file_name"]).rename(images / Path(image["file_name"]).stem)
-        image["file_name"] = Path(image["file_name"]).stem
-    path.write_text(json.dumps(content))
-    source = CocoInstances(path, images)
-    assert len([*source]) == 3
-    assert not any("skipped" in note for note in source.notes)
-
-
-def test_files_that_are_not_used_are_counted(tmp_path):
-    path, images = write(tmp_path, annotation(1))
-    path = path.rename(images / "_annotations.json")
-    for name in ("z.png", "notes.txt"):
-        (images / name).write_bytes((images / "b.png").read_bytes())
-    source = CocoInstances(path, images, drop_empty=True)
-    assert source.notes[1:] == (
-        f"1 of 6 files in {images} are no images, skipped: notes.txt",
-        f"1 images in {images} are not listed, and not used: z.png",
-    )
 
 
 def test_a_source_pickles_small_and_reads_the_same_in_a_worker(tmp_path):
