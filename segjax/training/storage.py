@@ -75,7 +75,7 @@ def _concerns(filename, workdir: Path) -> bool:
 def _describe(number: int, filename: str | None, workdir: Path) -> str:
     steps = steps_on_disk(Path(workdir) / "checkpoints")
     if number == errno.ENOENT and not Path(workdir).is_dir():
-        safe, then = "its checkpoints went with it", "the same command resumes from the last"
+        safe, then = "no checkpoint is in reach", "the same command goes on"
     elif steps:
         shown = ", ".join(map(str, steps))
         safe = f"safe on disk: the checkpoint{'s' if len(steps) > 1 else ''} of step {shown}"

@@ -98,7 +98,7 @@ def test_a_run_on_a_read_only_disk_says_so(small_disk):
 def test_a_run_whose_directory_vanishes_stops_at_once(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     after_evaluation(monkeypatch, 3, lambda: shutil.rmtree(workdir))
-    message = f"{workdir}: No such file or directory; its checkpoints went with it. When you have"
+    message = f"{workdir}: No such file or directory; no checkpoint is in reach. When you have"
     with pytest.raises(StorageFailure, match=message):
         run(workdir)
     assert not workdir.exists()
