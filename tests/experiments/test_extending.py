@@ -16,6 +16,7 @@ from segjax.cli import main
 from segjax.commands.launch import run
 from segjax.data.loading.loader import training_batches
 from segjax.models import MaskRCNN, ResNetUNet, UNet
+from segjax.models.backbones.registry import BACKBONES
 from segjax.recipes.unet import UNetConfig
 from segjax.training.configuration import parse
 from segjax.training.experiment import load_experiment, load_module
@@ -375,6 +376,14 @@ from segjax.training.experiment import load_module
 convnext = load_module(Path({file!r}))
 
 
+def shallow(*, width_multiplier, norm, dtype):
+    width = round(96 * width_multiplier)
+    return convnext.ConvNeXt(stage_sizes=(1, 1, 1, 1), width=width, dtype=dtype)
+
+
+convnext.BACKBONES["convnext"] = shallow  # all 18 blocks take a minute to compile
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(DeepLabExperimentConfig):
     network: convnext.DeepLabNetwork = convnext.DeepLabNetwork()
@@ -388,7 +397,8 @@ def build(config):
 """
 
 
-def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(tmp_path, capsys):
+def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "convnext", BACKBONES["convnext"])  # puts it back afterwards
     file = tmp_path / "deeplab.py"
     file.write_text(DEEPLAB.format(file=str(EXTENDING / "convnext_backbone.py")))
     workdir = tmp_path / "run"
