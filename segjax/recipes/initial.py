@@ -23,7 +23,7 @@ class InitialConfig:
     name: str | None = None
     """Name of the model in the weights file, such as torchvision/resnet101; see
     `segjax.pretrained.SOURCES`. The network takes over the settings that belong to these weights
-    (backbone, pixels, anchors, ...) in place of its defaults."""
+    (backbone, pixels, anchors, ...) in place of its defaults; in Python, by `config.resolved()`."""
     weights: Path | None = None
     """File of trained weights: .pth, .safetensors, .npz or .pkl."""
     run: Path | None = None
@@ -44,7 +44,7 @@ class InitialConfig:
         if problems:
             raise ValueError(
                 f"the weights {self.name} need {', '.join(problems)}; a setting that is left out "
-                "follows the weights (in Python, after config.resolved())"
+                "follows the weights"
             )
 
     def initialize(

@@ -177,7 +177,7 @@ def test_a_setting_that_contradicts_the_weights_is_refused(files, flags, message
         parse(files.Config, ["--workdir", "run", *initial_flags(TORCHVISION), *flags])
     assert str(error.value) == (
         f"error: the weights {TORCHVISION} need {message}; "
-        "a setting that is left out follows the weights (in Python, after config.resolved())"
+        "a setting that is left out follows the weights"
     )
 
 
