@@ -50,7 +50,9 @@ def step(task, batch, variables):
     return jax.device_get(jax.jit(run)(state, batch))
 
 
-@pytest.mark.parametrize("family", [unet, deeplab, mask_rcnn])
+@pytest.mark.parametrize(
+    "family", [unet, deeplab, pytest.param(mask_rcnn, marks=pytest.mark.slow, id="mask_rcnn")]
+)
 def test_a_step_is_the_same_with_and_without_the_compilers_optimisations(family):
     arguments = family()
     plain = step(*arguments)
