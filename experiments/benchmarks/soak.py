@@ -4,12 +4,12 @@
 
 The run is `experiments/quickstart.py` on smaller tiles, with worker processes, an evaluation and a
 checkpoint every `--every` steps. After `--hours` it gets SIGTERM, as on a cluster, and must end by
-itself. Memory is what the system counts for the run and its workers, with shared pages divided
-among them ("PSS").
+itself. Memory is that of the run and its workers without the pages of files, such as libraries,
+which other programs may share and the system may drop.
 
 The program fails if the memory's median over the last tenth of the time is more than 5 % above the
 median over the second tenth (the first one compiles), or if the run leaves a file in the temporary
-folder or in shared memory.
+folder or shared memory that it had mapped.
 """
 
 import json
@@ -67,9 +67,8 @@ def main(options: SoakOptions) -> int:
         prepare_quietly("synthetic_cells", Path(folder) / "data")
         temporary = Path(folder) / "temporary"
         temporary.mkdir()
-        shared_before = names_in(SHARED_MEMORY)
-        samples, steps, code = soak(Path(folder), temporary, options)
-        left = sorted(names_in(temporary) | (names_in(SHARED_MEMORY) - shared_before))
+        samples, mapped, steps, code = soak(Path(folder), temporary, options)
+        left = sorted(map(str, [*temporary.rglob("*"), *filter(Path.exists, mapped)]))
     early, late = windows([mebibytes for _, mebibytes in samples])
     growth = late / early - 1
     results = {
@@ -97,7 +96,8 @@ def soak(folder: Path, temporary: Path, options: SoakOptions):
     """Runs the training and samples its memory.
 
     Returns:
-      The samples, each as (minutes, MiB); the number of steps; the run's return code.
+      The samples, each as (minutes, MiB); the shared memory that was mapped; the number of steps;
+      the run's return code.
 
     Raises:
       RuntimeError: the run ended by itself.
@@ -111,7 +111,7 @@ def soak(folder: Path, temporary: Path, options: SoakOptions):
         *("--train.eval-every", str(options.every), "--train.checkpoint-every", str(options.every)),
     ]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
-    samples = []
+    samples, mapped = [], set()
     with output.open("w") as file:
         process = subprocess.Popen(
             command, env=variables, stdout=file, stderr=file, start_new_session=True
@@ -122,7 +122,9 @@ def soak(folder: Path, temporary: Path, options: SoakOptions):
             while (minutes := (time.monotonic() - start) / 60) < 60 * options.hours:
                 if process.poll() is not None:
                     raise RuntimeError(f"the run ended by itself: {output.read_text()[-2000:]}")
-                samples.append((round(minutes, 2), session_mebibytes(process.pid)))
+                mebibytes, shared = memory_of(process.pid)
+                samples.append((round(minutes, 2), mebibytes))
+                mapped |= shared
                 bar.update(int(minutes) - bar.n)
                 bar.set_postfix_str(f"{samples[-1][1]:.0f} MiB")
                 time.sleep(options.seconds_between)
@@ -133,33 +135,34 @@ def soak(folder: Path, temporary: Path, options: SoakOptions):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     last = (workdir / "metrics.jsonl").read_text().splitlines()[-1]
-    return samples, json.loads(last)["step"], code
+    return samples, mapped, json.loads(last)["step"], code
 
 
-def session_mebibytes(session: int) -> float:
-    """Sums the memory of a session's processes, shared pages divided among those that share."""
-    total = 0
+def memory_of(session: int) -> tuple[float, set[Path]]:
+    """Returns the MiB of a session's processes, and the shared memory that they have mapped.
+
+    Pages that processes share are divided among them.
+    """
+    total, shared = 0, set()
     for folder in Path("/proc").iterdir():
         try:
             # The name of a program may hold spaces; what follows its bracket does not.
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) != session:
                 continue
-            lines = (folder / "smaps_rollup").read_text().splitlines()
+            sizes = (folder / "smaps_rollup").read_text().splitlines()
+            maps = (folder / "maps").read_text().splitlines()
         except (OSError, IndexError):  # no process, or one that ended meanwhile
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return round(total / 1024, 1)
+        total += sum(int(x.split()[1]) for x in sizes if x.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        shared |= {Path(x.split()[5]) for x in maps if str(SHARED_MEMORY) in x}
+    return round(total / 1024, 1), shared
 
 
 def windows(values: list[float]) -> tuple[float, float]:
     """Returns the medians over the second and the last tenth of the values."""
     tenth = max(len(values) // 10, 1)
     return statistics.median(values[tenth : 2 * tenth]), statistics.median(values[-tenth:])
-
-
-def names_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def plot(samples: list[tuple[float, float]], steps: int) -> str:
