@@ -8,7 +8,7 @@ Protocol  `Shapes` is the data set: a class with __len__ and __getitem__. Its ex
           term of the same name, which counts errors at the outlines again.
 Data      made by code on demand: bright discs with little blue and squares with little red, which
           cover one another on a dark ground.
-Expected  mean IoU 0.942 on the 50 held-out pictures.
+Expected  mean IoU 0.942 on the 50 held-out pictures (commit 061d1d0, AMD EPYC).
 Cost      2 minutes on 2 CPU cores that were busy with other work.
 Command   python experiments/extending/own_data.py --workdir runs/own_data
 """
