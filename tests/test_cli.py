@@ -204,6 +204,8 @@ def test_predictions_are_those_of_the_task_at_the_size_of_the_images(
     assert values == {0, 1}
     shown = capsys.readouterr().out
     assert "converted to grey for the model: 1 of 4 files" in shown
+    assert "was trained on images of float32 with values 0 to 1" in shown
+    assert "; 4 of 4 are uint8, such as" in shown
     assert "0 ground, 1 square" in shown
 
 

@@ -1,7 +1,7 @@
 """`segjax predict`: writes label maps or detections, and overlays, for the user's images."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,18 +81,20 @@ def predict_command(
     if weights is not None:
         trained = load_weights(model, weights)
         description = f"{model} from {weights}"
-        orientation = orientation or "upright"
+        orientation, seen = orientation or "upright", {}
     else:
         trained = run = _load_run(model, checkpoint)
         description = run.description
         batch_size = batch_size or run.config.train.eval_batch_size
         orientation = orientation or run.experiment.orientation
+        seen = run.pixels
     if pixel_range is not None:
         trained = _with_pixel_range(trained, pixel_range)
     files = _read_all(paths, orientation)
     notes += note_turned(paths, orientation=orientation, setting="--orientation")
     _refuse_to_replace(files, output, overwrite=overwrite)
     _refuse_other_bits(files, trained)
+    notes += _note_other_types(files, seen)
     listing, image_ids = None, None
     if annotations is not None:
         from segjax.coco.index import read_image_list
@@ -245,6 +247,20 @@ def _refuse_other_bits(files: Sequence[ImageFile], trained: "Pretrained") -> Non
                 f"{file.path} has 16 bits; the model is for photographs of 8 bits. --pixel-range "
                 "LOW HIGH maps other values to them, such as --pixel-range 0 65535"
             )
+
+
+def _note_other_types(files: Sequence[ImageFile], seen: Mapping[str, list]) -> list[str]:
+    """Notes images of another type than those of the training, which the model takes as well."""
+    types = {*seen["types"]} if seen else set()
+    others = [file for file in files if types and file.dtypes - types]
+    if not others:
+        return []
+    trained = f"{' and '.join(seen['types'])} with values {seen['range'][0]} to {seen['range'][1]}"
+    kind = " and ".join(sorted(others[0].dtypes))
+    return [
+        f"the model was trained on images of {trained}; {len(others)} of {len(files)} are {kind}, "
+        f"such as {others[0].path}"
+    ]
 
 
 def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:

@@ -40,12 +40,15 @@ class TrainedRun(Pretrained):
       config: the run's configuration.
       step: the step of the checkpoint.
       description: the run directory, the step and the score of the checkpoint as one line of text.
+      pixels: the "types" of the training images, such as ["uint8"], and their "range" of values, as
+        far as they were read before the first step; empty for a run of an earlier version.
     """
 
     experiment: Experiment
     config: ExperimentConfig
     step: int
     description: str
+    pixels: Mapping[str, list]
 
 
 def load_run(
@@ -91,6 +94,7 @@ def load_run(
     ) as checkpoints:
         step = _chosen_step(checkpoints, checkpoint, path)
         variables = TrainState(**checkpoints.read(step)).variables
+        pixels = checkpoints.data(step).get("pixels", {})
         notes = ["last"] if step == checkpoints.latest_step else []
         if checkpoint == "best":
             score = checkpoints.score(step)
@@ -109,6 +113,7 @@ def load_run(
         config=config,
         step=step,
         description=f"{path}, checkpoint of step {step}" + (f" ({'; '.join(notes)})" * bool(notes)),
+        pixels=pixels,
     )
 
 

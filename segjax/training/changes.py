@@ -2,24 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sized
+from typing import Any
 
 import numpy as np
 import optax
 
 
 def recorded(
-    schedule: optax.Schedule, step: int, sources: Mapping[str, Sized]
-) -> dict[str, float | dict[str, int]]:
+    schedule: optax.Schedule, step: int, sources: Mapping[str, Sized], pixels: Mapping[str, list]
+) -> dict[str, Any]:
     """Returns the JSON values that a checkpoint records for `changes`.
 
     Args:
       schedule: step → learning rate.
       step: the number of steps taken.
       sources: the sources of training and of each split, by name.
+      pixels: the types and the range of the training images; see `SplitReport.pixels`.
     """
     return {
         "learning_rate": float(np.asarray(schedule(step))),
         "examples": {name: len(source) for name, source in sources.items()},
+        "pixels": dict(pixels),
     }
 
 
@@ -47,4 +50,9 @@ def changes(step: int, before: Mapping, now: Mapping) -> list[str]:
             else "its scores do not compare with those before"
         )
         found.append(f"{name} has {count} examples, and had {was}: {consequence}")
+    types, new_types = before.get("pixels", now["pixels"])["types"], now["pixels"]["types"]
+    if types != new_types:
+        found.append(
+            f"the training images are {' and '.join(new_types)}, and were {' and '.join(types)}"
+        )
     return found

@@ -67,7 +67,8 @@ def train(
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
-    check_before_training(sources, check_for(experiment.task), progress=is_main_process())
+    check = check_for(experiment.task)
+    pixels = check_before_training(sources, check, progress=is_main_process())["train"].pixels()
 
     def announce(resumed):
         _print_start(experiment, config, resumed, sources, parallel)
@@ -83,12 +84,12 @@ def train(
     ):
         last = settings.num_steps
         if checkpoints.latest_step != last or not checkpoints.evaluated(last):
-            _train(experiment, config, source, splits, parallel, checkpoints, lock)
+            _train(experiment, config, source, splits, pixels, parallel, checkpoints, lock)
     wait_for_all("trained")
     return read_evaluations(config.workdir)
 
 
-def _train(experiment, config, source, splits, parallel, checkpoints, lock):
+def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lock):
     """Trains from the newest checkpoint, or else from the start, to the last step."""
     settings, main = config.train, is_main_process()
     schedule = experiment.schedule or learning_rate_schedule(
@@ -140,7 +141,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints, lock):
     ):
         if resumed:
             progress.message(f"resuming from step {start}")
-            now = recorded(schedule, start, {"train": source, **splits})
+            now = recorded(schedule, start, {"train": source, **splits}, pixels)
             for change in changes(start, before, now):
                 progress.message(change)
         first = next(batches)
@@ -183,7 +184,7 @@ def _train(experiment, config, source, splits, parallel, checkpoints, lock):
             step = int(state.step)
             seen = examples_seen + (step - start) * settings.batch_size
             data = {"examples_seen": seen, "seed": config.seed}
-            data |= recorded(schedule, step, {"train": source, **splits})
+            data |= recorded(schedule, step, {"train": source, **splits}, pixels)
             checkpoints.save(parallel.as_global(state), data=data)
 
         def is_due(step):

@@ -241,6 +241,25 @@ def test_data_that_grew_or_shrank_is_printed_with_both_counts(tmp_path, capsys):
     assert "test has" not in shown
 
 
+def test_training_images_of_another_type_are_printed_with_both_types(tmp_path, capsys):
+    class Wide(tiny.Squares):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return {**example, "image": example["image"].astype(np.uint16)}
+
+    settings = {"num_steps": 4, "checkpoint_every": 2, "eval_every": None}
+    train_tiny(tmp_path, **settings)
+    with Checkpoints(tmp_path / "checkpoints", best_metric="mean_iou") as checkpoints:
+        assert checkpoints.data(4)["pixels"]["types"] == ["float32"]
+        low, high = checkpoints.data(4)["pixels"]["range"]
+        assert 0 <= low < 10
+        assert 130 < high < 140  # 80 for a square, and noise below 60
+    (tmp_path / "checkpoints" / "4").rename(tmp_path / "4")
+    capsys.readouterr()
+    train_tiny(tmp_path, lambda e: dataclasses.replace(e, train=lambda: Wide(12)), **settings)
+    assert "the training images are uint16, and were float32" in capsys.readouterr().err
+
+
 class PooledNet(nn.Module):
     """Class scores from the pixel and from the pooled image."""
 

@@ -99,7 +99,7 @@ def check_for(task) -> ExampleCheck:
 
 def check_before_training(
     sources: Mapping[str, Sequence[dict]], check: ExampleCheck, *, progress: bool = True
-) -> None:
+) -> dict[str, SplitReport]:
     """Reads examples of each split and refuses a split with a problem.
 
     Up to `CHECKED_BEFORE_TRAINING` examples of each split are read, spread over it evenly. Training
@@ -111,10 +111,13 @@ def check_before_training(
       check: the check of the task.
       progress: show a bar.
 
+    Returns:
+      A report by split on the examples that were read, as the task reads them.
+
     Raises:
       BadData: naming up to five problems of each split, and the number of others.
     """
-    found_in = []
+    found_in, reports = [], {}
     for name, source in sources.items():
         if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             found_in.append(
@@ -130,6 +133,7 @@ def check_before_training(
         title, total = f"checking {name}", len(indices)
         bar = tqdm(read, title, total, unit="image", leave=False, disable=not progress)
         report, problems = SplitReport(count), [*listed.values()]
+        reports[name] = report
         for example, found in bar:
             problems += found
             if not found:
@@ -147,6 +151,7 @@ def check_before_training(
             found_in.append(list_problems(name, problems))
     if found_in:
         raise BadData("\n".join(found_in))
+    return reports
 
 
 def open_sources(openers: Mapping[str, Callable[[], Sequence[dict]]]) -> dict[str, Sequence[dict]]:

@@ -66,6 +66,11 @@ class SplitReport:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
 
+    def pixels(self) -> dict[str, list]:
+        """Returns the images' "types", such as ["uint8"], and their "range" of values, for JSON."""
+        types = sorted({size.rpartition(" ")[2] for size in self.images})
+        return {"types": types, "range": list(self.value_range or ())}
+
     def _compare(self, example: Mapping) -> None:
         """Counts the objects whose boxes do not fit their masks."""
         boxes = example["boxes"].astype(np.float64)
