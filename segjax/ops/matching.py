@@ -13,6 +13,8 @@ POSITIVE, NEGATIVE, NEITHER = 1, 0, -1
 # Number of true boxes that accelerators compare with all candidates at a time: with 268,000 anchors
 # their IoUs take 17 MB.
 BLOCK = 16
+# A TPU's registers hold 8 x 128 numbers.
+LANES, REGISTER = 128, 1024
 
 
 def match(candidates, truth, valid, *, high: float, low: float, allow_low_quality: bool):
@@ -51,7 +53,6 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
     # XLA reads the coordinates fastest as separate arrays.
     coordinates = tuple(lax.stop_gradient(candidates[:, i]) for i in range(4))
     truth, valid = lax.stop_gradient(jnp.asarray(truth)), jnp.asarray(valid)
-
     end = jnp.max(jnp.where(valid, jnp.arange(1, capacity + 1, dtype=jnp.int32), 0))
     best, matched, is_best = lax.platform_dependent(
         coordinates,
@@ -95,7 +96,8 @@ def _match_one_by_one(coordinates, truth, valid, end, *, find_best):
             is_best |= (iou == highest) & (highest > 0)
         return overlap(i + 1), jnp.maximum(best, iou), matched, is_best
 
-    return lax.fori_loop(0, end, add_truth, (overlap(0), *_unmatched(coordinates, truth)))[1:]
+    state = overlap(0), *_unmatched(coordinates[0].shape, truth.dtype)
+    return lax.fori_loop(0, end, add_truth, state)[1:]
 
 
 def _match_in_blocks(coordinates, truth, valid, end, *, find_best):
@@ -105,31 +107,39 @@ def _match_in_blocks(coordinates, truth, valid, end, *, find_best):
     """
     size = min(BLOCK, len(valid))
     padding = -len(valid) % size
-    truth, valid = jnp.pad(truth, ((0, padding), (0, 0))), jnp.pad(valid, (0, padding))
-    coordinates = tuple(x[None] for x in coordinates)
+    blocks = jnp.pad(truth, ((0, padding), (0, 0))).reshape(-1, size, 4)
+    usable = jnp.pad(valid, (0, padding)).reshape(-1, size)
+    # Candidates lie along two axes, so that a TPU reduces them and the boxes by plain arithmetic on
+    # its registers of 8 x 128 numbers. The boxes that fill up are empty and overlap nothing.
+    number = len(coordinates[0])
+    coordinates = tuple(
+        jnp.pad(x, (0, -number % REGISTER)).reshape(1, -1, LANES) for x in coordinates
+    )
 
     def add_block(block, state):
         best, matched, is_best = state
-        first = block * size
-        boxes = lax.dynamic_slice_in_dim(truth, first, size).T[:, :, None]
-        usable = lax.dynamic_slice_in_dim(valid, first, size)[:, None]
+        boxes = blocks[block].T[:, :, None, None]
+        iou = jnp.where(usable[block][:, None, None], coordinate_iou(boxes, coordinates), -1.0)
         # The barrier makes XLA store the IoUs: see `_match_one_by_one`.
-        iou = lax.optimization_barrier(jnp.where(usable, coordinate_iou(boxes, coordinates), -1.0))
+        iou = lax.optimization_barrier(iou)
         best_of_block = iou.max(0)
-        closest = first + jnp.argmax(iou, 0).astype(jnp.int32)
+        closest = block * size + jnp.argmax(iou, 0).astype(jnp.int32)
         matched = jnp.where(best_of_block > best, closest, matched)
         if find_best:
-            highest = iou.max(1, keepdims=True, initial=0.0)
+            # In one reduction over both axes, the second slows the first down.
+            highest = lax.optimization_barrier(iou.max(1, keepdims=True))
+            highest = highest.max(2, keepdims=True, initial=0.0)
             is_best |= ((iou == highest) & (highest > 0)).any(0)
         return jnp.maximum(best, best_of_block), matched, is_best
 
-    return lax.fori_loop(0, (end + size - 1) // size, add_block, _unmatched(coordinates, truth))
+    unmatched = _unmatched(coordinates[0].shape[1:], truth.dtype)
+    state = lax.fori_loop(0, (end + size - 1) // size, add_block, unmatched)
+    return tuple(x.reshape(-1)[:number] for x in state)
 
 
-def _unmatched(coordinates, truth):
+def _unmatched(shape, dtype):
     """Returns the highest IoU, the match and whether it is a best one, before any comparison."""
-    shape = coordinates[0].shape[-1:]
-    return jnp.full(shape, -1.0, truth.dtype), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+    return jnp.full(shape, -1.0, dtype), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
 
 
 def sample(key, labels, *, size: int, positive_fraction: float):

@@ -118,7 +118,9 @@ def _select(candidates, total, *, iou_threshold, max_outputs):
     return jnp.where(is_selected, selected.place[0, :max_outputs], 0), is_selected
 
 
-def _select_on_accelerator(candidates, total, *, iou_threshold, max_outputs):
+def _select_on_accelerator(
+    candidates, total, *, iou_threshold, max_outputs, tile_size=ACCELERATOR_TILE
+):
     """Selects what `_select` does, in few steps of much arithmetic.
 
     Each tile is compared with all boxes, of which those selected so far count. So no step reads or
@@ -126,7 +128,7 @@ def _select_on_accelerator(candidates, total, *, iou_threshold, max_outputs):
     and a TPU would visit them one after the other.
     """
     number = candidates.place.shape[1]
-    tile_size = max(1, min(ACCELERATOR_TILE, number))
+    tile_size = max(1, min(tile_size, number))
     candidates = _padded(candidates, tile_size)
     length = candidates.place.shape[1]
     # Tiles along the first axis.
@@ -142,7 +144,9 @@ def _select_on_accelerator(candidates, total, *, iou_threshold, max_outputs):
         tile = jax.tree.map(lambda x: x[index], tiles)
         suppressed = (_suppresses(candidates, tile, iou_threshold) & selected[:, None]).any(0)
         left = ~suppressed & (index * tile_size + jnp.arange(tile_size) < total)
-        left = _select_greedily(left, _suppresses(tile, tile, iou_threshold))
+        # The barrier makes XLA store the comparison, which each step of the choice reads.
+        within = lax.optimization_barrier(_suppresses(tile, tile, iou_threshold))
+        left = _select_greedily(left, within)
         is_of_tile = places // tile_size == index
         return index + 1, selected | (is_of_tile & jnp.tile(left, length // tile_size))
 
