@@ -126,9 +126,9 @@ def _match_in_blocks(coordinates, truth, valid, end, *, find_best):
         closest = block * size + jnp.argmax(iou, 0).astype(jnp.int32)
         matched = jnp.where(best_of_block > best, closest, matched)
         if find_best:
-            # In one reduction over both axes, the second slows the first down.
-            highest = lax.optimization_barrier(iou.max(1, keepdims=True))
-            highest = highest.max(2, keepdims=True, initial=0.0)
+            # Registers first, then within them; one reduction over all would do it the other way.
+            highest = lax.optimization_barrier(iou.reshape(size, -1, 8, LANES).max(1))
+            highest = highest.max((1, 2), initial=0.0)[:, None, None]
             is_best |= ((iou == highest) & (highest > 0)).any(0)
         return jnp.maximum(best, best_of_block), matched, is_best
 
