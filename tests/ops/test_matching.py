@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.matching import match, sample
+from segjax.ops.matching import BLOCK, _match_in_blocks, _match_one_by_one, match, sample
 
 match_rpn = jax.jit(partial(match, high=0.7, low=0.3, allow_low_quality=True))
 match_box_head = jax.jit(partial(match, high=0.5, low=0.5, allow_low_quality=False))
@@ -130,6 +130,70 @@ def test_numpy_arrays_are_matched_outside_jit():
     valid = np.array([False, True])
     result = match(boxes, boxes, valid, high=0.5, low=0.5, allow_low_quality=False)
     assert_equal(result, ([1, 1], [0, 1]))
+
+
+def both_forms(candidates, truth, valid, *, find_best, batch=False):
+    """The results of the CPU's and the accelerators' form."""
+    coordinates = tuple(np.moveaxis(candidates, -1, 0))
+    end = np.max(np.where(valid, np.arange(1, valid.shape[-1] + 1), 0), -1).astype(np.int32)
+    for form in (_match_one_by_one, _match_in_blocks):
+        form = partial(form, find_best=find_best)
+        form = jax.vmap(form) if batch else form
+        yield jax.jit(form)(coordinates, truth, valid, end)
+
+
+@pytest.mark.parametrize("find_best", [True, False])
+@pytest.mark.parametrize("objects", [1, BLOCK - 1, BLOCK, BLOCK + 1, 300])
+def test_accelerators_match_as_the_cpu_does(objects, find_best):
+    rng = np.random.default_rng(objects)
+    candidates, truth = (whole_boxes(rng, number, 60) for number in (2000, objects))
+    candidates[::2] += rng.uniform(0, 1, (1000, 4)).astype(np.float32)
+    truth[objects // 2 :] = truth[: objects - objects // 2]  # each twice
+    counts = set()
+    for valid in (
+        np.ones(objects, bool),
+        np.arange(objects) < objects // 2,
+        rng.random(objects) < 0.3,
+        np.zeros(objects, bool),
+    ):
+        one, other = both_forms(candidates, truth, valid, find_best=find_best)
+        assert_equal(one, other)
+        counts.add(int(np.sum(one[2])))
+    assert (max(counts) > 0) == find_best
+
+
+def test_accelerators_find_all_candidates_that_tie_for_a_truth():
+    # Equal boxes far apart in the array; their IoUs are no whole numbers.
+    rng = np.random.default_rng(0)
+    boxes = squares(*rng.uniform(3, 60, (700, 3)))
+    truth = boxes[:20] + rng.uniform(-2, 2, (20, 4)).astype(np.float32)
+    one, other = both_forms(np.concatenate((boxes,) * 3), truth, np.ones(20, bool), find_best=True)
+    assert_equal(one, other)
+    is_best = np.asarray(other[2]).reshape(3, 700)
+    assert 0 < np.sum(is_best[0]) <= 20
+    np.testing.assert_array_equal(is_best, is_best[[0, 0, 0]])
+
+
+def test_accelerators_match_a_batch_as_the_cpu_does():
+    rng = np.random.default_rng(3)
+    candidates = np.stack([whole_boxes(rng, 60) for _ in range(3)])
+    truth = np.stack([whole_boxes(rng, 40) for _ in range(3)])
+    valid = np.arange(40)[None] < np.array([[40], [0], [2]])
+    results = both_forms(candidates, truth, valid, find_best=True, batch=True)
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("platform", "accelerated"), [("cpu", False), ("cuda", True), ("tpu", True)]
+)
+def test_the_platform_of_the_program_chooses_the_form(platform, accelerated):
+    # Within a batch within a loop, as in a train step.
+    def step(candidates, truth, valid):
+        return jax.lax.map(lambda x: jax.vmap(match_rpn)(*x), (candidates, truth, valid))
+
+    shapes = jnp.zeros((2, 2, 9, 4)), jnp.zeros((2, 2, 3, 4)), jnp.ones((2, 2, 3), bool)
+    text = jax.jit(step).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == accelerated
 
 
 def test_a_low_threshold_above_the_high_one_is_refused():

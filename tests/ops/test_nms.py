@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.nms import TILE, nms
+from segjax.ops.nms import TILE, _Boxes, _select, _select_on_accelerator, nms
 
 NUMBER = 804  # several tiles, the last not full
 select = jax.jit(partial(nms, iou_threshold=0.5, max_outputs=NUMBER))
@@ -157,3 +157,74 @@ def test_a_loss_can_be_differentiated_through_what_is_selected():
 def test_fewer_than_one_output_is_refused():
     with pytest.raises(ValueError, match="max_outputs=0"):
         nms(jnp.zeros((2, 4)), jnp.zeros(2), iou_threshold=0.5, max_outputs=0)
+
+
+def chain(number):
+    """Boxes of which each overlaps the next: each decides about the next."""
+    low = 4 * np.arange(number, dtype=np.float32)
+    return np.stack((low, np.zeros_like(low), low + 16, np.ones_like(low)), 1)
+
+
+# The accelerators' tiles are made smaller here: on a CPU, theirs take long for the chain.
+SMALL_TILE = 96
+LONG = 2 * SMALL_TILE + 30  # three tiles, the last not full
+INPUTS = {
+    "clusters": clusters(10, LONG)[0],
+    "chain": chain(LONG),
+    "equal boxes": np.tile(np.array([[0, 0, 4, 4]], np.float32), (LONG, 1)),
+    "boxes apart": np.pad(10 * chain(LONG)[:, :1], ((0, 0), (0, 3))) + np.float32([0, 0, 9, 9]),
+    "empty boxes": np.zeros((LONG, 4), np.float32),
+    "few": clusters(11, 5)[0],
+    "none": np.zeros((0, 4), np.float32),
+}
+
+
+def both_forms(boxes, groups, total, max_outputs, threshold=0.5):
+    """The selections of the CPU's and the accelerators' form among sorted boxes."""
+    number = len(boxes)
+    sorted_boxes = _Boxes(boxes.T, groups[None], np.arange(number, dtype=np.int32)[None] * 2 + 1)
+    for form in (_select, partial(_select_on_accelerator, tile_size=SMALL_TILE)):
+        form = partial(form, iou_threshold=threshold, max_outputs=max_outputs)
+        yield jax.jit(form)(sorted_boxes, np.int32(total))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("max_outputs", [3, 150])
+def test_accelerators_select_what_the_cpu_selects(name, max_outputs):
+    boxes = INPUTS[name]
+    number = len(boxes)
+    groups = np.random.default_rng(0).integers(0, 2, number).astype(np.int32)
+    for total in (number, number // 2, 0):
+        one, other = both_forms(boxes, groups * (name == "clusters"), total, max_outputs)
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+        assert np.any(one[1]) == (total > 0)
+
+
+def test_accelerators_select_in_a_batch_what_they_select_one_by_one():
+    names = ("clusters", "chain", "boxes apart")
+    boxes = np.stack([INPUTS[name].T for name in names])
+    places = np.broadcast_to(np.arange(LONG, dtype=np.int32), (3, 1, LONG))
+    sorted_boxes = _Boxes(boxes, np.zeros_like(places), places)
+    totals = np.array([LONG, LONG // 2, 0], np.int32)
+    options = {"iou_threshold": 0.5, "max_outputs": 100, "tile_size": SMALL_TILE}
+    form = partial(_select_on_accelerator, **options)
+    batch = jax.jit(jax.vmap(form))(sorted_boxes, totals)
+    for i in range(3):
+        one = jax.jit(form)(jax.tree.map(lambda x, i=i: x[i], sorted_boxes), totals[i])
+        np.testing.assert_array_equal(batch[0][i], one[0])
+        np.testing.assert_array_equal(batch[1][i], one[1])
+
+
+@pytest.mark.parametrize(
+    ("platform", "accelerated"), [("cpu", False), ("cuda", True), ("tpu", True)]
+)
+def test_the_platform_of_the_program_chooses_the_form(platform, accelerated):
+    # Within a batch within a loop, as in a train step.
+    def step(boxes, scores):
+        run = jax.vmap(partial(nms, iou_threshold=0.5, max_outputs=3))
+        return jax.lax.map(lambda x: run(*x), (boxes, scores))
+
+    traced = jax.jit(step).trace(jnp.zeros((2, 2, 9, 4)), jnp.zeros((2, 2, 9)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == accelerated
