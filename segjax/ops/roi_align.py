@@ -7,22 +7,20 @@ read at the border; there we follow the kernels of torchvision and detectron2.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
 from segjax.ops.linear import apply, define_transposes, linear_operator
+from segjax.ops.roi_align_samples import Grid, sample_counts, taps
+from segjax.ops.roi_align_tiles import gradient_of_tiles
 
 LevelRule = Literal["detectron2", "torchvision"]
 BINS_IN_CACHE = 1568  # with 256 channels, 1.6 MB
-TILE = 16  # cells
-TILES_AT_ONCE = 64
-BINS_OF_PRODUCT = 784  # that a product sums over: 16 boxes of 7 x 7 bins
 
 
 def roi_align(
@@ -130,43 +128,6 @@ def pyramid_levels(boxes, *, lowest: int, highest: int, rule: LevelRule):
     return jnp.clip(jnp.floor(level), lowest, highest).astype(jnp.int32)
 
 
-def interpolation_matrices(start, length, index, *, bins, cells, sampling_ratio):
-    """Computes the weights of some cells in each bin, along one axis of boxes.
-
-    RoIAlign multiplies the map by the rows' matrix from the left, and by the columns' transposed
-    matrix from the right.
-
-    Args:
-      start, length: [...], where boxes begin and how long they are, in cells; the centre of cell i
-        is at i.
-      index: int32 [..., n], the cells in question.
-      bins: number of bins of the output.
-      cells: int32 [...], numbers of cells of the maps.
-      sampling_ratio: as for `roi_align`.
-
-    Returns:
-      float32 [..., bins, n].
-    """
-    counts = _sample_counts(length, bins, cells, sampling_ratio)
-
-    def add_sample(sample, total):
-        for cell, weight in _taps(sample, start, length, counts, bins, cells):
-            total += jnp.where(cell[..., None] == index[..., None, :], weight[..., None], 0)
-        return total
-
-    total = jnp.zeros((*start.shape, bins, index.shape[-1]), jnp.float32)
-    if sampling_ratio:  # unrolled, so that compilers fuse the samples
-        return lax.fori_loop(0, sampling_ratio, add_sample, total, unroll=True)
-    return lax.fori_loop(0, jnp.max(counts, initial=0), add_sample, total)
-
-
-class _Grid(NamedTuple):
-    batch: int
-    sizes: tuple[tuple[int, int], ...]  # rows and columns of cells of each level
-    bins: tuple[int, int]
-    sampling_ratio: int
-
-
 def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
@@ -176,43 +137,13 @@ def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     batch, channels = maps[0].shape[0], maps[0].shape[-1]
     if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
         raise ValueError(f"{batch} images need boxes [{batch}, boxes, 4]; got {boxes.shape}")
-    grid = _Grid(batch, tuple(x.shape[1:3] for x in maps), bins, sampling_ratio)
+    grid = Grid(batch, tuple(x.shape[1:3] for x in maps), bins, sampling_ratio)
     corners = lax.stop_gradient(boxes).astype(jnp.float32) * scales[..., None]
     low, high = corners[..., 1::-1], corners[..., :1:-1]  # as y, x
     start = low - (0.5 if aligned else 0.0)
     length = high - low if aligned else jnp.maximum(high - low, 1)
     cells = jnp.concatenate([x.reshape(batch, -1, channels) for x in maps], axis=1)
     return apply(_pooled, cells, start, length, levels, options=grid)
-
-
-def _sample_counts(length, bins, cells, sampling_ratio):
-    """Computes the number of samples per bin, int32 [...]."""
-    if sampling_ratio:
-        return jnp.full(length.shape, sampling_ratio, jnp.int32)
-    # The limit keeps the loop over samples finite, even if a box is not.
-    most = jnp.ceil((cells.astype(jnp.float32) + 1) / bins)
-    return jnp.clip(jnp.ceil(length / bins), 0, most).astype(jnp.int32)
-
-
-def _touches(position, cells):
-    """Computes whether a sample is at most one cell outside the map."""
-    return (position >= -1) & (position <= cells.astype(jnp.float32))
-
-
-def _taps(sample, start, length, counts, bins, cells):
-    """Returns the two cells that one sample of each bin reads, with their weights: [..., bins]."""
-    index = lax.broadcasted_iota(jnp.float32, (*start.shape, bins), start.ndim)
-    start, length, counts, cells = (x[..., None] for x in (start, length, counts, cells))
-    bin_size, divisor = length / bins, jnp.maximum(counts, 1).astype(jnp.float32)
-    position = start + index * bin_size + (sample.astype(jnp.float32) + 0.5) * (bin_size / divisor)
-    reads = _touches(position, cells) & (sample < counts)
-    position = jnp.clip(position, 0, (cells - 1).astype(jnp.float32))
-    low = jnp.floor(position)
-    beyond = position - low
-    low = low.astype(jnp.int32)
-    high = jnp.minimum(low + 1, cells - 1)
-    weights = (jnp.where(reads, weight / divisor, 0) for weight in (1 - beyond, beyond))
-    return list(zip((low, high), weights, strict=True))
 
 
 def _over_samples(grid, start, length, levels, add_tap, total):
@@ -230,13 +161,13 @@ def _over_samples(grid, start, length, levels, add_tap, total):
     axes = []
     for axis, bins in enumerate(grid.bins):
         extent, cells = (start[..., axis], length[..., axis]), sizes[levels, axis]
-        counts = _sample_counts(extent[1], bins, cells, grid.sampling_ratio)
+        counts = sample_counts(extent[1], bins, cells, grid.sampling_ratio)
         axes.append((*extent, counts, bins, cells))
     most = [jnp.max(counts, initial=0) for _, _, counts, _, _ in axes]
 
     def add_sample(index, total):
         samples = index // most[1], index % most[1]
-        rows, columns = (_taps(n, *axis) for n, axis in zip(samples, axes, strict=True))
+        rows, columns = (taps(n, *axis) for n, axis in zip(samples, axes, strict=True))
         for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
             positions = (origin + row * widths)[..., :, None] + column[..., None, :]
             weights = row_weight[..., :, None] * column_weight[..., None, :]
@@ -287,116 +218,11 @@ def _scattered_gradient(gradient, start, length, levels, *, options):
     return total.reshape(grid.batch, -1, gradient.shape[-1]).astype(gradient.dtype)
 
 
-class _Tiles(NamedTuple):
-    """Squares that cover all levels of all images; each field has an entry for each."""
-
-    image: np.ndarray
-    level: np.ndarray
-    first: np.ndarray  # row and column of cells, [tiles, 2]
-
-
-def _tiles(grid):
-    """Lists the tiles by image, level, row and column."""
-    firsts = [
-        np.stack(np.mgrid[0:height:TILE, 0:width:TILE], axis=-1).reshape(-1, 2)
-        for height, width in grid.sizes
-    ]
-    level = np.repeat(np.arange(len(firsts)), [len(x) for x in firsts])
-    image = np.repeat(np.arange(grid.batch), len(level))
-    fields = image, np.tile(level, grid.batch), np.tile(np.concatenate(firsts), (grid.batch, 1))
-    return _Tiles(*(x.astype(np.int32) for x in fields))
-
-
-def _boxes_of_tiles(tiles, grid, start, length, levels):
-    """Computes which boxes may read a cell of each tile: bool [tiles, boxes]."""
-    found = levels[tiles.image] == tiles.level[:, None]
-    sizes = np.asarray(grid.sizes, np.int32)[tiles.level]
-    end = start + length
-    for axis in (0, 1):
-        low, high = (x(start, end)[..., axis][tiles.image] for x in (jnp.minimum, jnp.maximum))
-        cells, first = sizes[:, axis, None], tiles.first[:, axis, None]
-        # One cell more at each end: samples that are off by rounding stay inside.
-        low = jnp.clip(jnp.floor(low) - 1, 0, (cells - 1).astype(np.float32))
-        high = jnp.clip(jnp.floor(high) + 2, 0, (cells - 1).astype(np.float32))
-        found &= (low < (first + TILE).astype(np.float32)) & (high >= first.astype(np.float32))
-    return found
-
-
-def _gradient_of_tiles(gradient, start, length, levels, *, options):
-    """Multiplies weights and gradients, for the boxes of each tile, a few boxes at a time.
-
-    Products have the gradient's dtype, are summed in float32 at least, and have JAX's default
-    precision. A box costs only the tiles that it reads, however long it is. Tiles with similarly
-    many boxes are computed together, until the fullest of them has seen all its boxes.
-    """
-    grid, tiles, channels = options, _tiles(options), gradient.shape[-1]
-    if not gradient.shape[1]:
-        cells = sum(height * width for height, width in grid.sizes)
-        return jnp.zeros((grid.batch, cells, channels), gradient.dtype)
-    chunk = min(max(BINS_OF_PRODUCT // (grid.bins[0] * grid.bins[1]), 1), gradient.shape[1])
-    sizes = jnp.asarray(grid.sizes, jnp.int32)
-    reads = _boxes_of_tiles(tiles, grid, start, length, levels)
-    # The number of boxes of a tile up to and including each box.
-    ranks = jnp.cumsum(reads, axis=1, dtype=jnp.int32)
-    counts = ranks[:, -1]
-    order = jnp.argsort(-counts, stable=True)
-    padded = jnp.pad(order, (0, -len(order) % TILES_AT_ONCE), mode="edge")
-
-    def of_tiles(places):
-        image, level, first = (jnp.asarray(x)[places] for x in tiles)
-        rank, count = ranks[places], counts[places]
-        # Both matrices have an entry for each cell of a tile, which fills a TPU's vectors.
-        offsets = np.stack(np.divmod(np.arange(TILE**2, dtype=np.int32), TILE))
-        cells = first.T[:, :, None] + offsets[:, None]
-
-        def add_chunk(number, total):
-            wanted = number * chunk + 1 + jnp.arange(chunk, dtype=jnp.int32)
-            box = jnp.sum(rank[:, None] < wanted[None, :, None], axis=2, dtype=jnp.int32)
-            box = jnp.minimum(box, gradient.shape[1] - 1)
-            here = image[:, None], box  # [tiles, chunk]
-            rows, columns = (
-                interpolation_matrices(
-                    start[here][..., axis],
-                    length[here][..., axis],
-                    jnp.broadcast_to(cell[:, None], (*box.shape, TILE**2)),
-                    bins=grid.bins[axis],
-                    cells=jnp.broadcast_to(sizes[level, axis][:, None], box.shape),
-                    sampling_ratio=grid.sampling_ratio,
-                ).astype(gradient.dtype)
-                for axis, cell in enumerate(cells)
-            )
-            rows = jnp.where((wanted[None] <= count[:, None])[..., None, None], rows, 0)
-            return total + jnp.einsum(
-                "tnhwp,tnhwc->tpc",
-                rows[..., :, None, :] * columns[..., None, :, :],
-                gradient[here],
-                preferred_element_type=total.dtype,
-            )
-
-        zeros = jnp.zeros((len(places), TILE**2, channels), sum_dtype(gradient))
-        total = lax.fori_loop(0, -(-jnp.max(count) // chunk), add_chunk, zeros)
-        return total.astype(gradient.dtype)
-
-    computed = lax.map(of_tiles, padded.reshape(-1, TILES_AT_ONCE))
-    strips = computed.reshape(-1, TILE, channels)  # one row of cells of a tile
-    places = jnp.argsort(order).reshape(grid.batch, -1)
-    parts, begin = [], 0
-    for height, width in grid.sizes:
-        down, across = -(-height // TILE), -(-width // TILE)
-        place = places[:, begin : begin + down * across].reshape(grid.batch, down, 1, across)
-        rows = place * TILE + jnp.arange(TILE, dtype=jnp.int32)[None, None, :, None]
-        part = strips[rows.reshape(grid.batch, -1, across)[:, :height]]
-        part = part.reshape(grid.batch, height, across * TILE, channels)[:, :, :width]
-        parts.append(part.reshape(grid.batch, -1, channels))
-        begin += down * across
-    return jnp.concatenate(parts, axis=1)
-
-
 _pooled = linear_operator("roi_align", cpu=_pool, default=_pool)
 # Both forms compute the same sums. GPUs add a scatter in no fixed order, so a run could not be
 # repeated bit for bit; on CPU, products are much slower.
 _pooled_gradient = linear_operator(
-    "roi_align_gradient", cpu=_scattered_gradient, default=_gradient_of_tiles
+    "roi_align_gradient", cpu=_scattered_gradient, default=gradient_of_tiles
 )
 define_transposes(_pooled, {0: (_pooled_gradient, (0, 1, 2, 3))}, 4)
 define_transposes(_pooled_gradient, {0: (_pooled, (0, 1, 2, 3))}, 4)

@@ -11,12 +11,8 @@ import pytest
 from jax.interpreters import ad
 
 from segjax.ops.linear import define_transposes, linear_operator
-from segjax.ops.roi_align import (
-    interpolation_matrices,
-    multilevel_roi_align,
-    pyramid_levels,
-    roi_align,
-)
+from segjax.ops.roi_align import multilevel_roi_align, pyramid_levels, roi_align
+from segjax.ops.roi_align_samples import interpolation_matrices
 
 
 def sample(image, y, x):
@@ -139,7 +135,7 @@ def test_each_box_is_sampled_from_the_level_that_its_area_asks_for(sampling_rati
     assert seen == {2, 3}
 
 
-@pytest.mark.parametrize("form", ["_scattered_gradient", "_gradient_of_tiles"])
+@pytest.mark.parametrize("form", ["_scattered_gradient", "gradient_of_tiles"])
 @pytest.mark.parametrize(("sampling_ratio", "rule"), [(0, "detectron2"), (2, "torchvision")])
 def test_the_gradient_is_the_transpose_in_the_form_of_every_platform(
     form, sampling_ratio, rule, monkeypatch
