@@ -110,24 +110,30 @@ def gradient_of_tiles(gradient, start, length, levels, *, options: Grid):
 
         zeros = jnp.zeros((TILES_AT_ONCE, TILE**2, channels), sum_dtype(gradient))
         total = lax.fori_loop(0, -(-jnp.max(count) // chunk), add_chunk, zeros)
-        # Gradients that are not finite stay out of tiles without a box.
-        total = jnp.where(count[:, None, None] > 0, total, 0).astype(gradient.dtype)
+        total = total.astype(gradient.dtype)
         return lax.dynamic_update_slice_in_dim(computed, total, begin, axis=0)
 
-    # The tiles that no box reads come last, and stay zero.
+    # The tiles that no box reads come last and are masked below, so nobody has to clear them.
     groups = -(-jnp.sum(counts > 0, dtype=jnp.int32) // TILES_AT_ONCE)
-    computed = jnp.zeros((len(padded), TILE**2, channels), gradient.dtype)
+    computed = lax.empty((len(padded), TILE**2, channels), gradient.dtype)
     computed = lax.fori_loop(0, groups, add_tiles, computed)
     strips = computed.reshape(-1, TILE, channels)  # one row of cells of a tile
     places = jnp.argsort(order).reshape(grid.batch, -1)
+    counts = counts.reshape(grid.batch, -1)
     parts, begin = [], 0
     for height, width in grid.sizes:
         down, across = -(-height // TILE), -(-width // TILE)
-        place = places[:, begin : begin + down * across].reshape(grid.batch, down, 1, across)
-        rows = place * TILE + jnp.arange(TILE, dtype=jnp.int32)[None, None, :, None]
-        part = strips.at[rows.reshape(grid.batch, -1, across)[:, :height]].get(
-            mode="promise_in_bounds"
+        place, count = (
+            x[:, begin : begin + down * across].reshape(grid.batch, down, 1, across)
+            for x in (places, counts)
         )
+        rows = place * TILE + jnp.arange(TILE, dtype=jnp.int32)[None, None, :, None]
+        rows, filled = (
+            jnp.broadcast_to(x, rows.shape).reshape(grid.batch, -1, across)[:, :height]
+            for x in (rows, count > 0)
+        )
+        part = strips.at[rows].get(mode="promise_in_bounds")
+        part = jnp.where(filled[..., None, None], part, 0)
         part = part.reshape(grid.batch, height, across * TILE, channels)[:, :, :width]
         parts.append(part.reshape(grid.batch, -1, channels))
         begin += down * across
