@@ -7,7 +7,7 @@ read at the border; there we follow the kernels of torchvision and detectron2.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import chex
 import jax
@@ -16,6 +16,8 @@ from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
 from segjax.ops.linear import apply, define_transposes, linear_operator
+from segjax.ops.roi_align_samples import Grid, sample_counts, taps
+from segjax.ops.roi_align_tiles import gradient_of_tiles
 
 LevelRule = Literal["detectron2", "torchvision"]
 BINS_IN_CACHE = 1568  # with 256 channels, 1.6 MB
@@ -126,41 +128,6 @@ def pyramid_levels(boxes, *, lowest: int, highest: int, rule: LevelRule):
     return jnp.clip(jnp.floor(level), lowest, highest).astype(jnp.int32)
 
 
-def interpolation_matrices(start, length, *, bins: int, cells: int, sampling_ratio: int):
-    """Computes the weight of each cell in each bin, along one axis of boxes.
-
-    RoIAlign multiplies the map by the rows' matrix from the left, and by the columns' transposed
-    matrix from the right.
-
-    Args:
-      start, length: [...], where boxes begin and how long they are, in cells; the centre of cell i
-        is at i.
-      bins, cells: numbers of bins of the output, and of cells of the map.
-      sampling_ratio: as for `roi_align`.
-
-    Returns:
-      float32 [..., bins, cells].
-    """
-    along = jnp.full(start.shape, cells, jnp.int32)
-    counts = _sample_counts(length, bins, along, sampling_ratio)
-    shape = *start.shape, bins, cells
-    index = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-
-    def add_sample(sample, total):
-        for cell, weight in _taps(sample, start, length, counts, bins, along):
-            total += jnp.where(cell[..., None] == index, weight[..., None], 0)
-        return total
-
-    return lax.fori_loop(0, jnp.max(counts, initial=0), add_sample, jnp.zeros(shape, jnp.float32))
-
-
-class _Grid(NamedTuple):
-    batch: int
-    sizes: tuple[tuple[int, int], ...]  # rows and columns of cells of each level
-    bins: tuple[int, int]
-    sampling_ratio: int
-
-
 def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
@@ -170,43 +137,13 @@ def _align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     batch, channels = maps[0].shape[0], maps[0].shape[-1]
     if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
         raise ValueError(f"{batch} images need boxes [{batch}, boxes, 4]; got {boxes.shape}")
-    grid = _Grid(batch, tuple(x.shape[1:3] for x in maps), bins, sampling_ratio)
+    grid = Grid(batch, tuple(x.shape[1:3] for x in maps), bins, sampling_ratio)
     corners = lax.stop_gradient(boxes).astype(jnp.float32) * scales[..., None]
     low, high = corners[..., 1::-1], corners[..., :1:-1]  # as y, x
     start = low - (0.5 if aligned else 0.0)
     length = high - low if aligned else jnp.maximum(high - low, 1)
     cells = jnp.concatenate([x.reshape(batch, -1, channels) for x in maps], axis=1)
     return apply(_pooled, cells, start, length, levels, options=grid)
-
-
-def _sample_counts(length, bins, cells, sampling_ratio):
-    """Computes the number of samples per bin, int32 [...]."""
-    if sampling_ratio:
-        return jnp.full(length.shape, sampling_ratio, jnp.int32)
-    # The limit keeps the loop over samples finite, even if a box is not.
-    most = jnp.ceil((cells.astype(jnp.float32) + 1) / bins)
-    return jnp.clip(jnp.ceil(length / bins), 0, most).astype(jnp.int32)
-
-
-def _touches(position, cells):
-    """Computes whether a sample is at most one cell outside the map."""
-    return (position >= -1) & (position <= cells.astype(jnp.float32))
-
-
-def _taps(sample, start, length, counts, bins, cells):
-    """Returns the two cells that one sample of each bin reads, with their weights: [..., bins]."""
-    index = lax.broadcasted_iota(jnp.float32, (*start.shape, bins), start.ndim)
-    start, length, counts, cells = (x[..., None] for x in (start, length, counts, cells))
-    bin_size, divisor = length / bins, jnp.maximum(counts, 1).astype(jnp.float32)
-    position = start + index * bin_size + (sample.astype(jnp.float32) + 0.5) * (bin_size / divisor)
-    reads = _touches(position, cells) & (sample < counts)
-    position = jnp.clip(position, 0, (cells - 1).astype(jnp.float32))
-    low = jnp.floor(position)
-    beyond = position - low
-    low = low.astype(jnp.int32)
-    high = jnp.minimum(low + 1, cells - 1)
-    weights = (jnp.where(reads, weight / divisor, 0) for weight in (1 - beyond, beyond))
-    return list(zip((low, high), weights, strict=True))
 
 
 def _over_samples(grid, start, length, levels, add_tap, total):
@@ -224,13 +161,13 @@ def _over_samples(grid, start, length, levels, add_tap, total):
     axes = []
     for axis, bins in enumerate(grid.bins):
         extent, cells = (start[..., axis], length[..., axis]), sizes[levels, axis]
-        counts = _sample_counts(extent[1], bins, cells, grid.sampling_ratio)
+        counts = sample_counts(extent[1], bins, cells, grid.sampling_ratio)
         axes.append((*extent, counts, bins, cells))
     most = [jnp.max(counts, initial=0) for _, _, counts, _, _ in axes]
 
     def add_sample(index, total):
         samples = index // most[1], index % most[1]
-        rows, columns = (_taps(n, *axis) for n, axis in zip(samples, axes, strict=True))
+        rows, columns = (taps(n, *axis) for n, axis in zip(samples, axes, strict=True))
         for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
             positions = (origin + row * widths)[..., :, None] + column[..., None, :]
             weights = row_weight[..., :, None] * column_weight[..., None, :]
@@ -281,47 +218,11 @@ def _scattered_gradient(gradient, start, length, levels, *, options):
     return total.reshape(grid.batch, -1, gradient.shape[-1]).astype(gradient.dtype)
 
 
-def _gradient_of_products(gradient, start, length, levels, *, options):
-    """Sums rowsᵀ · gradient · columns over the boxes, with JAX's default matmul precision."""
-    grid, dtype = options, sum_dtype(gradient)
-    chunk = min(64, gradient.shape[1]) or 1  # boxes; with 64, 200 MB for an image of COCO's size
-
-    def in_chunks(x):
-        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % chunk)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-    def of_level(level, size):
-        def add_chunk(total, boxes):
-            gradient, start, length, levels = boxes
-            ratio = grid.sampling_ratio
-            rows, columns = (
-                interpolation_matrices(
-                    start[..., axis],
-                    length[..., axis],
-                    bins=grid.bins[axis],
-                    cells=size[axis],
-                    sampling_ratio=ratio,
-                )
-                for axis in (0, 1)
-            )
-            rows = jnp.where((levels == level)[..., None, None], rows, 0).astype(dtype)
-            stretched = jnp.einsum("bnhy,bnhwc->bynwc", rows, gradient.astype(dtype))
-            return total + jnp.einsum("bnwx,bynwc->byxc", columns.astype(dtype), stretched), None
-
-        zeros = jnp.zeros((grid.batch, *size, gradient.shape[-1]), dtype)
-        chunks = [in_chunks(x) for x in (gradient, start, length, levels)]
-        total, _ = lax.scan(add_chunk, zeros, chunks)
-        return total.reshape(grid.batch, -1, gradient.shape[-1])
-
-    parts = [of_level(level, size) for level, size in enumerate(grid.sizes)]
-    return jnp.concatenate(parts, axis=1).astype(gradient.dtype)
-
-
 _pooled = linear_operator("roi_align", cpu=_pool, default=_pool)
 # Both forms compute the same sums. GPUs add a scatter in no fixed order, so a run could not be
 # repeated bit for bit; on CPU, products are much slower.
 _pooled_gradient = linear_operator(
-    "roi_align_gradient", cpu=_scattered_gradient, default=_gradient_of_products
+    "roi_align_gradient", cpu=_scattered_gradient, default=gradient_of_tiles
 )
 define_transposes(_pooled, {0: (_pooled_gradient, (0, 1, 2, 3))}, 4)
 define_transposes(_pooled_gradient, {0: (_pooled, (0, 1, 2, 3))}, 4)

@@ -11,12 +11,8 @@ import pytest
 from jax.interpreters import ad
 
 from segjax.ops.linear import define_transposes, linear_operator
-from segjax.ops.roi_align import (
-    interpolation_matrices,
-    multilevel_roi_align,
-    pyramid_levels,
-    roi_align,
-)
+from segjax.ops.roi_align import multilevel_roi_align, pyramid_levels, roi_align
+from segjax.ops.roi_align_samples import interpolation_matrices
 
 
 def sample(image, y, x):
@@ -139,7 +135,7 @@ def test_each_box_is_sampled_from_the_level_that_its_area_asks_for(sampling_rati
     assert seen == {2, 3}
 
 
-@pytest.mark.parametrize("form", ["_scattered_gradient", "_gradient_of_products"])
+@pytest.mark.parametrize("form", ["_scattered_gradient", "gradient_of_tiles"])
 @pytest.mark.parametrize(("sampling_ratio", "rule"), [(0, "detectron2"), (2, "torchvision")])
 def test_the_gradient_is_the_transpose_in_the_form_of_every_platform(
     form, sampling_ratio, rule, monkeypatch
@@ -216,10 +212,17 @@ def test_bfloat16_features_are_summed_in_float32():
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 3])
 def test_matrices_of_rows_and_columns_reproduce_the_features(sampling_ratio):
     y, x, y_max, x_max = 1.25, -2.5, 7.75, 6.0
-    options = {"sampling_ratio": sampling_ratio}
-    rows = interpolation_matrices(jnp.array(y), jnp.array(y_max - y), bins=3, cells=9, **options)
-    columns = interpolation_matrices(
-        jnp.array(x), jnp.array(x_max - x), bins=2, cells=12, **options
+    axes = ((y, y_max - y, 3, 9), (x, x_max - x, 2, 12))
+    rows, columns = (
+        interpolation_matrices(
+            jnp.float32(start),
+            jnp.float32(length),
+            jnp.arange(cells, dtype=jnp.int32),
+            bins=bins,
+            cells=jnp.int32(cells),
+            sampling_ratio=sampling_ratio,
+        )
+        for start, length, bins, cells in axes
     )
     image = FEATURES[0].astype(np.float64)
     expected = oracle(image, [x, y, x_max, y_max], (3, 2), 1, sampling_ratio, False)
