@@ -3,10 +3,27 @@
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from segjax.labels import IGNORE_LABEL
+from segjax.ops.classes import select_class
 from segjax.ops.devices import mean_over_devices
+
+
+def softmax_cross_entropy(logits, classes) -> jax.Array:
+    """Computes log Σ exp(logits) − logit of the class: the cross-entropy of a softmax.
+
+    Optax's function selects the logit by a gather instead; see `select_class`.
+
+    Args:
+      logits: [..., classes], float32.
+      classes: [...] integers. A class outside 0 … classes − 1 gives NaN.
+
+    Returns:
+      [...] float32, in nats.
+    """
+    chosen = select_class(logits, classes)
+    known = (classes >= 0) & (classes < logits.shape[-1])
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(known, chosen, jnp.nan)
 
 
 def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> jax.Array:
@@ -25,10 +42,8 @@ def pixel_cross_entropy(logits, labels, *, ignore_label: int = IGNORE_LABEL) -> 
     chex.assert_shape(labels, logits.shape[:-1], custom_message="labels")
     chex.assert_type(labels, int, custom_message="labels")
     valid = labels != ignore_label
-    # Optax returns NaN for a label outside the classes, and NaN · 0 is NaN: replace it first.
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), jnp.where(valid, labels, 0)
-    )
+    # The ignored label is outside the classes, whose loss is NaN, and NaN · 0 is NaN: replace it.
+    losses = softmax_cross_entropy(logits.astype(jnp.float32), jnp.where(valid, labels, 0))
     return jnp.where(valid, losses, 0.0)
 
 

@@ -8,6 +8,8 @@ import chex
 import jax.numpy as jnp
 import optax
 
+from segjax.losses.cross_entropy import softmax_cross_entropy
+
 
 def smooth_l1(values, *, beta: float):
     """Computes v² / 2β where |v| < β, and |v| − β/2 elsewhere: Fast R-CNN, equation 3.
@@ -68,7 +70,7 @@ def class_loss(logits, classes, valid, *, normalizer):
     chex.assert_type(classes, int, custom_message="classes")
     _check_flags(valid, logits.shape[:-1], "valid")
     _check_normalizer(normalizer)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, classes)
+    losses = softmax_cross_entropy(logits, classes)
     return jnp.sum(jnp.where(valid, losses, 0.0)) / normalizer
 
 
@@ -107,7 +109,7 @@ def softmax_mask_loss(logits, targets, classes, positive, *, normalizer):
     _check_flags(positive, logits.shape[:-3], "positive")
     _check_normalizer(normalizer)
     labels = jnp.where(targets >= 0.5, classes[..., None, None], 0)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = softmax_cross_entropy(logits, labels)
     losses = jnp.mean(losses, axis=(-2, -1))
     return jnp.sum(jnp.where(positive, losses, 0.0)) / normalizer
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.losses import detection
+from segjax.ops.classes import select_class
 from segjax.ops.devices import mean_count
 
 
@@ -61,8 +62,9 @@ class DetectionLoss:
         """Computes the terms "classes" and "box" on the sampled regions."""
         regions, deltas = outputs["regions"], outputs["box_deltas"]
         if deltas.shape[2] > 1:  # one box for each class
-            chosen = jnp.maximum(regions["classes"], 1) - 1
-            deltas = jnp.take_along_axis(deltas, chosen[..., None, None], axis=2)
+            deltas = select_class(deltas, jnp.maximum(regions["classes"], 1) - 1, axis=2)
+        else:
+            deltas = deltas[:, :, 0]
         normalizer = mean_count(regions["valid"])
         return {
             "classes": detection.class_loss(
@@ -72,7 +74,7 @@ class DetectionLoss:
                 normalizer=normalizer,
             ),
             "box": detection.box_loss(
-                deltas[:, :, 0],
+                deltas,
                 regions["box_targets"],
                 regions["positive"],
                 beta=self.box_beta,
@@ -97,9 +99,10 @@ class DetectionLoss:
                 logits, targets, regions["classes"], positive, normalizer=normalizer
             )
         if logits.shape[-1] > 1:  # one mask for each class
-            chosen = jnp.maximum(regions["classes"], 1) - 1
-            logits = jnp.take_along_axis(logits, chosen[..., None, None, None], axis=-1)
-        return detection.mask_loss(logits[..., 0], targets, positive, normalizer=normalizer)
+            logits = select_class(logits, jnp.maximum(regions["classes"], 1) - 1)
+        else:
+            logits = logits[..., 0]
+        return detection.mask_loss(logits, targets, positive, normalizer=normalizer)
 
 
 def take(values, index):

@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
+from segjax.ops.resize import upsample_nearest
 
 # Caffe2's XavierFill, uniform by fan-in: torchvision and detectron2 initialise the pyramid so.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -45,13 +46,8 @@ class FeaturePyramid(nn.Module):
             )
             x = lateral(stage, train)
             if above is not None:
-                x = x + _upsampled(above, x.shape[1:3])
+                x = x + upsample_nearest(above, x.shape[1:3])
             above = x
             output = ConvolutionNorm(self.features, name=f"output{number}", **shared)
             levels.insert(0, output(x, train))
         return [*levels, levels[-1][:, ::2, ::2]]
-
-
-def _upsampled(x, size):
-    """Doubles a map by nearest neighbours and crops it to `size`, whose sides may be odd."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)[:, : size[0], : size[1]]

@@ -14,6 +14,7 @@ from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.layers import Convolution, ConvolutionNorm
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.ops.resize import upsample_nearest
 
 SKIPS = ("stage3", "stage2", "stage1", "stem")  # from the deepest to stride 2
 
@@ -38,7 +39,7 @@ class DecoderBlock(nn.Module):
           skip: a map of that size, or None.
           train: whether norms use the batch's statistics.
         """
-        x = x.repeat(2, axis=1).repeat(2, axis=2)[:, : size[0], : size[1]]
+        x = upsample_nearest(x, size)
         if skip is not None:
             x = jnp.concatenate([x, skip], axis=-1)
         for name in ("conv1", "conv2"):

@@ -14,6 +14,7 @@ from segjax.models.backbones.resnet import ResidualBlock, StrideIn
 from segjax.models.fpn import xavier
 from segjax.models.layers import ConvolutionNorm, Unit, UpConvolution
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.ops.classes import select_class
 
 normal = nn.initializers.normal
 
@@ -218,11 +219,3 @@ def mask_probabilities(logits, classes, *, loss: MaskLoss = "sigmoid"):
     if logits.shape[-1] == 1:
         return jax.nn.sigmoid(logits[..., 0])
     return jax.nn.sigmoid(select_class(logits, jnp.maximum(classes, 1) - 1))
-
-
-def select_class(values, classes):
-    """Selects the entry of each region's class from [regions, ..., classes]: [regions, ...]."""
-    chex.assert_shape(classes, values.shape[:1], custom_message="classes")
-    chex.assert_type(classes, int, custom_message="classes")
-    index = classes.reshape(-1, *[1] * (values.ndim - 1))
-    return jnp.take_along_axis(values, index, axis=-1)[..., 0]

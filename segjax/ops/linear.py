@@ -1,4 +1,4 @@
-"""Linear operators with a form of their own on CPU and derivatives of any order in both modes.
+"""Linear operators with forms by platform and derivatives of any order in both modes.
 
 `jax.custom_vjp` would rule out forward mode, so these operators are JAX primitives. One that is
 linear in an operand is its own derivative there, and its transpose is another operator. "How JAX
@@ -15,15 +15,15 @@ from jax.interpreters import ad, batching, mlir
 Transpose = tuple[Primitive, tuple[int, ...]]
 
 
-def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive:
-    """Makes a primitive that computes `cpu` on CPU and `default` on every other platform.
+def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primitive:
+    """Makes a primitive that computes the form of its platform, or else `default`.
 
     The form is chosen when a program is lowered for a platform. `apply` applies the operator.
 
     Args:
       name: name of the primitive in jaxprs.
-      cpu, default: two forms of the same function of (*operands, options=options), whose options
-        are hashable.
+      default: a function of (*operands, options=options), whose options are hashable.
+      **forms: the same function in other forms, by JAX's name of the platform: cpu, cuda, tpu.
 
     Returns:
       A primitive with the parameters `options` and `mapped`. JAX sets `mapped` under `jax.vmap`: it
@@ -58,7 +58,8 @@ def linear_operator(name: str, *, cpu: Callable, default: Callable) -> Primitive
     operator.def_abstract_eval(shape)
     batching.primitive_batchers[operator] = batch
     mlir.register_lowering(operator, mlir.lower_fun(of(default), multiple_results=False))
-    mlir.register_lowering(operator, mlir.lower_fun(of(cpu), multiple_results=False), "cpu")
+    for platform, form in forms.items():
+        mlir.register_lowering(operator, mlir.lower_fun(of(form), multiple_results=False), platform)
     return operator
 
 

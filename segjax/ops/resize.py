@@ -1,8 +1,11 @@
-"""Bilinear resizing of feature maps, with corners aligned or not."""
+"""Resizing of feature maps: bilinearly, with corners aligned or not, and to twice the size."""
 
 import chex
+import jax
 import jax.numpy as jnp
 from jax import lax
+
+from segjax.ops.linear import apply, define_transposes, linear_operator
 
 
 def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
@@ -59,3 +62,61 @@ def _interpolation_matrix(old, new, align_corners, dtype):
     below, beyond = dividend // divisor, (dividend % divisor).astype(dtype) / divisor.astype(dtype)
     steps = jnp.arange(old)[None] - below
     return jnp.where(steps == 0, 1 - beyond, 0) + jnp.where(steps == 1, beyond, 0)
+
+
+def upsample_nearest(x, size: tuple[int, int]):
+    """Doubles maps by nearest neighbours and crops them to a size, whose sides may be odd.
+
+    Args:
+      x: [batch, height, width, channels] of a float dtype.
+      size: height and width of the result: at most twice those of x.
+
+    Returns:
+      [batch, *size, channels] of the same dtype.
+    """
+    chex.assert_rank(x, 4, custom_message="x")
+    if all(isinstance(side, int) for side in x.shape):
+        doubled = apply(_doubled, x, options=())
+    else:  # symbolic sizes of `jax.export`
+        doubled = _repeated(x, options=())
+    return doubled[:, : size[0], : size[1]]
+
+
+def _repeated(x, *, options):
+    del options
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def _multiplied(x, *, options):
+    """Multiplies by matrices of zeros and ones, which is exact."""
+    del options
+    batch, height, width, channels = x.shape
+    columns = _product(x, _repetition(width, x.dtype), (((2,), (0,)), ((), ()))).swapaxes(2, 3)
+    columns = columns.reshape(batch, height, 2 * width * channels)
+    rows = jnp.broadcast_to(_repetition(height, x.dtype), (batch, height, 2 * height))
+    doubled = _product(rows, columns, (((1,), (1,)), ((0,), (0,))))
+    return doubled.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def _repetition(number, dtype):
+    """Returns the matrix [number, 2 · number] that repeats each entry of a row."""
+    return (jnp.arange(number)[:, None] == jnp.arange(2 * number)[None] // 2).astype(dtype)
+
+
+def _sums(form):
+    """Returns the transpose of a form of doubling: the sums of 2 × 2 neighbours."""
+
+    def transposed(gradient, *, options):
+        batch, height, width, channels = gradient.shape
+        shape = batch, height // 2, width // 2, channels
+        x = jax.ShapeDtypeStruct(shape, gradient.dtype)
+        return jax.linear_transpose(lambda x: form(x, options=options), x)(gradient)[0]
+
+    return transposed
+
+
+# On TPUs, neighbours in a row share a register, and repeating them costs more than the products.
+_doubled = linear_operator("double", default=_repeated, tpu=_multiplied)
+_summed = linear_operator("double_transposed", default=_sums(_repeated), tpu=_sums(_multiplied))
+define_transposes(_doubled, {0: (_summed, (0,))}, 1)
+define_transposes(_summed, {0: (_doubled, (0,))}, 1)

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from segjax.losses import cross_entropy, mean_valid_pixels, pixel_cross_entropy
+from segjax.losses.cross_entropy import softmax_cross_entropy
 from segjax.ops.devices import AXIS_NAME
 
 IGNORED = 255
@@ -139,3 +141,34 @@ def test_mean_valid_pixels_by_hand():
     labels[1, 0] = IGNORED
     np.testing.assert_array_equal(mean_valid_pixels(labels), [4.5, 4.5])
     np.testing.assert_array_equal(mean_valid_pixels(labels, ignore_label=0), [1.5, 1.5])
+
+
+def test_value_and_gradient_are_optaxs_to_the_bit():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 9, (50, 7)).astype(np.float32)
+    classes = rng.integers(0, 7, 50)
+    functions = (softmax_cross_entropy, optax.losses.softmax_cross_entropy_with_integer_labels)
+    for size in (1, 1e4):
+        results = [
+            jax.jit(jax.value_and_grad(lambda x, f=f: f(x, classes).sum()))(
+                np.float32(size) * logits
+            )
+            for f in functions
+        ]
+        np.testing.assert_array_equal(*(value for value, _ in results))
+        np.testing.assert_array_equal(*(gradient for _, gradient in results))
+
+
+def test_a_class_outside_the_logits_gives_nan():
+    logits = np.zeros((5, 3), np.float32)
+    losses = jax.jit(softmax_cross_entropy)(logits, np.array([-1, 0, 2, 3, 255], np.int32))
+    np.testing.assert_array_equal(np.isnan(losses), [True, False, False, True, True])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_no_pixel_is_gathered_scattered_or_sorted(platform):
+    logits, labels, weights = random_batch()
+    traced = loss_and_gradient.trace(logits, labels, weights=weights)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.exponential" in program
+    assert not any(f"stablehlo.{each}" in program for each in ("gather", "scatter", "sort"))

@@ -15,7 +15,6 @@ from segjax.models.roi_heads import (
     MLPMaskHead,
     ResidualHead,
     mask_probabilities,
-    select_class,
 )
 from tests.models.subsampling import run
 from tests.models.test_layers import images, slow_convolution
@@ -173,9 +172,3 @@ def test_with_a_softmax_the_classes_and_the_background_share_each_pixel():
     expected = exponentials / exponentials.sum(-1, keepdims=True)
     for region, label in enumerate(classes):
         np.testing.assert_allclose(found[region], expected[region, ..., label], rtol=1e-5)
-
-
-def test_select_class_takes_one_entry_of_the_last_axis_for_each_region():
-    values = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
-    found = select_class(values, np.array([2, 0], np.int32))
-    np.testing.assert_array_equal(found, [values[0, ..., 2], values[1, ..., 0]])

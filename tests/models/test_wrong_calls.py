@@ -78,11 +78,6 @@ TABLE |= {
         {"logits": REGIONS, "classes": integers(6)},
         [("logits", floats(2, 6, 4, 4, 5)), ("classes", integers(5)), ("classes", floats(6))],
     ),
-    "select_class": (
-        roi_heads.select_class,
-        {"values": REGIONS, "classes": integers(6)},
-        [("classes", integers(6, 1)), ("classes", floats(6))],
-    ),
     "RegionPooling": (
         regions.RegionPooling(),
         {"levels": LEVELS, "boxes": floats(2, 3, 4), "strides": (8, 16), "output_size": 3},

@@ -1,5 +1,7 @@
 """Bilinear resizing against loops, and where the corners lie."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax import export
 
 from segjax.ops import resize_bilinear
+from segjax.ops.resize import _multiplied, _repeated, _sums, upsample_nearest
 
 
 def oracle(x, size, align_corners):
@@ -93,3 +96,38 @@ def test_sizes_may_be_open_in_an_exported_function():
     exported = export.export(jax.jit(enlarge))(jax.ShapeDtypeStruct(shape, jnp.float32))
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
     np.testing.assert_allclose(exported.call(x), oracle(x, (6, 12), True), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(10, 6), (9, 6), (10, 5)])
+def test_nearest_neighbours_are_repeated_and_cropped_in_both_forms(size, dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3, 4)), dtype)
+    expected = np.repeat(np.repeat(np.asarray(x), 2, axis=1), 2, axis=2)
+    found = jax.jit(upsample_nearest, static_argnums=1)(x, size)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected[:, : size[0], : size[1]])
+    products = jax.jit(functools.partial(_multiplied, options=()))(x)
+    np.testing.assert_array_equal(products, expected)
+    gradient = jnp.asarray(np.random.default_rng(1).normal(size=expected.shape), dtype)
+    sums, products = (_sums(form)(gradient, options=()) for form in (_repeated, _multiplied))
+    tolerance = 1e-6 if dtype == np.float32 else 0.05  # bfloat16 has 8 bits
+    np.testing.assert_allclose(*(np.float32(y) for y in (sums, products)), atol=tolerance)
+
+
+def test_doubling_has_derivatives_in_both_modes_and_its_form_on_each_platform():
+    x = np.random.default_rng(0).normal(size=(1, 2, 3, 2)).astype(np.float32)
+
+    def loss(x):
+        return (upsample_nearest(x, (3, 6)) ** 3).sum()
+
+    def plain(x):
+        return (x.repeat(2, axis=1).repeat(2, axis=2)[:, :3, :6] ** 3).sum()
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        np.testing.assert_allclose(derivative(loss)(x), derivative(plain)(x), rtol=1e-5)
+    each = jax.vmap(jax.grad(loss))(np.stack([x, 2 * x]))
+    np.testing.assert_allclose(each, [jax.grad(plain)(x), jax.grad(plain)(2 * x)], rtol=1e-5)
+    traced = jax.jit(jax.grad(loss)).trace(x)
+    for platform, products in (("cpu", 0), ("cuda", 0), ("tpu", 4)):
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert program.count("stablehlo.dot_general") == products

@@ -16,9 +16,10 @@ from segjax.losses.instance import DetectionLoss
 from segjax.models.detections import DetectionConfig, detect
 from segjax.models.normalization import BatchNorm
 from segjax.models.regions import AnchorSampling, RegionSampling
-from segjax.models.roi_heads import mask_probabilities, select_class
+from segjax.models.roi_heads import mask_probabilities
 from segjax.models.rpn import ProposalConfig, propose
 from segjax.ops import roi_align
+from segjax.ops.classes import select_class
 from segjax.pretrained.torchvision_detection import maskrcnn_table
 from segjax.tasks.instance import InstanceTask
 from tests.fixtures.reference_weights import load_record

@@ -2,6 +2,7 @@
 
 | form | where | why |
 |---|---|---|
+| `product` | 1×1 | one product of two matrices |
 | `sum_of_shifts` | depthwise | XLA's own runs one channel at a time |
 | `sum_of_products` | most taps read padding | skips products with zeros: ASPP at rate 18 |
 | `winograd` | 3×3, 256 channels and more, large maps or many | 16 products instead of 36 |
@@ -28,6 +29,9 @@ from segjax.ops.convolution.taps import (
     plain,
     plain_input_gradient,
     positions,
+    product,
+    product_input_gradient,
+    product_kernel_gradient,
 )
 from segjax.ops.dtypes import sum_dtype
 
@@ -48,6 +52,8 @@ def mostly_outside(inputs, taps):
 
 def forward(inputs, kernel, taps):
     """Computes the convolution in the form that is fastest on CPU."""
+    if taps.is_point:
+        return product(inputs, kernel, taps)
     if taps.groups > 1:
         return sum_of_shifts(inputs, kernel, taps)
     if mostly_outside(inputs, taps):
@@ -60,6 +66,8 @@ def forward(inputs, kernel, taps):
 
 def input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs; only the inputs' shape and dtype are read."""
+    if taps.is_point:
+        return product_input_gradient(inputs, kernel, gradient, taps)
     if taps.groups > 1:
         shifts = functools.partial(sum_of_shifts, kernel=kernel, taps=taps)
         return jax.linear_transpose(shifts, inputs)(gradient)[0]
@@ -75,6 +83,8 @@ def input_gradient(inputs, kernel, gradient, taps):
 
 def kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel; only the kernel's shape and dtype are read."""
+    if taps.is_point:
+        return product_kernel_gradient(inputs, kernel, gradient, taps)
     if taps.groups > 1:
         total = shifts_kernel_gradient(inputs, kernel, gradient, taps)
     elif mostly_outside(inputs, taps):

@@ -1,7 +1,8 @@
 """Convolutions in forms that XLA runs fast, exact to float rounding.
 
-`SEGJAX_CONVOLUTION=plain` in the environment turns the CPU's forms off: every convolution is then
-XLA's own. The setting is read when a function is traced.
+`SEGJAX_CONVOLUTION=plain` in the environment turns them off: every convolution is then XLA's own,
+but for 1×1 convolutions at stride 1, which are matrix products. The setting is read when a function
+is traced.
 """
 
 import os
@@ -13,7 +14,7 @@ from segjax.ops.convolution.operators import convolve
 from segjax.ops.convolution.taps import Taps, dot, outputs_inside, plain
 
 Padding = Literal["SAME", "VALID"]
-# The fewest channels of input and output for the CPU's forms. With fewer, the copies around the
+# The fewest channels of input and output for the CPU's forms with taps. With fewer, the copies around the
 # products of the kernel gradient take as long as the products.
 MIN_CHANNELS = 16
 
@@ -78,9 +79,9 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding 
     Odd total padding puts the extra row at the end. Output position i is centred on input position
     i · stride.
 
-    Kernel rows and columns that meet only padding are dropped. On CPU, the rest runs in the form
-    that is fastest there (`segjax.ops.convolution.cpu`). Derivatives of any order work in forward
-    and reverse mode, on every platform.
+    Kernel rows and columns that meet only padding are dropped. The rest runs in the form that is
+    fastest on the platform (`segjax.ops.convolution.cpu` and `.tpu`). Derivatives of any order work
+    in forward and reverse mode, on every platform.
 
     Args:
       inputs: [batch, height, width, in].
@@ -116,16 +117,18 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding 
         ]
         kernel = kernel[kept[0], kept[1]]
         taps = taps._replace(rows=rows[kept[0]], columns=columns[kept[1]])
-    if taps.rows == taps.columns == (0,) and groups == 1:
-        return dot(inputs[:, ::stride, ::stride], kernel[0, 0])
+    if taps.is_point and stride == 1:
+        return dot(inputs, kernel[0, 0])
+    # On GPUs, a product of a strided slice has a gradient at which XLA of jax 0.10.2 to 0.11.2
+    # aborts the process (openxla/xla#47381). There a strided 1×1 convolution is XLA's own.
     dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= MIN_CHANNELS
     depthwise = groups > 1 and kernel.shape[2:] == (1, groups) and padded
-    if (dense or depthwise) and _cpu_forms_are_on():
+    if (dense or depthwise or taps.is_point) and _forms_are_on():
         return convolve(inputs, kernel, taps)
     return plain(inputs, kernel, taps)
 
 
-def _cpu_forms_are_on() -> bool:
+def _forms_are_on() -> bool:
     setting = os.environ.get("SEGJAX_CONVOLUTION", "")
     if setting not in ("", "plain"):
         raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain' or nothing")

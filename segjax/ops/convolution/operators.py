@@ -1,4 +1,4 @@
-"""The convolution and its two gradients as linear operators, with the CPU's forms and XLA's own.
+"""The convolution and its two gradients as linear operators, with forms by platform.
 
 For inputs x, a kernel k and a gradient g of the output, the product g · convolve(x, k) is linear in
 x, k and g. Each operator is therefore linear in both of its operands, and its transposes are the
@@ -7,7 +7,7 @@ other two operators.
 
 import jax
 
-from segjax.ops.convolution import cpu
+from segjax.ops.convolution import cpu, tpu
 from segjax.ops.convolution.taps import (
     Taps,
     plain,
@@ -18,7 +18,7 @@ from segjax.ops.linear import apply, define_transposes, linear_operator
 
 
 def convolve(inputs, kernel, taps: Taps):
-    """Computes the convolution, in the form that is fastest on CPU or in XLA's own elsewhere."""
+    """Computes the convolution in the form that is fastest on the platform."""
     return apply(_output, inputs, kernel, options=(taps, inputs.shape[1:3]))
 
 
@@ -46,16 +46,23 @@ def _kernel_gradient_form(form):
 
 
 # The operands are (inputs, kernel), (gradient, kernel) and (inputs, gradient).
-_output = linear_operator("convolution", cpu=_output_form(cpu.forward), default=_output_form(plain))
+_output = linear_operator(
+    "convolution",
+    default=_output_form(plain),
+    cpu=_output_form(cpu.forward),
+    tpu=_output_form(tpu.forward),
+)
 _input_gradient = linear_operator(
     "convolution_input_gradient",
-    cpu=_input_gradient_form(cpu.input_gradient),
     default=_input_gradient_form(plain_input_gradient),
+    cpu=_input_gradient_form(cpu.input_gradient),
+    tpu=_input_gradient_form(tpu.input_gradient),
 )
 _kernel_gradient = linear_operator(
     "convolution_kernel_gradient",
-    cpu=_kernel_gradient_form(cpu.kernel_gradient),
     default=_kernel_gradient_form(plain_kernel_gradient),
+    cpu=_kernel_gradient_form(cpu.kernel_gradient),
+    tpu=_kernel_gradient_form(tpu.kernel_gradient),
 )
 define_transposes(_output, {0: (_input_gradient, (0, 1)), 1: (_kernel_gradient, (0, 1))}, 2)
 define_transposes(_input_gradient, {0: (_output, (0, 1)), 1: (_kernel_gradient, (1, 0))}, 2)

@@ -31,6 +31,11 @@ class Taps(NamedTuple):
         """The number of zeros before and after the map, for both axes."""
         return [(-of[0], of[-1]) if self.padded else (0, 0) for of in (self.rows, self.columns)]
 
+    @property
+    def is_point(self) -> bool:
+        """Whether each output reads one position, over all channels: a 1×1 convolution."""
+        return self.rows == self.columns == (0,) and self.groups == 1
+
 
 def outputs_inside(offset, size, stride):
     """Returns the outputs i of a padded map for which i · stride + offset lies on the map."""
@@ -73,6 +78,21 @@ def plain_input_gradient(inputs, kernel, gradient, taps):
 def plain_kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel by XLA; only the kernel's shape and dtype are read."""
     return jax.linear_transpose(lambda k: plain(inputs, k, taps), kernel)(gradient)[0]
+
+
+def product(inputs, kernel, taps):
+    """Computes a 1×1 convolution as one matrix product of the positions that it reads."""
+    return dot(inputs[:, :: taps.stride, :: taps.stride], kernel[0, 0])
+
+
+def product_input_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the inputs of `product`; only their shape and dtype are read."""
+    return jax.linear_transpose(lambda x: product(x, kernel, taps), inputs)(gradient)[0]
+
+
+def product_kernel_gradient(inputs, kernel, gradient, taps):
+    """Computes the gradient of the kernel of `product`; only its shape and dtype are read."""
+    return jax.linear_transpose(lambda k: product(inputs, k, taps), kernel)(gradient)[0]
 
 
 def dot(x, matrix, dtype=None):

@@ -343,7 +343,10 @@ def test_the_derivative_is_that_of_each_device_in_a_map_over_devices():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
+CASES_WITH_FORMS = ["taps mostly outside", "many channels", "depthwise", "1×1 with a stride"]
+
+
+@pytest.mark.parametrize("case", CASES_WITH_FORMS)
 def test_on_a_gpu_the_derivative_is_xlas_own(case):
     inputs, kernel, options = arrays(*CASES[case])
 
@@ -373,17 +376,32 @@ def test_a_function_exported_for_two_platforms_has_the_forms_of_both():
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise"])
-def test_other_platforms_keep_their_own_convolution(case):
+@pytest.mark.parametrize(
+    ("case", "platform"),
+    [*((case, "cuda") for case in CASES_WITH_FORMS), *((c, "tpu") for c in CASES_WITH_FORMS[:3])],
+)
+def test_other_platforms_keep_their_own_convolution(case, platform):
+    program = lowered_gradients(case, platform)
+    assert program.count("stablehlo.convolution") == 3
+    assert "stablehlo.dot_general" not in program
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_strided_point_is_a_product_except_on_gpus(platform):
+    program = lowered_gradients("1×1 with a stride", platform)
+    assert program.count("stablehlo.dot_general") == 3
+    assert "stablehlo.convolution" not in program
+
+
+def lowered_gradients(case, platform) -> str:
+    """The program of a convolution and its two gradients on a platform."""
     inputs, kernel, options = arrays(*CASES[case])
 
     def loss(inputs, kernel):
         return convolution(inputs, kernel, **options).sum()
 
-    exported = export.export(jax.jit(jax.value_and_grad(loss, (0, 1))), platforms=["cuda"])
-    program = exported(inputs, kernel).mlir_module()
-    assert program.count("stablehlo.convolution") == 3
-    assert "stablehlo.dot_general" not in program
+    both = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    return both.trace(inputs, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_sizes_may_be_open_in_an_exported_function():
@@ -394,8 +412,8 @@ def test_sizes_may_be_open_in_an_exported_function():
     np.testing.assert_allclose(found, plain(inputs, kernel, **options), atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["taps mostly outside", "many channels", "depthwise", "tiles"])
-def test_the_cpu_forms_can_be_turned_off(case, monkeypatch):
+@pytest.mark.parametrize("case", [*CASES_WITH_FORMS, "tiles"])
+def test_the_forms_can_be_turned_off(case, monkeypatch):
     inputs, kernel, options = arrays(*CASES[case])
     fast = values_and_gradients(convolution, inputs, kernel, options)
     monkeypatch.setenv("SEGJAX_CONVOLUTION", "plain")
