@@ -1,7 +1,8 @@
 """Applies a function to regions in fixed-size groups and skips inactive groups.
 
 A group is skipped if it has no active region in any image. Put each image's active regions first;
-otherwise few groups can be skipped.
+otherwise few groups can be skipped. GPUs and TPUs sum over all regions at once instead: a loop of
+small groups would leave most of the device idle.
 """
 
 import functools
@@ -49,11 +50,12 @@ def sum_over_groups(function: Callable, operands, regions, active, *, size: int)
     """Sums `function(operands, regions)` over groups of a few regions of each image.
 
     All terms of a sum have the same cotangent, so each group's gradient is added up as soon as it
-    is computed, and the backward pass keeps one group at most.
+    is computed, and on CPU the backward pass keeps one group at most.
 
     Args:
       function: returns a float32 scalar, a sum over regions, and a tree of other such sums that are
-        only reported. It is pure and has no collectives, as in `over_groups`.
+        only reported. Inactive regions add zero to all of them. It is pure and has no collectives,
+        as in `over_groups`.
       operands: a tree of float arrays. Only the scalar's first-order gradient with respect to them
         is defined.
       regions, active, size: as in `over_groups`.
@@ -78,8 +80,30 @@ def _split(tree, size):
     return jax.tree.map(split, tree)
 
 
+def _sums(of_group, groups, active, zeros):
+    """Sums the trees `of_group(group)` over the groups, in the form of the platform."""
+    return lax.platform_dependent(
+        groups,
+        active,
+        zeros,
+        cpu=functools.partial(_add_up, of_group),
+        default=functools.partial(_all_at_once, of_group),
+    )
+
+
+def _all_at_once(of_group, groups, active, zeros):
+    """Computes the sums over one group of all regions."""
+    del active
+
+    def join(x):
+        return x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+    sums = of_group(jax.tree.map(join, groups))
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, zeros)
+
+
 def _add_up(of_group, groups, active, zeros):
-    """Sums the trees `of_group(group)` over the groups up to the last active one."""
+    """Sums over the groups one by one, up to the last active one."""
     number = jnp.max(jnp.where(active, jnp.arange(1, active.size + 1), 0))
 
     def add(index, sums):
@@ -98,7 +122,7 @@ def _zeros_of(of_group, groups):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum(function, operands, groups, active):
     of_group = functools.partial(function, operands)
-    return _add_up(of_group, groups, active, _zeros_of(of_group, groups))
+    return _sums(of_group, groups, active, _zeros_of(of_group, groups))
 
 
 def _forward(function, operands, groups, active):
@@ -106,7 +130,7 @@ def _forward(function, operands, groups, active):
     # In a lower precision, a sum over many groups would lose their small terms.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, sum_dtype(x)), operands)
     sums = _zeros_of(functools.partial(function, operands), groups)
-    sums, gradient = _add_up(of_group, groups, active, (sums, zeros))
+    sums, gradient = _sums(of_group, groups, active, (sums, zeros))
     gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), gradient, operands)
     return sums, gradient
 

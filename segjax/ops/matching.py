@@ -17,6 +17,7 @@ BLOCK = 16
 LANES, REGISTER = 128, 1024
 
 
+@jax.named_scope("match")
 def match(candidates, truth, valid, *, high: float, low: float, allow_low_quality: bool):
     """Matches each candidate with the true box that it overlaps most, and labels it.
 

@@ -28,6 +28,7 @@ class _Boxes(NamedTuple):
         return _Boxes(*(lax.dynamic_slice_in_dim(x, start, size, 1) for x in self))
 
 
+@jax.named_scope("nms")
 def nms(
     boxes, scores, *, iou_threshold: float, max_outputs: int, valid=None, groups=None
 ) -> tuple[jax.Array, jax.Array]:

@@ -6,6 +6,7 @@ slowly. Here each cell of the maps is computed once, as a sum over the boxes tha
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -109,14 +110,16 @@ def gradient_of_tiles(gradient, start, length, levels, *, options: Grid):
             )
 
         zeros = jnp.zeros((TILES_AT_ONCE, TILE**2, channels), sum_dtype(gradient))
-        total = lax.fori_loop(0, -(-jnp.max(count) // chunk), add_chunk, zeros)
+        with jax.named_scope("boxes"):
+            total = lax.fori_loop(0, -(-jnp.max(count) // chunk), add_chunk, zeros)
         total = total.astype(gradient.dtype)
         return lax.dynamic_update_slice_in_dim(computed, total, begin, axis=0)
 
     # The tiles that no box reads come last and are masked below, so nobody has to clear them.
     groups = -(-jnp.sum(counts > 0, dtype=jnp.int32) // TILES_AT_ONCE)
     computed = lax.empty((len(padded), TILE**2, channels), gradient.dtype)
-    computed = lax.fori_loop(0, groups, add_tiles, computed)
+    with jax.named_scope("tiles"):
+        computed = lax.fori_loop(0, groups, add_tiles, computed)
     strips = computed.reshape(-1, TILE, channels)  # one row of cells of a tile
     places = jnp.argsort(order).reshape(grid.batch, -1)
     counts = counts.reshape(grid.batch, -1)

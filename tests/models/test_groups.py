@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models import groups
 from segjax.models.groups import over_groups, sum_over_groups
 
 RNG = np.random.default_rng(0)
@@ -43,8 +44,8 @@ def test_values_and_gradients_are_those_of_all_at_once_in_groups_with_an_active_
 ):
     regions, cotangent = regions_of(len(counts), places)
     active = first(counts, places)
-    groups = -(-places // size)
-    size_of_group = -(-places // groups)
+    number = -(-places // size)
+    size_of_group = -(-places // number)
     computed = -(-max(counts) // size_of_group) * size_of_group
     seen = np.broadcast_to(np.arange(places) < computed, active.shape)
 
@@ -86,7 +87,11 @@ def test_values_and_gradients_are_those_of_all_at_once_in_groups_with_an_active_
         ((0,), 0, 2),
     ],
 )
-def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(counts, places, size):
+@pytest.mark.parametrize("form", ["_add_up", "_all_at_once"])
+def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(
+    counts, places, size, form, monkeypatch
+):
+    monkeypatch.setattr(groups, "_add_up", getattr(groups, form))  # the form of CPUs
     regions, _ = regions_of(len(counts), places)
     regions |= {"active": first(counts, places)}
 
@@ -158,16 +163,30 @@ def test_only_groups_with_an_active_region_of_any_image_are_computed():
         of_one = jax.value_and_grad(sum_over_groups, 1, has_aux=True)
         return of_one(term, one, regions, active, size=3)
 
-    for counts, groups in (((12, 12), 4), ((4, 1), 2), ((0, 3), 1), ((0, 0), 0)):
+    for counts, number in (((12, 12), 4), ((4, 1), 2), ((0, 3), 1), ((0, 0), 0)):
         expected = [
             [list(range(3 * group + 12 * image, 3 * group + 12 * image + 3)) for image in (0, 1)]
-            for group in range(groups)
+            for group in range(number)
         ]
         for of_groups in (run, run_sum):
             computed.clear()
             jax.block_until_ready(of_groups(first(counts, 12)))
             jax.effects_barrier()
             assert sorted(computed) == expected
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_a_sum_is_a_loop_over_groups_on_cpu_alone(platform, loops):
+    regions, _ = regions_of(2, 12)
+
+    def loss(weights):
+        def function(weights, regions):
+            return jnp.sum(layer(weights)(regions)["hidden"]), ()
+
+        return sum_over_groups(function, weights, regions, first((4, 1), 12), size=3)[0]
+
+    program = jax.jit(jax.grad(loss)).trace(WEIGHTS).lower(lowering_platforms=(platform,)).as_text()
+    assert program.count("stablehlo.while") == loops
 
 
 def test_the_function_is_compiled_once_however_many_groups_there_are():

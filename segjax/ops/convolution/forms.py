@@ -14,8 +14,8 @@ from segjax.ops.convolution.operators import convolve
 from segjax.ops.convolution.taps import Taps, dot, outputs_inside, plain
 
 Padding = Literal["SAME", "VALID"]
-# The fewest channels of input and output for the CPU's forms with taps. With fewer, the copies around the
-# products of the kernel gradient take as long as the products.
+# The fewest channels of input and output for the CPU's forms of larger kernels. With fewer, the
+# copies around the products of the kernel gradient take as long as the products.
 MIN_CHANNELS = 16
 
 
