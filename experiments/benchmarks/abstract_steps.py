@@ -7,7 +7,6 @@ computed, so nothing reads data or runs on a device.
 import dataclasses
 import functools
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +54,10 @@ class Program:
             return jax.pmap(function, in_axes=(None, 0), devices=devices), arguments
         return DataParallel(devices).train_step(function), arguments
 
-    def lowered(self, platform: str, *, devices: int = 4) -> str:
-        """Lowers the program for a platform such as "cuda" or "tpu"; returns the StableHLO text.
+    def lowered(self, *platforms: str, devices: int = 4) -> dict[str, str]:
+        """Lowers the program for platforms such as "cuda" and "tpu"; returns the StableHLO texts.
 
-        This needs neither the platform's plugin nor a device.
+        This needs neither a platform's plugin nor a device.
         """
         function, *arguments = self._parts(devices)
 
@@ -72,7 +71,8 @@ class Program:
             out_specs=PartitionSpec(AXIS_NAME) if self.predicts else PartitionSpec(),
             check_vma=False,
         )
-        return jax.jit(mapped).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        traced = jax.jit(mapped).trace(*arguments)
+        return {each: traced.lower(lowering_platforms=(each,)).as_text() for each in platforms}
 
     def _parts(self, devices: int):
         """Returns the function of one device, its first argument, and all devices' batch."""
@@ -191,13 +191,3 @@ def prediction_input(task) -> dict:
     """Returns what the network reads first of a blank image."""
     (first,) = itertools.islice(task.inputs(blank_example(task)), 1)
     return {name: np.asarray(x) for name, x in first.items()}
-
-
-def operations(text: str) -> dict[str, int]:
-    """Counts the operations in a StableHLO text, and its custom calls by target."""
-    counts: dict[str, int] = {}
-    for name in re.findall(r"\b((?:stablehlo|chlo)\.\w+)", text):
-        counts[name] = counts.get(name, 0) + 1
-    for target in re.findall(r"stablehlo\.custom_call @([\w.]+)", text):
-        counts[target] = counts.get(target, 0) + 1
-    return counts

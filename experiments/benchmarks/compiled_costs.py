@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][\w\-]*)\(")
 ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SERIAL = ("sort", "scatter", "gather", "custom-call", "convolution", "dot")
@@ -34,7 +34,7 @@ def costs(text: str, turns: Mapping[str, float], *, clock: float | None) -> dict
     counts: collections.Counter = collections.Counter()
     collectives: dict[str, dict[str, int]] = {}
     loops, places, largest = [], collections.Counter(), []
-    for name, shape, opcode, line, times in walk(computations, entry, turns, loops):
+    for shape, opcode, line, times in walk(computations, entry, turns, loops):
         source = source_of(line)
         kind = opcode.removesuffix("-start")
         if kind in SERIAL:
@@ -63,7 +63,7 @@ def costs(text: str, turns: Mapping[str, float], *, clock: float | None) -> dict
 
 
 def parse(text: str) -> tuple[dict, str]:
-    """Returns the instructions (name, shape, opcode, line) of each computation, and the entry."""
+    """Returns the instructions (shape, opcode, line) of each computation, and the entry's name."""
     computations: dict[str, list] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -71,16 +71,16 @@ def parse(text: str) -> tuple[dict, str]:
             current = computations.setdefault(found[1], [])
             entry = found[1] if line.startswith("ENTRY") else entry
         elif current is not None and (found := INSTRUCTION.match(line)):
-            current.append((found[1], found[2], found[3], line))
+            current.append((found[1], found[2], line))
     return computations, entry
 
 
-def walk(computations, entry, turns, loops) -> Iterator[tuple[str, str, str, str, float]]:
+def walk(computations, entry, turns, loops) -> Iterator[tuple[str, str, str, float]]:
     """Yields each instruction outside of fusions, with how often it runs; fills `loops`."""
 
     def visit(name, times):
-        for instruction, shape, opcode, line in computations.get(name, ()):
-            yield instruction, shape, opcode, line, times
+        for shape, opcode, line in computations.get(name, ()):
+            yield shape, opcode, line, times
             if opcode == "while":
                 number, origin = turns_of(line, turns)
                 loops.append(
@@ -91,8 +91,9 @@ def walk(computations, entry, turns, loops) -> Iterator[tuple[str, str, str, str
                     yield from visit(inner[1], times * number) if inner else ()
             elif opcode in ("call", "conditional"):
                 branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-                named = re.findall(r"(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)", line)  # fmt: skip
-                for inner in named or re.findall(r"%?([\w.\-]+)", branches[1] if branches else ""):
+                called = re.findall(r"(?:to_apply|\w+_computation)=%?([\w.\-]+)", line)
+                called += re.findall(r"[\w.\-]+", branches[1]) if branches else []
+                for inner in called:
                     yield from visit(inner, times)
 
     yield from visit(entry, 1.0)
