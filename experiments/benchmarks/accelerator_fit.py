@@ -51,8 +51,8 @@ CHIPS = {
     "v6e": Chip("tpu", 32 * GIBIBYTE, 1.75e9, "cloud.google.com/tpu/docs/v6e"),
     "h100": Chip("cuda", 80e9, None, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
 }
-# How often loops turn that end when the data say so, by a pattern of their place in the program. The
-# image has 20 objects with simulated proposals of a trained network; a bin has 2 x 2 samples.
+# How often loops turn that end when the data say so, by a pattern of their place in the program.
+# The image has 20 objects and simulated proposals of a trained network; a bin has 2 x 2 samples.
 TURNS: dict[str, float] = {
     r"nms/while/body/.*while": 4,
     r"nms/while": 3,
