@@ -23,7 +23,7 @@ from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
-from segjax.training.state import TrainState, create_state
+from segjax.training.state import TrainState, create_state, state_shapes
 from segjax.training.step import make_train_step
 
 
@@ -243,16 +243,11 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
     """Returns the state that the run starts or resumes from, on all devices."""
-    create = partial(
-        create_state,
-        experiment.task,
-        optimizer,
-        seed=config.seed,
-        ema=config.train.ema_decay is not None,
-    )
+    averaged = config.train.ema_decay is not None
+    settings = {"seed": config.seed, "batch": batch, "ema": averaged}
     step = checkpoints.latest_step
     if step is None:
-        state = create(batch=batch)
+        state = create_state(experiment.task, optimizer, **settings)
         if experiment.initialize is not None:
             state = state.starting_from(
                 experiment.initialize(
@@ -264,7 +259,7 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         return parallel.replicate(state)
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
-        jax.eval_shape(lambda: create(batch=batch)),
+        state_shapes(experiment.task, optimizer, **settings),
     )
     return checkpoints.restore(step, like)
 

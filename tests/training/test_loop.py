@@ -97,6 +97,24 @@ def test_a_run_cut_short_and_resumed_equals_the_whole_run(whole_run, tmp_path):
     chex.assert_trees_all_equal(final_state(tmp_path / "cut"), final_state(workdir))
 
 
+def test_only_the_first_start_computes_initial_variables(tmp_path, monkeypatch):
+    """A resumed run needs their shapes alone: tracing gives them without compiling a draw."""
+    computed, traced = [], []
+    original = tiny.SemanticTask.init
+
+    def init(task, key, batch):
+        traced.append(key)
+        jax.debug.callback(lambda: computed.append("init"))
+        return original(task, key, batch)
+
+    monkeypatch.setattr(tiny.SemanticTask, "init", init)
+    run(tmp_path, devices=1, num_steps=2)
+    run(tmp_path, devices=1, num_steps=4, accept_changes=True)
+    jax.effects_barrier()
+    assert len(traced) == 2
+    assert len(computed) == 1
+
+
 def test_a_finished_run_is_left_as_it_is(whole_run, capsys):
     workdir, results = whole_run
     before = (workdir / "metrics.jsonl").read_bytes()
