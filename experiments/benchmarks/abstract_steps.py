@@ -22,7 +22,8 @@ from segjax.training.configuration import ExperimentConfig, variant_config
 from segjax.training.experiment import Experiment, load_module
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel
-from segjax.training.state import create_state
+from segjax.training.precision import with_precision
+from segjax.training.state import state_shapes
 from segjax.training.step import make_train_step
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ class Program:
         function, *arguments = self._parts(len(devices))
         if self.predicts:
             return jax.pmap(function, in_axes=(None, 0), devices=devices), arguments
-        return DataParallel(devices).train_step(function), arguments
+        return DataParallel(devices, self.config.matmul_precision).train_step(function), arguments
 
     def lowered(self, *platforms: str, devices: int = 4) -> dict[str, str]:
         """Lowers the program for platforms such as "cuda" and "tpu"; returns the StableHLO texts.
@@ -62,7 +63,8 @@ class Program:
         function, *arguments = self._parts(devices)
 
         def share(first, batch):
-            return function(first, jax.tree.map(lambda x: x[0], batch))
+            precise = with_precision(function, self.config.matmul_precision)
+            return precise(first, jax.tree.map(lambda x: x[0], batch))
 
         mapped = jax.shard_map(
             share,
@@ -86,15 +88,8 @@ class Program:
         optimizer = make(schedule)
         example = training_example(self.experiment)
         ema = settings.ema_decay is not None
-        state = jax.eval_shape(
-            lambda: create_state(
-                task,
-                optimizer,
-                seed=config.seed,
-                batch=jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), example),
-                ema=ema,
-            )
-        )
+        one = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in example.items()}
+        state = state_shapes(task, optimizer, seed=config.seed, batch=one, ema=ema)
         if self.predicts:
             batch = batch_of(prediction_input(task), devices, self.per_device)
             return task.predict, state.variables, batch

@@ -253,7 +253,7 @@ def compiled(case: Case, options: Options) -> dict:
         "memory": parts | {"total": total},
         "fits": total <= options.chip.memory,
         "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
+        "bytes_accessed": cost.get("bytes accessed", 0.0),
         **compiled_costs.costs(text, dict(case.turns) | TURNS, clock=options.chip.clock),
     }
 
@@ -267,9 +267,11 @@ def line_of(name: str, found: dict, chip: Chip) -> str:
     parts = [
         f"{memory['total'] / GIBIBYTE:.2f} GiB (temporary {memory['temp'] / GIBIBYTE:.2f}), "
         + (f"fits with {left:.1f} GiB left" if left >= 0 else f"{-left:.1f} GiB too much"),
-        f"{found['flops'] / 1e12:.2f} TFLOP, {found['bytes_accessed'] / 1e9:.0f} GB",
+        f"{found['bytes_accessed'] / 1e9:.0f} GB of traffic",
         f"compiled in {found['compile_seconds']:.0f} s",
     ]
+    if found["flops"]:  # XLA does not count those of the libraries that it calls on GPUs
+        parts.insert(1, f"{found['flops'] / 1e12:.2f} TFLOP")
     if "estimated_milliseconds" in found:
         parts.insert(1, f"estimate {found['estimated_milliseconds']['all']:.1f} ms")
     return f"{name}: " + "; ".join(parts)

@@ -73,7 +73,7 @@ def evaluate_command(
     _check_writable(folder)
     sources = {name: open_split(trained, name) for name in split or experiment.evaluation}
     print(f"evaluating {trained.description}")
-    parallel = DataParallel()
+    parallel = DataParallel(matmul_precision=trained.config.matmul_precision)
     batch_size = batch_size or trained.config.train.eval_batch_size
     evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=folder)
     variables = parallel.replicate(trained.variables)

@@ -26,18 +26,21 @@ def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primi
       **forms: the same function in other forms, by JAX's name of the platform: cpu, cuda, tpu.
 
     Returns:
-      A primitive with the parameters `options` and `mapped`. JAX sets `mapped` under `jax.vmap`: it
-      has an entry for each mapped axis, the outermost first, which tells whether each operand has
-      that axis. Mapped axes come first in the operands and in the result.
+      A primitive with the parameters `options`, `mapped` and `precision`. JAX sets `mapped` under
+      `jax.vmap`: it has an entry for each mapped axis, the outermost first, which tells whether
+      each operand has that axis. Mapped axes come first in the operands and in the result.
+      `precision` is `jax.default_matmul_precision` where the operator was applied. A form is traced
+      later, outside of that context.
     """
     operator = Primitive(name)
 
     def of(form):
-        def run(*operands, options, mapped):
+        def run(*operands, options, mapped, precision):
             function = functools.partial(form, options=options)
             for has_axis in reversed(mapped):
                 function = jax.vmap(function, [0 if has else None for has in has_axis])
-            return function(*operands)
+            with jax.default_matmul_precision(precision):
+                return function(*operands)
 
         return run
 
@@ -46,15 +49,15 @@ def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primi
         # `apply` lets all operands vary over the same devices, and so does the result.
         return result.update(manual_axis_type=operands[0].manual_axis_type)
 
-    def batch(operands, axes, *, options, mapped):
+    def batch(operands, axes, *, mapped, **options):
         operands = [
             x if axis is None else jax.numpy.moveaxis(x, axis, 0)
             for x, axis in zip(operands, axes, strict=True)
         ]
         has_axis = tuple(axis is not None for axis in axes)
-        return operator.bind(*operands, options=options, mapped=(has_axis, *mapped)), 0
+        return operator.bind(*operands, mapped=(has_axis, *mapped), **options), 0
 
-    operator.def_impl(jax.jit(operator.bind, static_argnames=("options", "mapped")))
+    operator.def_impl(jax.jit(operator.bind, static_argnames=("options", "mapped", "precision")))
     operator.def_abstract_eval(shape)
     batching.primitive_batchers[operator] = batch
     mlir.register_lowering(operator, mlir.lower_fun(of(default), multiple_results=False))
@@ -73,7 +76,8 @@ def apply(operator: Primitive, *operands, options):
         jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
         for x, axes in zip(operands, missing, strict=True)
     ]
-    return operator.bind(*operands, options=options, mapped=())
+    precision = jax.config.jax_default_matmul_precision
+    return operator.bind(*operands, options=options, mapped=(), precision=precision)
 
 
 def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], operands: int):
@@ -93,7 +97,7 @@ def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], 
 
         return replace if place in transposes else None
 
-    def transpose(cotangent, *primals, options, mapped):
+    def transpose(cotangent, *primals, mapped, **options):
         (place,) = (i for i, x in enumerate(primals) if ad.is_undefined_primal(x))
         results = [None] * len(primals)
         if type(cotangent) is ad.Zero:
@@ -101,7 +105,7 @@ def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], 
         transposed, order = transposes[place]
         replaced = [cotangent if i == place else x for i, x in enumerate(primals)]
         levels = tuple(tuple(i == place or has[i] for i in order) for has in mapped)
-        result = transposed.bind(*(replaced[i] for i in order), options=options, mapped=levels)
+        result = transposed.bind(*(replaced[i] for i in order), mapped=levels, **options)
         # An operand without a mapped axis contributes to all results along that axis.
         shared = tuple(level for level, has in enumerate(mapped) if not has[place])
         results[place] = result.sum(shared) if shared else result

@@ -8,6 +8,7 @@
         ...
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from segjax.training.configuration import ExperimentConfig
 from segjax.training.evaluate import Evaluator
 from segjax.training.experiment import Experiment, load_experiment
 from segjax.training.parallel import DataParallel
+from segjax.training.precision import with_precision
 from segjax.training.state import TrainState
 
 NAMES_SHOWN = 8  # in an error that lists files or runs
@@ -49,6 +51,10 @@ class TrainedRun(Pretrained):
     step: int
     description: str
     pixels: Mapping[str, list]
+
+    @functools.cached_property
+    def _predict(self):
+        return jax.jit(with_precision(self.segmenter.predict, self.config.matmul_precision))
 
 
 def load_run(
@@ -141,7 +147,8 @@ def predict_all(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    parallel = DataParallel(tuple(jax.local_devices()))
+    precision = model.config.matmul_precision if isinstance(model, TrainedRun) else "default"
+    parallel = DataParallel(tuple(jax.local_devices()), precision)
     evaluator = Evaluator(model.segmenter, parallel, batch_size=batch_size, workdir=None)
     if not isinstance(source, Iterator):
         source = (example for _, example in evaluation_examples(source))

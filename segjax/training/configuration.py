@@ -17,6 +17,7 @@ import tyro
 from segjax.files.nested import flatten
 from segjax.messages.hints import did_you_mean
 from segjax.training.optimizer import OptimizerConfig, check_least
+from segjax.training.precision import MatmulPrecision
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class ExperimentConfig:
     variant: str = ""
     """The row of the paper's tables to run; the experiment file lists them."""
     seed: int = 0
+    matmul_precision: MatmulPrecision = "default"
+    """Precision of float32 products. default: the fastest, which rounds factors to TF32 on GPUs and
+    to bfloat16 on TPUs; high: TF32 on GPUs, three bfloat16 products for one on TPUs; highest:
+    float32, as CPUs always compute."""
     accept_changes: bool = False
     """Resume even if the configuration has changed since the run began."""
     train: TrainConfig = TrainConfig()

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 from collections import deque
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -58,7 +59,7 @@ def train(
       SingleValueStatistics: the batch is too small for a batch norm of the network.
       ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown.
     """
-    parallel = parallel or DataParallel()
+    parallel = replace(parallel or DataParallel(), matmul_precision=config.matmul_precision)
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
     for name in settings.eval_splits:

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import AXIS_NAME
+from segjax.training.precision import MatmulPrecision, with_precision
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,11 @@ class DataParallel:
 
     Attributes:
       devices: the devices of all processes; None takes all that JAX finds.
+      matmul_precision: precision of float32 products; see `segjax.training.precision`.
     """
 
     devices: tuple | None = None
+    matmul_precision: MatmulPrecision = "default"
 
     @property
     def mesh(self) -> Mesh:
@@ -80,7 +83,7 @@ class DataParallel:
         # deleted (measured on jax 0.10.2). Without it, the old state stays until the step ends.
         donate = (0,) if jax.process_count() == 1 else ()
         return jax.pmap(
-            step,
+            with_precision(step, self.matmul_precision),
             axis_name=AXIS_NAME,
             in_axes=(None, 0),
             out_axes=None,
@@ -115,7 +118,8 @@ class DataParallel:
         The batch's leading axis must divide over the local devices. Results are NumPy arrays.
         """
         devices = self.local_devices
-        mapped = jax.pmap(predict, in_axes=(None, 0), devices=devices)
+        precise = with_precision(predict, self.matmul_precision)
+        mapped = jax.pmap(precise, in_axes=(None, 0), devices=devices)
 
         def run(variables, batch):
             batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)

@@ -9,16 +9,18 @@ import jax
 import numpy as np
 import pytest
 
+from segjax.cli import main
 from segjax.commands import launch
 from segjax.data.checks.examples import BadData
 from segjax.evaluation.metrics import NegativeLogLikelihood
 from segjax.models.normalization import BatchNorm
 from segjax.ops.batch_statistics import SingleValueStatistics
+from segjax.trained import load_run, predict_all
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.loop import train
 from segjax.training.parallel import DataParallel
 from segjax.training.rehearsal import FaultyEvaluation
-from segjax.training.run_directory import ChangedConfiguration
+from segjax.training.run_directory import ChangedConfiguration, read_config
 from segjax.training.run_lock import RunLock, RunLocked
 from tests.training import tiny
 from tests.training.test_loop import final_state, lines, run
@@ -209,6 +211,35 @@ def test_a_run_of_no_steps_goes_on_and_keeps_its_first_scores(tmp_path):
     run(tmp_path, num_steps=2, accept_changes=True)
     assert lines(tmp_path)[:2] == first
     assert lines(tmp_path)[-1]["step"] == 2
+
+
+def test_a_run_is_trained_scored_and_loaded_with_its_precision(tmp_path, monkeypatch):
+    seen = {}
+
+    def recorded(name):
+        function = getattr(tiny.SemanticTask, name)
+
+        def run(*arguments, **options):
+            seen.setdefault(name, set()).add(jax.config.jax_default_matmul_precision)
+            return function(*arguments, **options)
+
+        return run
+
+    for name in ("loss", "predict"):
+        monkeypatch.setattr(tiny.SemanticTask, name, recorded(name))
+    config = dataclasses.replace(tiny.Config(workdir=tmp_path), matmul_precision="highest")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=2))
+    train(tiny.build(config), config, experiment_file=tiny.__file__)
+    assert seen == {"loss": {"highest"}, "predict": {"highest"}}
+    assert read_config(tmp_path)["config"]["matmul_precision"] == "highest"
+
+    seen.clear()
+    image = tiny.Squares(1)[0]["image"]
+    loaded = load_run(tmp_path)
+    loaded.predict(image)
+    list(predict_all(loaded, [{"id": "one", "image": image}]))
+    main(["evaluate", str(tmp_path), "--split", "test"])
+    assert seen == {"predict": {"highest"}}
 
 
 def test_a_jump_of_the_learning_rate_is_printed_with_both_values(tmp_path, capsys):
