@@ -290,7 +290,10 @@ def pack(case: Case, examples: list[dict]) -> dict:
         names = [name for name in (*BATCH_DTYPES, "index") if name in packed[0]]
     else:
         packed, names = [NORMALIZE(x, None) for x in examples], ("image", "labels")
-    return {name: np.stack([x[name] for x in packed]) for name in names}
+    return {
+        name: np.stack([x[name] for x in packed]).astype(BATCH_DTYPES.get(name, np.int32))
+        for name in names
+    }
 
 
 def perturb(variables: dict) -> dict:
@@ -326,7 +329,7 @@ def largest_difference(reference: list[float], losses: list[float]) -> float:
         [np.mean(part) for part in np.array_split(np.asarray(x), count)]
         for x in (reference, losses)
     )
-    difference = max(abs(b / a - 1) for a, b in zip(means, others, strict=True))
+    difference = np.max(np.abs(np.divide(others, means) - 1))
     return float(difference) if math.isfinite(difference) else math.inf
 
 
