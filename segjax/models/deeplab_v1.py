@@ -26,6 +26,7 @@ from segjax.models.backbones.registry import BackboneName, backbone_of
 from segjax.models.heads import classifier, upsampled
 from segjax.models.layers import Convolution
 from segjax.models.network import Network
+from segjax.ops.dtypes import sum_dtype
 
 
 class DeepLabV1(Network):
@@ -78,8 +79,9 @@ class DeepLabV1(Network):
         maps = backbone(images, output_stride=self.output_stride, train=train)
         x = maps["features"]
         if self.average_pooling:
-            # Zeros outside the map count, as in Caffe.
-            x = nn.pool(x, 0.0, lax.add, (3, 3), (1, 1), "SAME") / 9
+            # Zeros outside the map count, as in Caffe. bfloat16 would round each partial sum.
+            sums = nn.pool(x.astype(sum_dtype(x)), 0.0, lax.add, (3, 3), (1, 1), "SAME")
+            x = (sums / 9).astype(x.dtype)
         x = self._layer(
             x, "fc6", self.head_features, train, kernel_size=self.kernel_size, rate=self.atrous_rate
         )

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from segjax.models.normalization import BatchNorm, Norm
-from segjax.ops.convolution import convolution, up_convolution
+from segjax.ops.convolution import Padding, convolution, up_convolution
+from segjax.ops.dtypes import sum_dtype
 
 Activation = Callable[[Any], Any]
 
@@ -97,8 +98,27 @@ def max_pool(x, *, size: int, stride: int, rate: int = 1):
     )
 
 
+def add_bias(x, bias):
+    """Adds one number per channel, and computes the sum in at least float32.
+
+    The bias's gradient is a sum over all positions. XLA rounds every partial sum to bfloat16, and
+    one of equal terms stops growing after a few hundred of them: measured on CPU (jax 0.12.0.1).
+    Compiled for an H100, the additions are in bfloat16 too.
+
+    Args:
+      x: [..., channels].
+      bias: [channels].
+
+    Returns:
+      [..., channels] of x's dtype.
+    """
+    dtype = sum_dtype(x)
+    bias = bias.astype(dtype).reshape(*[1] * (x.ndim - 1), -1)
+    return (x.astype(dtype) + bias).astype(x.dtype)
+
+
 class Convolution(nn.Module):
-    """A convolution that pads each side by rate · (kernel size − 1) / 2.
+    """A convolution that pads each side by rate · (kernel size − 1) / 2, unless `padding` is VALID.
 
     Its parameters are those of `nn.Conv`: "kernel" [height, width, in / groups, out], "bias" [out].
 
@@ -109,6 +129,7 @@ class Convolution(nn.Module):
       rate: atrous rate, the distance between the taps.
       groups: number of groups of channels that are convolved separately; with one channel each, the
         convolution is depthwise.
+      padding: "SAME" as above, or "VALID" for none.
     """
 
     features: int
@@ -118,6 +139,7 @@ class Convolution(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Callable = he_normal
+    padding: Padding = "SAME"
     dtype: Any = None
 
     @nn.compact
@@ -127,9 +149,16 @@ class Convolution(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolution(x, kernel, stride=self.stride, rate=self.rate, groups=self.groups)
-        return x if bias is None else x + bias.reshape(1, 1, 1, -1)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        x = convolution(
+            x,
+            kernel,
+            stride=self.stride,
+            rate=self.rate,
+            groups=self.groups,
+            padding=self.padding,
+        )
+        return x if bias is None else add_bias(x, bias)
 
 
 class ConvolutionNorm(nn.Module):
@@ -182,8 +211,8 @@ class UpConvolution(nn.Module):
             "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        return up_convolution(inputs, kernel) + bias.reshape(1, 1, 1, -1)
+        inputs, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
+        return add_bias(up_convolution(inputs, kernel), bias)
 
 
 class SeparableConvolution(nn.Module):

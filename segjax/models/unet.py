@@ -14,10 +14,10 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.layers import UpConvolution, max_pool
+from segjax.models.layers import Convolution, UpConvolution, max_pool
 from segjax.models.network import Network
 from segjax.models.normalization import GroupNorm, Norm, NormName, norm_of
-from segjax.ops.convolution import Padding, linen_convolution
+from segjax.ops.convolution import Padding
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
 # incoming nodes of one neuron.
@@ -72,6 +72,10 @@ def _output_size_or_none(size, depth, padding):
     for _ in range(depth):
         size = 2 * size - lost
     return size if size > 0 else None
+
+
+class Conv(Convolution):
+    """A `Convolution` whose layers Linen names "Conv_0", "Conv_1" …, as in saved networks."""
 
 
 class UNet(Network):
@@ -129,12 +133,12 @@ class UNet(Network):
             x = UpConvolution(self.features * 2**level, dtype=self.dtype)(x)
             x = self.skip(skips[level], x, level, train)
             x = self.block(x, level, train)
-        logits = nn.Conv(
+        logits = Conv(
             self.num_classes,
-            (1, 1),
+            kernel_size=1,
+            use_bias=True,
             kernel_init=he_normal,
             dtype=self.dtype,
-            conv_general_dilated=linen_convolution,
             name="logits",
         )(x)
         return {"logits": logits.astype(jnp.float32)}
@@ -143,14 +147,12 @@ class UNet(Network):
         """Applies two 3×3 convolutions, each followed by a ReLU; level 0 is the finest."""
         norm = self._norm()
         for _ in range(2):
-            x = nn.Conv(
+            x = Conv(
                 self.features * 2**level,
-                (3, 3),
                 padding=self.padding,
                 kernel_init=he_normal,
                 use_bias=norm is None,
                 dtype=self.dtype,
-                conv_general_dilated=linen_convolution,
             )(x)
             if norm is not None:
                 x = norm(dtype=self.dtype)(x, train)

@@ -10,6 +10,7 @@ import chex
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.dtypes import sum_dtype
 from segjax.ops.roi_align import roi_align
 
 
@@ -59,10 +60,12 @@ def roi_pool(features, boxes, *, output_size: int | tuple[int, int], spatial_sca
 
     nothing = jnp.zeros(shape, features.dtype), jnp.full(shape, -1, jnp.int32)
     _, position = lax.fori_loop(0, most[0] * most[1], compare, nothing)
-    # The search has no gradient; reading the cells that it found has.
+    # The search has no gradient; reading the cells that it found has. Many boxes read a cell, and
+    # their gradients are added in the dtype that is read.
     flat = jnp.maximum(position, 0).reshape(batch, -1, channels)
-    largest = jnp.take_along_axis(cells, flat, axis=1, mode="clip").reshape(shape)
-    return jnp.where(position < 0, 0, largest)
+    wide = cells.astype(sum_dtype(cells))
+    largest = jnp.take_along_axis(wide, flat, axis=1, mode="clip").reshape(shape)
+    return jnp.where(position < 0, 0, largest.astype(features.dtype))
 
 
 def roi_warp(
