@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
+from jax import lax
 
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import Padding, convolution, up_convolution
@@ -193,6 +194,25 @@ class ConvolutionNorm(nn.Module):
         if self.norm is not None:
             x = self.norm(dtype=self.dtype, name="norm")(x, train)
         return x if self.activation is None else self.activation(x)
+
+
+class Dense(nn.Module):
+    """A fully connected layer: "kernel" [in, features] and "bias" [features], as in `nn.Dense`.
+
+    `nn.Dense` sums the bias's gradient in the computation dtype; see `add_bias`.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps [..., in] to [..., features]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        return add_bias(lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))), bias)
 
 
 class UpConvolution(nn.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.resnet import ResidualBlock, StrideIn
 from segjax.models.fpn import xavier
-from segjax.models.layers import ConvolutionNorm, Unit, UpConvolution
+from segjax.models.layers import ConvolutionNorm, Dense, Unit, UpConvolution
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.classes import select_class
 
@@ -50,7 +50,7 @@ class BoxHead(nn.Module):
             )(x, train)
         x = x.reshape(x.shape[0], -1)
         for i in range(1, self.fully_connected + 1):
-            layer = nn.Dense(self.fc_features, kernel_init=xavier, dtype=self.dtype, name=f"fc{i}")
+            layer = Dense(self.fc_features, kernel_init=xavier, dtype=self.dtype, name=f"fc{i}")
             x = nn.relu(layer(x))
         return x
 
@@ -113,10 +113,10 @@ class BoxPredictor(nn.Module):
         """
         chex.assert_rank(x, 2, custom_message="x")
         boxes = 1 if self.class_agnostic else self.num_classes
-        logits = nn.Dense(
+        logits = Dense(
             self.num_classes + 1, kernel_init=normal(0.01), dtype=self.dtype, name="class_logits"
         )
-        deltas = nn.Dense(4 * boxes, kernel_init=normal(0.001), dtype=self.dtype, name="deltas")
+        deltas = Dense(4 * boxes, kernel_init=normal(0.001), dtype=self.dtype, name="deltas")
         return (
             logits(x).astype(jnp.float32),
             deltas(x).astype(jnp.float32).reshape(-1, boxes, 4),
@@ -187,10 +187,10 @@ class MLPMaskHead(nn.Module):
         chex.assert_rank(x, 4, custom_message="x")
         x = x.reshape(x.shape[0], -1)
         for i in range(1, self.fully_connected + 1):
-            layer = nn.Dense(self.fc_features, kernel_init=xavier, dtype=self.dtype, name=f"fc{i}")
+            layer = Dense(self.fc_features, kernel_init=xavier, dtype=self.dtype, name=f"fc{i}")
             x = nn.relu(layer(x))
         side = self.resolution
-        x = nn.Dense(
+        x = Dense(
             side * side * self.outputs, kernel_init=normal(0.001), dtype=self.dtype, name="logits"
         )(x)
         return x.astype(jnp.float32).reshape(-1, side, side, self.outputs)

@@ -88,9 +88,6 @@ FLOAT32_FILES = (
 )
 # Products in float32: interpolation of logits and maps, and the coverage of masks.
 FLOAT32_PRODUCTS = ("/segjax/ops/resize.py", "/segjax/ops/masks.py")
-# The biases of Flax's Dense in Mask R-CNN's heads, whose gradients are sums over all regions.
-# `segjax.models.layers.add_bias` would sum them in float32.
-KNOWN_SUMS = "/flax/linen/linear.py"
 
 
 def task_of(config):
@@ -232,17 +229,14 @@ def test_products_are_in_bfloat16(name):
 
 @EACH
 def test_no_sum_of_more_than_a_few_terms_is_in_bfloat16(name):
-    sums = [
-        (operation, file)
+    wrong = [
+        described(operation, file)
         for operation, file in traced(name)[0]
         if operation.primitive.name in SUMS
         and has_bfloat16(operation.invars)
         and terms(operation) > FEW
     ]
-    known = [entry for entry in sums if entry[1].endswith(KNOWN_SUMS)]
-    assert [described(*entry) for entry in sums if entry not in known] == []
-    if name.startswith("mask_rcnn"):
-        assert known, "the known sums are in float32 now: drop KNOWN_SUMS"
+    assert wrong == []
 
 
 @EACH
