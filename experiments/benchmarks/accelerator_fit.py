@@ -155,15 +155,15 @@ def main(options: Options):
         "environment": environment([sys.executable]),
         "topology": options.topology,
         "chip": asdict(chip),
-        "cases": {},
+        "programs": {},
     }
     if options.output and options.output.exists():
-        record["cases"] = json.loads(options.output.read_text())["cases"]
+        record["programs"] = json.loads(options.output.read_text())["programs"]
     for name in tqdm(options.cases or known, unit="case", dynamic_ncols=True):
-        if name in record["cases"]:
+        if name in record["programs"]:
             continue
         found = in_own_process(name, options)
-        record["cases"][name] = {**asdict(known[name]), **found}
+        record["programs"][name] = {**asdict(known[name]), **found}
         tqdm.write(line_of(name, found, chip))
         if options.output:
             options.output.write_text(json.dumps(record, indent=1) + "\n")

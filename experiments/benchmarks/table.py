@@ -13,7 +13,7 @@ def main(paths: list[str]):
         raise SystemExit(__doc__)
     for path in map(Path, paths):
         record = json.loads(path.read_text())
-        if "cases" not in record:  # of `soak.py`, which compares nothing
+        if "cases" not in record:  # the record of a program that compares nothing
             continue
         print(f"## {path.stem.replace('_', ' ')}\n\n{conditions(record)}\n")
         for sides, cases in by_sides(record["cases"]).items():

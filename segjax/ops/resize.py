@@ -1,5 +1,7 @@
 """Resizing of feature maps: bilinearly, with corners aligned or not, and to twice the size."""
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ def _interpolation_matrix(old, new, align_corners, dtype):
     return jnp.where(steps == 0, 1 - beyond, 0) + jnp.where(steps == 1, beyond, 0)
 
 
-def upsample_nearest(x, size: tuple[int, int]):
+def upsample_nearest(x, size: Sequence[int]):
     """Doubles maps by nearest neighbours and crops them to a size, whose sides may be odd.
 
     Args:
@@ -88,7 +90,7 @@ def _repeated(x, *, options):
 
 
 def _multiplied(x, *, options):
-    """Multiplies by matrices of zeros and ones, which is exact."""
+    """Multiplies by matrices of zeros and ones, which is exact for finite numbers."""
     del options
     batch, height, width, channels = x.shape
     columns = _product(x, _repetition(width, x.dtype), (((2,), (0,)), ((), ()))).swapaxes(2, 3)

@@ -87,12 +87,19 @@ def product(inputs, kernel, taps):
 
 def product_input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs of `product`; only their shape and dtype are read."""
-    return jax.linear_transpose(lambda x: product(x, kernel, taps), inputs)(gradient)[0]
+    # `jax.linear_transpose` would add a sum over devices in `jax.shard_map`, as `apply` does.
+    spread = [
+        (0, size - (taps.stride * (count - 1) + 1), taps.stride - 1)
+        for size, count in zip(inputs.shape[1:3], gradient.shape[1:3], strict=True)
+    ]
+    products = dot(gradient, kernel[0, 0].T)
+    return lax.pad(products, jnp.zeros((), products.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
 
 
 def product_kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel of `product`; only its shape and dtype are read."""
-    return jax.linear_transpose(lambda k: product(inputs, k, taps), kernel)(gradient)[0]
+    read = positions(inputs[:, :: taps.stride, :: taps.stride])
+    return dot(read.T, positions(gradient)).reshape(kernel.shape)
 
 
 def dot(x, matrix, dtype=None):
