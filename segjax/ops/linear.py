@@ -113,3 +113,24 @@ def define_transposes(operator: Primitive, transposes: Mapping[int, Transpose], 
 
     ad.defjvp(operator, *(tangent(place) for place in range(operands)))
     ad.primitive_transposes[operator] = transpose
+
+
+def transposed(function: Callable, operand, cotangent):
+    """Applies the transpose of a linear function, in a form of a linear operator.
+
+    Args:
+      function: linear in its one argument. It may close over arrays.
+      operand: the argument's shape and dtype.
+      cotangent: an array like the function's result.
+
+    Returns:
+      An array like `operand`.
+    """
+    axes = jax.typeof(cotangent).manual_axis_type.varying
+    if not axes:
+        return jax.linear_transpose(function, operand)(cotangent)[0]
+    # In `jax.shard_map`, an abstract operand would be one that all devices share, whose cotangent
+    # JAX sums over them; `apply` already asked for that sum.
+    zeros = jax.numpy.zeros(operand.shape, operand.dtype)
+    zeros = jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
+    return jax.vjp(function, zeros)[1](cotangent)[0]

@@ -1,5 +1,6 @@
 """Resizing of feature maps: bilinearly, with corners aligned or not, and to twice the size."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops.linear import apply, define_transposes, linear_operator
+from segjax.ops.linear import apply, define_transposes, linear_operator, transposed
 
 
 def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
@@ -108,13 +109,13 @@ def _repetition(number, dtype):
 def _sums(form):
     """Returns the transpose of a form of doubling: the sums of 2 × 2 neighbours."""
 
-    def transposed(gradient, *, options):
+    def sums(gradient, *, options):
         batch, height, width, channels = gradient.shape
         shape = batch, height // 2, width // 2, channels
         x = jax.ShapeDtypeStruct(shape, gradient.dtype)
-        return jax.linear_transpose(lambda x: form(x, options=options), x)(gradient)[0]
+        return transposed(functools.partial(form, options=options), x, gradient)
 
-    return transposed
+    return sums
 
 
 # On TPUs, neighbours in a row share a register, and repeating them costs more than the products.

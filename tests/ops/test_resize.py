@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from segjax.ops import resize_bilinear
+from segjax.ops import resize, resize_bilinear
+from segjax.ops.linear import define_transposes, linear_operator
 from segjax.ops.resize import _multiplied, _repeated, _sums, upsample_nearest
 
 
@@ -131,3 +132,20 @@ def test_doubling_has_derivatives_in_both_modes_and_its_form_on_each_platform():
     for platform, products in (("cpu", 0), ("cuda", 0), ("tpu", 4)):
         program = traced.lower(lowering_platforms=(platform,)).as_text()
         assert program.count("stablehlo.dot_general") == products
+
+
+@pytest.mark.parametrize("form", [_repeated, _multiplied])
+def test_doubling_has_its_gradient_in_a_map_over_devices(form, monkeypatch):
+    doubled = linear_operator("double", default=form)
+    summed = linear_operator("double_transposed", default=_sums(form))
+    define_transposes(doubled, {0: (summed, (0,))}, 1)
+    monkeypatch.setattr(resize, "_doubled", doubled)
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype(np.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("devices",))
+    spec = jax.sharding.PartitionSpec
+
+    def loss(x):
+        return jax.lax.psum((upsample_nearest(x, (6, 4)) ** 2).sum(), "devices")
+
+    mapped = jax.shard_map(loss, mesh=mesh, in_specs=spec("devices"), out_specs=spec())
+    np.testing.assert_allclose(jax.jit(jax.grad(mapped))(x), 8 * x, rtol=1e-6)

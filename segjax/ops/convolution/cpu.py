@@ -16,7 +16,6 @@ on whole train steps and predictions (jax 0.12.0.1, two cores).
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -34,6 +33,7 @@ from segjax.ops.convolution.taps import (
     product_kernel_gradient,
 )
 from segjax.ops.dtypes import sum_dtype
+from segjax.ops.linear import transposed
 
 # The positions of input and gradient that a step of the kernel gradient reads fit a core's cache.
 BLOCK_POSITIONS = 2048
@@ -70,7 +70,7 @@ def input_gradient(inputs, kernel, gradient, taps):
         return product_input_gradient(inputs, kernel, gradient, taps)
     if taps.groups > 1:
         shifts = functools.partial(sum_of_shifts, kernel=kernel, taps=taps)
-        return jax.linear_transpose(shifts, inputs)(gradient)[0]
+        return transposed(shifts, inputs, gradient)
     if mostly_outside(inputs, taps):
         rows, columns = (tuple(-offset for offset in of) for of in (taps.rows, taps.columns))
         negative = taps._replace(rows=rows, columns=columns)

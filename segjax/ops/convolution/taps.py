@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+
+from segjax.ops.linear import transposed
 
 
 class Taps(NamedTuple):
@@ -72,12 +73,12 @@ def plain(inputs, kernel, taps):
 
 def plain_input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs by XLA; only the inputs' shape and dtype are read."""
-    return jax.linear_transpose(lambda x: plain(x, kernel, taps), inputs)(gradient)[0]
+    return transposed(lambda x: plain(x, kernel, taps), inputs, gradient)
 
 
 def plain_kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel by XLA; only the kernel's shape and dtype are read."""
-    return jax.linear_transpose(lambda k: plain(inputs, k, taps), kernel)(gradient)[0]
+    return transposed(lambda k: plain(inputs, k, taps), kernel, gradient)
 
 
 def product(inputs, kernel, taps):
@@ -87,19 +88,12 @@ def product(inputs, kernel, taps):
 
 def product_input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs of `product`; only their shape and dtype are read."""
-    # `jax.linear_transpose` would add a sum over devices in `jax.shard_map`, as `apply` does.
-    spread = [
-        (0, size - (taps.stride * (count - 1) + 1), taps.stride - 1)
-        for size, count in zip(inputs.shape[1:3], gradient.shape[1:3], strict=True)
-    ]
-    products = dot(gradient, kernel[0, 0].T)
-    return lax.pad(products, jnp.zeros((), products.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return transposed(lambda x: product(x, kernel, taps), inputs, gradient)
 
 
 def product_kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel of `product`; only its shape and dtype are read."""
-    read = positions(inputs[:, :: taps.stride, :: taps.stride])
-    return dot(read.T, positions(gradient)).reshape(kernel.shape)
+    return transposed(lambda k: product(inputs, k, taps), kernel, gradient)
 
 
 def dot(x, matrix, dtype=None):
