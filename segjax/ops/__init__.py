@@ -6,7 +6,7 @@ argument raises an AssertionError that names it in brackets, such as "[boxes]".
 
 from segjax.ops.anchors import base_anchors, grid_anchors
 from segjax.ops.boxes import box_area, box_iou, clip_boxes, decode_boxes, encode_boxes
-from segjax.ops.convolution import convolution, linen_convolution, up_convolution
+from segjax.ops.convolution import convolution, up_convolution
 from segjax.ops.dense_crf import dense_crf
 from segjax.ops.masks import targets_from_boxes
 from segjax.ops.matching import match, sample
@@ -25,7 +25,6 @@ __all__ = [
     "dense_crf",
     "encode_boxes",
     "grid_anchors",
-    "linen_convolution",
     "match",
     "multilevel_roi_align",
     "nms",

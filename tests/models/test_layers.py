@@ -1,3 +1,5 @@
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -268,3 +270,24 @@ def test_a_multi_grid_has_a_rate_for_each_unit():
     check_multi_grid((1, 2, 4), length=3)
     with pytest.raises(ValueError, match=r"multi_grid has 3 rates .* got \(1, 2\)"):
         check_multi_grid((1, 2), length=3)
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "options", "flaxs"),
+    [
+        (1, "SAME", {}, {}),
+        (3, "SAME", {}, {}),
+        (3, "VALID", {}, {}),
+        (2, "SAME", {"rate": 2}, {"kernel_dilation": 2}),
+        (3, "VALID", {"stride": 2}, {"strides": 2}),
+    ],
+)
+def test_a_convolution_is_flaxs_with_the_same_parameters(size, padding, options, flaxs):
+    inputs = jax.random.normal(jax.random.key(0), (2, 9, 8, 16))
+    ours = Convolution(18, kernel_size=size, padding=padding, use_bias=True, **options)
+    flax = nn.Conv(18, (size, size), padding=padding, kernel_init=ours.kernel_init, **flaxs)
+    variables = flax.init(jax.random.key(1), inputs)
+    chex.assert_trees_all_equal(variables, ours.init(jax.random.key(1), inputs))
+    np.testing.assert_allclose(
+        ours.apply(variables, inputs), flax.apply(variables, inputs), atol=1e-5
+    )

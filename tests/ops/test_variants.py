@@ -89,7 +89,7 @@ CASES = {
         compact(x["masks"]), x["truth"], x["boxes"], x["matched"], size=4, binary=False
     ),
 }
-CONVOLUTIONS = {"convolution", "linen_convolution", "up_convolution"}
+CONVOLUTIONS = {"convolution", "up_convolution"}
 
 
 def test_the_cases_are_all_public_operators_on_arrays():

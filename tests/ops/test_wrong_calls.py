@@ -165,7 +165,7 @@ TABLE = {
         ],
     ),
 }
-CONVOLUTIONS = {"convolution", "linen_convolution", "up_convolution"}
+CONVOLUTIONS = {"convolution", "up_convolution"}
 
 
 def test_the_table_has_every_public_operator_on_arrays():

@@ -1,10 +1,5 @@
 """Convolutions in forms that XLA runs fast, exact to float rounding."""
 
-from segjax.ops.convolution.forms import (
-    Padding,
-    convolution,
-    linen_convolution,
-    up_convolution,
-)
+from segjax.ops.convolution.forms import Padding, convolution, up_convolution
 
-__all__ = ["Padding", "convolution", "linen_convolution", "up_convolution"]
+__all__ = ["Padding", "convolution", "up_convolution"]

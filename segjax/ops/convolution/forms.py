@@ -19,39 +19,6 @@ Padding = Literal["SAME", "VALID"]
 MIN_CHANNELS = 16
 
 
-def linen_convolution(
-    inputs,
-    kernel,
-    window_strides,
-    padding,
-    *,
-    rhs_dilation=None,
-    feature_group_count=1,
-    **options,
-):
-    """Computes `convolution` with the arguments of `lax.conv_general_dilated`.
-
-    Use it in a Linen layer, which keeps Flax's parameters, as
-    `nn.Conv(features, (3, 3), conv_general_dilated=linen_convolution)`. At stride 1, "SAME" pads as
-    XLA does.
-
-    Raises:
-      ValueError: the stride or the rate differs between the axes, padding is neither "SAME" nor
-        "VALID", or "SAME" comes with a stride above 1, where XLA pads differently.
-    """
-    del options  # layouts and transposes that nn.Conv leaves at their defaults
-    (stride, *strides), (rate, *rates) = window_strides, rhs_dilation or (1, 1)
-    if strides != [stride] or rates != [rate]:
-        raise ValueError(f"one stride and one rate; got {window_strides} and {rhs_dilation}")
-    if stride > 1 and padding == "SAME":
-        raise ValueError(
-            f'"SAME" padding at stride {stride}: take segjax.models.layers.Convolution'
-        )
-    return convolution(
-        inputs, kernel, stride=stride, rate=rate, groups=feature_group_count, padding=padding
-    )
-
-
 def up_convolution(inputs, kernel):
     """Computes the 2×2 up-convolution: output (2i+a, 2j+b) = kernel[a, b]ᵀ · input (i, j).
 

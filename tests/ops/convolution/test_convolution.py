@@ -4,14 +4,13 @@ import functools
 import re
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
 
-from segjax.ops import convolution, linen_convolution, up_convolution
+from segjax.ops import convolution, up_convolution
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -24,42 +23,6 @@ def assert_same_values_and_gradients(ours, theirs, *arguments):
     ]
     for mine, reference in zip(*both, strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("size", "padding", "options"),
-    [
-        (1, "SAME", {}),
-        (3, "SAME", {}),
-        (3, "VALID", {}),
-        (2, "SAME", {"kernel_dilation": 2}),
-        (3, "VALID", {"strides": 2}),
-    ],
-)
-def test_in_a_linen_layer_it_is_flaxs_convolution(size, padding, options):
-    inputs = jax.random.normal(jax.random.key(0), (2, 9, 8, 16))
-    options = {"features": 18, "kernel_size": (size, size), "padding": padding, **options}
-    flax, ours = nn.Conv(**options), nn.Conv(**options, conv_general_dilated=linen_convolution)
-    variables = flax.init(jax.random.key(1), inputs)
-    chex.assert_trees_all_equal(variables, ours.init(jax.random.key(1), inputs))
-    np.testing.assert_allclose(
-        ours.apply(variables, inputs), flax.apply(variables, inputs), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"strides": (1, 2)}, r"one stride and one rate; got \(1, 2\)"),
-        ({"kernel_dilation": (1, 2)}, r"one rate; got \(1, 1\) and \(1, 2\)"),
-        ({"strides": 2}, r'"SAME" padding at stride 2'),
-        ({"padding": 1}, "padding is one of"),
-    ],
-)
-def test_what_it_does_not_compute_in_a_linen_layer_is_refused(options, message):
-    layer = nn.Conv(4, (3, 3), **options, conv_general_dilated=linen_convolution)
-    with pytest.raises(ValueError, match=message):
-        layer.init(jax.random.key(0), jnp.zeros((1, 9, 9, 4)))
 
 
 def test_up_convolution_equals_xlas_transposed_convolution():
