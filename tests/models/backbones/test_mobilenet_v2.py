@@ -72,11 +72,11 @@ def test_strides_and_rates_of_the_depthwise_convolutions(
 ):
     calls = []
 
-    def spy(inputs, kernel, *, stride, rate, groups):
+    def spy(inputs, kernel, *, stride, rate, groups, **options):
         if groups > 1:
             assert groups == inputs.shape[-1]
             calls.append((stride, rate))
-        return convolution(inputs, kernel, stride=stride, rate=rate, groups=groups)
+        return convolution(inputs, kernel, stride=stride, rate=rate, groups=groups, **options)
 
     monkeypatch.setattr(layers, "convolution", spy)
     described(MobileNetV2(), output_stride=output_stride, multi_grid=multi_grid)

@@ -52,9 +52,9 @@ def test_block_5_runs_at_rate_2_behind_a_pool4_without_stride(
 ):
     rates = []
 
-    def spy(inputs, kernel, *, stride, rate, groups):
+    def spy(inputs, kernel, *, stride, rate, **options):
         rates.append(rate)
-        return convolution(inputs, kernel, stride=stride, rate=rate, groups=groups)
+        return convolution(inputs, kernel, stride=stride, rate=rate, **options)
 
     monkeypatch.setattr(layers, "convolution", spy)
     images = jnp.zeros((1, 40, 40, 3))
