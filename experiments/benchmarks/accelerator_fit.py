@@ -31,13 +31,14 @@ GIBIBYTE = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Published facts of a chip.
+    """Facts of a chip.
 
     Attributes:
       platform: JAX's name of the platform.
       memory: bytes of memory.
-      clock: cycles per second of the compiler's estimates; None if it gives none.
-      source: where the facts are published.
+      clock: cycles per second that turn the compiler's estimates into time: an assumption, which is
+        not published. None if the compiler gives no cycles.
+      source: where the memory is published.
     """
 
     platform: str
@@ -48,7 +49,6 @@ class Chip:
 
 CHIPS = {
     "v5e": Chip("tpu", 16 * GIBIBYTE, 1.5e9, "cloud.google.com/tpu/docs/v5e"),
-    "v6e": Chip("tpu", 32 * GIBIBYTE, 1.75e9, "cloud.google.com/tpu/docs/v6e"),
     "h100": Chip("cuda", 80e9, None, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
 }
 # How often loops turn that end when the data say so, by a pattern of their place in the program.
