@@ -1,7 +1,7 @@
 """Checks a data set before training: counts its contents and lists its problems."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from segjax.data.orientation import explain_size, note_turned
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.files import ExampleFiles
 from segjax.data.sources.semantic import open_dataset
-from segjax.labels import background_class
+from segjax.labels import BACKGROUND, background_class
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
 
 TILES_PER_SPLIT = 6
@@ -51,7 +51,13 @@ def check(
         examples = open_dataset(name, split, data_dir=data_dir)
         readers[split] = [partial(examples.__getitem__, index) for index in range(size)]
     report = CheckReport(name, builder.data_dir, whole.class_names)
-    return _fill(report, readers, builder, contact_sheet)
+    return fill_report(
+        report,
+        readers,
+        background=builder.background,
+        official_size=builder.official_size,
+        contact_sheet=contact_sheet,
+    )
 
 
 def check_source(
@@ -90,36 +96,60 @@ def check_source(
     )
     notes = [*listing.notes, *note_turned([*paths])]
     report = CheckReport(name, str(source), builder.class_names, problems=problems, notes=notes)
-    return _fill(report, readers, builder, contact_sheet)
+    return fill_report(
+        report,
+        readers,
+        background=builder.background,
+        official_size=builder.official_size,
+        contact_sheet=contact_sheet,
+    )
 
 
-def _fill(
+def fill_report(
     report: CheckReport,
-    readers: dict[str, list[Callable[[], dict]]],
-    builder: SegmentationBuilder,
-    contact_sheet: Path | None,
+    readers: Mapping[str, Sequence[Callable[[], dict]]],
+    *,
+    background: str = BACKGROUND,
+    official_size: tuple[int, int] | None = None,
+    contact_sheet: Path | None = None,
 ) -> CheckReport:
-    """Reads every example, adds it to the report and draws the contact sheet."""
+    """Reads every example, adds it to the report and draws the contact sheet.
+
+    One example after the other is read, a few ahead in threads, and none is kept.
+
+    Args:
+      report: names the data and its classes, with the problems and notes found so far.
+      readers: by split, a function for each example, which reads it as a `Source` gives it, with
+        an "id". Its ValueError or OSError is a problem of the report. The split "train" must hold
+        something to learn.
+      background: the name of the class that is the background; see `background_class`.
+      official_size: height and width of the images as published; None if they have none.
+      contact_sheet: PNG file to write, with examples of each split and their labels.
+
+    Returns:
+      The same report.
+    """
     tiles, notes = [], defaultdict(list)
-    background = background_class(builder.class_names, builder.background)
+    background_id = background_class(report.class_names, background)
     for split, read_all in readers.items():
         split_report = report.splits[split] = SplitReport(len(read_all))
         shown = np.linspace(0, len(read_all) - 1, TILES_PER_SPLIT).astype(int)
-        bar = tqdm(map_in_threads(_read, read_all), f"check {split}", len(read_all), leave=False)
+        read = map_in_threads(_read, read_all)
+        bar = tqdm(read, f"check {split}", len(read_all), leave=False, unit="image")
         for index, example in enumerate(bar):
-            if isinstance(example, ValueError):
+            if isinstance(example, ValueError | OSError):
                 report.problems.append(str(example))
                 continue
             split_report.add(example)
             problems = find_problems(
-                example, num_classes=len(report.class_names), background=background
+                example, num_classes=len(report.class_names), background=background_id
             )
             report.problems += [f"{split} {example['id']}: {problem}" for problem in problems]
-            for note in find_notes(example, official_size=builder.official_size):
+            for note in find_notes(example, official_size=official_size):
                 notes[split, note].append(example["id"])
             if contact_sheet and index in shown:
                 caption = f"{split} {example['id']}"
-                tiles.append(draw_tile(example, caption, background=background))
+                tiles.append(draw_tile(example, caption, background=background_id))
         whole = find_split_problems(
             split_report, num_classes=len(report.class_names), trained=split == "train"
         )
@@ -145,9 +175,9 @@ def _read_files(builder: SegmentationBuilder, files: ExampleFiles) -> dict:
     return example
 
 
-def _read(read: Callable[[], dict]) -> dict | ValueError:
+def _read(read: Callable[[], dict]) -> dict | ValueError | OSError:
     """Reads an example, or returns the error that says why it cannot be read."""
     try:
         return read()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return error

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.checks.check import check
+from segjax.data.checks.check import check, fill_report
 from segjax.data.checks.labels import find_notes, find_problems
+from segjax.data.checks.report import CheckReport
 from segjax.data.prepare import prepare
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
 from tests.data import official_layouts
@@ -143,6 +144,29 @@ def test_all_problems_of_a_source_are_listed_and_the_rest_is_counted(tmp_path):
     ]
     assert report.splits["train"].images == {"20×24×3 uint8": 17}
     assert "problems: 4" in report.text()
+
+
+def test_examples_of_any_origin_are_checked_by_functions_that_read_them(tmp_path):
+    def unreadable():
+        raise PermissionError("b.png: Permission denied")
+
+    examples = [example_with([[0, 1, 1]]), example_with([[0, 1, 2]]) | {"id": "y"}]
+    readers = {"train": [*(lambda each=each: each for each in examples), unreadable], "val": []}
+    report = CheckReport("mine", "images", ("background", "cell"))
+    sheet = tmp_path / "sheet.png"
+    found = fill_report(report, readers, official_size=(1, 4), contact_sheet=sheet)
+    assert found is report
+    assert report.problems == [
+        "train y: labels has value 2, but classes are 0 to 1",
+        "b.png: Permission denied",
+    ]
+    assert report.splits["train"].num_examples == 3
+    assert report.splits["train"].label_pixels == {0: 2, 1: 3, 2: 1}
+    assert report.splits["val"].num_examples == 0
+    [note] = report.notes
+    assert "published size 1×4" in note
+    assert note.endswith("2 of 3 (x, y)")
+    assert sheet.is_file()
 
 
 def test_a_set_without_published_labels_is_noted_once_for_all_its_images(tmp_path):
