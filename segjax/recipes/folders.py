@@ -1,7 +1,7 @@
 """The user's own images and masks as folders: settings, splits, and defaults that fit them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from segjax.data.folders.mask_format import Holds, MaskFormat, read_color_table
 from segjax.data.folders.source import FolderSource
 from segjax.data.orientation import Orientation
 from segjax.data.sources.splits import Splits
-from segjax.labels import BACKGROUND, IGNORE_LABEL, check_classes
+from segjax.labels import BACKGROUND, check_classes
 from segjax.messages.lists import list_problems
+from segjax.recipes.fitting import batch_size, number_of_steps
+from segjax.training.configuration import ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -212,38 +214,89 @@ def _class_names(found: MaskFormat, count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
-Balance = Literal["none", "root", "inverse"]
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(ExperimentConfig):
+    """Settings common to the experiments on the user's own folders."""
+
+    data: Annotated[FolderData, tyro.conf.OmitArgPrefixes] = FolderData()
+
+    def with_data(self) -> Self:
+        """Reads the folders, prints what they hold, and fills in what follows from them.
+
+        Raises:
+          ValueError: a folder is missing, or has problems, which the message lists.
+        """
+        try:
+            config = dataclasses.replace(self, data=self.data.resolved())
+        except OSError as error:
+            raise ValueError(error) from error
+        contents = config.data.read()
+        for note in contents.notes:
+            print(note)
+        print(f"examples: {config.data.found}; classes: {', '.join(config.data.classes)}")
+        if config.data.holds == "classes":
+            print(describe_balance(contents.pixels, config.data.classes))
+        return config
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Height and width of each training image, [n, 2]."""
+        sizes = self.data.read().sources["train"].sizes
+        assert sizes is not None
+        return sizes
+
+    def fitted(self, given: Collection[str], bytes_per_example: float) -> Self:
+        """Fills in batch size and number of steps where they are not given, and prints them.
+
+        Args:
+          given: the settings on the command line.
+          bytes_per_example: the memory that a training example takes, estimated.
+        """
+        train, examples = self.train, len(self.sizes)
+        if "train.batch_size" not in given:
+            size = batch_size(bytes_per_example, examples)
+            train = dataclasses.replace(train, batch_size=size)
+        if "train.num_steps" not in given:
+            train = dataclasses.replace(
+                train, num_steps=number_of_steps(examples, train.batch_size)
+            )
+        for name in ("eval_every", "checkpoint_every"):
+            if f"train.{name}" not in given:
+                train = dataclasses.replace(train, **{name: max(train.num_steps // 10, 1)})
+        print(
+            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: batch "
+            f"size {train.batch_size}, {train.num_steps} steps"
+        )
+        return dataclasses.replace(self, train=train)
 
 
-def class_weights(pixels: Mapping[int, int], count: int, balance: Balance) -> tuple[float, ...]:
-    """Computes class weights from frequencies, with a mean of 1 over the labelled pixels.
-
-    Args:
-      pixels: the pixels of each class.
-      count: the number of classes.
-      balance: "inverse": the weight is proportional to 1 / frequency; "root": to its square root.
-
-    Returns:
-      Weights rounded to 4 digits; a class without pixels has the largest weight of the others.
-    """
-    counts = np.array([pixels.get(number, 0) for number in range(count)], np.float64)
-    present = counts > 0
-    raw = np.zeros(count)
-    raw[present] = counts[present] ** (-1.0 if balance == "inverse" else -0.5)
-    raw[~present] = raw.max()
-    raw /= np.sum(raw * counts) / np.sum(counts)
-    return tuple(float(f"{weight:.4g}") for weight in raw)
+def _spread(sizes: np.ndarray) -> str:
+    low, high = sizes.min(axis=0), sizes.max(axis=0)
+    first = f"{low[0]} × {low[1]}"
+    return first if (low == high).all() else f"{first} to {high[0]} × {high[1]}"
 
 
 def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str:
-    """Returns the share of the rarest class as a sentence, with the setting that weights it."""
-    labelled = {x: count for x, count in pixels.items() if x != IGNORE_LABEL}
-    total = sum(labelled.values())
-    rarest = min(range(len(classes)), key=lambda x: labelled.get(x, 0))
-    share = labelled.get(rarest, 0) / max(total, 1)
-    weights = class_weights(labelled, len(classes), "root")
-    shown = " ".join(f"{weight:g}" for weight in weights)
+    """Returns the share of the rarest class as a sentence, with weights that would balance it."""
+    counts = np.array([pixels.get(number, 0) for number in range(len(classes))], np.float64)
+    share = counts / max(counts.sum(), 1)
+    rarest = int(np.argmin(share))
+    shown = " ".join(f"{weight:.3g}" for weight in class_weights(counts))
     return (
-        f"the rarest class, {classes[rarest]}, has {100 * share:.2g} % of the labelled pixels; "
-        f"--balance root gives the classes the weights {shown}"
+        f"the rarest class, {classes[rarest]}, has {100 * share[rarest]:.2g} % of the labelled "
+        f"pixels; to weight the classes by the root of their rarity: --loss.class-weights {shown}"
     )
+
+
+def class_weights(counts: np.ndarray) -> np.ndarray:
+    """Computes weights proportional to 1 / √pixels, with a mean of 1 over the labelled pixels.
+
+    A class without pixels has the largest weight of the others.
+
+    Args:
+      counts: the pixels of each class.
+    """
+    present = counts > 0
+    raw = np.where(present, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
+    raw = np.where(present, raw, raw.max(initial=0.0))
+    return raw * counts.sum() / max(np.sum(raw * counts), 1e-300)

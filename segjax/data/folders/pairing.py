@@ -55,17 +55,15 @@ class Pairing:
     @property
     def problems(self) -> list[str]:
         """One sentence for the images without a mask, and one for the masks without an image."""
-        found = []
-        for files, kind, other in (
-            (self.unmatched_images, "images have no mask", "mask"),
-            (self.unmatched_masks, "masks have no image", "image"),
-        ):
-            if files:
-                found.append(
-                    f"{len(files)} {kind} of a fitting name: {few([str(path) for path in files])} "
-                    f"({self.rule}; --unmatched skip leaves files without a {other} out)"
-                )
-        return found
+        return [
+            f"{len(files)} {kind}{'s' * (len(files) > 1)} without {other} of a fitting name: "
+            f"{few([str(path) for path in files])} ({self.rule}; --unmatched skip leaves them out)"
+            for files, kind, other in (
+                (self.unmatched_images, "image", "a mask"),
+                (self.unmatched_masks, "mask", "an image"),
+            )
+            if files
+        ]
 
 
 def pair_folders(images: Path, masks: Path, *, suffix: str | None = None) -> Pairing:
