@@ -119,7 +119,7 @@ def read_folders(
             held_out=parts.keys(),
         )
     except NothingLeft as error:
-        problems.append(str(error))
+        problems += [] if problems else [str(error)]  # other problems may be the reason
         places_of = {"train": [*range(len(pairs["train"]))]}
     parts |= {
         split: [pairs["train"][x] for x in found] for split, found in places_of.items() if found

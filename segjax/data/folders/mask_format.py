@@ -97,13 +97,12 @@ class MaskFormat:
         return {"labels": to_class_ids(stored, self.class_ids, origin=origin)}
 
     def _decode_instances(self, stored: np.ndarray) -> dict[str, np.ndarray]:
-        ignored = np.isin(
-            pack_colors(stored) if self.colors else stored, [_number(x) for x in self.ignored]
-        )
+        values = pack_colors(stored) if stored.ndim == 3 or self.colors else stored
+        ignored = np.isin(values, [_number(value) for value in self.ignored])
         if stored.ndim == 3:
-            found, places = np.unique(pack_colors(stored), return_inverse=True)
+            found, places = np.unique(values, return_inverse=True)
             # Black, the background, is the lowest colour if it occurs.
-            stored = (places.reshape(stored.shape[:2]) + (found[0] > 0)).astype(np.int32)
+            stored = places.reshape(values.shape) + (found[0] > 0)
         instances = np.where(ignored, 0, stored).astype(np.int32)
         labels = np.where(ignored, IGNORE_LABEL, instances > 0).astype(np.uint8)
         return {"labels": labels, "instances": instances}
@@ -296,7 +295,7 @@ def _propose_colors(masks: Sequence[MaskFacts]) -> FoundFormat:
 def _propose_values(masks: Sequence[MaskFacts], values: list[int], num_classes: int) -> str:
     """Explains values with gaps, and names the masks whose values few others have."""
     users = Counter(value for mask in masks for value in mask.counts)
-    rare = min(values, key=lambda value: users[value])
+    rare = min(values, key=lambda value: (users[value], -value))
     where = ""
     if len(masks) > 2 and users[rare] == 1:
         file = next(mask.path for mask in masks if rare in mask.counts)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,17 +68,13 @@ class FolderSource:
         """Returns the problem of each example whose files differ in size, by their headers."""
         if self.sizes is None:
             return {}
-        problems = {}
-        headers = map_in_threads(header_of, self.pairs)
-        for number, (header, size) in enumerate(zip(headers, self.sizes.tolist(), strict=True)):
-            pair, expected = self.pairs[number], tuple(size)
-            if header is None or header.size == expected:
-                continue
-            turned = self.orientation == "upright" and header.size == expected[::-1]
-            if turned and read_tag(pair.image) in QUARTER_TURNS:
-                continue
-            problems[number] = self._size_problem(pair, header.size, expected)
-        return problems
+        headers = map_in_threads(partial(header_of, orientation=self.orientation), self.pairs)
+        expected = map(tuple, self.sizes.tolist())
+        return {
+            number: self._size_problem(self.pairs[number], header.size, size)
+            for number, (header, size) in enumerate(zip(headers, expected, strict=True))
+            if header is not None and header.size != size
+        }
 
     def _size_problem(self, pair: Pair, image: tuple, mask: tuple) -> str:
         if image == mask:
@@ -94,7 +91,7 @@ class Header:
     """What the header of an image says.
 
     Attributes:
-      size: height and width as stored.
+      size: height and width, as the image is read.
       channels: 1 or 3; None if only the pixels tell.
     """
 
@@ -102,15 +99,18 @@ class Header:
     channels: int | None
 
 
-def header_of(pair: Pair) -> Header | None:
+def header_of(pair: Pair, *, orientation: Orientation = "upright") -> Header | None:
     """Reads the header of an image; None if it cannot be read."""
     try:
-        with Image.open(pair.image) as image:
+        with Path(pair.image).open("rb") as file, Image.open(file) as image:
             image.seek(pair.page)
-            return Header((image.height, image.width), _CHANNELS.get(image.mode))
+            height, width, channels = image.height, image.width, _CHANNELS.get(image.mode)
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
     except Exception:
         return None
+    if orientation == "upright" and read_tag(pair.image) in QUARTER_TURNS:
+        height, width = width, height
+    return Header((height, width), channels)
 
 
 def count_channels(pairs: Sequence[Pair], *, orientation: Orientation = "upright") -> Counter:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image, UnidentifiedImageError
 
-from segjax.data.orientation import Orientation
+from segjax.data.orientation import Orientation, tag_of, turn
 
 EXPECTED = (
     "expected a mask: class numbers, object numbers or colours, as PNG, TIFF, GIF, BMP or .npy"
@@ -40,14 +39,18 @@ def read_stored_mask(
     if path.suffix.lower() == ".npy":
         return _whole(_read_array(path), path)
     try:
-        with Image.open(path) as image:
+        # Pillow gets an open file: from a path it maps uncompressed TIFFs to memory, and swaps
+        # height and width if the orientation tag says so.
+        with path.open("rb") as file, Image.open(file) as image:
             image.seek(page)
-            scale = _grey_steps(image, path)
-            # Pillow turns a TIFF while it loads it.
-            turned = isinstance(image, TiffImageFile) or orientation == "upright"
+            tag, scale = tag_of(image), _grey_steps(image, path)
             image.load()
-            stored = ImageOps.exif_transpose(image) if turned else image
-            return _values(stored, path) // scale
+            # Pillow has turned a TIFF upright while loading it, and has removed its tag.
+            is_upright = tag_of(image) == 1
+            stored = _values(image, path) // scale
+            if is_upright == (orientation == "upright"):
+                return stored
+            return turn(stored, tag, back=is_upright)
     except (FileNotFoundError, _NoMask):
         raise
     except UnidentifiedImageError as error:
