@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import tyro
 
+from segjax.data.checks.folders import check_folders
+from segjax.data.checks.report import CheckReport
 from segjax.data.folders.contents import FolderContents, read_folders
 from segjax.data.folders.division import DivisionConfig
 from segjax.data.folders.mask_format import Holds, MaskFormat, read_color_table
@@ -55,8 +57,8 @@ class FolderData:
     """Names of the classes, in the order of their values. One named "background" is left out of
     scores of the foreground."""
     color_table: Path | None = None
-    """Text file with a class and its colour on each line, such as road,#804080 or road,128,64,128,
-    instead of values and classes."""
+    """Text file with a class and its colour on each line, such as road,#804080 or road,128,64,128.
+    Of its classes, those that `classes` leaves out are ignored."""
     channels: int | None = None
     """Channels that the images are read with: 1, grey, or 3, colour; None takes 3 if any image has
     colours."""
@@ -103,20 +105,7 @@ class FolderData:
         """
         if self.images is None or self.masks is None:
             raise ValueError("give the folders by --images DIR and --masks DIR")
-        known = self
-        if self.color_table is not None:
-            table = read_color_table(self.color_table)
-            names = self.classes or tuple(table)
-            if missing := [name for name in names if name not in table]:
-                raise ValueError(f"{self.color_table}: no colour for {', '.join(missing)}")
-            ignored = tuple(color for name, color in table.items() if name not in names)
-            known = dataclasses.replace(
-                self,
-                color_table=None,
-                classes=names,
-                values=tuple(table[name] for name in names),
-                ignored=(*self.ignored, *ignored),
-            )
+        known = self._with_table()
         contents = known.read()
         if contents.problems or contents.mask_format is None:
             raise ValueError(list_problems("the folders", contents.problems))
@@ -132,9 +121,26 @@ class FolderData:
             holds=found.holds,
             values=found.values,
             ignored=found.ignored,
-            classes=known.classes or _class_names(found, count),
+            classes=known.classes or _class_names(found),
             channels=contents.channels,
             found=contents.digest,
+        )
+
+    def _with_table(self) -> Self:
+        """Takes the classes and their colours from the colour table, if there is one."""
+        if self.color_table is None:
+            return self
+        table = read_color_table(self.color_table)
+        names = self.classes or tuple(table)
+        if missing := [name for name in names if name not in table]:
+            raise ValueError(f"{self.color_table}: no colour for {', '.join(missing)}")
+        others = tuple(color for name, color in table.items() if name not in names)
+        return dataclasses.replace(
+            self,
+            color_table=None,
+            classes=names,
+            values=tuple(table[name] for name in names),
+            ignored=(*self.ignored, *others),
         )
 
     def read(self) -> FolderContents:
@@ -156,6 +162,7 @@ class FolderData:
             suffix=self.mask_suffix,
             mask_format=self._format,
             num_classes=classes,
+            ignored=self.ignored,
             channels=self.channels,
             orientation=self.orientation,
             skip_unmatched=self.unmatched == "skip",
@@ -187,6 +194,35 @@ class FolderData:
         )
 
 
+def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckReport:
+    """Reads every image and mask, and reports what training would find and refuse.
+
+    Args:
+      data: the folders of images and masks.
+      contact_sheet: PNG file to write.
+
+    Raises:
+      OSError, ValueError: a folder or the colour table is missing or does not fit.
+    """
+    whole = dataclasses.replace(data._with_table(), division=DivisionConfig(val_share=0.0))
+    contents = whole.read()
+    assert data.images is not None
+    assert data.masks is not None
+    found, classes = contents.mask_format, whole.classes
+    if found is not None and not classes:
+        classes = _class_names(found)
+    report = check_folders(
+        contents,
+        classes=classes,
+        images=data.images,
+        masks=data.masks,
+        contact_sheet=contact_sheet,
+    )
+    if found is not None and found.holds == "classes" and contents.pixels:
+        report.notes.append(describe_balance(contents.pixels, classes))
+    return report
+
+
 def _open(data: FolderData, split: str) -> FolderSource:
     """Opens a split, and refuses folders that have changed since they were recorded."""
     contents = data.read()
@@ -205,13 +241,13 @@ def _open(data: FolderData, split: str) -> FolderSource:
     return source
 
 
-def _class_names(found: MaskFormat, count: int) -> tuple[str, ...]:
+def _class_names(found: MaskFormat) -> tuple[str, ...]:
     """Names classes that nobody named. Of many, nobody knows whether one is the background."""
     if found.holds == "instances":
         return (BACKGROUND, "object")
-    if count == 2:
+    if len(found.values) == 2:
         return (BACKGROUND, "foreground")
-    return tuple(f"class {number}" for number in range(count))
+    return tuple(f"class {number}" for number in range(len(found.values)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from segjax.data.checks.check import fill_report
+from segjax.data.checks.check import check_sheet, fill_report
 from segjax.data.checks.report import CheckReport
 from segjax.data.folders.contents import FolderContents
 from segjax.data.folders.source import SETTING
@@ -20,15 +20,21 @@ def check_folders(
 ) -> CheckReport:
     """Reads every image and mask of folders, and lists what training would refuse.
 
+    If the values of the masks could mean two things, the likelier is shown.
+
     Args:
       contents: what the folders hold, read with a division that holds nothing out.
       classes: the names of the classes.
       images, masks: the folders, for the report's title.
       contact_sheet: PNG file to write, with examples and their masks.
+
+    Raises:
+      ValueError: the contact sheet is no PNG.
     """
+    check_sheet(contact_sheet)
     report = CheckReport(
-        str(images),
-        str(masks) if masks != images else "the same folder",
+        f"{images.name} with the masks of {masks.name}",
+        str(images.parent),
         classes,
         problems=[*contents.problems],
         notes=[*contents.notes],

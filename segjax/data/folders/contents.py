@@ -61,6 +61,7 @@ def read_folders(
     suffix: str | None = None,
     mask_format: MaskFormat | None = None,
     num_classes: int = 0,
+    ignored: Sequence[str] = (),
     channels: int | None = None,
     orientation: Orientation = "upright",
     skip_unmatched: bool = False,
@@ -74,6 +75,7 @@ def read_folders(
       suffix: what the names of masks have behind the image's; see `pair_folders`.
       mask_format: what the values of masks mean; None finds it.
       num_classes: the number of classes, if it is known; 0 takes it from the masks.
+      ignored: values that are of no class, if the format is to be found.
       channels: the number of channels; None takes 3 if any image has colours.
       orientation: how files with an EXIF orientation are read; see `segjax.data.orientation`.
       skip_unmatched: leave out images without a mask and masks without an image.
@@ -95,7 +97,7 @@ def read_folders(
         problems += unreadable
     every_mask = [mask for each in pairs.values() for _, mask in each]
     if mask_format is None and every_mask:
-        found = find_format(every_mask, num_classes=num_classes)
+        found = find_format(every_mask, num_classes=num_classes, ignored=ignored)
         mask_format = found.mask_format
         notes += [found.sentence] * bool(found.sentence)
         problems += [found.problem] * bool(found.problem)

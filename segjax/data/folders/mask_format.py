@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -158,15 +158,34 @@ class FoundFormat:
     problem: str = ""
 
 
-def find_format(masks: Sequence[MaskFacts], *, num_classes: int = 0) -> FoundFormat:
+def find_format(
+    masks: Sequence[MaskFacts], *, num_classes: int = 0, ignored: Sequence[str] = ()
+) -> FoundFormat:
     """Finds what the values of masks mean, and does not guess where they could mean two things.
 
     Args:
       masks: the facts of all masks, at least one.
       num_classes: the number of classes, if it is known; 0 takes it from the masks.
+      ignored: values or colours that are of no class.
     """
     if any(mask.colors for mask in masks):
-        return _propose_colors(masks)
+        found = _propose_colors(masks, {value.lower() for value in ignored})
+    else:
+        others = {int(value) for value in ignored if value.isdecimal()}
+        kept = [replace(mask, counts=_without(mask.counts, others)) for mask in masks]
+        found = _find_numbers([mask for mask in kept if mask.counts], num_classes)
+    if found.mask_format is None:
+        return found
+    return replace(found, mask_format=replace(found.mask_format, ignored=tuple(ignored)))
+
+
+def _without(counts: Mapping[int, int], others: set[int]) -> dict[int, int]:
+    return {value: count for value, count in counts.items() if value not in others}
+
+
+def _find_numbers(masks: Sequence[MaskFacts], num_classes: int) -> FoundFormat:
+    if not masks:
+        return FoundFormat(None, problem="all values of the masks are ignored")
     values = sorted({value for mask in masks for value in mask.counts})
     others = [value for value in values if value != IGNORE_LABEL]
     ignored = ", and 255 is ignored" if IGNORE_LABEL in values else ""
@@ -273,7 +292,7 @@ def _could_be_objects(masks: Sequence[MaskFacts]) -> bool:
     return complete and max(highest) >= 4 and len({*highest}) >= 3
 
 
-def _propose_colors(masks: Sequence[MaskFacts]) -> FoundFormat:
+def _propose_colors(masks: Sequence[MaskFacts], ignored: set[str]) -> FoundFormat:
     totals = Counter()
     for mask in masks:
         step = 1 if mask.colors else 0x010101
@@ -283,6 +302,7 @@ def _propose_colors(masks: Sequence[MaskFacts]) -> FoundFormat:
         problem = f"{most.path}: {len(most.counts)} colours; expected one for each class. "
         return FoundFormat(None, problem=problem + _BLURRED)
     names = [color_name(value) for value, _ in totals.most_common()]
+    names = [name for name in names if name not in ignored]
     problem = (
         f"masks have {len(names)} colours. Give the colour of each class by --values "
         f"{' '.join(map(repr, names))} (the commonest first) and names by --classes, or both by "

@@ -62,6 +62,15 @@ def test_a_known_number_of_classes_settles_gaps():
     assert "expected 0 to 2" in find_format(facts([0, 3]), num_classes=3).problem
 
 
+def test_ignored_values_are_no_classes():
+    found = find_format(facts([0, 1, 7], [0, 200]), ignored=("7", "200"))
+    assert not found.problem
+    assert found.mask_format == MaskFormat("classes", ("0", "1"), ("7", "200"))
+    masks = [MaskFacts(Path("a.png"), (1, 9), True, {0xFF0000: 2, 0: 7})]
+    assert find_format(masks, ignored=("#FF0000",)).mask_format.values == ("#000000",)
+    assert "all values" in find_format(facts([7]), ignored=("7",)).problem
+
+
 def test_colours_are_proposed_with_the_commonest_first():
     masks = [MaskFacts(Path("a.png"), (1, 9), True, {0xFF0000: 2, 0: 7})]
     found = find_format([*masks, MaskFacts(Path("b.png"), (1, 5), False, {0: 5})])
