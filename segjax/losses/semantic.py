@@ -9,7 +9,6 @@ import numpy as np
 
 from segjax.losses.cross_entropy import cross_entropy, hard_pixel_cross_entropy
 from segjax.losses.dice import dice_loss
-from segjax.messages.lists import few
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class SemanticLoss:
         if self.class_weights is not None and len(self.class_weights) != len(classes):
             raise ValueError(
                 f"loss.class_weights has {len(self.class_weights)} numbers; expected "
-                f"{len(classes)}, one for each class ({few(classes, most=8)}). Ignored pixels have "
+                f"{len(classes)}, one for each class ({', '.join(classes)}). Ignored pixels have "
                 "none, but the background has one if it is a class"
             )
 
