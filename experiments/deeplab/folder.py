@@ -63,7 +63,16 @@ class Config(FolderConfig, DeepLabExperimentConfig):
     prediction: DeepLabPredictionConfig = DeepLabPredictionConfig()
 
     def resolved(self, given: Collection[str] = ()) -> Self:
-        config = super().resolved(given).with_data()
+        config = (
+            super()
+            .resolved(given)
+            .with_data(
+                holds="classes",
+                channels=3,
+                otherwise="classes: for objects take experiments/unet/folder.py or "
+                "experiments/mask_rcnn/folder.py",
+            )
+        )
         augment, prediction = config.augment, config.prediction
         if "augment.crop" not in given:
             side = crop_side(config.sizes, multiple=16, largest=513, extra=1)
@@ -88,11 +97,6 @@ VARIANTS = {
 
 
 def build(config: Config) -> Experiment:
-    if config.data.holds == "instances":
-        raise ValueError(
-            "the masks hold numbered objects, and DeepLab learns classes: take "
-            "experiments/unet/folder.py or experiments/mask_rcnn/folder.py, or give --values"
-        )
     return deeplab_experiment(config, config.data.splits())
 
 

@@ -61,7 +61,16 @@ class Config(FolderConfig, MaskRCNNExperimentConfig):
     prediction: MaskRCNNPredictionConfig = MaskRCNNPredictionConfig(scales=(1.0,))
 
     def resolved(self, given: Collection[str] = ()) -> Self:
-        config = super().resolved(given).with_data()
+        config = (
+            super()
+            .resolved(given)
+            .with_data(
+                holds="instances",
+                channels=3,
+                otherwise="objects, which masks must number (--holds instances): for classes take "
+                "experiments/unet/folder.py or experiments/deeplab/folder.py",
+            )
+        )
         settings, prediction = config.input, config.prediction
         if isinstance(settings.resize, Crop) and "input.resize.size" not in given:
             side = crop_side(config.sizes, multiple=32, largest=512)
@@ -112,12 +121,6 @@ VARIANTS = {
 
 
 def build(config: Config) -> Experiment:
-    if config.data.holds == "classes":
-        raise ValueError(
-            "the masks hold classes, and Mask R-CNN learns objects: their masks must number them "
-            "(--holds instances). experiments/unet/folder.py and experiments/deeplab/folder.py "
-            "learn classes"
-        )
     splits = as_objects(config.data.splits(), keep_empty=config.input.keep_empty)
     return mask_rcnn_experiment(config, splits)
 

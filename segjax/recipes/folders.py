@@ -256,16 +256,30 @@ class FolderConfig(ExperimentConfig):
 
     data: Annotated[FolderData, tyro.conf.OmitArgPrefixes] = FolderData()
 
-    def with_data(self) -> Self:
+    def with_data(
+        self, *, holds: Holds | None = None, channels: int | None = None, otherwise: str = ""
+    ) -> Self:
         """Reads the folders, prints what they hold, and fills in what follows from them.
 
+        Args:
+          holds: what the masks must hold; None takes both.
+          channels: the channels that the network takes; None takes 1 and 3.
+          otherwise: what to do with masks that hold something else, for the error.
+
         Raises:
-          ValueError: a folder is missing, or has problems, which the message lists.
+          ValueError: a folder is missing or has problems, which the message lists, or the network
+            cannot learn what the masks hold.
         """
+        data = self.data
+        if channels is not None and data.channels not in (None, channels):
+            raise ValueError(f"channels={data.channels}; this network takes images of {channels}")
         try:
-            config = dataclasses.replace(self, data=self.data.resolved())
+            data = dataclasses.replace(data, channels=data.channels or channels).resolved()
         except OSError as error:
             raise ValueError(error) from error
+        if holds is not None and data.holds != holds:
+            raise ValueError(f"the masks hold {data.holds}, and this network learns {otherwise}")
+        config = dataclasses.replace(self, data=data)
         contents = config.data.read()
         for note in contents.notes:
             print(note)

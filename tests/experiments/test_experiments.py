@@ -19,12 +19,14 @@ from tests.data import official_instance_layouts, official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
+# Those on folders of one's own need the folders; test_folders.py runs them.
+ALONE = [path for path in FILES if path.name != "folder.py"]
 # One of each family is enough for a quick look.
 QUICK = {"quickstart.py", "deeplab/v3_voc2012.py", "mask_rcnn/synthetic_cells.py"}
 MASK_RCNN_EXTENSIONS = {"convnext_backbone.py", "mask_scoring_rcnn.py"}
 RUNS = [
     pytest.param(path, id=name, marks=[pytest.mark.quick] if name in QUICK else [])
-    for path, name in ((path, str(path.relative_to(EXPERIMENTS))) for path in FILES)
+    for path, name in ((path, str(path.relative_to(EXPERIMENTS))) for path in ALONE)
 ]
 SHORT = [
     *("--train.num-steps", "2", "--train.batch-size", "4", "--train.log-every", "1"),
@@ -162,7 +164,7 @@ def rare_class_flags(module, workdir):
 
 SEMANTIC = [
     pytest.param(file, id=str(file.relative_to(EXPERIMENTS)))
-    for file in FILES
+    for file in ALONE
     if file.parent.name != "mask_rcnn" and file.name not in MASK_RCNN_EXTENSIONS
 ]
 
@@ -228,7 +230,7 @@ def test_an_experiment_without_its_data_says_how_to_prepare_it(tmp_path, monkeyp
 
 VARIANTS = [
     pytest.param(file, name, id=f"{file.relative_to(EXPERIMENTS)}-{name}")
-    for file in FILES
+    for file in ALONE
     for name in getattr(load_module(file), "VARIANTS", {})
 ]
 
