@@ -1,4 +1,4 @@
-"""`segjax data check` on folders and on files in COCO's format, and the arguments that go together."""
+"""`segjax data check` on folders and COCO files, and the arguments that go together."""
 
 import cv2
 import numpy as np
