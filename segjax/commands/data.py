@@ -36,7 +36,7 @@ def prepare_command(
 
 
 def check_command(
-    name: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None,
     /,
     *,
     source: OptionalFolder = None,
