@@ -10,7 +10,7 @@ from segjax.report.run import Run, headline, is_scalar, number, scalars
 
 _FIRST_CURVES = 6  # further curves are folded away
 _NO_CURVES = ("step", "split", "elapsed_seconds")
-_WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
+_WORDS = {"std": "SD of", "iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
 _SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
 
 
