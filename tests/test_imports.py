@@ -23,7 +23,8 @@ MAY_KNOW = {
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
-    "report": ["files", "training.logging"],  # the format of metrics.jsonl
+    # the format of metrics.jsonl, and which of its metrics are errors
+    "report": ["files", "training.logging", "training.ranking"],
     # of tasks the protocol alone
     "training": [
         *("data", "files", "messages", "pictures"),

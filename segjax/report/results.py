@@ -7,11 +7,11 @@ from typing import Any
 from segjax.report.charts import Series, confusion_table, format_number, line_chart
 from segjax.report.page import section, table
 from segjax.report.run import Run, headline, is_scalar, number, scalars
+from segjax.training.ranking import smaller_is_better
 
 _FIRST_CURVES = 6  # further curves are folded away
 _NO_CURVES = ("step", "split", "elapsed_seconds")
-_WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
-_SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
+_WORDS = {"std": "SD of", "iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
 
 
 def readable(name: str) -> str:
@@ -29,8 +29,7 @@ def best_index(name: str, values: Sequence[float | None]) -> int | None:
     defined = [value for value in values if value is not None]
     if len(set(defined)) < 2:
         return None
-    smaller = any(word in name for word in _SMALLER_IS_BETTER)
-    return values.index(min(defined) if smaller else max(defined))
+    return values.index(min(defined) if smaller_is_better(name) else max(defined))
 
 
 def scores(runs: Sequence[Run]) -> str:
