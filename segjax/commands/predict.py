@@ -21,10 +21,11 @@ from segjax.commands.models import (
 from segjax.commands.prediction_inputs import (
     find_all,
     note_other_types,
+    note_tags_left_out,
     read_all,
     refuse_other_bits,
-    refuse_to_replace,
 )
+from segjax.commands.prediction_names import ProbabilityFormat, planned_files, refuse_to_replace
 from segjax.commands.prediction_record import make_record, refuse_other_record, write_record
 from segjax.commands.settings import Settings, read_settings, with_settings
 from segjax.data.augmentation.photometric import check_pixel_range
@@ -58,12 +59,17 @@ def predict_command(
     ] = None,
     batch_size: BatchSize = None,
     settings: Settings = (),
+    probabilities: Annotated[
+        ProbabilityFormat | None,
+        tyro.conf.arg(metavar="npy|png", help_behavior_hint="(default: none)"),
+    ] = None,
     overwrite: bool = False,
 ) -> None:
     """Segment images with a trained model.
 
     Writes labels/ (PNG files whose pixel values are class numbers), instances/ (pixel values are
-    object numbers, where the experiment separates objects) and overlays/ (pictures to look at). A
+    object numbers, where the experiment separates objects) and overlays/ (pictures to look at). For
+    TIFF images with a resolution or GeoTIFF's tags, labels_tiff/ and instances_tiff/ keep them. A
     detector writes detections.json (COCO's result format), images.json (the images and categories
     whose ids it uses) and overlays/. predict.json records the model, the settings and the versions.
 
@@ -84,6 +90,8 @@ def predict_command(
         prediction.flip=true. For detectors, such as network.detections.score_threshold=0.5,
         network.detections.max_detections=300 and prediction.short_sides=[800,1000]. Weights
         without a run have some of them.
+      probabilities: Also write the class probabilities to probabilities/. npy: NAME.npy, float32
+        [height, width, classes]. png: NAME_CLASS.png for each class, 16 bits, 65535 for 1.
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
@@ -120,9 +128,16 @@ def predict_command(
     refuse_other_record(output, record, overwrite=overwrite)
     files = read_all(paths, orientation)
     notes += note_turned(paths, orientation=orientation, setting="--orientation")
-    refuse_to_replace(files, output, overwrite=overwrite)
+    task = trained.segmenter
+    detects = hasattr(task, "category_ids")
+    if probabilities is not None and detects:
+        raise UserError("--probabilities is for models that label pixels; this one detects objects")
+    planned = planned_files(files, output, classes=task.classes, probabilities=probabilities)
+    inputs = [file.path for file in files]
+    refuse_to_replace(planned, output, inputs=inputs, overwrite=overwrite)
     refuse_other_bits(files, trained)
     notes += note_other_types(files, seen)
+    notes += [] if detects else note_tags_left_out(files)
     listing, image_ids = None, None
     if annotations is not None:
         from segjax.coco.index import read_image_list
@@ -138,8 +153,7 @@ def predict_command(
     from segjax.data.images import match_channels, read_images
     from segjax.trained import predict_all
 
-    task = trained.segmenter
-    if listing is not None and not hasattr(task, "category_ids"):
+    if listing is not None and not detects:
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
     print("\n".join([f"predicting with {description}", *notes]))
     others = sum(file.channels != {task.channels} for file in files)
@@ -156,6 +170,8 @@ def predict_command(
                 matched = match_channels(image, task.channels)
                 example = {"id": file.names[page], "image": matched, "original": image}
                 example["path"] = file.path
+                if file.tags:
+                    example["tags"] = file.tags[page]
                 if image_ids is not None:
                     example["image_id"] = image_ids[file.path]
                 yield example | ({"page": page} if len(file.names) > 1 else {})
@@ -181,7 +197,9 @@ def predict_command(
                     )
                 else:
                     background = getattr(task, "background_class", None)
-                    written = LabelFiles(output, task.classes, background=background)
+                    written = LabelFiles(
+                        output, task.classes, background=background, probabilities=probabilities
+                    )
         written.write(example, prediction)
     if written is not None:
         print("\n".join(written.finish()))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
+from segjax.commands.prediction_names import output_names
 from segjax.data.orientation import Orientation
 from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
+    from segjax.data.tiff_tags import PageTags
     from segjax.pretrained import Pretrained
 
 
@@ -25,6 +27,7 @@ class ImageFile:
       channels: the numbers of channels of the pages, 1 and 3.
       dtypes: the pixel types of the pages, "uint8" and "uint16".
       sizes: the sizes (height, width) of the pages.
+      tags: the tags of each page that its label map keeps; empty if the file is no TIFF.
     """
 
     path: Path
@@ -32,6 +35,7 @@ class ImageFile:
     channels: set[int]
     dtypes: set[str]
     sizes: set[tuple[int, int]]
+    tags: tuple["PageTags", ...]
 
 
 def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -49,12 +53,15 @@ def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
     """Reads every image once, to find damaged files before anything is written."""
     from segjax.data.images import read_images
+    from segjax.data.tiff_tags import read_page_tags
 
-    kinds, problems = [], []
+    kinds, tags, problems = [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
             pages = read_images(path, orientation=orientation)
             kinds.append([(x.shape[2], x.dtype.name, x.shape[:2]) for x in pages])
+            found = read_page_tags(path, orientation=orientation)
+            tags.append(tuple(found) if len(found) == len(kinds[-1]) else ())
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -63,8 +70,8 @@ def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]
         raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
-        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)))
-        for path, page_names, pages in zip(paths, names, kinds, strict=True)
+        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=page_tags)
+        for path, page_names, pages, page_tags in zip(paths, names, kinds, tags, strict=True)
     ]
 
 
@@ -97,44 +104,14 @@ def note_other_types(files: Sequence[ImageFile], seen: Mapping[str, list]) -> li
     ]
 
 
-def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:
-    """Names the outputs of each page of each file; no two names are equal, ignoring case.
-
-    A name is the file's without suffix. Where names clash, the suffix is added, and if they still
-    clash, as many parent folders as it takes. Pages are numbered from 0.
-    """
-    paths = [path.resolve() for path in paths]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        for with_suffix in (False, True):
-            names = []
-            for path, count in zip(paths, page_counts, strict=True):
-                stem = path.stem + path.suffix.replace(".", "_") * with_suffix
-                stem = "_".join([*path.parts[:-1][-depth + 1 or len(path.parts) :], stem])
-                digits = len(str(count - 1))
-                pages = [f"{stem}_page{page:0{digits}d}" for page in range(count)]
-                names.append((stem,) if count == 1 else tuple(pages))
-            flat = [name.casefold() for pages in names for name in pages]
-            if len(set(flat)) == len(flat):
-                return names
-    raise UserError(f"the names of {len(paths)} images clash; predict them in separate calls")
-
-
-def refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: bool) -> None:
-    """Raises UserError if an output would replace an existing file."""
-    planned = [
-        output / folder / f"{name}.png"
-        for folder in ("labels", "instances", "overlays")
-        for file in files
-        for name in file.names
+def note_tags_left_out(files: Sequence[ImageFile]) -> list[str]:
+    """Notes what label maps do not keep of the tags of TIFF files, one sentence a reason."""
+    losers: dict[str, list[Path]] = {}
+    for file in files:
+        for reason in {reason for tags in file.tags for reason in tags.left_out}:
+            losers.setdefault(reason, []).append(file.path)
+    return [
+        f"the label maps of {len(paths)} of {len(files)} files do not keep {reason}, such as "
+        f"{paths[0]}"
+        for reason, paths in losers.items()
     ]
-    planned += [output / "detections.json", output / "images.json"]
-    inputs = {file.path.resolve() for file in files}
-    if any(path.resolve() in inputs for path in planned):
-        raise UserError(f"--output {output}: the predictions would replace the images themselves")
-    existing = [path for path in planned if path.exists()]
-    if existing and not overwrite:
-        raise UserError(
-            f"{existing[0]} exists already"
-            + (f", and {len(existing) - 1} more" if len(existing) > 1 else "")
-            + "; choose another --output, or replace with --overwrite"
-        )

@@ -46,7 +46,7 @@ class DeepLabAugmentConfig:
 
 @dataclass(frozen=True)
 class DeepLabPredictionConfig:
-    """Prediction of whole images. `--set` of `segjax evaluate` and `segjax predict` can change it."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     output_stride: int | None = None
     """Output stride of the network; None takes that of training. v3 and v3+ train at 16 and

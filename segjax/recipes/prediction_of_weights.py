@@ -109,7 +109,8 @@ def _semantic(task: SemanticTask, prediction: SemanticPrediction) -> SemanticTas
 
 def _detector(task: InstanceTask, settings: DetectorSettings) -> InstanceTask:
     """Changes the sizes by the rule of the source, such as torchvision's rounding."""
-    prediction, resize = settings.prediction, task.views[0].resize
+    prediction = settings.prediction
+    resize: Any = task.views[0].resize
     views = []
     for side in prediction.short_sides:
         rule = dataclasses.replace(_rule(resize), short_sides=(side,), max_size=prediction.max_size)

@@ -120,7 +120,7 @@ class WeightMapConfig:
 
 @dataclass(frozen=True)
 class UNetPredictionConfig:
-    """Prediction of whole images. `--set` of `segjax evaluate` and `segjax predict` can change it."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     average_over: Literal["one", "seven", "eight"] = "one"
     """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions,

@@ -187,6 +187,14 @@ def test_sixteen_bits_are_predicted_as_the_eight_that_they_stand_for(
     assert not (tmp_path / "none").exists()
 
 
+def test_detectors_have_no_probability_maps(monkeypatch, detector, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict(monkeypatch, detector, photos[0], tmp_path / "out", "--probabilities", "npy")
+    message = capsys.readouterr().err
+    assert message.startswith("error: --probabilities is for models that label pixels")
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_with_an_orientation_are_predicted_upright_or_stored_as_asked(
     monkeypatch, detector, photos, tmp_path, capsys
 ):
