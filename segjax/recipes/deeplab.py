@@ -50,7 +50,7 @@ class DeepLabAugmentConfig:
 
 @dataclass(frozen=True)
 class DeepLabPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     output_stride: int | None = None
     """Output stride of the network; None takes that of training. v3 and v3+ train at 16 and

@@ -124,7 +124,7 @@ class WeightMapConfig:
 
 @dataclass(frozen=True)
 class UNetPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     average_over: Literal["one", "seven", "eight"] = "one"
     """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions,
