@@ -40,7 +40,17 @@ MAY_KNOW = {
     ],
     "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
     "commands": [
-        *("coco", "data", "evaluation", "files", "inference", "messages", "ops", "pictures"),
+        *(
+            "coco",
+            "data",
+            "evaluation",
+            "files",
+            "inference",
+            "labels",
+            "messages",
+            "ops",
+            "pictures",
+        ),
         *("pretrained", "recipes", "report", "tasks", "trained", "training"),
     ],
     "cli": ["commands", "messages"],

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segjax.commands.errors import UserError, user_errors
+from segjax.commands.combinations import check_combination
+from segjax.commands.errors import user_errors
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -95,7 +96,8 @@ def check_command(
       data_dir: Folder of the prepared data sets, and of contact sheets.
       contact_sheet: Picture to write: examples of each split and their labels.
     """
-    _check_combination(
+    check_combination(
+        "data check",
         {
             "NAME": name,
             "--source": source,
@@ -109,7 +111,8 @@ def check_command(
             "--classes": classes or None,
             "--color-table": color_table,
             "--orientation": orientation,
-        }
+        },
+        WAYS,
     )
     path = coco or images
     title = name.replace("/", "_") if name else path.stem if path else ""
@@ -161,19 +164,6 @@ WAYS = (
     ),
     (("--coco", "--images"), ("--orientation",)),
 )
-
-
-def _check_combination(arguments: dict[str, object]) -> None:
-    """Raises UserError unless the arguments that are given are one of `WAYS`."""
-    given = [name for name, value in arguments.items() if value is not None]
-    for needed, optional in WAYS:
-        if set(needed) <= set(given) <= {*needed, *optional}:
-            return
-    ways = " or ".join(
-        f"{' and '.join(needed)} (with or without {', '.join(optional)})"
-        for needed, optional in WAYS
-    )
-    raise UserError(f"data check takes {ways}, but got {', '.join(given) or 'none of them'}")
 
 
 def list_command(*, data_dir: Folder = Path("data")) -> None:

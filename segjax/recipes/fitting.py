@@ -1,10 +1,11 @@
-"""Defaults that fit a data set and a machine: sides of crops, batch size, number of steps.
+"""Defaults that fit a data set and a machine: crops, batch size, steps; weights of classes.
 
 They are rules of thumb, and every one can be set. They depend on the images' sizes, their number
 and the devices alone, so that the same command gives the same run again.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -60,3 +61,29 @@ def number_of_steps(examples: int, batch: int) -> int:
     """Returns the steps of `EPOCHS` passes over the examples, in hundreds, within limits."""
     steps = -(-EPOCHS * examples // batch)
     return int(np.clip(-(-steps // 100) * 100, FEWEST_STEPS, MOST_STEPS))
+
+
+def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str:
+    """Returns the share of the rarest class as a sentence, with weights that would balance it."""
+    counts = np.array([pixels.get(number, 0) for number in range(len(classes))], np.float64)
+    share = counts / max(counts.sum(), 1)
+    rarest = int(np.argmin(share))
+    shown = " ".join(f"{weight:.3g}" for weight in class_weights(counts))
+    return (
+        f"the rarest class, {classes[rarest]}, has {100 * share[rarest]:.2g} % of the labelled "
+        f"pixels; to weight the classes by the root of their rarity: --loss.class-weights {shown}"
+    )
+
+
+def class_weights(counts: np.ndarray) -> np.ndarray:
+    """Computes weights proportional to 1 / √pixels, with a mean of 1 over the labelled pixels.
+
+    A class without pixels has the largest weight of the others.
+
+    Args:
+      counts: the pixels of each class.
+    """
+    present = counts > 0
+    raw = np.where(present, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
+    raw = np.where(present, raw, raw.max(initial=0.0))
+    return raw * counts.sum() / max(np.sum(raw * counts), 1e-300)

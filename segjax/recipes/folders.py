@@ -1,7 +1,7 @@
 """The user's own images and masks as folders: settings, splits, and defaults that fit them."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from segjax.data.orientation import Orientation
 from segjax.data.sources.splits import Splits
 from segjax.labels import BACKGROUND, check_classes
 from segjax.messages.lists import list_problems
-from segjax.recipes.fitting import batch_size, number_of_steps
+from segjax.recipes.fitting import batch_size, describe_balance, number_of_steps
 from segjax.training.configuration import ExperimentConfig
 
 
@@ -121,7 +121,7 @@ class FolderData:
             holds=found.holds,
             values=found.values,
             ignored=found.ignored,
-            classes=known.classes or _class_names(found),
+            classes=known.classes or class_names(found),
             channels=contents.channels,
             found=contents.digest,
         )
@@ -210,7 +210,7 @@ def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckR
     assert data.masks is not None
     found, classes = contents.mask_format, whole.classes
     if found is not None and not classes:
-        classes = _class_names(found)
+        classes = class_names(found)
     report = check_folders(
         contents,
         classes=classes,
@@ -241,7 +241,7 @@ def _open(data: FolderData, split: str) -> FolderSource:
     return source
 
 
-def _class_names(found: MaskFormat) -> tuple[str, ...]:
+def class_names(found: MaskFormat) -> tuple[str, ...]:
     """Names classes that nobody named. Of many, nobody knows whether one is the background."""
     if found.holds == "instances":
         return (BACKGROUND, "object")
@@ -324,29 +324,3 @@ def _spread(sizes: np.ndarray) -> str:
     low, high = sizes.min(axis=0), sizes.max(axis=0)
     first = f"{low[0]} × {low[1]}"
     return first if (low == high).all() else f"{first} to {high[0]} × {high[1]}"
-
-
-def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str:
-    """Returns the share of the rarest class as a sentence, with weights that would balance it."""
-    counts = np.array([pixels.get(number, 0) for number in range(len(classes))], np.float64)
-    share = counts / max(counts.sum(), 1)
-    rarest = int(np.argmin(share))
-    shown = " ".join(f"{weight:.3g}" for weight in class_weights(counts))
-    return (
-        f"the rarest class, {classes[rarest]}, has {100 * share[rarest]:.2g} % of the labelled "
-        f"pixels; to weight the classes by the root of their rarity: --loss.class-weights {shown}"
-    )
-
-
-def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Computes weights proportional to 1 / √pixels, with a mean of 1 over the labelled pixels.
-
-    A class without pixels has the largest weight of the others.
-
-    Args:
-      counts: the pixels of each class.
-    """
-    present = counts > 0
-    raw = np.where(present, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
-    raw = np.where(present, raw, raw.max(initial=0.0))
-    return raw * counts.sum() / max(np.sum(raw * counts), 1e-300)
