@@ -20,7 +20,7 @@ FACEBOOK = Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
 # Simonyan and Zisserman's VGG.
 CAFFE = Normalize(mean=(123.68, 116.779, 103.939), std=1.0)
 # TensorFlow's MobileNet and Xception: values from −1 to 1.
-MINUS_ONE_TO_ONE = Normalize(mean=127.5, std=127.5)
+MINUS_ONE_TO_ONE = Normalize(mean=(127.5, 127.5, 127.5), std=127.5)
 
 Pixels = Literal["imagenet", "msra", "facebook", "caffe", "tensorflow"]
 NORMALIZATIONS: dict[str, Normalize] = {

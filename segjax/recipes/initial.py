@@ -4,16 +4,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from segjax import pretrained
 from segjax.pretrained.catalog import conversion_of
 from segjax.pretrained.converted import Conversion, Pretrained
-from segjax.recipes.network_config import BackboneNetworkConfig
+from segjax.recipes.network_config import BackboneNetworkConfig, NetworkConfig
 from segjax.recipes.weights_settings import contradictions, take_over
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.state import TrainState
+
+Network = TypeVar("Network", bound=NetworkConfig)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,28 @@ class InitialConfig:
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
 
-    def check(self, network: BackboneNetworkConfig, weights: Conversion | Pretrained) -> None:
+    def resolve(self, network: Network, given: Collection[str] = ()) -> Network:
+        """Returns the network with the settings of the weights in place of its defaults.
+
+        Args:
+          network: the configuration.
+          given: dotted names of the settings on the command line, which stay as they are.
+
+        Raises:
+          ValueError: settings contradict the weights, or the network has no backbone.
+        """
+        if self.name is None:
+            return network
+        backboned = self._with_backbone(network)
+        weights = conversion_of(self.name)
+        given = [name.removeprefix("network.") for name in given if name.startswith("network.")]
+        resolved = take_over(backboned, weights, given=given, backbone_only=self.backbone_only)
+        self.check(resolved, weights)
+        return cast(Network, resolved)
+
+    def check(self, network: NetworkConfig, weights: Conversion | Pretrained) -> None:
         """Raises ValueError for settings of a network that contradict the weights."""
+        network = self._with_backbone(network)
         problems = contradictions(network, weights, backbone_only=self.backbone_only)
         if problems:
             raise ValueError(
@@ -47,11 +69,19 @@ class InitialConfig:
                 "follows the weights"
             )
 
+    def _with_backbone(self, network: NetworkConfig) -> BackboneNetworkConfig:
+        if isinstance(network, BackboneNetworkConfig):
+            return network
+        raise ValueError(
+            f"initial.name={self.name}: {type(network).__name__} takes no weights of other "
+            "packages; expected a network with a backbone, such as EncoderUNetConfig"
+        )
+
     def initialize(
         self,
         variables: dict,
         *,
-        network: BackboneNetworkConfig,
+        network: NetworkConfig,
         moved: Mapping[str, str] = MappingProxyType({}),
     ) -> dict:
         """Replaces random variables by trained ones, and prints which.
@@ -96,14 +126,7 @@ class BackboneExperimentConfig(ExperimentConfig):
 
     def resolved(self, given: Collection[str] = ()) -> Self:
         """Takes over the settings of the initial weights, and refuses those that contradict."""
-        if self.initial.name is None:
-            return self
-        weights = conversion_of(self.initial.name)
-        given = [name.removeprefix("network.") for name in given if name.startswith("network.")]
-        only = self.initial.backbone_only
-        network = take_over(self.network, weights, given=given, backbone_only=only)
-        self.initial.check(network, weights)
-        return replace(self, network=network)
+        return replace(self, network=self.initial.resolve(self.network, given))
 
 
 def _variables_of_run(run: Path) -> dict:

@@ -3,19 +3,19 @@
 The fields here differ between data sets; `experiments/unet/` sets them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
 
 import numpy as np
 
 from segjax.data.augmentation.photometric import GreyValues
-from segjax.data.augmentation.semantic import CropTruth, Standardize, Warp
+from segjax.data.augmentation.semantic import CropTruth, Warp
 from segjax.data.augmentation.weight_map import AddWeightMap
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
 from segjax.data.sources.splits import Splits
 from segjax.evaluation.metrics import CellTracking, NegativeLogLikelihood
-from segjax.inference.tiling import Tiling
 from segjax.inference.views import (
     View,
     rotations_and_flips,
@@ -23,59 +23,11 @@ from segjax.inference.views import (
 )
 from segjax.labels import BACKGROUND, background_class
 from segjax.losses.semantic import SemanticLoss
-from segjax.models.normalization import NormName
-from segjax.models.unet import UNet, input_size_for, output_size
-from segjax.recipes.network_config import NetworkConfig, configures, module_of
+from segjax.recipes.initial import InitialConfig
+from segjax.recipes.unet_networks import EncoderUNetConfig, UNetConfig
 from segjax.tasks.semantic import SemanticTask
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.experiment import Experiment
-
-
-@configures(UNet)
-class UNetConfig(NetworkConfig):
-    """The network; see `segjax.models.UNet`. The defaults are the paper's."""
-
-    norm: NormName | None = None
-    """Norm between each 3×3 convolution and its ReLU; the paper has none."""
-    tile: int = 388
-    """Side of the network's output in pixels, in training and in prediction."""
-
-    def model(self, num_classes: int, *, network: type[UNet] = UNet) -> UNet:
-        """Makes the network for this number of classes.
-
-        Args:
-          network: class of the network, such as a subclass with other skip connections.
-        """
-        return module_of(self, network, num_classes, norm=self.norm, dtype=self.dtype)
-
-    @property
-    def training_sides(self) -> tuple[int, int]:
-        """Sides of the images and of the labels in a batch.
-
-        Raises:
-          ValueError: the network cannot give an output of `tile` pixels; the message names the next
-            larger one.
-        """
-        side = input_size_for(self.tile, depth=self.depth, padding=self.padding)
-        found = output_size(side, depth=self.depth, padding=self.padding)
-        if found != self.tile:
-            raise ValueError(
-                f"a U-Net of depth {self.depth} with {self.padding} padding has no output of "
-                f"{self.tile} pixels (network.tile); the next larger is {found}"
-            )
-        return side, found
-
-    @property
-    def tiling(self) -> Tiling:
-        """The tiling of an image in prediction. It equals one pass over the whole image, unless
-        the norm is "group", which takes its statistics from each tile."""
-        side, tile = self.training_sides
-        multiple = 2**self.depth
-        if self.padding == "SAME":
-            # An output that begins at a multiple sees at most 6·2**depth − 2 pixels beyond itself:
-            # two pixels for each level, down and up, and the rounding to pooling windows.
-            side = tile + 2 * 6 * multiple
-        return Tiling((side, side), (tile, tile), multiple=multiple)
 
 
 @dataclass(frozen=True)
@@ -167,14 +119,14 @@ class CellInstances:
 
 
 def training_transforms(
-    network: UNetConfig,
+    network: UNetConfig | EncoderUNetConfig,
     augment: UNetAugmentConfig,
     weights: WeightMapConfig | None = None,
 ) -> tuple[Callable, ...]:
     """Returns the transforms that turn an example into an input tile and its output's labels.
 
     Args:
-      network: sets the sides of the tile and of the labels.
+      network: sets the sides of the tile and of the labels, and normalises the image.
       augment: the augmentation.
       weights: the weight map, for data sets with instances; None weighs all pixels equally.
     """
@@ -182,8 +134,7 @@ def training_transforms(
     steps = []
     if weights is not None and weights.gap:
         steps.append(SeparateTouching(weights.gap))
-    steps += [
-        Standardize(),
+    steps += network.image_steps(
         Warp(
             (side, side),
             rotation=augment.rotation,
@@ -200,7 +151,7 @@ def training_transforms(
             gamma=augment.gamma,
             noise=augment.noise,
         ),
-    ]
+    )
     if weights is not None:
         steps.append(
             AddWeightMap(w0=weights.w0, sigma=weights.sigma, class_weights=weights.class_weights)
@@ -209,7 +160,7 @@ def training_transforms(
 
 
 def segmentation_task(
-    network: UNetConfig,
+    network: UNetConfig | EncoderUNetConfig,
     classes: tuple[str, ...],
     channels: int,
     *,
@@ -230,17 +181,26 @@ def segmentation_task(
       metrics: further metrics.
       decode: probabilities → instances, such as `CellInstances`.
       background: the name of the background; see `Splits`.
+
+    Raises:
+      ValueError: the network does not take tiles of its size, or images of these channels.
     """
+    if isinstance(network, EncoderUNetConfig) and channels not in (1, 3):
+        raise ValueError(
+            f"the images have {channels} channels; {type(network).__name__} takes 1 or 3, as the "
+            "encoder's weights are for photographs"
+        )
     return SemanticTask(
         model=network.model(len(classes)),
         classes=classes,
         channels=channels,
         covering=network.tiling,
-        preprocess=Standardize(),
+        preprocess=network.preprocess,
         loss_function=loss,
         metrics=(NegativeLogLikelihood(), *metrics),
         views=prediction.views,
         decode=decode,
+        pixel_range=network.pixel_range if isinstance(network, EncoderUNetConfig) else None,
         background=background,
     )
 
@@ -249,10 +209,21 @@ def segmentation_task(
 class UNetExperimentConfig(ExperimentConfig):
     """Settings common to the U-Net experiments."""
 
-    network: UNetConfig = UNetConfig()
+    network: UNetConfig | EncoderUNetConfig = UNetConfig()
     augment: UNetAugmentConfig = UNetAugmentConfig()
     loss: SemanticLoss = SemanticLoss()
     prediction: UNetPredictionConfig = UNetPredictionConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialUNetExperimentConfig(UNetExperimentConfig):
+    """Settings common to the U-Net experiments that can start from trained weights."""
+
+    initial: InitialConfig = InitialConfig()
+
+    def resolved(self, given: Collection[str] = ()) -> Self:
+        """Takes over the settings of the initial weights, and refuses those that contradict."""
+        return replace(self, network=self.initial.resolve(self.network, given))
 
 
 def unet_experiment(
@@ -268,13 +239,16 @@ def unet_experiment(
     """Builds the experiment on the splits of any data set.
 
     Args:
-      config: the settings.
+      config: the settings; an `InitialUNetExperimentConfig` may start from trained weights.
       splits: the data.
       best_metric, minimize: rank the checkpoints; see `Experiment`.
       weights: the weight map, for data sets with instances; None weighs all pixels equally.
       metrics: scores besides those of every semantic task.
       decode: probabilities → instances, such as `CellInstances`.
     """
+    initialize = None
+    if isinstance(config, InitialUNetExperimentConfig):
+        initialize = partial(config.initial.initialize, network=config.network)
     return Experiment(
         task=segmentation_task(
             config.network,
@@ -292,6 +266,7 @@ def unet_experiment(
         best_metric=best_metric,
         minimize=minimize,
         orientation=splits.orientation,
+        initialize=initialize,
     )
 
 

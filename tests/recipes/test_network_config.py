@@ -7,7 +7,15 @@ import flax.linen as nn
 import pytest
 import tyro
 
-from segjax.models import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, MaskRCNN, UNet
+from segjax.models import (
+    DeepLabV1,
+    DeepLabV2,
+    DeepLabV3,
+    DeepLabV3Plus,
+    EncoderUNet,
+    MaskRCNN,
+    UNet,
+)
 from segjax.recipes.deeplab_networks import (
     DeepLabV1Config,
     DeepLabV2Config,
@@ -16,13 +24,14 @@ from segjax.recipes.deeplab_networks import (
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
 from segjax.recipes.network_config import NEVER, attribute_docs, configures, module_of
-from segjax.recipes.unet import UNetConfig
+from segjax.recipes.unet_networks import EncoderUNetConfig, UNetConfig
 
 CONFIGS = {
     DeepLabV1: DeepLabV1Config,
     DeepLabV2: DeepLabV2Config,
     DeepLabV3: DeepLabV3Config,
     DeepLabV3Plus: DeepLabV3PlusConfig,
+    EncoderUNet: EncoderUNetConfig,
     MaskRCNN: MaskRCNNConfig,
     UNet: UNetConfig,
 }

@@ -23,6 +23,7 @@ from segjax.recipes.deeplab_networks import (
 )
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
+from segjax.recipes.unet_networks import EncoderUNetConfig
 from segjax.recipes.weights_settings import contradictions, take_over
 from segjax.training.configuration import from_dict, parse, to_dict, variant_config
 from segjax.training.experiment import load_module
@@ -30,12 +31,14 @@ from segjax.training.experiment import load_module
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TORCHVISION = "torchvision/maskrcnn_resnet50_fpn"
 DETECTORS = [name for name in SOURCES if "mask" in name]
-WHOLE = DETECTORS + [name for name in SOURCES if "deeplab" in name]
+WHOLE = DETECTORS + [name for name in SOURCES if "deeplab" in name or "unet" in name]
 
 
 def config_class(name):
     if name in DETECTORS:
         return MaskRCNNConfig
+    if "unet" in name:
+        return EncoderUNetConfig
     return DeepLabV3PlusConfig if "v3plus" in name else DeepLabV3Config
 
 
@@ -73,12 +76,12 @@ def test_every_known_weights_can_start_the_networks_that_have_its_backbone(name)
     fitting = 0
     for config in (
         *(MaskRCNNConfig(), DeepLabV1Config(), DeepLabV2Config()),
-        *(DeepLabV3Config(), DeepLabV3PlusConfig()),
+        *(DeepLabV3Config(), DeepLabV3PlusConfig(), EncoderUNetConfig()),
     ):
         network = take_over(config, weights)
         problems = contradictions(network, weights)
-        if problems:  # DeepLab v1 and v2 have few backbones
-            assert isinstance(config, DeepLabV1Config | DeepLabV2Config)
+        if problems:  # some have few backbones
+            assert isinstance(config, DeepLabV1Config | DeepLabV2Config | EncoderUNetConfig)
             assert problems[0].startswith("network.backbone='")
         else:
             fitting += 1

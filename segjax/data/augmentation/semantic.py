@@ -179,7 +179,10 @@ class Warp:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Computes (image − mean) / std as float32, with one number or one for each channel."""
+    """Computes (image − mean) / std as float32, with one number or one for each channel.
+
+    A grey image is repeated in as many channels as there are means.
+    """
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
@@ -193,6 +196,8 @@ class Normalize:
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
         image = example["image"].astype(np.float32)
+        if image.shape[2] == 1 and isinstance(self.mean, tuple):
+            image = np.repeat(image, len(self.mean), axis=2)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
         rows -= np.broadcast_to(np.asarray(self.mean, np.float32), image.shape[1:]).ravel()
