@@ -41,6 +41,12 @@ def smp_unet_resnet34():
     return outputs(smp.Unet("resnet34", encoder_weights=None, classes=3), height=128, width=160)
 
 
+def smp_unet_mobilenet_v2():
+    import segmentation_models_pytorch as smp
+
+    return outputs(smp.Unet("mobilenet_v2", encoder_weights=None, classes=3), height=64, width=96)
+
+
 def smp_deeplabv3plus_resnet50():
     import segmentation_models_pytorch as smp
 
@@ -248,6 +254,7 @@ RECORDS = (
     torchvision_deeplabv3_resnet50,
     torchvision_deeplabv3_resnet50_gradients,
     smp_unet_resnet34,
+    smp_unet_mobilenet_v2,
     smp_deeplabv3plus_resnet50,
     torchvision_maskrcnn_resnet50_fpn,
     torchvision_maskrcnn_resnet50_fpn_losses,

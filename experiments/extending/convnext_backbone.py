@@ -4,7 +4,7 @@ Paper     Liu et al., A ConvNet for the 2020s, CVPR 2022 (arXiv:2201.03545). On 
           with ConvNeXt-T has box AP 46.2 and mask AP 41.7 (3× schedule, trained on ImageNet first).
 Protocol  experiments/mask_rcnn/synthetic_cells.py with ConvNeXt-T at a quarter of its width, from
           scratch. A DeepLab v3+ experiment takes `DeepLabNetwork` as its network in the same way.
-          `ResNetUNet` cannot take this backbone, which has no map of stride 2.
+          `EncoderUNet` cannot take this backbone, which has no map of stride 2.
           The paper has output stride 32 alone. At 16 and 8, a 2×2 convolution that does not take
           its stride dilates the layers after it.
 Data      synthetic_cells, made by code on first use.

@@ -19,6 +19,7 @@ from segjax.commands.models import (
     load_trained_run,
     open_split,
 )
+from segjax.commands.settings import Settings
 
 
 def evaluate_command(
@@ -36,9 +37,7 @@ def evaluate_command(
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run directory)"),
     ] = None,
-    settings: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
-    ] = (),
+    settings: Settings = (),
 ) -> None:
     """Score a trained model on the splits of its experiment.
 
@@ -53,9 +52,9 @@ def evaluate_command(
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The
         run's report then stays as it is.
       settings: Settings of prediction that differ from the run's, such as
-        prediction.output_stride=8, or network.pixel_range=[0,65535] for images of 16 bits; values
-        are JSON. Their scores are kept beside the run's own. A path of data that has moved is set
-        as well: files.val_images=DIR.
+        prediction.output_stride=8, network.detections.score_threshold=0.5 for a detector, or
+        network.pixel_range=[0,65535] for images of 16 bits; values are JSON. Their scores are kept
+        beside the run's own. A path of data that has moved is set as well: files.val_images=DIR.
     """
     check_batch_size(batch_size)
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)

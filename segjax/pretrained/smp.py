@@ -1,4 +1,4 @@
-"""segmentation-models-pytorch's Unet and DeepLabV3Plus with ResNet encoders,
+"""segmentation-models-pytorch's Unet and DeepLabV3Plus,
 https://github.com/qubvel-org/segmentation_models.pytorch.
 
 Follows version 0.6 with the models' default arguments. The package does not resize images; nor does
@@ -14,7 +14,7 @@ from segjax.inference.coverings import WholeImage
 from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.resnet_unet import ResNetUNet
+from segjax.models.encoder_unet import EncoderUNet
 from segjax.pretrained.converted import Conversion, class_names
 from segjax.pretrained.mapping import (
     Table,
@@ -26,7 +26,7 @@ from segjax.pretrained.mapping import (
     within,
 )
 from segjax.pretrained.preprocess import IMAGENET
-from segjax.pretrained.torchvision import COUNTERS, RESNETS, resnet_table
+from segjax.pretrained.torchvision import COUNTERS, RESNETS, mobilenet_v2_table, resnet_table
 from segjax.tasks.semantic import SemanticTask
 
 HEAD = "segmentation_head.0"
@@ -35,7 +35,7 @@ HEAD = "segmentation_head.0"
 def convert_unet(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Conversion:
-    """Converts a `Unet` with a ResNet encoder and five decoder blocks of any widths.
+    """Converts a `Unet` with a ResNet or MobileNetV2 encoder and five decoder blocks of any widths.
 
     Args:
       classes: names of the classes; VOC's by default if there are 21. A head with one output has
@@ -49,8 +49,18 @@ def convert_unet(
         length_of(state_dict, f"{block}.conv1.0.weight", 0, otherwise=256 >> i)
         for i, block in enumerate(blocks)
     )
-    model = ResNetUNet(len(classes), backbone=backbone, decoder_features=(a, b, c, d, e))
-    table = _encoder(RESNETS[backbone]())
+    is_resnet = backbone in RESNETS
+    model = EncoderUNet(
+        len(classes),
+        backbone=backbone,
+        top_features=None if is_resnet else 1280,
+        decoder_features=(a, b, c, d, e),
+    )
+    if is_resnet:
+        table = _encoder(RESNETS[backbone]())
+    else:
+        table = within("backbone", mobilenet_v2_table(prefix="encoder."))
+        table |= torch_layer("top", "encoder.features.18.0", "encoder.features.18.1")
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
             table |= torch_layer(

@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.inference.coverings import WholeImage
 from segjax.inference.resizing import ShortSide
+from segjax.models.backbones.mobilenet_v2 import MobileNetV2
 from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
@@ -51,11 +52,33 @@ def resnet_table(resnet: ResNet, *, prefix: str) -> Table:
     return table
 
 
+def mobilenet_v2_table(*, prefix: str) -> Table:
+    """Returns the entries of a `MobileNetV2` of width 1; the prefix is such as "encoder."."""
+    features = f"{prefix}features"
+    table = torch_layer("stem", f"{features}.0.0", f"{features}.0.1")
+    expansions = [expansion for expansion, _, units, _ in MobileNetV2.stages for _ in range(units)]
+    for i, expansion in enumerate(expansions):
+        ours, theirs, place = f"expanded_conv_{i}", f"{features}.{i + 1}.conv", 0
+        for layer in ("expand", "depthwise") if expansion > 1 else ("depthwise",):
+            table |= torch_layer(f"{ours}/{layer}", f"{theirs}.{place}.0", f"{theirs}.{place}.1")
+            place += 1
+        table |= torch_layer(f"{ours}/project", f"{theirs}.{place}", f"{theirs}.{place + 1}")
+    return table
+
+
 def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts an ImageNet ResNet to a backbone, without its classifier "fc"."""
     resnet = RESNETS[name.removeprefix("torchvision/")]()
     table = resnet_table(resnet, prefix="")
     return Conversion(resnet, table, state_dict, rf"{COUNTERS}|^fc\.", IMAGENET)
+
+
+def convert_mobilenet_v2(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
+    """Converts the ImageNet MobileNetV2 to a backbone, without the 1×1 convolution to 1280 channels
+    ("features.18") and the classifier."""
+    ignored = rf"{COUNTERS}|^features\.18\.|^classifier\."
+    table = mobilenet_v2_table(prefix="")
+    return Conversion(MobileNetV2(), table, state_dict, ignored, IMAGENET)
 
 
 def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:

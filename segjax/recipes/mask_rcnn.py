@@ -106,7 +106,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class MaskRCNNPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     short_sides: tuple[int, ...] = (800,)
     """Length of the image's shorter side in each view; the detections of all views are merged.

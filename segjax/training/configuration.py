@@ -244,6 +244,10 @@ def paths(config) -> list[str]:
     return found
 
 
+class UnknownSetting(ValueError):
+    """A configuration has no setting of this name."""
+
+
 def from_dict(config_class, values: dict, *, where: str = "config"):
     """Rebuilds a configuration from the output of `to_dict`.
 
@@ -258,7 +262,7 @@ def from_dict(config_class, values: dict, *, where: str = "config"):
     for key in values:
         if key not in fields:
             hint = did_you_mean(key, fields) or f"; known: {sorted(fields)}"
-            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+            raise UnknownSetting(f"{where}: unknown key {key!r}{hint}")
     arguments = {k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()}
     try:
         return config_class(**arguments)

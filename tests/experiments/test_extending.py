@@ -15,7 +15,7 @@ import pytest
 from segjax.cli import main
 from segjax.commands.launch import run
 from segjax.data.loading.loader import training_batches
-from segjax.models import MaskRCNN, ResNetUNet, UNet
+from segjax.models import EncoderUNet, MaskRCNN, UNet
 from segjax.models.backbones.registry import BACKBONES
 from segjax.recipes.unet import UNetConfig
 from segjax.training.configuration import parse
@@ -349,7 +349,7 @@ def test_stochastic_depth_skips_a_block_for_whole_examples_of_training_alone():
     np.testing.assert_allclose(in_training, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_registered_backbone_serves_by_its_name_and_one_without_a_stem_no_resnet_unet():
+def test_a_registered_backbone_serves_by_its_name_and_one_without_a_stem_no_encoder_unet():
     found = [
         convnext.MaskRCNNNetwork(width_multiplier=0.5).model(2),
         MaskRCNN(2, backbone="convnext"),
@@ -358,8 +358,8 @@ def test_a_registered_backbone_serves_by_its_name_and_one_without_a_stem_no_resn
     # An experiment file that is loaded again has other classes of the same names.
     names = [(type(model.backbone).__name__, model.backbone.width) for model in found]
     assert names == [("ConvNeXt", 48), ("ConvNeXt", 96), ("ConvNeXt", 96)]
-    model = ResNetUNet(2, backbone=convnext.ConvNeXt(width=4))
-    with pytest.raises(ValueError, match="no map 'stem'; expected a ResNet"):
+    model = EncoderUNet(2, backbone=convnext.ConvNeXt(width=4))
+    with pytest.raises(ValueError, match="no map 'stem'; expected a ResNet or"):
         jax.eval_shape(
             model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
         )

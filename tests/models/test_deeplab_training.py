@@ -16,7 +16,7 @@ from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.resnet_unet import ResNetUNet
+from segjax.models.encoder_unet import EncoderUNet
 from tests.variables import random_variables
 
 RESNET = ResNet(stage_sizes=(1, 1, 1, 1), width=8, block="basic")
@@ -43,7 +43,7 @@ MODELS = {
         decoder_features=16,
         dropout_rate=0.0,
     ),
-    "ResNet U-Net": ResNetUNet(3, backbone=RESNET, decoder_features=(16, 16, 16, 8, 8)),
+    "encoder U-Net": EncoderUNet(3, backbone=RESNET, decoder_features=(16, 16, 16, 8, 8)),
 }
 SIDE, STEPS = 33, 150
 

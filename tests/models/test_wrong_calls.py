@@ -19,7 +19,7 @@ MODELS = {
         3, backbone=Subsampling(), aspp_features=4, decoder_features=4, low_level_features=2
     ),
     "MaskRCNN": tiny_model(),
-    "ResNetUNet": models.ResNetUNet(3, backbone=RESNET, decoder_features=(4,) * 5),
+    "EncoderUNet": models.EncoderUNet(3, backbone=RESNET, decoder_features=(4,) * 5),
     "UNet": models.UNet(3, features=2, depth=2, padding="SAME"),
 }
 IMAGES = floats(2, 64, 64, 3)

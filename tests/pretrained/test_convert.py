@@ -53,6 +53,25 @@ def test_every_name_has_a_rule_for_each_array_of_its_model():
         ("torchvision/vgg16", {"features.28.weight": (512, 512, 3, 3)}, 26),
         ("torchvision/resnet101", {"layer3.22.conv3.weight": (1024, 256, 1, 1)}, 104 * 5),
         ("smp/unet_resnet34", {"decoder.blocks.4.conv2.1.running_var": (16,)}, 232),
+        # The stem, and 17 bottlenecks of which all but the first expand: 1 + 17 · 3 − 1 layers.
+        (
+            "torchvision/mobilenet_v2",
+            {
+                "features.1.conv.0.0.weight": (32, 1, 3, 3),
+                "features.1.conv.2.running_mean": (16,),
+                "features.17.conv.0.1.bias": (960,),
+                "features.17.conv.2.weight": (320, 960, 1, 1),
+            },
+            51 * 5,
+        ),
+        (
+            "smp/unet_mobilenet_v2",
+            {
+                "encoder.features.18.0.weight": (1280, 320, 1, 1),
+                "decoder.blocks.0.conv1.0.weight": (256, 1376, 3, 3),
+            },
+            None,
+        ),
         (
             "tf/deeplabv3plus_xception65",
             {

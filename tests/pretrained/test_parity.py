@@ -18,6 +18,7 @@ from tests.pretrained.source_shapes import forward
     [
         "torchvision/deeplabv3_resnet50",
         pytest.param("smp/unet_resnet34", marks=pytest.mark.optimized),
+        "smp/unet_mobilenet_v2",
         "smp/deeplabv3plus_resnet50",
     ],
 )

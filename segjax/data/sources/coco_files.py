@@ -14,6 +14,7 @@ from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import QUARTER_TURNS, Orientation, note_turned, read_tag
 from segjax.data.sources.coco_example import read_coco_example
 from segjax.data.sources.coco_images import (
+    check_paths,
     example_names,
     files_in,
     find_files,
@@ -80,15 +81,9 @@ class CocoInstances:
     _places: np.ndarray = field(init=False, repr=False)  # of the examples in the index
 
     def __post_init__(self):
-        path, folder = (Path(given).expanduser() for given in (self.annotations, self.images))
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected annotations in COCO's format")
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
-        folder = folder.absolute()
+        path, folder = check_paths(self.annotations, self.images)
         index = read_coco_index(
-            path.absolute(),
-            read_sizes=partial(read_sizes, folder, orientation=self.orientation),
+            path, read_sizes=partial(read_sizes, folder, orientation=self.orientation)
         )
         files = find_files(folder, index.file_names)
         places = np.arange(len(index.image_ids))
@@ -107,7 +102,7 @@ class CocoInstances:
         notes += note_changes(index.file_names, names)
         index = replace(index, file_names=tuple(names))
         for name, value in (
-            ("annotations", path.absolute()),
+            ("annotations", path),
             ("images", folder),
             ("ids", example_names(index, places)),
             ("_index", index),

@@ -13,6 +13,8 @@ from segjax.models.normalization import BatchNorm, Norm
 
 # TensorFlow initialises so in mobilenet.training_scope; the paper does not say how.
 truncated_normal = nn.initializers.truncated_normal(0.09)
+# The map of each stride that the strides in table 2 give; a smaller output stride keeps its name.
+STRIDES = {2: "stem", 4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 
 
 def multiplied(features: int, multiplier: float, divisor: int) -> int:
@@ -87,7 +89,7 @@ class MobileNetV2(Network):
 
     @nn.compact
     def __call__(self, images, *, output_stride: int = 32, multi_grid=None, train: bool = False):
-        """Computes the maps of the last bottleneck and of two before it.
+        """Computes the last map at each stride, and the depthwise map for DeepLab v3+.
 
         Args:
           images: [batch, height, width, channels]; in [−1, 1] for TensorFlow's weights.
@@ -97,7 +99,9 @@ class MobileNetV2(Network):
           train: whether norms use the batch's statistics.
 
         Returns:
-          "features": 320 channels · the multiplier.
+          "stem", "stage1" … "stage4": the last bottleneck's output at stride 2, 4, 8, 16 and 32,
+            with 16, 24, 32, 96 and 320 channels · the multiplier.
+          "features": the last of them.
           "auxiliary": the bottleneck before the last stride, 96 channels.
           "low_level": the depthwise map of the last bottleneck at stride 4 (expanded_conv_2, 144
             channels), TensorFlow DeepLab's "layer_4/depthwise_output".
@@ -149,4 +153,5 @@ class MobileNetV2(Network):
             reached *= stride
             if reached == 4:
                 maps["low_level"] = depthwise
+            maps[STRIDES[reached]] = x  # overwritten by the next bottleneck at this stride
         return {**maps, "features": x}

@@ -66,7 +66,7 @@ class Backbone(Protocol):
           "auxiliary": the map before the last stage, which the auxiliary heads of DeepLab v3 and
             v3+ read.
           "stage1" … "stage4": strides 4, 8, 16 and 32, which Mask R-CNN's feature pyramid reads.
-          "stem": stride 2, which `ResNetUNet` reads beside the stages.
+          "stem": the last map at stride 2, which `EncoderUNet` reads beside the stages.
           "pool1" … "pool4": the maps for DeepLab v1's multi-scale features.
         """
         ...

@@ -54,6 +54,11 @@ def test_the_bottlenecks_of_table_2():
         "features": 320,
         "auxiliary": 96,
         "low_level": 144,
+        "stem": 16,
+        "stage1": 24,
+        "stage2": 32,
+        "stage3": 96,
+        "stage4": 320,
     }
 
 
@@ -118,6 +123,25 @@ def test_low_level_is_the_last_depthwise_map_at_stride_4():
     outputs = state["intermediates"]["expanded_conv_3"]["__call__"][0]
     np.testing.assert_array_equal(found["low_level"], outputs[1])
     assert found["low_level"].shape == (1, 9, 9, 16)
+
+
+def test_each_stride_gives_the_output_of_its_last_bottleneck():
+    model = MobileNetV2(width_multiplier=0.1)
+    images = np.random.default_rng(0).normal(size=(1, 65, 65, 3)).astype(np.float32)
+    variables = random_variables(model, images)
+    apply = jax.jit(lambda v, x: model.apply(v, x, capture_intermediates=True))
+    found, state = apply(variables, images)
+    # The bottlenecks before those with stride 2 in table 2, and the last.
+    for name, last, side in zip(
+        ("stem", "stage1", "stage2", "stage3", "stage4"),
+        (0, 2, 5, 12, 16),
+        (33, 17, 9, 5, 3),
+        strict=True,
+    ):
+        expected, _ = state["intermediates"][f"expanded_conv_{last}"]["__call__"][0]
+        np.testing.assert_array_equal(found[name], expected)
+        assert found[name].shape[1:3] == (side, side)
+    np.testing.assert_array_equal(found["features"], found["stage4"])
 
 
 def test_shapes_are_those_of_tensorflows_variables_at_width_one_half(real_data):

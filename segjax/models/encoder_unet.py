@@ -1,7 +1,8 @@
-"""U-Net with a ResNet encoder, as in segmentation-models-pytorch (`smp.Unet`, version 0.6).
+"""U-Net with an encoder trained on ImageNet, as in segmentation-models-pytorch (`smp.Unet`, version
+0.6).
 
 There is no paper: U-Net's decoder (arXiv:1505.04597) with padded convolutions, batch norm and
-nearest upsampling runs on the five maps of a ResNet trained on ImageNet.
+nearest upsampling runs on the maps of a ResNet or a MobileNetV2 at strides 2, 4, 8, 16 and 32.
 """
 
 from typing import Any
@@ -49,14 +50,18 @@ class DecoderBlock(nn.Module):
         return x
 
 
-class ResNetUNet(Network):
-    """U-Net's decoder on a ResNet; images may have any size.
+class EncoderUNet(Network):
+    """U-Net's decoder on a backbone; images may have any size.
 
-    Parameters: "backbone", "decoder_block1" (the deepest) … "decoder_block5", "logits" (3×3).
+    Parameters: "backbone", "top" with `top_features`, "decoder_block1" (the deepest) …
+    "decoder_block5", "logits" (3×3).
 
     Attributes:
       num_classes: number of classes, background included.
-      backbone: the name of a ResNet, or a module, which keeps its own norm and dtype.
+      backbone: the name of a ResNet or "mobilenet_v2", or a module with their maps, which keeps its
+        own norm and dtype.
+      top_features: channels of a 1×1 convolution with ReLU6 between the backbone and the decoder,
+        1280 in smp's MobileNetV2; None has none.
       decoder_features: channels of the five decoder blocks, from the deepest.
       norm: normalisation of all layers.
       dtype: computation dtype; parameters and logits are float32.
@@ -64,6 +69,7 @@ class ResNetUNet(Network):
 
     num_classes: int
     backbone: BackboneName | nn.Module = "resnet34"
+    top_features: int | None = None
     decoder_features: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
     norm: Norm = BatchNorm
     dtype: Any = None
@@ -84,15 +90,26 @@ class ResNetUNet(Network):
           "logits": [batch, height, width, num_classes] float32.
 
         Raises:
-          ValueError: the backbone lacks the maps of a ResNet.
+          ValueError: the backbone lacks a map.
         """
         chex.assert_rank(images, 4, custom_message="images")
         chex.assert_type(images, float, custom_message="images")
         backbone = backbone_of(self, norm=self.norm, dtype=self.dtype)
         maps = backbone(images, train=train)
         if missing := [name for name in SKIPS if name not in maps]:
-            raise ValueError(f"{self.backbone!r} has no map {missing[0]!r}; expected a ResNet")
+            raise ValueError(
+                f"{self.backbone!r} has no map {missing[0]!r}; expected a ResNet or MobileNetV2"
+            )
         x = maps["features"]
+        if self.top_features is not None:
+            x = ConvolutionNorm(
+                self.top_features,
+                kernel_size=1,
+                activation=nn.relu6,
+                norm=self.norm,
+                dtype=self.dtype,
+                name="top",
+            )(x, train)
         skips = [*(maps[name] for name in SKIPS), None]
         for i, (features, skip) in enumerate(zip(self.decoder_features, skips, strict=True), 1):
             block = DecoderBlock(

@@ -1,0 +1,62 @@
+"""Defaults that fit a data set and a machine: sides of crops, batch size, number of steps.
+
+They are rules of thumb, and every one can be set. They depend on the images' sizes, their number
+and the devices alone, so that the same command gives the same run again.
+"""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+EPOCHS = 50  # passes over the training images
+FEWEST_STEPS, MOST_STEPS = 500, 10_000
+LARGEST_BATCH = {"cpu": 4}  # larger ones make each step of a CPU long
+LARGEST_BATCH_ELSEWHERE = 16
+
+
+def crop_side(sizes: np.ndarray, *, multiple: int, largest: int, extra: int = 0) -> int:
+    """Returns the side of square crops: the largest that fits three quarters of the images.
+
+    Args:
+      sizes: height and width of each image, [n, 2].
+      multiple: the side is a multiple of this, plus `extra`.
+      largest: the largest side.
+      extra: what the side has beyond a multiple, such as 1 for DeepLab.
+    """
+    shorter = np.quantile(np.min(sizes, axis=1), 0.25)
+    side = min(int(shorter), largest) - extra
+    return max(side // multiple, 1) * multiple + extra
+
+
+def batch_size(bytes_per_example: float, examples: int) -> int:
+    """Returns the largest power of two that fits the devices' memory, a multiple of their number.
+
+    Args:
+      bytes_per_example: the memory that a training example takes, estimated.
+      examples: the number of training examples.
+    """
+    devices = jax.local_devices()
+    largest = LARGEST_BATCH.get(devices[0].platform, LARGEST_BATCH_ELSEWHERE)
+    size = largest
+    while size > 1 and (size * bytes_per_example > memory_of(devices[0]) or size > examples):
+        size //= 2
+    return size * len(devices)
+
+
+def memory_of(device: Any) -> float:
+    """Returns the bytes that training may take on a device; half of a CPU's main memory."""
+    statistics = device.memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return 0.8 * statistics["bytes_limit"]
+    try:
+        return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return 4 * 2**30
+
+
+def number_of_steps(examples: int, batch: int) -> int:
+    """Returns the steps of `EPOCHS` passes over the examples, in hundreds, within limits."""
+    steps = -(-EPOCHS * examples // batch)
+    return int(np.clip(-(-steps // 100) * 100, FEWEST_STEPS, MOST_STEPS))
