@@ -151,7 +151,9 @@ def test_missing_folders_stop_the_command_in_one_line(flags, message, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("family", "name"), [("deeplab", "v3plus"), ("mask_rcnn", "small")])
+@pytest.mark.parametrize(
+    ("family", "name"), [("unet", "encoder"), ("deeplab", "v3plus"), ("mask_rcnn", "small")]
+)
 def test_a_variant_builds_its_network(family, name, folders, tmp_path):
     module = load_module(EXPERIMENTS / family / "folder.py")
     assert name in module.__doc__
