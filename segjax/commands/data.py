@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import tyro
 
@@ -88,7 +88,9 @@ def check_command(
                 coco, images, orientation=orientation or "upright", contact_sheet=contact_sheet
             )
         else:
-            report = check(name, data_dir=data_dir, source=source, contact_sheet=contact_sheet)
+            report = check(
+                cast(str, name), data_dir=data_dir, source=source, contact_sheet=contact_sheet
+            )
     print(report.text())
     if any(split.images for split in report.splits.values()):
         print(f"  contact sheet: {contact_sheet}")
