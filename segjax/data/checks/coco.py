@@ -92,11 +92,12 @@ def _sizes_of_readable(
     """Reads heights and widths; 0 for missing and unreadable images, which the check then finds."""
     files = find_files(folder, names)
 
-    def size(name):
+    def size(name: str) -> tuple[int, int]:
         try:
-            return read_image(folder / files.get(name, name), orientation=orientation).shape[:2]
+            image = read_image(folder / files.get(name, name), orientation=orientation)
         except (OSError, ValueError):
             return 0, 0
+        return image.shape[0], image.shape[1]
 
     sizes = map_in_threads(size, names)
     return list(tqdm(sizes, "reading sizes", len(names), unit="image", leave=False))
