@@ -13,7 +13,7 @@ from segjax.data.orientation import Orientation
 from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
-    from segjax.data.tiff_tags import PageTags
+    from segjax.data.tiff_metadata import PageTags
     from segjax.pretrained import Pretrained
 
 
@@ -53,7 +53,7 @@ def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
     """Reads every image once, to find damaged files before anything is written."""
     from segjax.data.images import read_images
-    from segjax.data.tiff_tags import read_page_tags
+    from segjax.data.tiff_metadata import read_page_tags
 
     kinds, tags, problems = [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
