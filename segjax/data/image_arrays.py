@@ -16,7 +16,7 @@ from segjax.data.tiff import read_tiff
 from segjax.data.tiff_tags import (
     is_grey_of_another_type,
     is_photograph,
-    is_turned_or_planar_16_bit_colour,
+    is_scrambled,
     pages_are_channels,
 )
 
@@ -39,11 +39,11 @@ def read_array(path: str | Path, *, orientation: Orientation = "upright") -> np.
 
     The bands:
 
-    - Photographs (PNG, JPEG, BMP, GIF, WebP, and TIFF of grey or RGB) are read as by
-      `images.read_image`, with 1 or 3 bands.
+    - PNG, JPEG, BMP, GIF and WebP are read as by `images.read_image`, with 1 or 3 bands. Alpha that
+      is not opaque is refused.
     - A NumPy file (.npy) holds [height, width] or [height, width, bands].
-    - A TIFF has the bands that `segjax.data.tiff` describes. Those that Pillow cannot read need
-      tifffile.
+    - A TIFF has the bands that `segjax.data.tiff` describes. Grey and RGB are read without
+      tifffile, but for RGB of 32 bits.
 
     Raises ValueError, naming the file, if it is damaged or empty, has other values, other axes or
     several pages, or if its reader is not installed. Raises FileNotFoundError if there is no file.
@@ -117,9 +117,8 @@ def _needs_tifffile(path: Path) -> bool:
                 tags = image.tag_v2
                 if page and tags.get(ExifTags.Base.NewSubfileType, 0) & 0b101:
                     continue
-                if not (is_photograph(tags) or is_grey_of_another_type(tags)):
-                    return True
-                if is_turned_or_planar_16_bit_colour(tags):
+                is_known = is_photograph(tags) or is_grey_of_another_type(tags)
+                if not is_known or is_scrambled(tags):
                     return True
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
     except Exception:

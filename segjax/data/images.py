@@ -124,7 +124,11 @@ def read_images(path: str | Path, *, orientation: Orientation = "upright") -> It
 def decode_pages(
     path: str | Path, *, orientation: Orientation = "upright", any_type: bool = False
 ) -> Iterator[np.ndarray]:
-    """Yields what `read_images` yields; with `any_type`, also grey int16, int32 and float32."""
+    """Yields what `read_images` yields, or more of a TIFF.
+
+    With `any_type`, a TIFF may be grey of int16, int32 or float32, and alpha that is not opaque is
+    the last band.
+    """
     path = Path(path)
     # Pillow gets an open file, not a path. From a path it maps uncompressed TIFFs to memory, and
     # swaps height and width if the orientation tag says so (seen in Pillow 13.0).
@@ -156,7 +160,7 @@ def decode_pages(
             with _decoding(path):
                 tag = tag_of(image)
             if bits > 8 and image.mode in ("RGB", "RGBA"):
-                pixels = _colour_16_bit(image, path, page, tag)
+                pixels = _colour_16_bit(image, path, page, tag, any_type=any_type)
                 # Both libraries widen a PNG of grey with alpha (colour type 4) to colour.
                 pixels = pixels[..., :1] if image.format == "PNG" and header[25] == 4 else pixels
             else:
@@ -245,6 +249,9 @@ def _grey_or_8_bit(image: Image.Image, path: Path, *, any_type: bool) -> np.ndar
     """The pixels of an image that Pillow decodes without loss."""
     with _decoding(path):
         image.load()
+    if any_type and isinstance(image, TiffImageFile) and image.mode in ("LA", "RGBA"):
+        pixels = np.array(image)
+        return pixels[..., :-1] if pixels[..., -1].min() == 255 else pixels
     match image.mode:
         case "1" | "L" | "LA":
             _check_opaque(image, path)
@@ -289,7 +296,9 @@ def _check_alpha(alpha: np.ndarray, opaque: int, path: Path) -> None:
         )
 
 
-def _colour_16_bit(image: Image.Image, path: Path, page: int, tag: int) -> np.ndarray:
+def _colour_16_bit(
+    image: Image.Image, path: Path, page: int, tag: int, *, any_type: bool
+) -> np.ndarray:
     """The stored pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
     # OpenCV scrambles separate colour planes and fails on some orientations of a TIFF.
     if tag != 1 and isinstance(image, TiffImageFile):
@@ -306,5 +315,7 @@ def _colour_16_bit(image: Image.Image, path: Path, page: int, tag: int) -> np.nd
     if not found or decoded[0].dtype != np.uint16 or decoded[0].ndim != 3:
         raise ValueError(f"{path}: damaged, cut short or of an unsupported kind; {_EXPECTED}")
     if decoded[0].shape[2] > 3:
+        if any_type and isinstance(image, TiffImageFile) and decoded[0][..., 3].min() < 65535:
+            return decoded[0][..., [2, 1, 0, 3]]
         _check_alpha(decoded[0][..., 3], 65535, path)
     return decoded[0][..., [2, 1, 0]]

@@ -7,6 +7,8 @@ Which axis is what:
   that an axis is channels (C), those pages are joined to bands. Their other axes (Z, T) are images,
   in the file's order.
 - Any other axis is refused, and so are samples beside channels.
+- Alpha is dropped where it is opaque. Elsewhere it is a band: GDAL marks the fourth of four bands
+  of 8 bits as alpha.
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ def read_tiff(path: Path, *, orientation: Orientation = "upright") -> Iterator[n
     """Yields the images [height, width, bands] of a TIFF in the file's own type.
 
     Thumbnails, lower resolutions and masks are left out. Where 0 is white, unsigned integers are
-    inverted. An opaque alpha channel is dropped.
+    inverted.
 
     Raises ValueError, naming the file, if it is damaged, if tifffile or a codec is not installed,
     if an axis is ambiguous, or if pixels are indices of a palette or another kind of colour.
@@ -122,7 +124,7 @@ def _check_length(page: Any, tiff: Any, path: Path) -> None:
 
 
 def _finish(pixels: np.ndarray, page: Any, path: Path) -> np.ndarray:
-    """Inverts pixels of which 0 is white, drops opaque alpha, and refuses other colours."""
+    """Inverts pixels of which 0 is white, drops opaque alpha, and refuses other kinds of colour."""
     photometric, kind = int(page.photometric), pixels.dtype.kind
     is_rgb = photometric == _RGB or (photometric == _YCBCR and page.compression == _JPEG)
     is_inverted = photometric == _MIN_IS_WHITE and kind in "bu"
@@ -138,14 +140,8 @@ def _finish(pixels: np.ndarray, page: Any, path: Path) -> np.ndarray:
     if {*extra} & {*_ALPHAS} and len(extra) < pixels.shape[2]:
         place = pixels.shape[2] - len(extra) + next(i for i, x in enumerate(extra) if x in _ALPHAS)
         opaque = np.iinfo(pixels.dtype).max if kind in "iu" else 1
-        low, high = pixels[..., place].min(), pixels[..., place].max()
-        if low < opaque:
-            raise ValueError(
-                f"{path}: expected an opaque image, found alpha (band {place + 1}) with values "
-                f"from {low} to {high} of {opaque}: transparency, a mask or a band of its own? "
-                "Save the image without it, or as an extra sample that is not alpha"
-            )
-        pixels = np.delete(pixels, place, axis=2)
+        if pixels[..., place].min() == opaque:
+            pixels = np.delete(pixels, place, axis=2)
     return pixels
 
 

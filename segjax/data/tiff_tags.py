@@ -37,16 +37,19 @@ def is_grey_of_another_type(tags: Mapping[int, Any]) -> bool:
     return kind in [(1, 1, (2,), (16,)), (1, 1, (2,), (32,)), (1, 1, (3,), (32,))]
 
 
-def is_turned_or_planar_16_bit_colour(tags: Mapping[int, Any]) -> bool:
-    """Whether a page is of the colour images that OpenCV scrambles."""
-    return (
-        max(tags.get(ExifTags.Base.BitsPerSample, (1,))) > 8
-        and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1
-        and (
-            tags.get(ExifTags.Base.Orientation, 1) != 1
-            or tags.get(ExifTags.Base.PlanarConfiguration, 1) != 1
-        )
+def is_scrambled(tags: Mapping[int, Any]) -> bool:
+    """Whether Pillow or OpenCV changes a photograph's values or their places.
+
+    OpenCV scrambles 16-bit colour that is turned or in planes. Pillow divides premultiplied colours
+    by their alpha.
+    """
+    is_deep = max(tags.get(ExifTags.Base.BitsPerSample, (1,))) > 8
+    is_odd = (
+        tags.get(ExifTags.Base.Orientation, 1) != 1
+        or tags.get(ExifTags.Base.PlanarConfiguration, 1) != 1
     )
+    is_colour = tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1
+    return (is_deep and is_colour and is_odd) or 1 in _extra_samples(tags)
 
 
 def pages_are_channels(description: str, pages: int) -> bool:

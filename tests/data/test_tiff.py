@@ -282,7 +282,7 @@ def test_other_kinds_of_colour_are_refused_by_name(tmp_path, photometric, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "uint32"])
-def test_opaque_alpha_is_dropped_and_other_alpha_refused(tmp_path, dtype):
+def test_opaque_alpha_is_dropped_and_other_alpha_a_band(tmp_path, dtype):
     pixels = values(20, 24, 5, dtype=dtype)
     opaque = 1 if dtype == "float32" else np.iinfo(dtype).max
     pixels[..., 3] = opaque
@@ -291,8 +291,28 @@ def test_opaque_alpha_is_dropped_and_other_alpha_refused(tmp_path, dtype):
     assert_reads(tmp_path / "a.tif", pixels[..., [0, 1, 2, 4]])
     pixels[3, 5, 3] = 0
     tifffile.imwrite(tmp_path / "a.tif", pixels, metadata=None, **settings)
-    with pytest.raises(ValueError, match=r"a\.tif: .*alpha \(band 4\) with values from 0"):
-        read_array(tmp_path / "a.tif")
+    assert_reads(tmp_path / "a.tif", pixels)
+
+
+@pytest.mark.parametrize(("colours", "dtype"), [(3, "uint8"), (1, "uint8"), (3, "uint16")])
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_the_alpha_of_a_photograph_follows_the_same_rule(
+    tmp_path, monkeypatch, colours, dtype, alpha
+):
+    pixels = values(20, 24, colours + 1, dtype=dtype)
+    photometric = "rgb" if colours == 3 else "minisblack"
+    settings = {"photometric": photometric, "planarconfig": "contig", "extrasamples": [alpha]}
+    tifffile.imwrite(tmp_path / "band.tif", pixels, metadata=None, **settings)
+    pixels[..., -1] = np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / "opaque.tif", pixels, metadata=None, **settings)
+    if alpha == 2:  # Pillow and OpenCV keep the values
+        monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert_reads(tmp_path / "opaque.tif", pixels[..., :-1])
+    assert_reads(tmp_path / "band.tif", values(20, 24, colours + 1, dtype=dtype))
+    with pytest.raises(
+        ValueError, match=r"band\.tif: expected .*(an opaque image|found La pixels)"
+    ):
+        read_image(tmp_path / "band.tif")
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.95, 0.999])
