@@ -10,6 +10,7 @@ from segjax.data.instance_masks import CroppedMask
 from segjax.data.prepare import prepare
 from segjax.pictures.colors import color_map
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
+from segjax.pictures.overlays import to_rgb
 from tests.data import official_layouts
 
 
@@ -257,6 +258,14 @@ def test_a_tile_stretches_16_bit_images():
     left = draw_tile(example, "caption", size=64)[-64:, :64]
     assert left.min() < 5
     assert left.max() > 250
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(2, np.uint16), (5, np.float32), (4, np.int32)])
+def test_a_tile_shows_images_of_any_bands_and_types(bands, dtype):
+    image = np.random.default_rng(0).integers(0, 4000, (64, 64, bands)).astype(dtype)
+    example = {"image": image, "labels": np.zeros((64, 64), np.uint8)}
+    left = draw_tile(example, "caption", size=64)[-64:, :64]
+    np.testing.assert_array_equal(left, to_rgb(image))
 
 
 def test_tiles_of_several_sizes_are_laid_out_without_overlap():
