@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segjax.data.images import SUFFIXES, decode_pages
+from segjax.data.images import SUFFIXES, decode_pages, match_channels
 from segjax.data.orientation import Orientation
 from segjax.data.tiff import read_tiff
 from segjax.data.tiff_tags import (
@@ -73,6 +73,29 @@ def read_arrays(path: str | Path, *, orientation: Orientation = "upright") -> It
     else:
         images = decode_pages(path, orientation=orientation, any_type=True)
     return (_with_known_type(image, path) for image in images)
+
+
+def for_network(image: np.ndarray, channels: int, *, path: Path) -> np.ndarray:
+    """Converts an image to what networks read: uint8, uint16 or float32 of their channels.
+
+    Other integers become float32, which holds them exactly up to 2**24. Grey and RGB become one
+    another (`images.match_channels`).
+
+    Args:
+      image: [height, width, bands], as `read_array` returns it.
+      channels: the number of channels.
+      path: the file, for the error.
+
+    Raises:
+      ValueError: the image has another number of bands, and is not grey or RGB.
+    """
+    if image.dtype.name not in ("uint8", "uint16", "float32"):
+        image = image.astype(np.float32)
+    if image.shape[2] == channels:
+        return image
+    if {image.shape[2], channels} != {1, 3}:
+        raise ValueError(f"{path}: {image.shape[2]} bands; expected {channels}, as in training")
+    return match_channels(image, channels)
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -61,7 +61,7 @@ class FolderData:
     Of its classes, those that `classes` leaves out are ignored."""
     channels: int | None = None
     """Channels that the images are read with: 1, grey, or 3, colour; None takes 3 if any image has
-    colours."""
+    colours. Images of other numbers of bands keep them."""
     orientation: Orientation = "upright"
     """How files with an EXIF orientation are read. upright: turned, as viewers show them; masks
     belong to the upright image. stored: as they are stored."""
@@ -86,8 +86,8 @@ class FolderData:
                 f"{len(self.classes)} classes ({', '.join(self.classes)}), but {len(self.values)} "
                 f"values ({', '.join(self.values)}); expected as many"
             )
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels={self.channels}; expected 1 or 3")
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"channels={self.channels}; expected at least 1")
         check_classes(self.classes)
         _ = self._format  # refuses wrong values
 

@@ -83,7 +83,7 @@ def test_colours_without_values_are_refused_and_the_check_shows_the_proposal(fol
         ({"values": ("0", "1"), "classes": ("a",)}, r"1 classes \(a\), but 2 values \(0, 1\)"),
         ({"values": ("0", "red")}, "'red' is neither a number"),
         ({"classes": ("a", "a")}, "two classes are named 'a'"),
-        ({"channels": 2}, "channels=2; expected 1 or 3"),
+        ({"channels": 0}, "channels=0; expected at least 1"),
         ({"color_table": "t", "values": ("0", "1")}, "both give the colours"),
     ],
 )

@@ -110,8 +110,11 @@ def read_folders(
         problems += wrong.values()
         pairs[split] = [(pair, mask) for pair, mask in each if mask.path not in wrong]
     if channels is None:
-        channels, note = _common_channels([pair for each in pairs.values() for pair, _ in each])
+        channels, note, problem = _common_channels(
+            [pair for each in pairs.values() for pair, _ in each]
+        )
         notes += note
+        problems += problem
     parts = {split: each for split, each in pairs.items() if split != "train"}
     try:
         places_of = divide(
@@ -173,12 +176,19 @@ def _facts(
     return tuple(bar)
 
 
-def _common_channels(pairs: Sequence[Pair]) -> tuple[int, list[str]]:
-    """Returns the number of channels that all images can have, and a note if they differ."""
+def _common_channels(pairs: Sequence[Pair]) -> tuple[int, list[str], list[str]]:
+    """Returns the number of channels that all images can have; notes and problems if they differ.
+
+    Grey and RGB become one another; other numbers of bands must agree.
+    """
     found = count_channels(pairs)
+    most = max(found, default=1)
     if len(found) < 2:
-        return max(found, default=1), []
-    return max(found), [f"{found[1]} of {found.total()} images are grey; they are read as RGB"]
+        return most, [], []
+    if {*found} == {1, 3}:
+        return 3, [f"{found[1]} of {found.total()} images are grey; they are read as RGB"], []
+    counts = ", ".join(f"{count} of {channels} bands" for channels, count in sorted(found.items()))
+    return most, [], [f"the images differ in their bands: {counts}; expected as many in all"]
 
 
 def value_problems(mask: MaskFacts, mask_format: MaskFormat) -> list[str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from segjax.data.images import SUFFIXES
+from segjax.data.image_arrays import ARRAY_SUFFIXES, read_arrays
 from segjax.messages.lists import few
 
-MASK_SUFFIXES = (*SUFFIXES, ".npy")
 SUFFIX_SETTING = "--mask-suffix"
 
 
@@ -106,7 +105,7 @@ def pair_folders(images: Path, masks: Path, *, suffix: str | None = None) -> Pai
             ending = f" whose names end in {suffix!r}" if suffix and kind == "masks" else ""
             raise ValueError(
                 f"{folder}: no {kind}{ending} in this folder or below it; expected files of "
-                f"{' '.join(MASK_SUFFIXES)}"
+                f"{' '.join(ARRAY_SUFFIXES)}"
             )
     rule = _best_rule(image_files, mask_files, images, masks, suffix)
     image_keys, mask_keys = (
@@ -179,7 +178,7 @@ def _files_in(folder: Path) -> list[Path]:
         found += [
             Path(place) / name
             for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in MASK_SUFFIXES
+            if not name.startswith(".") and Path(name).suffix.lower() in ARRAY_SUFFIXES
         ]
     return sorted(found, key=lambda path: natural(str(path.relative_to(folder))))
 
@@ -317,12 +316,17 @@ def _pages(image: Path, mask: Path, folder: Path) -> list[Pair]:
 
 
 def count_pages(path: Path) -> int:
-    """Counts the pages of a TIFF; any other file has one, and so has one that cannot be read."""
+    """Counts the images in a TIFF; any other file has one, and so has one that cannot be read.
+
+    Pages that are channels of one image do not count; see `segjax.data.tiff`.
+    """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
     try:
-        with Image.open(path) as image:
-            return getattr(image, "n_frames", 1)
+        with path.open("rb") as file, Image.open(file) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return 1
+        return sum(1 for _ in read_arrays(path))
     # Reading the file later says what is wrong. Pillow raises many kinds of errors.
     except Exception:
         return 1

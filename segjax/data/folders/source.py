@@ -14,27 +14,28 @@ from PIL import Image
 from segjax.data.folders.mask_format import MaskFormat
 from segjax.data.folders.pairing import Pair
 from segjax.data.folders.stored_mask import read_stored_mask
-from segjax.data.images import match_channels, read_images
+from segjax.data.image_arrays import for_network, read_arrays
 from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import QUARTER_TURNS, Orientation, explain_size, read_tag
 
 SETTING = "--orientation"
-_CHANNELS = {"1": 1, "L": 1, "LA": 1, "I;16": 1, "I;16B": 1, "RGB": 3, "RGBA": 3, "CMYK": 3}
+# What headers tell of the channels that an image is read with. Others need the pixels.
+_CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "RGB": 3}
 
 
 @dataclass(frozen=True)
 class FolderSource:
     """Pairs of images and masks; see `segjax.data.sources.protocol.Source`.
 
-    An example has "id", "image" and "labels" uint8 [H, W]; masks of instances add "instances" int32
-    [H, W].
+    An example has "id", "image" (uint8, uint16 or float32) and "labels" uint8 [H, W]; masks of
+    instances add "instances" int32 [H, W].
 
     Attributes:
       name: what messages call the source.
       pairs: the files.
       mask_format: what the values of the masks mean.
-      channels: the number of channels of the images. Grey is repeated for 3; colours become grey
-        for 1.
+      channels: the number of channels of the images. Grey is repeated for 3, and colours become
+        grey for 1; other images must have as many.
       orientation: how images and masks with an EXIF orientation are read.
       sizes: height and width of each mask, int32 [n, 2].
       object_counts: the objects of each mask, int64 [n]; None for masks of classes.
@@ -62,7 +63,11 @@ class FolderSource:
         if problem := self._size_problem(pair, image.shape[:2], stored.shape[:2]):
             raise ValueError(problem)
         entries = self.mask_format.decode(stored, origin=str(pair.mask))
-        return {"id": pair.id, "image": match_channels(image, self.channels), **entries}
+        return {
+            "id": pair.id,
+            "image": for_network(image, self.channels, path=pair.image),
+            **entries,
+        }
 
     def file_problems(self) -> dict[int, str]:
         """Returns the problem of each example whose files differ in size, by their headers."""
@@ -105,6 +110,8 @@ def header_of(pair: Pair, *, orientation: Orientation = "upright") -> Header | N
         with Path(pair.image).open("rb") as file, Image.open(file) as image:
             image.seek(pair.page)
             height, width, channels = image.height, image.width, _CHANNELS.get(image.mode)
+            if getattr(image, "n_frames", 1) > 1:
+                channels = None  # the pages may be channels
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
     except Exception:
         return None
@@ -133,7 +140,7 @@ def read_page(pair: Pair, *, orientation: Orientation = "upright") -> np.ndarray
     Raises:
       OSError, ValueError: the image cannot be read.
     """
-    images = read_images(Path(pair.image), orientation=orientation)
+    images = read_arrays(Path(pair.image), orientation=orientation)
     image = next(islice(images, pair.page, None), None)
     if image is None:
         raise ValueError(f"{pair.image}: no page {pair.page + 1}")

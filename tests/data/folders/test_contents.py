@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from segjax.data.folders.contents import read_folders
@@ -169,6 +170,39 @@ def test_grey_and_coloured_images_become_alike(tmp_path):
     assert "1 of 6 images are grey; they are read as RGB" in contents.notes
     grey = read_folders(places, WHOLE, channels=1)
     assert grey.sources["train"][1]["image"].shape == (48, 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "read_as"),
+    [
+        (np.uint16, 1, np.uint16),
+        (np.int32, 2, np.float32),
+        (np.float32, 4, np.float32),
+        (np.uint8, 5, np.uint8),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_images_of_any_bands_and_types(tmp_path, dtype, bands, read_as, suffix):
+    places = write(tmp_path)
+    pixels = (np.arange(48 * 64 * bands).reshape(48, 64, bands) % 251).astype(dtype)
+    for index in range(6):
+        (tmp_path / "images" / f"s{index}.png").unlink()
+        path = tmp_path / "images" / f"s{index}.{suffix}"
+        if suffix == "npy":
+            np.save(path, pixels)
+        else:
+            tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    contents = read_folders(places, WHOLE)
+    assert not contents.problems
+    assert contents.channels == bands
+    image = contents.sources["train"][2]["image"]
+    assert image.dtype == read_as
+    np.testing.assert_array_equal(image, pixels)
+    assert not contents.sources["train"].file_problems()
+    np.save(tmp_path / "images" / f"s0.{suffix}", pixels[..., :1].repeat(6, axis=2))
+    if suffix == "npy":
+        problems = read_folders(places, WHOLE).problems
+        assert "the images differ in their bands" in problems[0]
 
 
 def test_splits_with_folders_of_their_own(tmp_path):
