@@ -76,7 +76,8 @@ def predict_command(
     Args:
       model: Run directory: the --workdir of a training, which may still be in progress. With the
         option --weights: the name of the model, such as torchvision/deeplabv3_resnet50.
-      images: PNG, JPEG, TIFF (every page), BMP or GIF files of 8 or 16 bits, or folders of them.
+      images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
+        model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
       weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
@@ -126,7 +127,7 @@ def predict_command(
         orientation=orientation,
     )
     refuse_other_record(output, record, overwrite=overwrite)
-    files = read_all(paths, orientation)
+    files = read_all(paths, orientation, channels=trained.segmenter.channels)
     notes += note_turned(paths, orientation=orientation, setting="--orientation")
     task = trained.segmenter
     detects = hasattr(task, "category_ids")
@@ -150,7 +151,7 @@ def predict_command(
 
     from segjax.coco.ids import result_ids
     from segjax.commands.prediction_files import DetectionFiles, LabelFiles
-    from segjax.data.images import match_channels, read_images
+    from segjax.data.image_arrays import for_network, read_arrays
     from segjax.trained import predict_all
 
     if listing is not None and not detects:
@@ -166,8 +167,8 @@ def predict_command(
 
     def examples():
         for file in files:
-            for page, image in enumerate(read_images(file.path, orientation=orientation)):
-                matched = match_channels(image, task.channels)
+            for page, image in enumerate(read_arrays(file.path, orientation=orientation)):
+                matched = for_network(image, task.channels, path=file.path)
                 example = {"id": file.names[page], "image": matched, "original": image}
                 example["path"] = file.path
                 if file.tags:

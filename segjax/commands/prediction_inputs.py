@@ -24,8 +24,8 @@ class ImageFile:
     Attributes:
       path: the file.
       names: the name of each page's outputs, without suffix.
-      channels: the numbers of channels of the pages, 1 and 3.
-      dtypes: the pixel types of the pages, "uint8" and "uint16".
+      channels: the numbers of channels of the pages.
+      dtypes: the pixel types of the pages, as networks read them: "uint8", "uint16" or "float32".
       sizes: the sizes (height, width) of the pages.
       tags: the tags of each page that its label map keeps; empty if the file is no TIFF.
     """
@@ -45,21 +45,29 @@ def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
             "no images given; expected files or folders after the run directory or name"
         )
     with user_errors():
+        from segjax.data.image_arrays import ARRAY_SUFFIXES
         from segjax.data.images import find_images, note_other_files
 
-        return find_images(images), [note for path in images for note in note_other_files(path)]
+        notes = [x for path in images for x in note_other_files(path, suffixes=ARRAY_SUFFIXES)]
+        return find_images(images, suffixes=ARRAY_SUFFIXES), notes
 
 
-def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
-    """Reads every image once, to find damaged files before anything is written."""
-    from segjax.data.images import read_images
+def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) -> list[ImageFile]:
+    """Reads every image once, to find damaged files before anything is written.
+
+    Raises:
+      UserError: files are damaged, or have other bands than the model's `channels`.
+    """
+    from segjax.data.image_arrays import for_network, read_arrays
     from segjax.data.tiff_metadata import read_page_tags
 
     kinds, tags, problems = [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
-            pages = read_images(path, orientation=orientation)
-            kinds.append([(x.shape[2], x.dtype.name, x.shape[:2]) for x in pages])
+            kinds.append([])
+            for page in read_arrays(path, orientation=orientation):
+                dtype = for_network(page, channels, path=path).dtype.name
+                kinds[-1].append((page.shape[2], dtype, page.shape[:2]))
             found = read_page_tags(path, orientation=orientation)
             tags.append(tuple(found) if len(found) == len(kinds[-1]) else ())
         except (ValueError, OSError) as error:
@@ -84,8 +92,9 @@ def refuse_other_bits(files: Sequence[ImageFile], trained: "Pretrained") -> None
         return
     for file in files:
         if file.dtypes - {*trained.dtypes}:
+            kind = "16 bits" if "uint16" in file.dtypes else "pixels of more than 16 bits"
             raise UserError(
-                f"{file.path} has 16 bits; the model is for photographs of 8 bits. --pixel-range "
+                f"{file.path} has {kind}; the model is for photographs of 8 bits. --pixel-range "
                 "LOW HIGH maps other values to them, such as --pixel-range 0 65535"
             )
 

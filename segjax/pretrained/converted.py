@@ -75,7 +75,8 @@ class Pretrained:
         pixel_range = getattr(task, "pixel_range", None)
         if pixel_range is not None and image.dtype == np.uint16 and "uint16" not in self.dtypes:
             image = to_eight_bits(image, pixel_range)
-        if image.ndim != 3 or image.shape[2] not in (1, 3) or image.dtype.name not in self.dtypes:
+        channels = (1, 3) if task.channels in (1, 3) else (task.channels,)
+        if image.ndim != 3 or image.shape[2] not in channels or image.dtype.name not in self.dtypes:
             raise ValueError(
                 f"expected an image [height, width, 3 (RGB) or 1 (grey)], "
                 f"{' or '.join(self.dtypes)}; found {image.dtype} of shape {image.shape}"

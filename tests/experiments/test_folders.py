@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import segjax
+from segjax.cli import main
 from segjax.commands.launch import run
 from segjax.training.configuration import parse
 from segjax.training.experiment import load_module
@@ -86,6 +87,27 @@ def test_a_folder_trains_evaluates_and_predicts_without_its_files(
     trained = segjax.load_run(workdir)
     assert trained.classes == ("background", "foreground" if masks == "classes" else "object")
     trained.predict(image)
+
+
+def test_images_of_four_bands_train_and_predict(folders, tmp_path, capsys):
+    own = shutil.copytree(folders, tmp_path / "own")
+    for path in (own / "images").iterdir():
+        grey = np.array(Image.open(path)).astype(np.float32)
+        np.save(path.with_suffix(".npy"), np.stack([grey, -grey, grey**2, grey / 9], axis=2))
+        path.unlink()
+    run_directory, output = tmp_path / "run", tmp_path / "out"
+    train("unet", command("unet", own, run_directory))
+    assert list((run_directory / "predictions").glob("*.png"))
+    main(["predict", str(run_directory), str(own / "images"), "--output", str(output)])
+    assert len(list((output / "labels").glob("n*.png"))) == 10
+    assert len(list((output / "overlays").glob("n*.png"))) == 10
+    image = np.load(own / "images" / "n0.npy")
+    labels = np.array(Image.open(output / "labels" / "n0.png"))
+    np.testing.assert_array_equal(segjax.load_run(run_directory).predict(image)["labels"], labels)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["predict", str(run_directory), str(folders / "images"), "--output", str(output)])
+    assert "n0.png: 1 bands; expected 4, as in training" in capsys.readouterr().err
 
 
 def test_the_same_command_resumes_and_changed_files_are_refused(folders, tmp_path, capsys):

@@ -1,0 +1,63 @@
+"""The tutorial runs from its first cell to its last, as Jupyter would run it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+PROGRAMS = {"segjax": f"{sys.executable} -m segjax.cli", "python": sys.executable}
+
+
+def run_cell(source: str, names: dict, outputs: list[str]) -> None:
+    """Runs a cell; lines that begin with "!" are commands, with names in braces."""
+    block = []
+    for line in [*source.splitlines(), "!"]:
+        if not line.startswith("!"):
+            block.append(line)
+            continue
+        exec("\n".join(block), names)
+        block = []
+        if command := line[1:].format(**names):
+            program, _, arguments = command.partition(" ")
+            done = subprocess.run(
+                f"{PROGRAMS[program]} {arguments}",
+                shell=True,
+                cwd=EXPERIMENTS,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            outputs.append(done.stdout + done.stderr)
+
+
+def test_the_tutorial_runs(tmp_path):
+    notebook = json.loads((EXPERIMENTS / "tutorial.ipynb").read_text())
+    names, outputs = {}, []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"]).replace('Path("tutorial")', f'Path("{tmp_path}")')
+            run_cell(source.replace("num-steps 200", "num-steps 20"), names, outputs)
+    proposal, checked, trained, predicted, measured = outputs
+    assert "--values '#000000'" in proposal
+    assert "problems: none" in checked
+    assert "report" in trained.splitlines()[-2]
+    assert "labels" in predicted
+    assert re.search(r"mean_iou +0\.\d+", measured)
+    assert names["prediction"]["labels"].shape == (120, 160)
+    written = np.array(Image.open(tmp_path / "out" / "labels" / "shape1.png"))
+    np.testing.assert_array_equal(names["prediction"]["labels"], written)
+
+
+def test_the_tutorial_shows_what_it_printed_and_drew():
+    """The outputs in the file are those of a whole run, in order and without an error."""
+    notebook = json.loads((EXPERIMENTS / "tutorial.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    kinds = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in kinds if output["output_type"] == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in kinds) == 3
