@@ -13,7 +13,7 @@ from segjax.data.orientation import Orientation
 from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
-    from segjax.data.tiff_metadata import PageTags
+    from segjax.data.label_tiffs import PageTags
     from segjax.pretrained import Pretrained
 
 
@@ -59,7 +59,7 @@ def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) 
       UserError: files are damaged, or have other bands than the model's `channels`.
     """
     from segjax.data.image_arrays import for_network, read_arrays
-    from segjax.data.tiff_metadata import read_page_tags
+    from segjax.data.label_tiffs import read_page_tags
 
     kinds, tags, problems = [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):

@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from segjax.data.images import read_image, read_images
-from segjax.data.tiff_metadata import PageTags, read_page_tags, write_label_tiff
+from segjax.data.label_tiffs import PageTags, read_page_tags, write_label_tiff
 
 DOUBLE, SHORT, ASCII, RATIONAL = 12, 3, 2, 5
 MAP = {
