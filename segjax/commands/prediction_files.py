@@ -9,7 +9,7 @@ from segjax.commands.coco_results import describe_capacity
 from segjax.commands.errors import UserError
 from segjax.commands.prediction_names import ProbabilityFormat, probability_names
 from segjax.data.images import write_labels
-from segjax.data.tiff_tags import write_label_tiff
+from segjax.data.label_tiffs import write_label_tiff
 from segjax.files.atomic import write_json
 from segjax.pictures.instances import draw_detections
 from segjax.pictures.overlays import overlay, overlay_instances, with_legend, write_png
@@ -46,7 +46,7 @@ class LabelFiles:
         self._folder("labels")
 
     def write(self, example: dict, prediction: dict) -> None:
-        """Writes the files of one image, named after its "id"; see `segjax.data.tiff_tags`.
+        """Writes the files of one image, named after its "id"; see `segjax.data.label_tiffs`.
 
         Args:
           example: "id", "original" [height, width, channels], and optionally "tags", those of its

@@ -13,7 +13,7 @@ from segjax.data.orientation import Orientation
 from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
-    from segjax.data.tiff_tags import PageTags
+    from segjax.data.label_tiffs import PageTags
     from segjax.pretrained import Pretrained
 
 
@@ -53,15 +53,14 @@ def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
     """Reads every image once, to find damaged files before anything is written."""
     from segjax.data.images import read_images
-    from segjax.data.tiff_tags import read_page_tags
+    from segjax.data.label_tiffs import read_page_tags
 
     kinds, tags, problems = [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
             pages = read_images(path, orientation=orientation)
             kinds.append([(x.shape[2], x.dtype.name, x.shape[:2]) for x in pages])
-            found = read_page_tags(path, orientation=orientation)
-            tags.append(tuple(found) if len(found) == len(kinds[-1]) else ())
+            tags.append(read_page_tags(path, len(kinds[-1]), orientation=orientation))
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -70,7 +69,7 @@ def read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]
         raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
-        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=page_tags)
+        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=(*page_tags,))
         for path, page_names, pages, page_tags in zip(paths, names, kinds, tags, strict=True)
     ]
 

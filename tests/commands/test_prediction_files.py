@@ -10,7 +10,7 @@ from segjax.coco import run_lengths as rle
 from segjax.commands.errors import UserError
 from segjax.commands.prediction_files import DetectionFiles, LabelFiles, write_probabilities
 from segjax.data.images import read_image
-from segjax.data.tiff_tags import PageTags
+from segjax.data.label_tiffs import PageTags
 from segjax.evaluation.coco import evaluate_coco
 
 CLASSES = ("background", "cell", "nucleus")

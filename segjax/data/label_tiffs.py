@@ -1,4 +1,4 @@
-"""The resolution and the place of a TIFF's pages, and label maps as TIFF files that keep them.
+"""Label maps as TIFF files that keep the resolution and the place on the map of their images.
 
 Three kinds of tags are kept:
 
@@ -23,13 +23,13 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from segjax.data.orientation import QUARTER_TURNS, Orientation, tag_of
 
 # ModelPixelScale, ModelTiepoint, ModelTransformation; GeoKeyDirectory, GeoDoubleParams,
-# GeoAsciiParams; GDAL_METADATA, GDAL_NODATA. GDAL relates the first three to the stored bitmap.
+# GeoAsciiParams; GDAL_METADATA, GDAL_NODATA.
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 GDAL_METADATA, GDAL_NODATA = GEO_TAGS[-2:]
 
 _X, _Y, _UNIT = (ExifTags.Base[name] for name in ("XResolution", "YResolution", "ResolutionUnit"))
 _DESCRIPTION = ExifTags.Base.ImageDescription
-_TYPES = {_X: 5, _Y: 5, _UNIT: 3, _DESCRIPTION: 2}  # rational, short, ASCII
+_TYPES: dict[int, int] = {_X: 5, _Y: 5, _UNIT: 3, _DESCRIPTION: 2}  # rational, short, ASCII
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,30 @@ class PageTags:
         return bool(self.resolution or self.imagej or self.ome or self.geo)
 
 
-def read_page_tags(path: Path, *, orientation: Orientation = "upright") -> list[PageTags]:
-    """Reads the tags that the label maps of a TIFF's pages keep, without decoding the pixels.
+def read_page_tags(
+    path: Path, count: int, *, orientation: Orientation = "upright"
+) -> list[PageTags]:
+    """Reads the tags that the label maps of a TIFF's images keep, without decoding the pixels.
 
-    A page that is turned upright by a quarter has its resolutions along x and y exchanged. A page
-    that is turned or mirrored at all loses its place on the map: GDAL, and so the files' origin,
-    goes by the stored bitmap.
+    If an orientation tag has turned the page by a quarter, the resolutions along x and y are
+    exchanged. If it has turned or mirrored the page at all, the page loses its place on the map,
+    because GDAL relates the place to the stored bitmap.
 
     Args:
       path: the file; one that is not named .tif or .tiff has no such tags.
+      count: the number of images that are read from it. If it is not the number of pages, pages
+        are bands of one image, and all images have the tags of the first.
       orientation: how its pages are read; see `segjax.data.orientation`.
 
     Returns:
-      The tags of each page that `read_images` yields. None for a file that Pillow cannot open.
+      The tags of each image; an empty list for a file that Pillow cannot open.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return []
     pages = []
     try:
-        with path.open("rb") as file, Image.open(file, formats=["TIFF"]) as image:
+        with path.open("rb") as file:
+            image: Any = Image.open(file, formats=["TIFF"])
             described = _description(str(image.tag_v2.get(_DESCRIPTION, "")))
             for page in range(image.n_frames):
                 image.seek(page)
@@ -83,7 +88,7 @@ def read_page_tags(path: Path, *, orientation: Orientation = "upright") -> list[
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
     except Exception:
         return []
-    return pages
+    return pages if len(pages) == count else pages[:1] * count
 
 
 def write_label_tiff(path: Path, labels: np.ndarray, tags: PageTags) -> None:
