@@ -68,8 +68,7 @@ def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) 
             for page in read_arrays(path, orientation=orientation):
                 dtype = for_network(page, channels, path=path).dtype.name
                 kinds[-1].append((page.shape[2], dtype, page.shape[:2]))
-            found = read_page_tags(path, orientation=orientation)
-            tags.append(tuple(found) if len(found) == len(kinds[-1]) else ())
+            tags.append(read_page_tags(path, len(kinds[-1]), orientation=orientation))
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -78,7 +77,7 @@ def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) 
         raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
-        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=page_tags)
+        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=(*page_tags,))
         for path, page_names, pages, page_tags in zip(paths, names, kinds, tags, strict=True)
     ]
 

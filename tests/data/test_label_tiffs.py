@@ -57,7 +57,7 @@ def write(path, tags, *, shape=(4, 6), dtype=np.uint8):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_a_label_map_keeps_the_place_and_the_resolution(tmp_path, dtype):
-    [tags] = read_page_tags(save(tmp_path / "map.tif", MAP | RESOLUTION))
+    [tags] = read_page_tags(save(tmp_path / "map.tif", MAP | RESOLUTION), 1)
     written = write(tmp_path / "labels.tif", tags, dtype=dtype)
     for tag, expected in MAP.items():
         assert written[tag] == expected, tag
@@ -68,21 +68,23 @@ def test_a_label_map_keeps_the_place_and_the_resolution(tmp_path, dtype):
 
 def test_each_page_has_its_own_tags(tmp_path):
     path = save(tmp_path / "stack.tif", MAP, RESOLUTION, {})
-    first, second, third = read_page_tags(path)
+    first, second, third = read_page_tags(path, 3)
     assert first == PageTags(geo=MAP)
     assert second == PageTags(resolution=(300, 150, 3))
     assert not third
     assert len([*read_images(path)]) == 3
-    thumbnail = save(tmp_path / "thumbnail.tif", MAP, {254: (4, 1)})
-    assert [*map(bool, read_page_tags(thumbnail))] == [True] * len([*read_images(thumbnail)])
+    assert read_page_tags(path, 2) == [first, first]  # the bands of two images
+    thumbnail = save(tmp_path / "thumbnail.tif", MAP, {254: (4, 1)}, RESOLUTION)
+    count = len([*read_images(thumbnail)])
+    assert read_page_tags(thumbnail, count) == [first, second]
 
 
 def test_a_turned_page_loses_its_place_and_a_quarter_turn_exchanges_the_resolutions(tmp_path):
     for orientation, resolution in ((1, (300, 150, 3)), (3, (300, 150, 3)), (6, (150, 300, 3))):
         tags = MAP | RESOLUTION | {274: (SHORT, orientation), 270: (ASCII, OME)}
         path = save(tmp_path / "turned.tif", tags)
-        [upright] = read_page_tags(path)
-        [stored] = read_page_tags(path, orientation="stored")
+        [upright] = read_page_tags(path, 1)
+        [stored] = read_page_tags(path, 1, orientation="stored")
         assert upright.resolution == resolution
         assert stored.geo == MAP
         assert stored.resolution == (300, 150, 3)
@@ -110,7 +112,7 @@ def test_gdals_tags_are_kept_where_they_cannot_falsify_labels(tmp_path):
         (band, "-1", {42113}),
     ):
         own = {42112: (ASCII, metadata), 42113: (ASCII, value)}
-        [tags] = read_page_tags(save(tmp_path / "map.tif", own | MAP))
+        [tags] = read_page_tags(save(tmp_path / "map.tif", own | MAP), 1)
         assert tags.geo == {tag: content for tag, content in own.items() if tag in kept} | MAP
         assert len(tags.left_out) == 2 - len(kept)
         assert write(tmp_path / "labels.tif", tags).keys() & own.keys() == kept
@@ -119,7 +121,7 @@ def test_gdals_tags_are_kept_where_they_cannot_falsify_labels(tmp_path):
 def test_the_unit_of_imagej_is_kept_without_its_channels(tmp_path):
     text = "ImageJ=1.54f\nimages=3\nchannels=3\nunit=\\u00B5m\nmin=0.0\nmax=9.0\n"
     resolution = RESOLUTION | {296: (SHORT, 1)}
-    pages = read_page_tags(save(tmp_path / "stack.tif", {270: (ASCII, text)} | resolution, {}))
+    pages = read_page_tags(save(tmp_path / "stack.tif", {270: (ASCII, text)} | resolution, {}), 2)
     written = write(tmp_path / "labels.tif", pages[0])
     assert written[270][1] == "ImageJ=1.54f\nunit=\\u00B5m\n"
     assert written[282][1] == 300
@@ -127,7 +129,7 @@ def test_the_unit_of_imagej_is_kept_without_its_channels(tmp_path):
 
 
 def test_the_pixel_size_of_ome_is_kept_for_one_page(tmp_path):
-    [tags] = read_page_tags(save(tmp_path / "image.ome.tif", {270: (ASCII, OME)}))
+    [tags] = read_page_tags(save(tmp_path / "image.ome.tif", {270: (ASCII, OME)}), 1)
     written = write(tmp_path / "labels.tif", tags)[270][1].encode("latin-1").decode()
     for attribute in (
         'PhysicalSizeX="0.25"',
@@ -140,7 +142,7 @@ def test_the_pixel_size_of_ome_is_kept_for_one_page(tmp_path):
     ):
         assert len(re.findall(rf"\b{attribute}", written)) == 1
     two = OME.replace(b"</Image>", b"</Image><Image><Pixels/></Image>")
-    [tags] = read_page_tags(save(tmp_path / "two.ome.tif", {270: (ASCII, two)}))
+    [tags] = read_page_tags(save(tmp_path / "two.ome.tif", {270: (ASCII, two)}), 1)
     assert not tags
 
 
@@ -148,9 +150,10 @@ def test_files_without_a_resolution_have_nothing_to_keep(tmp_path):
     one = {282: (RATIONAL, IFDRational(1)), 283: (RATIONAL, IFDRational(1)), 296: (SHORT, 1)}
     zero = RESOLUTION | {282: (RATIONAL, IFDRational(0))}
     for tags in ({}, one, zero, {282: RESOLUTION[282]}, {270: (ASCII, "a drawing")}):
-        assert [*map(bool, read_page_tags(save(tmp_path / "plain.tif", tags)))] == [False]
+        [found] = read_page_tags(save(tmp_path / "plain.tif", tags), 1)
+        assert not found
     png = tmp_path / "image.png"
     Image.new("L", (3, 3)).save(png, dpi=(300, 300))
-    assert read_page_tags(png) == []
+    assert read_page_tags(png, 1) == []
     (tmp_path / "broken.tif").write_bytes(b"II*\0\0")
-    assert read_page_tags(tmp_path / "broken.tif") == []
+    assert read_page_tags(tmp_path / "broken.tif", 1) == []
