@@ -15,7 +15,7 @@ from PIL import Image
 
 from segjax import pretrained
 from segjax.cli import main
-from segjax.commands.predict import output_names
+from segjax.commands.prediction_names import output_names
 from segjax.data.images import match_channels, read_image
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.experiment import load_experiment, load_module

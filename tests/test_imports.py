@@ -23,7 +23,8 @@ MAY_KNOW = {
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
-    "report": ["files", "training.logging"],  # the format of metrics.jsonl
+    # the format of metrics.jsonl, and which of its metrics are errors
+    "report": ["files", "training.logging", "training.ranking"],
     # of tasks the protocol alone
     "training": [
         *("data", "files", "messages", "pictures"),
@@ -39,7 +40,17 @@ MAY_KNOW = {
     ],
     "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
     "commands": [
-        *("coco", "data", "evaluation", "files", "inference", "messages", "ops", "pictures"),
+        *(
+            "coco",
+            "data",
+            "evaluation",
+            "files",
+            "inference",
+            "labels",
+            "messages",
+            "ops",
+            "pictures",
+        ),
         *("pretrained", "recipes", "report", "tasks", "trained", "training"),
     ],
     "cli": ["commands", "messages"],

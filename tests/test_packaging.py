@@ -90,7 +90,7 @@ def imported(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("segjax", []),
+        ("segjax", ["tiff"]),
         ("experiments", ["benchmarks"]),
         ("tests", ["test", "tensorflow"]),
     ],

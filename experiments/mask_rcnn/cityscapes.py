@@ -61,7 +61,9 @@ class Config(MaskRCNNExperimentConfig):
 
 def build(config: Config) -> Experiment:
     splits = prepared_splits("cityscapes_instances", data_dir=config.data_dir)
-    return mask_rcnn_experiment(config, as_objects(splits, keep_empty=config.input.keep_empty))
+    return mask_rcnn_experiment(
+        config, as_objects(splits, empty_share=config.input.empty_share, seed=config.seed)
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ class Config(MaskRCNNExperimentConfig):
 def build(config: Config) -> Experiment:
     splits = prepared_splits("dsb2018", data_dir=config.data_dir, evaluation={"test": "test"})
     return mask_rcnn_experiment(
-        config, as_objects(splits, keep_empty=config.input.keep_empty), nuclei_score=True
+        config,
+        as_objects(splits, empty_share=config.input.empty_share, seed=config.seed),
+        nuclei_score=True,
     )
 
 

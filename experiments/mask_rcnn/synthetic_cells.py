@@ -78,7 +78,9 @@ def build(config: Config) -> Experiment:
         evaluation={"validation": "validation", "test": "test"},
     )
     return mask_rcnn_experiment(
-        config, as_objects(splits, keep_empty=config.input.keep_empty), nuclei_score=True
+        config,
+        as_objects(splits, empty_share=config.input.empty_share, seed=config.seed),
+        nuclei_score=True,
     )
 
 

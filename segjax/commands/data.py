@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from segjax.commands.combinations import check_combination
 from segjax.commands.errors import user_errors
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
@@ -36,10 +37,36 @@ def prepare_command(
 
 
 def check_command(
-    name: Name,
+    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None,
     /,
     *,
     source: OptionalFolder = None,
+    coco: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    images: OptionalFolder = None,
+    masks: OptionalFolder = None,
+    mask_suffix: Annotated[
+        str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: found)")
+    ] = None,
+    holds: Annotated[
+        Literal["classes", "instances"] | None,
+        tyro.conf.arg(metavar="{classes,instances}", help_behavior_hint="(default: found)"),
+    ] = None,
+    values: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="(default: found)")
+    ] = (),
+    ignored: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="")
+    ] = (),
+    classes: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")
+    ] = (),
+    color_table: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")
+    ] = None,
+    orientation: Annotated[
+        Literal["upright", "stored"] | None,
+        tyro.conf.arg(metavar="{upright,stored}", help_behavior_hint="(default: upright)"),
+    ] = None,
     data_dir: Folder = Path("data"),
     contact_sheet: Annotated[
         Path | None,
@@ -48,25 +75,95 @@ def check_command(
 ) -> None:
     """Check a data set: sizes, label values, missing and unreadable files.
 
-    The exit status is 1 if there are problems.
+    Give NAME for a data set of `segjax data list`, --images and --masks for your own folders, or
+    --coco and --images for your own objects in COCO's format. The exit status is 1 if there are
+    problems.
 
     Args:
       name: Name of the data set, as in `segjax data list`.
       source: Folder with the official files to check; without it, the prepared data set is checked.
-      data_dir: Folder of the prepared data sets.
+      coco: JSON file in COCO's format to check; it needs --images.
+      images: Folder of the images of --masks or --coco.
+      masks: Folder of the masks; a mask has the name of its image, with or without more.
+      mask_suffix: What the names of masks have behind the name of the image, such as _mask.
+      holds: Whether values in the masks are classes, or each object has one of its own.
+      values: Value of each class in the masks: numbers, or colours such as '#ff0000'.
+      ignored: Values of pixels that are of no class.
+      classes: Names of the classes, in the order of their values.
+      color_table: Text file with a class and its colour on each line, such as road,#804080.
+      orientation: How images with an EXIF orientation are read: turned as viewers show them, or as
+        they are stored, for annotations that were drawn on the stored bitmap.
+      data_dir: Folder of the prepared data sets, and of contact sheets.
       contact_sheet: Picture to write: examples of each split and their labels.
     """
+    check_combination(
+        "data check",
+        {
+            "NAME": name,
+            "--source": source,
+            "--coco": coco,
+            "--images": images,
+            "--masks": masks,
+            "--mask-suffix": mask_suffix,
+            "--holds": holds,
+            "--values": values or None,
+            "--ignored": ignored or None,
+            "--classes": classes or None,
+            "--color-table": color_table,
+            "--orientation": orientation,
+        },
+        WAYS,
+    )
+    path = coco or images
+    title = name.replace("/", "_") if name else path.stem if path else ""
     if contact_sheet is None:
-        contact_sheet = data_dir / "contact_sheets" / f"{name.replace('/', '_')}.png"
+        contact_sheet = data_dir / "contact_sheets" / f"{title or 'images'}.png"
+    way = orientation or "upright"
     with user_errors():
-        from segjax.data.checks.check import check
+        if images is not None and masks is not None:
+            from segjax.recipes.folders import FolderData, check_data
 
-        report = check(name, data_dir=data_dir, source=source, contact_sheet=contact_sheet)
+            data = FolderData(
+                images=images,
+                masks=masks,
+                mask_suffix=mask_suffix,
+                holds=holds,
+                values=values,
+                ignored=ignored,
+                classes=classes,
+                color_table=color_table,
+                orientation=way,
+            )
+            report = check_data(data, contact_sheet=contact_sheet)
+        elif coco is not None and images is not None:
+            from segjax.data.checks.coco import check_coco
+
+            report = check_coco(coco, images, orientation=way, contact_sheet=contact_sheet)
+        elif name is not None:
+            from segjax.data.checks.check import check
+
+            report = check(name, data_dir=data_dir, source=source, contact_sheet=contact_sheet)
+        else:
+            raise AssertionError("one of the ways is given")
     print(report.text())
     if any(split.images for split in report.splits.values()):
         print(f"  contact sheet: {contact_sheet}")
     if report.problems:
         sys.exit(1)
+
+
+# The ways to say what is checked: the arguments that go together, and those that may join them.
+WAYS = (
+    (("NAME",), ("--source",)),
+    (
+        ("--images", "--masks"),
+        (
+            *("--mask-suffix", "--holds", "--values", "--ignored", "--classes"),
+            *("--color-table", "--orientation"),
+        ),
+    ),
+    (("--coco", "--images"), ("--orientation",)),
+)
 
 
 def list_command(*, data_dir: Folder = Path("data")) -> None:

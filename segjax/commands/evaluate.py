@@ -1,15 +1,11 @@
 """`segjax evaluate`: scores a trained model on its experiment's splits."""
 
-import math
-import re
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from segjax.commands.coco_results import write_results
+from segjax.commands.combinations import check_combination
 from segjax.commands.errors import UserError
 from segjax.commands.models import (
     BatchSize,
@@ -19,12 +15,33 @@ from segjax.commands.models import (
     load_trained_run,
     open_split,
 )
+from segjax.commands.scoring import check_writable, label, score_sources
+from segjax.commands.settings import Settings
 
 
 def evaluate_command(
-    run: Annotated[Path, tyro.conf.arg(metavar="RUN", help_behavior_hint="")],
+    run: Annotated[Path | None, tyro.conf.arg(metavar="RUN|NAME", help_behavior_hint="")] = None,
     /,
     *,
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    labels: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    mask_suffix: Annotated[
+        str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: found)")
+    ] = None,
+    holds: Annotated[
+        Literal["classes", "instances"] | None,
+        tyro.conf.arg(metavar="{classes,instances}", help_behavior_hint="(default: found)"),
+    ] = None,
+    values: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="(default: found)")
+    ] = (),
+    ignored: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="")
+    ] = (),
+    weights: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
+    ] = None,
     split: Annotated[
         tuple[str, ...],
         tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all of them)"),
@@ -36,33 +53,78 @@ def evaluate_command(
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run directory)"),
     ] = None,
-    settings: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...", help_behavior_hint="")
-    ] = (),
+    settings: Settings = (),
 ) -> None:
-    """Score a trained model on the splits of its experiment.
+    """Score a trained model on the splits of its experiment, or on images and masks of your own.
 
-    Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html.
+    Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html. With
+    --images and --masks, the model is a run, or a NAME with --weights; the scores are kept beside
+    those of the splits, as images_DIR. With --labels and --masks, label maps are scored that exist
+    already, such as those of `segjax predict`.
 
     A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
     COCO's result format, with the ids of the split's own data.
 
     Args:
-      run: Run directory: the --workdir of a training, which may still be in progress.
+      run: Run directory: the --workdir of a training, which may still be in progress. With
+        --weights: the name of the model, such as torchvision/deeplabv3_resnet50.
+      images: Folder of images to score the model on.
+      masks: Folder of their masks; a mask has the name of its image, with or without more.
+      labels: Folder of label maps to score; pixel values are class or object numbers.
+      mask_suffix: What the names of masks have behind the name of the image, such as _mask.
+      holds: Whether values in the masks are classes, or each object has one of its own.
+      values: Value of each class in the masks: numbers, or colours such as '#ff0000'.
+      ignored: Values of pixels that are of no class.
+      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
       split: Splits of the experiment to score.
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The
         run's report then stays as it is.
       settings: Settings of prediction that differ from the run's, such as
-        prediction.output_stride=8, or network.pixel_range=[0,65535] for images of 16 bits; values
-        are JSON. Their scores are kept beside the run's own. A path of data that has moved is set
-        as well: files.val_images=DIR.
+        prediction.output_stride=8, network.detections.score_threshold=0.5 for a detector, or
+        network.pixel_range=[0,65535] for images of 16 bits; values are JSON. Their scores are kept
+        beside the run's own. A path of data that has moved is set as well: files.val_images=DIR.
     """
     check_batch_size(batch_size)
+    check_combination(
+        "evaluate",
+        {
+            "RUN": run,
+            "--images": images,
+            "--masks": masks,
+            "--labels": labels,
+            "--mask-suffix": mask_suffix,
+            "--holds": holds,
+            "--values": values or None,
+            "--ignored": ignored or None,
+            "--weights": weights,
+            "--split": split or None,
+            "--data-dir": data_dir,
+            "--batch-size": batch_size,
+            "--output": output,
+            "--set": settings or None,
+        },
+        WAYS,
+    )
+    if masks is not None:
+        from segjax.commands.evaluate_folders import MaskFlags, evaluate_images, evaluate_labels
+
+        flags = MaskFlags(masks, mask_suffix, holds, values, ignored)
+        if labels is not None:
+            evaluate_labels(labels, flags, output=output)
+        elif images is not None and run is not None:
+            evaluate_images(
+                *(run, images, flags),
+                weights=weights,
+                checkpoint=checkpoint,
+                settings=settings,
+                batch_size=batch_size,
+                output=output,
+            )
+        return
+    assert run is not None
     trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
-    from segjax.training.evaluate import Evaluator, write_evaluation
-    from segjax.training.parallel import DataParallel
 
     experiment = trained.experiment
     for name in split:
@@ -70,76 +132,27 @@ def evaluate_command(
             known = ", ".join(experiment.evaluation)
             raise UserError(f"--split {name}: the experiment of {run} has {known}")
     folder = output or run
-    _check_writable(folder)
-    sources = {name: open_split(trained, name) for name in split or experiment.evaluation}
+    check_writable(folder)
+    names = split or [*experiment.evaluation]
+    sources = {label(name, settings): open_split(trained, name) for name in names}
     print(f"evaluating {trained.description}")
-    parallel = DataParallel(matmul_precision=trained.config.matmul_precision)
-    batch_size = batch_size or trained.config.train.eval_batch_size
-    evaluator = Evaluator(experiment.task, parallel, batch_size=batch_size, workdir=folder)
-    variables = parallel.replicate(trained.variables)
-    results, paths, notes = [], [], []
-    for name, source in sources.items():
-        label = "@".join([name, *_short(settings)])
-        result = evaluator.evaluate(variables, source, split=label, step=trained.step)
-        results.append(result)
-        paths.append(
-            write_evaluation(
-                result,
-                classes=experiment.task.classes,
-                headline=experiment.best_metric,
-                workdir=folder,
-            )
-        )
-        notes += write_results(
-            result.evaluator, source, experiment.task, split=label, folder=folder / "evaluation"
-        )
-    print(f"\n{score_table(results, first=experiment.best_metric)}\n")
-    print(f"numbers   {', '.join(map(str, paths))}")
-    print(f"pictures  {folder / 'predictions'}")
-    for note in notes:
-        print(note)
+    score_sources(
+        trained,
+        sources,
+        step=trained.step,
+        headline=experiment.best_metric,
+        folder=folder,
+        batch_size=batch_size or trained.config.train.eval_batch_size,
+        matmul_precision=trained.config.matmul_precision,
+    )
     if output is None:
         print(f"report    {write_report(run, run / 'report.html')}")
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises UserError unless scores, pictures and a report can be written to a folder."""
-    for place in (folder, folder / "evaluation", folder / "predictions"):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=place).close()
-        except OSError as error:
-            raise UserError(
-                f"{place} cannot be written: {error.strerror}; give --output DIR, where scores and "
-                "pictures go instead"
-            ) from error
-
-
-def _short(settings: Sequence[str]) -> list[str]:
-    """Shortens settings for a file name: prediction.scales=[1, 2] becomes scales=1,2.
-
-    A path has no part in it: data that has moved is the same.
-    """
-    groups = ("prediction.", "network.")
-    changed = [s.partition(".")[2] for s in settings if s.startswith(groups)]
-    return [re.sub(r"[^\w.=,-]", "", s) for s in changed]
-
-
-def score_table(results: Sequence, *, first: str) -> str:
-    """Formats evaluations as text: a column for each split, the score named `first` on top."""
-    names = dict.fromkeys(name for result in results for name in result.scalars)
-    rows = [["", *(f"{result.split} ({len(result.examples)})" for result in results)]]
-    for name in sorted(names, key=lambda name: name != first):
-        rows.append([name, *(_number(result.scalars.get(name)) for result in results)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        f"{name:{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        for name, *cells in rows
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+_MASKS = ("--mask-suffix", "--holds", "--values", "--ignored", "--output")
+# The ways to say what is scored: the arguments that go together, and those that may join them.
+WAYS = (
+    (("RUN",), ("--split", "--data-dir", "--batch-size", "--output", "--set")),
+    (("RUN", "--images", "--masks"), (*_MASKS, "--weights", "--batch-size", "--set")),
+    (("--labels", "--masks"), _MASKS),
+)

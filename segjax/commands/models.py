@@ -1,6 +1,5 @@
 """Loads a trained model for the commands that apply one."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from segjax.commands.errors import UserError, user_errors
+from segjax.commands.settings import read_settings, refuse_fixed, refuse_unknown
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
     from segjax.trained import TrainedRun
 
-PIXEL_RANGE = "network.pixel_range"  # may change: it is for the images, not the network
 CHECKPOINT_HELP = (
     "The run's checkpoint to use: best (by the experiment's metric, on the split scored during "
     "training), last, or the number of a step."
@@ -57,24 +56,21 @@ def load_trained_run(
 
     Raises:
       UserError: for what `segjax.load_run` raises, and for a setting other than those of
-        prediction, the range of pixels and paths.
+        prediction, the choice of detections, the range of pixels and paths.
     """
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig, paths
+    from segjax.training.configuration import ExperimentConfig, UnknownSetting
     from segjax.training.set_up import set_up
 
-    changes = _read_settings(settings)
+    changes = read_settings(settings)
     set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
     with user_errors():
-        trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
-    may_change = (PIXEL_RANGE, *paths(trained.config))
-    for name in changes:
-        if not name.startswith("prediction.") and name not in may_change:
-            raise UserError(
-                f"--set {name}: expected prediction.KEY=VALUE, such as prediction.output_stride=8, "
-                f"{PIXEL_RANGE}=[0,65535], or the new PATH of data that has moved; other settings "
-                "of a run cannot change"
-            )
+        try:
+            trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
+        except UnknownSetting:
+            refuse_unknown(changes, run)
+            raise
+    refuse_fixed(changes, trained.config)
     return trained
 
 
@@ -120,20 +116,3 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
             "from it (--initial.name, --initial.weights)"
         )
     return converted
-
-
-def _read_settings(settings: Sequence[str]) -> dict:
-    """Reads KEY=VALUE pairs."""
-    changes = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(
-                f"--set {setting}: expected prediction.KEY=VALUE, such as "
-                "prediction.output_stride=8"
-            )
-        try:
-            changes[name] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[name] = value
-    return changes

@@ -1,8 +1,8 @@
 """`segjax predict`: writes label maps or detections, and overlays, for the user's images."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +18,18 @@ from segjax.commands.models import (
     load_trained_run,
     load_weights,
 )
+from segjax.commands.prediction_inputs import (
+    find_all,
+    note_other_types,
+    note_tags_left_out,
+    read_all,
+    refuse_other_bits,
+)
+from segjax.commands.prediction_names import ProbabilityFormat, planned_files, refuse_to_replace
+from segjax.commands.prediction_record import make_record, refuse_other_record, write_record
+from segjax.commands.settings import Settings, read_settings, with_settings
 from segjax.data.augmentation.photometric import check_pixel_range
 from segjax.data.orientation import Orientation, note_turned
-from segjax.messages.lists import list_problems
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
@@ -49,14 +58,20 @@ def predict_command(
         tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="(default: the run's)"),
     ] = None,
     batch_size: BatchSize = None,
+    settings: Settings = (),
+    probabilities: Annotated[
+        ProbabilityFormat | None,
+        tyro.conf.arg(metavar="npy|png", help_behavior_hint="(default: none)"),
+    ] = None,
     overwrite: bool = False,
 ) -> None:
     """Segment images with a trained model.
 
     Writes labels/ (PNG files whose pixel values are class numbers), instances/ (pixel values are
-    object numbers, where the experiment separates objects) and overlays/ (pictures to look at). A
+    object numbers, where the experiment separates objects) and overlays/ (pictures to look at). For
+    TIFF images with a resolution or GeoTIFF's tags, labels_tiff/ and instances_tiff/ keep them. A
     detector writes detections.json (COCO's result format), images.json (the images and categories
-    whose ids it uses) and overlays/.
+    whose ids it uses) and overlays/. predict.json records the model, the settings and the versions.
 
     Args:
       model: Run directory: the --workdir of a training, which may still be in progress. With the
@@ -70,6 +85,13 @@ def predict_command(
         as they are stored. Results belong to the image as it was read.
       pixel_range: Values that become 0 and 255 in images of 16 bits, for a model of 8 bits. 0 65535
         takes all 16 bits.
+      settings: Settings of prediction that differ from the run's, as its config.json names them;
+        values are JSON. For DeepLab, such as prediction.scales=[0.75,1.0,1.25] and
+        prediction.flip=true. For detectors, such as network.detections.score_threshold=0.5,
+        network.detections.max_detections=300 and prediction.short_sides=[800,1000]. Weights
+        without a run have some of them.
+      probabilities: Also write the class probabilities to probabilities/. npy: NAME.npy, float32
+        [height, width, classes]. png: NAME_CLASS.png for each class, 16 bits, 65535 for 1.
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
@@ -77,24 +99,45 @@ def predict_command(
         raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
     with user_errors():
         check_pixel_range(pixel_range)
-    paths, notes = _find_all(images)
+    changes = read_settings(settings)
+    paths, notes = find_all(images)
     if weights is not None:
-        trained = load_weights(model, weights)
+        trained = with_settings(load_weights(model, weights), changes)
         description = f"{model} from {weights}"
-        orientation, seen = orientation or "upright", {}
+        step, orientation, seen = None, orientation or "upright", {}
     else:
-        trained = run = _load_run(model, checkpoint)
+        trained = run = _load_run(model, checkpoint, settings)
         description = run.description
         batch_size = batch_size or run.config.train.eval_batch_size
         orientation = orientation or run.experiment.orientation
-        seen = run.pixels
+        step, seen = run.step, run.pixels
     if pixel_range is not None:
         trained = _with_pixel_range(trained, pixel_range)
-    files = _read_all(paths, orientation)
+    if changes:
+        notes.insert(
+            0, f"settings: {', '.join(f'{k}={json.dumps(v)}' for k, v in changes.items())}"
+        )
+    record = make_record(
+        trained,
+        model=model,
+        weights=weights,
+        step=step,
+        settings=changes,
+        orientation=orientation,
+    )
+    refuse_other_record(output, record, overwrite=overwrite)
+    files = read_all(paths, orientation)
     notes += note_turned(paths, orientation=orientation, setting="--orientation")
-    _refuse_to_replace(files, output, overwrite=overwrite)
-    _refuse_other_bits(files, trained)
-    notes += _note_other_types(files, seen)
+    task = trained.segmenter
+    detects = hasattr(task, "category_ids")
+    if probabilities is not None and detects:
+        raise UserError("--probabilities is for models that label pixels; this one detects objects")
+    planned = planned_files(files, output, classes=task.classes, probabilities=probabilities)
+    inputs = [file.path for file in files]
+    refuse_to_replace(planned, output, inputs=inputs, overwrite=overwrite)
+    refuse_other_bits(files, trained)
+    notes += note_other_types(files, seen)
+    notes += [] if detects else note_tags_left_out(files)
     listing, image_ids = None, None
     if annotations is not None:
         from segjax.coco.index import read_image_list
@@ -110,8 +153,7 @@ def predict_command(
     from segjax.data.images import match_channels, read_images
     from segjax.trained import predict_all
 
-    task = trained.segmenter
-    if listing is not None and not hasattr(task, "category_ids"):
+    if listing is not None and not detects:
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
     print("\n".join([f"predicting with {description}", *notes]))
     others = sum(file.channels != {task.channels} for file in files)
@@ -120,6 +162,7 @@ def predict_command(
         print(f"converted to {kinds[task.channels]} for the model: {others} of {len(files)} files")
     with user_errors():
         (output / "overlays").mkdir(parents=True, exist_ok=True)
+        write_record(output, record)
 
     def examples():
         for file in files:
@@ -127,6 +170,8 @@ def predict_command(
                 matched = match_channels(image, task.channels)
                 example = {"id": file.names[page], "image": matched, "original": image}
                 example["path"] = file.path
+                if file.tags:
+                    example["tags"] = file.tags[page]
                 if image_ids is not None:
                     example["image_id"] = image_ids[file.path]
                 yield example | ({"page": page} if len(file.names) > 1 else {})
@@ -152,72 +197,21 @@ def predict_command(
                     )
                 else:
                     background = getattr(task, "background_class", None)
-                    written = LabelFiles(output, task.classes, background=background)
+                    written = LabelFiles(
+                        output, task.classes, background=background, probabilities=probabilities
+                    )
         written.write(example, prediction)
     if written is not None:
         print("\n".join(written.finish()))
 
 
-def _load_run(model: str, checkpoint: str) -> "TrainedRun":
+def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedRun":
     try:
-        return load_trained_run(Path(model), checkpoint)
+        return load_trained_run(Path(model), checkpoint, settings=settings)
     except UserError as error:
         if Path(model).exists():
             raise
         raise UserError(f"{error} (a model trained elsewhere needs --weights FILE)") from error
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A file to segment.
-
-    Attributes:
-      path: the file.
-      names: the name of each page's outputs, without suffix.
-      channels: the numbers of channels of the pages, 1 and 3.
-      dtypes: the pixel types of the pages, "uint8" and "uint16".
-      sizes: the sizes (height, width) of the pages.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    channels: set[int]
-    dtypes: set[str]
-    sizes: set[tuple[int, int]]
-
-
-def _find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Finds the image files, and counts the other files of the given folders in notes."""
-    if not images:
-        raise UserError(
-            "no images given; expected files or folders after the run directory or name"
-        )
-    with user_errors():
-        from segjax.data.images import find_images, note_other_files
-
-        return find_images(images), [note for path in images for note in note_other_files(path)]
-
-
-def _read_all(paths: Sequence[Path], orientation: Orientation) -> list[ImageFile]:
-    """Reads every image once, to find damaged files before anything is written."""
-    from segjax.data.images import read_images
-
-    kinds, problems = [], []
-    for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
-        try:
-            pages = read_images(path, orientation=orientation)
-            kinds.append([(x.shape[2], x.dtype.name, x.shape[:2]) for x in pages])
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-    if len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        raise UserError(list_problems("the images", problems))
-    names = output_names(paths, [len(pages) for pages in kinds])
-    return [
-        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)))
-        for path, page_names, pages in zip(paths, names, kinds, strict=True)
-    ]
 
 
 def _with_pixel_range(trained: "Pretrained", pixel_range: tuple[float, float]) -> "Pretrained":
@@ -232,75 +226,3 @@ def _with_pixel_range(trained: "Pretrained", pixel_range: tuple[float, float]) -
     if not hasattr(task, "pixel_range"):
         raise UserError(f"--pixel-range: {type(task).__name__} has no pixel_range")
     return dataclasses.replace(trained, task=dataclasses.replace(task, pixel_range=pixel_range))
-
-
-def _refuse_other_bits(files: Sequence[ImageFile], trained: "Pretrained") -> None:
-    """Raises UserError for 16-bit images if the model reads 8-bit photographs only.
-
-    The model's normalisation takes 255 for white, so that 16-bit pixels would all be glare.
-    """
-    if getattr(trained.task, "pixel_range", None) is not None:
-        return
-    for file in files:
-        if file.dtypes - {*trained.dtypes}:
-            raise UserError(
-                f"{file.path} has 16 bits; the model is for photographs of 8 bits. --pixel-range "
-                "LOW HIGH maps other values to them, such as --pixel-range 0 65535"
-            )
-
-
-def _note_other_types(files: Sequence[ImageFile], seen: Mapping[str, list]) -> list[str]:
-    """Notes images of another type than those of the training, which the model takes as well."""
-    types = {*seen["types"]} if seen else set()
-    others = [file for file in files if types and file.dtypes - types]
-    if not others:
-        return []
-    trained = f"{' and '.join(seen['types'])} with values {seen['range'][0]} to {seen['range'][1]}"
-    kind = " and ".join(sorted(others[0].dtypes))
-    return [
-        f"the model was trained on images of {trained}; {len(others)} of {len(files)} are {kind}, "
-        f"such as {others[0].path}"
-    ]
-
-
-def output_names(paths: Sequence[Path], page_counts: Sequence[int]) -> list[tuple[str, ...]]:
-    """Names the outputs of each page of each file; no two names are equal, ignoring case.
-
-    A name is the file's without suffix. Where names clash, the suffix is added, and if they still
-    clash, as many parent folders as it takes. Pages are numbered from 0.
-    """
-    paths = [path.resolve() for path in paths]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        for with_suffix in (False, True):
-            names = []
-            for path, count in zip(paths, page_counts, strict=True):
-                stem = path.stem + path.suffix.replace(".", "_") * with_suffix
-                stem = "_".join([*path.parts[:-1][-depth + 1 or len(path.parts) :], stem])
-                digits = len(str(count - 1))
-                pages = [f"{stem}_page{page:0{digits}d}" for page in range(count)]
-                names.append((stem,) if count == 1 else tuple(pages))
-            flat = [name.casefold() for pages in names for name in pages]
-            if len(set(flat)) == len(flat):
-                return names
-    raise UserError(f"the names of {len(paths)} images clash; predict them in separate calls")
-
-
-def _refuse_to_replace(files: Sequence[ImageFile], output: Path, *, overwrite: bool) -> None:
-    """Raises UserError if an output would replace an existing file."""
-    planned = [
-        output / folder / f"{name}.png"
-        for folder in ("labels", "instances", "overlays")
-        for file in files
-        for name in file.names
-    ]
-    planned += [output / "detections.json", output / "images.json"]
-    inputs = {file.path.resolve() for file in files}
-    if any(path.resolve() in inputs for path in planned):
-        raise UserError(f"--output {output}: the predictions would replace the images themselves")
-    existing = [path for path in planned if path.exists()]
-    if existing and not overwrite:
-        raise UserError(
-            f"{existing[0]} exists already"
-            + (f", and {len(existing) - 1} more" if len(existing) > 1 else "")
-            + "; choose another --output, or replace with --overwrite"
-        )

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from segjax.commands.coco_results import describe_capacity
+from segjax.commands.errors import UserError
+from segjax.commands.prediction_names import ProbabilityFormat, probability_names
 from segjax.data.images import write_labels
+from segjax.data.tiff_metadata import write_label_tiff
 from segjax.files.atomic import write_json
 from segjax.pictures.instances import draw_detections
 from segjax.pictures.overlays import overlay, overlay_instances, with_legend, write_png
@@ -17,42 +20,130 @@ SHOWN_SCORE = 0.5  # lowest score of a detection that pictures show
 class LabelFiles:
     """Writes labels/, overlays/ and, if the model separates objects, instances/.
 
+    The label maps and instances of TIFF pages with a resolution or a place on the map are written
+    as TIFF files as well, which keep it, to labels_tiff/ and instances_tiff/.
+
     Args:
       output: the folder.
       classes: the names of the classes.
       background: the class that pictures leave uncoloured, or None.
+      probabilities: the format of probability maps; None writes none. See `write_probabilities`.
     """
 
-    def __init__(self, output: Path, classes: Sequence[str], *, background: int | None):
-        self._folders = {name: output / name for name in ("labels", "instances", "overlays")}
+    def __init__(
+        self,
+        output: Path,
+        classes: Sequence[str],
+        *,
+        background: int | None,
+        probabilities: ProbabilityFormat | None = None,
+    ):
+        self._output = output
         self._classes = classes
         self._background = background
-        self._has_instances = False
-        self._folders["labels"].mkdir(parents=True, exist_ok=True)
+        self._probabilities: ProbabilityFormat | None = probabilities
+        self._written: set[str] = set()
+        self._folder("labels")
 
     def write(self, example: dict, prediction: dict) -> None:
-        """Writes the files of one image, named after its "id"."""
-        name, instances = f"{example['id']}.png", prediction.get("instances")
+        """Writes the files of one image, named after its "id"; see `segjax.data.tiff_metadata`.
+
+        Args:
+          example: "id", "original" [height, width, channels], and optionally "tags", those of its
+            page.
+          prediction: "labels", and optionally "instances" and "probabilities".
+
+        Raises:
+          UserError: probability maps are asked for, and the prediction has none.
+        """
+        name, instances = example["id"], prediction.get("instances")
         labels = prediction["labels"]
-        write_labels(self._folders["labels"] / name, labels)
+        self._write_map("labels", labels, example)
         if instances is None:
             picture = overlay(example["original"], labels, background=self._background)
             picture = with_legend(picture, labels, self._classes, background=self._background)
         else:
-            self._has_instances = True
-            self._folders["instances"].mkdir(exist_ok=True)
-            write_labels(self._folders["instances"] / name, instances)
+            self._write_map("instances", instances, example)
             picture = overlay_instances(example["original"], instances)
-        write_png(self._folders["overlays"] / name, picture)
+        write_png(self._folder("overlays") / f"{name}.png", picture)
+        if self._probabilities is not None:
+            if "probabilities" not in prediction:
+                raise UserError("--probabilities: this model predicts none")
+            write_probabilities(
+                self._folder("probabilities"),
+                name,
+                prediction["probabilities"],
+                classes=self._classes,
+                kind=self._probabilities,
+            )
 
     def finish(self) -> list[str]:
         """Returns lines of text that say what was written."""
         values = ", ".join(f"{value} {name}" for value, name in enumerate(self._classes))
-        lines = [f"labels     {self._folders['labels']}  ({values})"]
-        if self._has_instances:
-            where = self._folders["instances"]
-            lines.append(f"instances  {where}  (0 background, then one number per object)")
-        return [*lines, f"overlays   {self._folders['overlays']}"]
+        objects = "0 background, then one number per object"
+        kept = "with the resolution and the place of TIFF images"
+        formats = {
+            "npy": "float32 [height, width, classes]",
+            "png": "16 bits, 65535 for 1; one file per class",
+            None: "",
+        }
+        lines = {
+            "labels": values,
+            "labels_tiff": f"the same {kept}",
+            "instances": objects,
+            "instances_tiff": f"the same {kept}",
+            "probabilities": formats[self._probabilities],
+            "overlays": "",
+        }
+        width = max(map(len, self._written)) + 2
+        return [
+            f"{name:{width}}{self._output / name}" + f"  ({text})" * bool(text)
+            for name, text in lines.items()
+            if name in self._written
+        ]
+
+    def _write_map(self, kind: str, values: np.ndarray, example: dict) -> None:
+        write_labels(self._folder(kind) / f"{example['id']}.png", values)
+        if example.get("tags"):
+            path = self._folder(f"{kind}_tiff") / f"{example['id']}.tif"
+            write_label_tiff(path, values, example["tags"])
+
+    def _folder(self, name: str) -> Path:
+        folder = self._output / name
+        if name not in self._written:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._written.add(name)
+        return folder
+
+
+def write_probabilities(
+    folder: Path,
+    name: str,
+    probabilities: np.ndarray,
+    *,
+    classes: Sequence[str],
+    kind: ProbabilityFormat,
+) -> None:
+    """Writes the class probabilities of one image.
+
+    "npy" writes NAME.npy, float32 [height, width, classes], the values of the prediction. "png"
+    writes NAME_CLASS.png for each class, grey of 16 bits: round(65535 · p), halves up, with p
+    limited to 0…1. So pixel / 65535 differs from p by at most 1 / 131070.
+
+    Args:
+      folder: the folder, which exists.
+      name: the name of the image's files.
+      probabilities: [height, width, classes].
+      classes: the names of the classes.
+      kind: the format.
+    """
+    names = probability_names(name, classes, kind)
+    if kind == "npy":
+        np.save(folder / names[0], np.asarray(probabilities, np.float32))
+        return
+    for number, file_name in enumerate(names):
+        exact = probabilities[..., number].astype(np.float64).clip(0, 1)
+        write_labels(folder / file_name, np.floor(exact * 65535 + 0.5).astype(np.uint16))
 
 
 class DetectionFiles:

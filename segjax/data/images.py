@@ -1,4 +1,6 @@
-"""Reads users' images (PNG, JPEG, TIFF, BMP, GIF and WebP) and writes label maps.
+"""Reads photographs (PNG, JPEG, TIFF, BMP, GIF and WebP) and writes label maps.
+
+Images with other bands or types of pixels are read by `segjax.data.image_arrays`.
 
 Pillow decodes. It says what a file holds (mode, pages, palette, orientation) and raises an error
 for a damaged one, whereas OpenCV returns the readable part of a truncated JPEG. But Pillow silently
@@ -19,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segjax.data.orientation import Orientation, tag_of, turn
+from segjax.data.tiff_tags import describe_pixels, is_photograph
 from segjax.messages.lists import few
 
 # Pillow's limit protects servers from hostile uploads; a user's own scanned slide may exceed it.
@@ -30,13 +33,15 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _EXPECTED = "expected 8- or 16-bit grey or RGB, 8-bit CMYK, or a palette"
 
 
-def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def find_images(
+    paths: str | Path | Iterable[str | Path], *, suffixes: Collection[str] = SUFFIXES
+) -> list[Path]:
     """Lists the given image files and the images in the given folders.
 
     The suffix, in upper or lower case, identifies an image. Subfolders are not searched, because
     predictions are often written beside or below the images. A folder's images are in natural
     order (frame 2 before frame 10), without hidden files. The order of `paths` is kept, and a file
-    named twice is listed once.
+    named twice is listed once. `suffixes` are in lower case, such as `image_arrays.ARRAY_SUFFIXES`.
 
     Raises FileNotFoundError if a path does not exist, and ValueError for a file with another suffix
     or a folder without images.
@@ -44,11 +49,11 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     paths = [paths] if isinstance(paths, str | Path) else paths
     files = {}
     for path in map(Path, paths):
-        for file in _images_in(path) if path.is_dir() else [path]:
+        for file in _images_in(path, suffixes) if path.is_dir() else [path]:
             if not file.is_file():
                 raise FileNotFoundError(f"{file}: no such file or folder")
-            if file.suffix.lower() not in SUFFIXES:
-                raise ValueError(f"{file}: expected an image ({' '.join(SUFFIXES)}) or a folder")
+            if file.suffix.lower() not in suffixes:
+                raise ValueError(f"{file}: expected an image ({' '.join(suffixes)}) or a folder")
             files.setdefault(file.resolve(), file)
     return list(files.values())
 
@@ -96,9 +101,9 @@ def read_image(path: str | Path, *, orientation: Orientation = "upright") -> np.
       With `orientation="stored"` they are ignored; see `segjax.data.orientation`.
 
     Raises ValueError, naming the file and the expected contents, if the file is empty, damaged, cut
-    short or of another format, if its pixels are float or 32-bit, if it has a further channel that
-    is not opaque, or if it has several pages; `read_images` reads those. Raises FileNotFoundError
-    if there is no file.
+    short or of another format, if its pixels are float, signed or 32-bit, if it has further bands
+    or a further channel that is not opaque, or if it has several pages; `read_images` reads those.
+    Raises FileNotFoundError if there is no file.
     """
     images = read_images(path, orientation=orientation)
     image = next(images)
@@ -112,6 +117,17 @@ def read_images(path: str | Path, *, orientation: Orientation = "upright") -> It
 
     Pages may differ in size. Pages that a TIFF marks as thumbnails, lower resolutions or masks of
     another page are left out. Pixels and errors are as in `read_image`.
+    """
+    return decode_pages(path, orientation=orientation)
+
+
+def decode_pages(
+    path: str | Path, *, orientation: Orientation = "upright", any_type: bool = False
+) -> Iterator[np.ndarray]:
+    """Yields what `read_images` yields, or more of a TIFF.
+
+    With `any_type`, a TIFF may be grey of int16, int32 or float32, and alpha that is not opaque is
+    the last band.
     """
     path = Path(path)
     # Pillow gets an open file, not a path. From a path it maps uncompressed TIFFs to memory, and
@@ -134,16 +150,21 @@ def read_images(path: str | Path, *, orientation: Orientation = "upright") -> It
                     if page and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 0b101:
                         continue  # a lower resolution (bit 0) or a mask (bit 2) of another page
                     bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+                    found = describe_pixels(image.tag_v2)
+                    is_wrong = image.mode not in "IF" and not is_photograph(image.tag_v2)
                 else:
+                    found, is_wrong = "", False
                     bits = header[24] if image.format == "PNG" else 8  # depth in a PNG's IHDR
+            if is_wrong:  # Pillow would drop the other bands or the sign
+                raise ValueError(f"{path}: {_EXPECTED}; found {found}")
             with _decoding(path):
                 tag = tag_of(image)
             if bits > 8 and image.mode in ("RGB", "RGBA"):
-                pixels = _colour_16_bit(image, path, page, tag)
+                pixels = _colour_16_bit(image, path, page, tag, any_type=any_type)
                 # Both libraries widen a PNG of grey with alpha (colour type 4) to colour.
                 pixels = pixels[..., :1] if image.format == "PNG" and header[25] == 4 else pixels
             else:
-                pixels = _grey_or_8_bit(image, path)
+                pixels = _grey_or_8_bit(image, path, any_type=any_type)
             # Pillow has turned a TIFF upright while loading it, and has removed its tag.
             is_upright = tag_of(image) == 1
             if is_upright == (orientation == "upright"):
@@ -192,7 +213,7 @@ def write_labels(path: str | Path, labels: np.ndarray) -> None:
     Image.fromarray(labels.astype(dtype)).save(path, format="PNG")
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The images directly in a folder, in natural order; ValueError if there are none."""
 
     def natural(file: Path) -> tuple:
@@ -200,12 +221,12 @@ def _images_in(folder: Path) -> list[Path]:
         return [int(part) if part.isdecimal() else part for part in parts], file.name
 
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
+    files = [entry for entry in entries if entry.suffix.lower() in suffixes and not entry.is_dir()]
     if not files:
         subfolders = sorted(entry.name for entry in entries if entry.is_dir())
         hint = f"; it has folders, which are not searched: {', '.join(subfolders)}"
         raise ValueError(
-            f"{folder}: expected images ({' '.join(SUFFIXES)}) in this folder, found none"
+            f"{folder}: expected images ({' '.join(suffixes)}) in this folder, found none"
             + (hint if subfolders else "")
         )
     return sorted(files, key=natural)
@@ -224,10 +245,13 @@ def _decoding(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
+def _grey_or_8_bit(image: Image.Image, path: Path, *, any_type: bool) -> np.ndarray:
     """The pixels of an image that Pillow decodes without loss."""
     with _decoding(path):
         image.load()
+    if any_type and isinstance(image, TiffImageFile) and image.mode in ("LA", "RGBA"):
+        pixels = np.array(image)
+        return pixels[..., :-1] if pixels[..., -1].min() == 255 else pixels
     match image.mode:
         case "1" | "L" | "LA":
             _check_opaque(image, path)
@@ -247,6 +271,9 @@ def _grey_or_8_bit(image: Image.Image, path: Path) -> np.ndarray:
                 image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0
             )
             return 65535 - grey if inverted else grey
+        case "F" | "I" if any_type and isinstance(image, TiffImageFile):
+            bits = max(image.tag_v2[ExifTags.Base.BitsPerSample])
+            return np.array(image, dtype=np.int16 if bits == 16 else None)[..., None]
         case mode:
             names = {"F": "float pixels", "I": "32-bit or signed integer pixels"}
             raise ValueError(f"{path}: {_EXPECTED}; found {names.get(mode, f'{mode} pixels')}")
@@ -269,7 +296,9 @@ def _check_alpha(alpha: np.ndarray, opaque: int, path: Path) -> None:
         )
 
 
-def _colour_16_bit(image: Image.Image, path: Path, page: int, tag: int) -> np.ndarray:
+def _colour_16_bit(
+    image: Image.Image, path: Path, page: int, tag: int, *, any_type: bool
+) -> np.ndarray:
     """The stored pixels of 16-bit colour, decoded by OpenCV from the same page of the same file."""
     # OpenCV scrambles separate colour planes and fails on some orientations of a TIFF.
     if tag != 1 and isinstance(image, TiffImageFile):
@@ -286,5 +315,7 @@ def _colour_16_bit(image: Image.Image, path: Path, page: int, tag: int) -> np.nd
     if not found or decoded[0].dtype != np.uint16 or decoded[0].ndim != 3:
         raise ValueError(f"{path}: damaged, cut short or of an unsupported kind; {_EXPECTED}")
     if decoded[0].shape[2] > 3:
+        if any_type and isinstance(image, TiffImageFile) and decoded[0][..., 3].min() < 65535:
+            return decoded[0][..., [2, 1, 0, 3]]
         _check_alpha(decoded[0][..., 3], 65535, path)
     return decoded[0][..., [2, 1, 0]]

@@ -30,6 +30,7 @@ from segjax.evaluation.confusion_matrix import (
     scores,
 )
 from segjax.evaluation.em_segmentation import THRESHOLDS, em_counts, em_errors
+from segjax.evaluation.image_dice import image_dice_counts, image_dice_of_counts
 from segjax.evaluation.roc import average_precision_of_counts, roc_auc_of_counts, roc_counts
 from segjax.labels import IGNORE_LABEL
 
@@ -69,7 +70,8 @@ class Metric(Protocol):
 class Confusion:
     """All scores of `confusion_matrix.scores`, and the "confusion_matrix" itself.
 
-    The score of an example is its mean IoU.
+    Also the Dice coefficient per image, with mean and spread over images; see `image_dice`. The
+    score of an example is its mean IoU.
     """
 
     num_classes: int
@@ -83,11 +85,12 @@ class Confusion:
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
         )
-        return {"confusion": matrix}
+        return {"confusion": matrix} | image_dice_counts(matrix, background=self.background)
 
     def result(self, counts: Arrays) -> dict:
         matrix = counts["confusion"]
-        values = scores(matrix, background=self.background) | {"confusion_matrix": matrix}
+        values = scores(matrix, background=self.background) | image_dice_of_counts(counts)
+        values["confusion_matrix"] = matrix
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in values.items()

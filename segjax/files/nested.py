@@ -13,3 +13,15 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def with_value(values: dict, name: str, value) -> dict:
+    """Returns a nested dict with a value set by dotted name, such as "train.num_steps".
+
+    Keys that are missing are added.
+    """
+    key, _, rest = name.partition(".")
+    if rest:
+        inner = values.get(key)
+        value = with_value(inner if isinstance(inner, dict) else {}, rest, value)
+    return values | {key: value}

@@ -1,5 +1,6 @@
 """The loss of semantic segmentation: a weighted sum of terms, over one or several outputs."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,15 @@ class SemanticLoss:
     hard_pixels: float = 1.0
     """Average the cross-entropy over this share of an image's pixels, the hardest ones; 1 averages
     over all labelled pixels."""
+    class_weights: tuple[float, ...] | None = None
+    """A factor of the cross-entropy for each class, in their order; None is 1 for all. The sum is
+    still divided by the number of labelled pixels, not by the sum of factors as in PyTorch. Factors
+    whose mean over the labelled pixels is 1 keep the size of the loss, and so the learning rate:
+    pixels / (classes · pixels of the class) from the frequencies that `segjax data check` prints.
+    Pixel weights multiply them; the Dice has none."""
+    focal: float = 0.0
+    """Exponent gamma of the focal loss: the cross-entropy of a pixel whose class has probability p
+    is multiplied by (1 - p)^gamma. 0 is the plain cross-entropy; Lin et al. (2017) use 2."""
     auxiliary: float = 0.4
     """Weight of the summed losses of the network's auxiliary outputs, if it has any."""
     supervise: Literal["full", "coarse"] = "full"
@@ -34,6 +44,32 @@ class SemanticLoss:
             raise ValueError("the loss needs a term whose weight is not zero")
         if not 0 < self.hard_pixels <= 1:
             raise ValueError(f"hard_pixels={self.hard_pixels}; expected a share in (0, 1]")
+        if not (self.focal >= 0 and math.isfinite(self.focal)):
+            raise ValueError(
+                f"focal={self.focal}; expected 0 (off) or a positive exponent, such as 2"
+            )
+        factors = self.class_weights
+        if factors is not None and not (
+            all(factor >= 0 and math.isfinite(factor) for factor in factors) and any(factors)
+        ):
+            raise ValueError(
+                f"class_weights={factors}; expected a number of 0 or more for each class, and one "
+                "above 0; the inverse frequency of a class without pixels is infinite"
+            )
+        if not self.cross_entropy and (self.focal or factors is not None):
+            raise ValueError(
+                "class_weights and focal change the cross-entropy, but its weight is "
+                f"cross_entropy={self.cross_entropy}"
+            )
+
+    def check_classes(self, classes: tuple[str, ...]):
+        """Raises a ValueError unless `class_weights` has a factor for each class."""
+        if self.class_weights is not None and len(self.class_weights) != len(classes):
+            raise ValueError(
+                f"loss.class_weights has {len(self.class_weights)} numbers; expected "
+                f"{len(classes)}, one for each class ({', '.join(classes)}). Ignored pixels have "
+                "none, but the background has one if it is a class"
+            )
 
     def __call__(self, outputs, batch, *, background: int | None = None):
         """Computes the loss of a batch on one device.
@@ -74,16 +110,18 @@ class SemanticLoss:
     def _terms(self, logits, batch, without):
         batch = _subsample(batch, logits.shape[1:3])
         terms = {}
+        options = {
+            "weights": batch.get("weights"),
+            "class_weights": self.class_weights,
+            "focal": self.focal,
+        }
         if self.cross_entropy and self.hard_pixels < 1:
             terms["cross_entropy"] = hard_pixel_cross_entropy(
-                logits, batch["labels"], share=self.hard_pixels, weights=batch.get("weights")
+                logits, batch["labels"], share=self.hard_pixels, **options
             )
         elif self.cross_entropy:
             terms["cross_entropy"] = cross_entropy(
-                logits,
-                batch["labels"],
-                weights=batch.get("weights"),
-                normalizer=batch.get("normalizer"),
+                logits, batch["labels"], normalizer=batch.get("normalizer"), **options
             )
         if self.dice:
             terms["dice"] = dice_loss(

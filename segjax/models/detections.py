@@ -28,6 +28,14 @@ class DetectionConfig:
     min_size: float = 0.0
     """Boxes with a side of at most this many pixels are dropped; torchvision's is 0.01."""
 
+    def __post_init__(self):
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 0 to 1")
+        for name in ("max_detections", "max_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+
 
 def detect(logits, deltas, proposals, valid, sizes, config: DetectionConfig) -> dict:
     """Turns the box head's outputs into detections.

@@ -15,7 +15,7 @@ from segjax.pictures.colors import instance_colors
 from segjax.pictures.overlays import to_rgb
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_CROWD_COLOR = np.array((150, 150, 150), np.uint8)
+CROWD_COLOR = np.array((150, 150, 150), np.uint8)
 _UNIT = 800  # outlines are one pixel wide for each 800 pixels of the longer side
 _READABLE_SIDE = 512  # pixels; a picture whose longer side is shorter is enlarged
 _MANY = 30  # with more objects, a label may cover at most half of its box
@@ -61,7 +61,7 @@ def draw_detections(
     factor = -(-_READABLE_SIDE // max(rgb.shape[:2]))
     picture = rgb.repeat(factor, axis=0).repeat(factor, axis=1)
     labels = _labels(classes, class_names, scores)
-    colors = _new_colors(len(labels)) if colors is None else colors
+    colors = new_colors(len(labels)) if colors is None else colors
     boxes = _scaled(boxes, rgb, picture)
     if not len(boxes) == len(labels) == len(colors) == len(labels if masks is None else masks):
         count = "no" if masks is None else len(masks)
@@ -106,8 +106,8 @@ def instance_panel(
     true_masks = [
         _fitted(paste_mask(mask, rgb.shape[:2]), rgb, picture) for mask in example["masks"]
     ]
-    true_colors = _new_colors(len(crowd))
-    true_colors[crowd] = _CROWD_COLOR
+    true_colors = new_colors(len(crowd))
+    true_colors[crowd] = CROWD_COLOR
     names = _labels(example["classes"], class_names, None)
     names = [f"{name} (crowd)" if c else name for name, c in zip(names, crowd, strict=True)]
 
@@ -135,7 +135,7 @@ def instance_panel(
     return stack([*title_rows(title, scores, row.shape[1]), row])
 
 
-def _new_colors(count, *, after=0) -> np.ndarray:
+def new_colors(count, *, after=0) -> np.ndarray:
     """Returns the colours of `count` objects, numbered from after + 1: uint8 [count, 3]."""
     return instance_colors(np.arange(after, after + count + 1))[1:]
 
@@ -249,7 +249,7 @@ def _write(picture, text, place, color, unit) -> None:
 
 def _matched_colors(masks, true_masks, true_colors, crowd) -> np.ndarray:
     """Gives each mask the colour of the true object it covers best, if free, else a new one."""
-    colors = _new_colors(len(masks), after=len(true_masks))
+    colors = new_colors(len(masks), after=len(true_masks))
     true_places = np.flatnonzero(~crowd)
     if not masks or not true_places.size:
         return colors

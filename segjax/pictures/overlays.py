@@ -19,13 +19,17 @@ LEGEND_WIDTH = 320  # pixels; narrower pictures are widened
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Converts an image to uint8 RGB [H, W, 3], for looking at.
+    """Converts an image of any bands to uint8 RGB [H, W, 3], for looking at.
+
+    One band is grey. Two bands are red and green. Of more than three bands, the first three are
+    red, green and blue.
 
     Args:
-        image: [H, W], [H, W, 1] or [H, W, 3]. uint8 stays as it is. Floats within [0, 1] are
-            scaled by 255. Other floats and uint16 are stretched linearly from their 0.5th to their
-            99.5th percentile over all channels, because 12-bit cameras leave most of the 16 bits
-            unused. Non-finite values become black.
+        image: [H, W] or [H, W, bands], integers or floats. uint8 stays as it is. Floats within
+            [0, 1] are scaled by 255. Other types are stretched linearly from their 0.5th to their
+            99.5th percentile, because 12-bit cameras leave most of the 16 bits unused: images of
+            one or three bands over all bands, which keeps colours, and others band by band, because
+            the bands of an instrument may differ in scale. Non-finite values become black.
 
     Raises:
         ValueError: the image has another shape or type.
@@ -33,24 +37,35 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-        raise ValueError(f"expected an image [H, W], [H, W, 1] or [H, W, 3], got {image.shape}")
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"expected an image [H, W] or [H, W, bands], got {image.shape}")
+    if image.dtype.kind not in "iuf":
+        raise ValueError(f"expected an image of integers or floats, got {image.dtype}")
+    bands = image.shape[2]
+    image = image[..., :3]
     if image.dtype != np.uint8:
-        if image.dtype != np.uint16 and not np.issubdtype(image.dtype, np.floating):
-            raise ValueError(f"expected a uint8, uint16 or float image, got {image.dtype}")
-        image = _stretch(image)
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+        image = _stretch(image, band_by_band=bands not in (1, 3))
+    if bands == 2:
+        return np.pad(image, ((0, 0), (0, 0), (0, 1)))
+    return np.repeat(image, 3, axis=2) if bands == 1 else image
 
 
-def _stretch(image: np.ndarray) -> np.ndarray:
+def _stretch(image: np.ndarray, *, band_by_band: bool) -> np.ndarray:
     finite = np.isfinite(image)
-    values = image[finite]
-    low, high = 0.0, 1.0
-    is_unit = np.issubdtype(image.dtype, np.floating) and not ((values < 0) | (values > 1)).any()
-    if values.size and not is_unit:
-        low, high = np.percentile(values, [0.5, 99.5])
-    scaled = (np.where(finite, image, low).astype(np.float64) - low) / max(high - low, 1e-12)
+    if image.dtype.kind == "f" and not ((image < 0) | (image > 1))[finite].any():
+        limits = [(0.0, 1.0)]
+    else:
+        groups = np.moveaxis(image, 2, 0) if band_by_band else [image]
+        limits = [_limits(group[np.isfinite(group)]) for group in groups]
+    low, high = np.array(limits).T
+    scaled = (np.where(finite, image, low).astype(np.float64) - low) / np.maximum(high - low, 1e-12)
     return np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """The values that become black and white."""
+    low, high = np.percentile(values, [0.5, 99.5]) if values.size else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def overlay(
@@ -65,7 +80,7 @@ def overlay(
     """Returns the image with each class blended in its colour and outlined.
 
     Args:
-        image: anything that `to_rgb` takes, [H, W] or [H, W, C].
+        image: anything that `to_rgb` takes, [H, W] or [H, W, bands].
         labels: integers [H, W], 255 = ignored (hatched).
         colors: uint8 [classes, 3]; by default `color_map`.
         background: the class whose pixels show the image only; None paints all classes.
@@ -124,7 +139,7 @@ def overlay_instances(
     """Returns the image with each instance in its own colour, outlined inside its border.
 
     Args:
-        image: anything that `to_rgb` takes, [H, W] or [H, W, C].
+        image: anything that `to_rgb` takes, [H, W] or [H, W, bands].
         instances: integers [H, W], 0 = background. Both outlines separate touching instances.
         alpha: opacity of the colour inside an instance.
         outline: width in pixels; 0 draws none.

@@ -9,12 +9,13 @@ Each source has one converter file; `SOURCES` lists the names::
 from segjax.pretrained.catalog import SOURCES, convert, load
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.files import read_weights
-from segjax.pretrained.initialization import Initialization, initialize
+from segjax.pretrained.initialization import Initialization, adapt_to_bands, initialize
 
 __all__ = [
     "SOURCES",
     "Initialization",
     "Pretrained",
+    "adapt_to_bands",
     "convert",
     "initialize",
     "load",

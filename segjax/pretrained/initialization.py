@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.traverse_util
+import numpy as np
 
 # Layers whose shape depends on the number of classes: the "logits" of every model, and a detector's
 # "class_logits" and box "deltas". (The RPN's deltas depend on the anchors instead.)
@@ -22,18 +23,49 @@ class Initialization:
       taken: arrays taken from the trained variables.
       new: arrays of the model that keep their random values.
       left_out: arrays of the trained variables that the model has no place for.
+      bands: number of bands that each kernel for RGB images was adapted to, by path; these kernels
+        are in `taken`.
     """
 
     taken: tuple[str, ...]
     new: tuple[str, ...]
     left_out: tuple[str, ...]
+    bands: Mapping[str, int] = MappingProxyType({})
 
     def __str__(self):
+        adapted = [
+            f"; {path} adapted from RGB to {bands} band{'s' * (bands != 1)} "
+            + ("(the sum)" if bands == 1 else f"(R, G, B in turn, times 3/{bands})")
+            for path, bands in self.bands.items()
+        ]
         return (
             f"{len(self.taken)} arrays taken ({_parts(self.taken)}), "
             f"{len(self.new)} new ({_parts(self.new)}), "
-            f"{len(self.left_out)} left out ({_parts(self.left_out)})"
+            f"{len(self.left_out)} left out ({_parts(self.left_out)})" + "".join(adapted)
         )
+
+
+def adapt_to_bands(kernel: Any, bands: int) -> np.ndarray:
+    """Adapts a kernel for RGB images to images of another number of bands.
+
+    - One band gets the sum of the three kernels. A grey image so gives the activations that the
+      same image gives as RGB.
+    - N bands get the kernels of R, G and B in turn, times 3 / N. Bands of equal values so give the
+      activations that three such bands give, and the normalisation behind the layer still fits.
+
+    timm and segmentation-models-pytorch have the same rule.
+
+    Args:
+      kernel: [height, width, 3, features].
+      bands: number of bands, N.
+
+    Returns:
+      The kernel [height, width, bands, features].
+    """
+    kernel = np.asarray(kernel)
+    if bands == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(bands) % 3] * kernel.dtype.type(3 / bands)
 
 
 def initialize(
@@ -44,7 +76,7 @@ def initialize(
     Trained variables without a "backbone" are taken as a backbone. Every array of the backbone must
     fit; only whole stages may be new, such as DeepLab v3's copies of block 4. Heads with the same
     name are taken and must fit too. Class-dependent layers keep their random values if their shapes
-    differ.
+    differ. A first layer for RGB images is adapted to a model of other bands; see `adapt_to_bands`.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} as `model.init` returns them.
@@ -68,6 +100,12 @@ def initialize(
         }
     for before, after in moved.items():
         found = {path.replace(f"/{before}", f"/{after}", 1): x for path, x in found.items()}
+    bands = {
+        path: fresh[path].shape[2]
+        for path in fresh
+        if path in found and _reads_other_bands(fresh[path].shape, found[path].shape)
+    }
+    found |= {path: adapt_to_bands(found[path], count) for path, count in bands.items()}
     shared = [path for path in fresh if path in found]
     if not shared:
         raise ValueError(
@@ -110,8 +148,21 @@ def initialize(
         taken=tuple(taken),
         new=tuple(path for path in fresh if path not in taken),
         left_out=tuple(path for path in found if path not in taken),
+        bands=bands,
     )
     return flax.traverse_util.unflatten_dict(merged, sep="/"), report
+
+
+def _reads_other_bands(shape: tuple[int, ...], trained: tuple[int, ...]) -> bool:
+    """Whether kernels differ in the number of inputs alone, and the trained one reads RGB.
+
+    Only first layers have three inputs.
+    """
+    return (
+        len(shape) == len(trained) == 4
+        and trained[2] == 3 != shape[2]
+        and (*shape[:2], shape[3]) == (*trained[:2], trained[3])
+    )
 
 
 def _part(path: str) -> str:

@@ -42,11 +42,15 @@ class DeepLabAugmentConfig:
     max_class_share: float | None = None
     """Largest share of a crop's labelled pixels that one class may have; other crops are drawn
     again, up to ten times (mmsegmentation: 0.75)."""
+    class_balanced: float = 0.0
+    """Share of the crops that centre on a pixel of a class, drawn evenly from the image's classes,
+    so that rare classes are seen more often (nnU-Net: 0.33); 0 is off. These crops may reach beyond
+    the image, and max_class_share does not move them."""
 
 
 @dataclass(frozen=True)
 class DeepLabPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     output_stride: int | None = None
     """Output stride of the network; None takes that of training. v3 and v3+ train at 16 and
@@ -101,6 +105,7 @@ def training_transforms(augment: DeepLabAugmentConfig, normalize: Normalize) -> 
         border="constant",
         fill=normalize.mean,
         cat_max_ratio=augment.max_class_share,
+        class_balanced=augment.class_balanced,
     )
     return (*steps, crop, normalize)
 

@@ -18,6 +18,7 @@ from segjax.data.augmentation.instance import (
 from segjax.data.loading.pack_objects import PackObjects
 from segjax.data.orientation import Orientation
 from segjax.data.sources.coco_files import CocoInstances
+from segjax.data.sources.empty_images import check_share
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision, example_panoptic_quality
@@ -98,15 +99,19 @@ class InputConfig:
     """Height and width of each shape that images are padded to; each costs one compilation."""
     max_objects: int = 100
     """Most objects that are kept for an image; "dropped_objects" in the log counts the others."""
-    keep_empty: bool = False
-    """Also train on images without objects."""
+    empty_share: float = 0.0
+    """Largest share of images without objects among the training images: 0 leaves them out, 1 keeps
+    all. They are drawn once, by the run's seed, and are the same in every epoch."""
     mask_size: int = 112
     """Cells on a side of an object's stored mask, which covers its box."""
+
+    def __post_init__(self):
+        check_share(self.empty_share)
 
 
 @dataclass(frozen=True)
 class MaskRCNNPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     short_sides: tuple[int, ...] = (800,)
     """Length of the image's shorter side in each view; the detections of all views are merged.
@@ -273,7 +278,9 @@ def coco_experiment(config: MaskRCNNExperimentConfig) -> Experiment:
     return mask_rcnn_experiment(
         config,
         as_objects(
-            prepared_splits("coco", data_dir=config.data_dir), keep_empty=config.input.keep_empty
+            prepared_splits("coco", data_dir=config.data_dir),
+            empty_share=config.input.empty_share,
+            seed=config.seed,
         ),
     )
 
@@ -283,7 +290,9 @@ def coco_files_splits(
     classes: tuple[str, ...],
     *,
     category_ids: tuple[int | str, ...] | None = None,
-    keep_empty: bool = False,
+    leave_out_others: bool = False,
+    empty_share: float = 0.0,
+    seed: int = 0,
 ) -> Splits:
     """Returns splits of the user's JSON files.
 
@@ -292,22 +301,34 @@ def coco_files_splits(
       classes: names of the classes without the background; the files' categories are matched by
         name.
       category_ids: the training file's ids of the classes; None numbers them from 1.
-      keep_empty: also train on images without objects.
+      leave_out_others: leave out objects of other categories, in training and in scores.
+      empty_share: the largest share of images without objects in training; see `choose_images`.
+      seed: decides which images without objects are trained on.
 
     Raises:
-      ValueError: when a split is opened, if its file has objects of other categories.
+      ValueError: when a split is opened, if its file has objects of other categories and they are
+        not left out.
     """
 
     def open_files(annotations, images, **options):
         return CocoInstances(
-            annotations, images, classes=classes, orientation=files.orientation, **options
+            annotations,
+            images,
+            classes=classes,
+            leave_out_others=leave_out_others,
+            orientation=files.orientation,
+            **options,
         )
 
     return Splits(
         classes=("background", *classes),
         channels=3,
         train=partial(
-            open_files, files.train_annotations, files.train_images, drop_empty=not keep_empty
+            open_files,
+            files.train_annotations,
+            files.train_images,
+            empty_share=empty_share,
+            seed=seed,
         ),
         evaluation={
             "val": partial(open_files, files.val_annotations, files.val_images, for_scores=True)

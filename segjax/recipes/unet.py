@@ -51,6 +51,10 @@ class UNetAugmentConfig:
     """The exponent of the grey values lies between 1 / (1 + gamma) and 1 + gamma."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, as a fraction of the range."""
+    class_balanced: float = 0.0
+    """Share of the tiles that centre on a pixel of a class, drawn evenly from the image's classes,
+    so that rare classes are seen more often (nnU-Net: 0.33); 0 is off. These tiles may reach beyond
+    the image, which is mirrored there."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class WeightMapConfig:
 
 @dataclass(frozen=True)
 class UNetPredictionConfig:
-    """Prediction of whole images. `segjax evaluate RUN --set` can change it after the training."""
+    """Prediction of whole images. `segjax evaluate` and `predict` can change it by `--set`."""
 
     average_over: Literal["one", "seven", "eight"] = "one"
     """Views whose probabilities are averaged: the image alone, the paper's seven rotated versions,
@@ -139,6 +143,7 @@ def training_transforms(
             flip_vertical=augment.flip,
             elastic_sigma=augment.elastic_sigma,
             interpolation="bicubic",
+            class_balanced=augment.class_balanced,
         ),
         GreyValues(
             brightness=augment.brightness,

@@ -95,6 +95,8 @@ def _progress(run: Run) -> str:
         return "no step logged"
     if asked is None:
         text = f"after {done:,} steps"
+    elif run.stopped:
+        text = f"stopped after {done:,} of {asked:,} steps, since {run.stopped},"
     elif done < asked:
         text = f"after {done:,} of {asked:,} steps (in progress, or stopped early)"
     else:

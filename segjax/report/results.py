@@ -1,5 +1,6 @@
 """The report's numbers: scores, curves and class tables of one or several runs."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 from segjax.report.charts import Series, confusion_table, format_number, line_chart
 from segjax.report.page import section, table
 from segjax.report.run import Run, headline, is_scalar, number, scalars
+from segjax.training.ranking import smaller_is_better
 
+_FOLLOW_FROM_SIZES = ("train.num_steps", "train.eval_every", "train.checkpoint_every")
 _FIRST_CURVES = 6  # further curves are folded away
 _NO_CURVES = ("step", "split", "elapsed_seconds")
-_WORDS = {"iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
-_SMALLER_IS_BETTER = ("loss", "error", "distance", "negative")
+_WORDS = {"std": "SD of", "iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
 
 
 def readable(name: str) -> str:
@@ -29,12 +31,14 @@ def best_index(name: str, values: Sequence[float | None]) -> int | None:
     defined = [value for value in values if value is not None]
     if len(set(defined)) < 2:
         return None
-    smaller = any(word in name for word in _SMALLER_IS_BETTER)
-    return values.index(min(defined) if smaller else max(defined))
+    return values.index(min(defined) if smaller_is_better(name) else max(defined))
 
 
 def scores(runs: Sequence[Run]) -> str:
-    """Tabulates final scores, with a column per split for one run, or per run for several."""
+    """Tabulates final scores, with a column per split for one run, or per run for several.
+
+    The folds of a cross-validation get one more column, the mean and the standard deviation.
+    """
     splits = all_splits(runs)
     if len(runs) == 1:
         columns = [(split, *runs[0].scores(split)) for split in splits]
@@ -50,11 +54,14 @@ def scores(runs: Sequence[Run]) -> str:
         rows = {name: [found.get(name) for _, _, found in columns] for name in names}
         order = sorted(rows, key=lambda name: name != main)
         best = [best_index(name, rows[name]) for name in order] if len(runs) > 1 else []
+        folds = folds_of(runs)
+        heads = [f"{name}, step {_step(step)}" for name, step, _ in columns]
+        summaries = {name: [_mean_and_deviation(rows[name])] if folds else [] for name in order}
         parts += [
             f"<h3>{escape(title)}</h3>" if title else "",
             table(
-                ["", *(f"{name}, step {_step(step)}" for name, step, _ in columns)],
-                [[readable(name), *map(format_number, rows[name])] for name in order],
+                ["", *heads, *([f"mean ± deviation over {folds}"] if folds else [])],
+                [[readable(x), *map(format_number, rows[x]), *summaries[x]] for x in order],
                 best=[None if column is None else column + 1 for column in best],
                 headline=0 if main else None,
             ),
@@ -64,6 +71,32 @@ def scores(runs: Sequence[Run]) -> str:
             '<p class="note">– : undefined (as for a class without pixels) or not measured.</p>'
         )
     return section("Scores", *parts)
+
+
+def folds_of(runs: Sequence[Run]) -> str:
+    """Describes the folds that runs are, such as "5 folds"; empty if they are not of one division.
+
+    They are if their configurations differ in nothing but the fold, where they stand, and what
+    follows from the number of a fold's training images.
+    """
+    own = ("workdir", "data.division.fold", "data.found", *_FOLLOW_FROM_SIZES)
+    configs = [{k: v for k, v in run.config.items() if k not in own} for run in runs]
+    folds = [run.config.get("data.division.fold") for run in runs]
+    count = runs[0].config.get("data.division.folds")
+    if len(runs) < 2 or count is None or any(each != configs[0] for each in configs):
+        return ""
+    if len({*folds}) < len(folds):
+        return ""
+    return f"{len(folds)} folds" if len(folds) == count else f"{len(folds)} of {count} folds"
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str:
+    """Formats the mean and the sample standard deviation of defined values."""
+    defined = [value for value in values if value is not None]
+    if len(defined) < max(len(values), 2):
+        return "–"
+    mean, deviation = statistics.mean(defined), statistics.stdev(defined)
+    return f"{format_number(float(mean))} ± {format_number(float(deviation))}"
 
 
 def _step(step: int | None) -> str:

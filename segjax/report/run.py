@@ -57,6 +57,12 @@ class Run:
         return self.config.get("train.num_steps")
 
     @property
+    def stopped(self) -> str | None:
+        """Why the run stopped early, if it did so at its last step; see `train.stop_after`."""
+        lines = [entry for entry in self.metrics if entry["step"] == self.last_step]
+        return next((entry["stopped"] for entry in lines if "stopped" in entry), None)
+
+    @property
     def seconds(self) -> float | None:
         """The time from the start to the last line of the log, without pauses before resuming."""
         return max(filter(None, self.curve("elapsed_seconds")[1]), default=None)

@@ -85,6 +85,7 @@ class SemanticTask:
             raise ValueError(
                 f"{len(self.classes)} classes; at most {IGNORE_LABEL} fit label maps of 8 bits"
             )
+        self.loss_function.check_classes(self.classes)
 
     @property
     def background_class(self) -> int | None:

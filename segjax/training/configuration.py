@@ -14,10 +14,11 @@ from typing import Any, Self
 
 import tyro
 
-from segjax.files.nested import flatten
+from segjax.files.nested import flatten, with_value
 from segjax.messages.hints import did_you_mean
 from segjax.training.optimizer import OptimizerConfig, check_least
 from segjax.training.precision import MatmulPrecision
+from segjax.training.ranking import read_best_metric
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class TrainConfig:
     eval_splits: tuple[str, ...] = ()
     """Splits scored during training; none means the experiment's first split. The first one named
     ranks the checkpoints."""
+    best_metric: str | None = None
+    """Metric that ranks the checkpoints, such as mean_dice_per_image; None takes the experiment's
+    own. Larger is better, unless its name has loss, error, distance, negative or std in it. Write
+    NAME:min or NAME:max where that is wrong."""
+    stop_after: int | None = None
+    """Ends training once this many evaluations in a row were not better by the best metric than the
+    best one before. None trains all steps."""
     eval_batch_size: int = 4
     """Tiles or images in an evaluation batch, per device."""
     checkpoint_every: int = 500
@@ -56,12 +64,15 @@ class TrainConfig:
             "micro_batches",
             "log_every",
             "eval_every",
+            "stop_after",
             "eval_batch_size",
             "checkpoint_every",
             "keep_checkpoints",
         )
         if self.ema_decay is not None and not self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay}; expected a number below 1")
+        if self.best_metric is not None:
+            read_best_metric(self.best_metric)
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,10 @@ def paths(config) -> list[str]:
     return found
 
 
+class UnknownSetting(ValueError):
+    """A configuration has no setting of this name."""
+
+
 def from_dict(config_class, values: dict, *, where: str = "config"):
     """Rebuilds a configuration from the output of `to_dict`.
 
@@ -247,7 +262,7 @@ def from_dict(config_class, values: dict, *, where: str = "config"):
     for key in values:
         if key not in fields:
             hint = did_you_mean(key, fields) or f"; known: {sorted(fields)}"
-            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+            raise UnknownSetting(f"{where}: unknown key {key!r}{hint}")
     arguments = {k: _from_json(hints[k], v, f"{where}.{k}") for k, v in values.items()}
     try:
         return config_class(**arguments)
@@ -305,18 +320,6 @@ def _from_union(options, value, where):
         except ValueError as error:
             errors.append(error)
     raise errors[0]
-
-
-def with_value(values: dict, name: str, value) -> dict:
-    """Returns a nested dict with a value set by dotted name, such as "train.num_steps".
-
-    Keys that are missing are added.
-    """
-    key, _, rest = name.partition(".")
-    if rest:
-        inner = values.get(key)
-        value = with_value(inner if isinstance(inner, dict) else {}, rest, value)
-    return values | {key: value}
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -116,17 +116,24 @@ class Evaluator:
         )
 
     def evaluate(
-        self, variables, source, *, split: str, step: int, final: bool = True
+        self,
+        variables,
+        source,
+        *,
+        split: str,
+        step: int,
+        final: bool | Callable[[dict], bool] = True,
     ) -> Evaluation:
         """Scores a split. Each process takes its share, and each example counts once.
 
         Args:
           variables: the network's variables, replicated on the devices of all processes.
           final: draw the best and the worst examples; otherwise the first two, into files named
-            after the step, which show how the predictions change.
+            after the step, which show how the predictions change. A function of the metrics, the
+            same in every process, decides after scoring.
         """
         evaluator = self._task.evaluator()
-        numbers, rows, best, worst = [], [], [], []
+        numbers, rows, first, best, worst = [], [], [], [], []
         pictures = {}
 
         def draw(prefix, example, prediction, row):
@@ -160,25 +167,30 @@ class Evaluator:
             rows.append(row)
             if self._workdir is None:
                 continue
-            if not final and row["number"] < 2:
-                draw(f"step_{step:07d}_{split}", example, prediction, row)
-            elif final and not math.isnan(score):
+            if final is not True and row["number"] < 2:
+                first.append(((score, -place), example, prediction))
+            if final is not False and not math.isnan(score):
                 _push(best, (score, -place), example, prediction)
                 _push(worst, (-score, -place), example, prediction)
-        for (_, minus_place), example, prediction in best + worst:
+        total = self._task.evaluator()
+        for state in _gathered(evaluator.state()):
+            total.merge(state)
+        metrics = total.result()
+        ends = final(metrics) if callable(final) else final
+        for (_, minus_place), example, prediction in best + worst if ends else first:
             row = rows[-minus_place]
             if "picture" not in row:
-                draw(split, example, prediction, row)
-        return self._gather(evaluator, rows, pictures, split, step)
-
-    def _gather(self, evaluator, rows, pictures, split, step):
-        wait_for_all("evaluated")  # has a time limit of its own, unlike gathering
-        total = self._task.evaluator()
-        for state in gather_bytes(evaluator.state()):
-            total.merge(state)
-        parts = [json.loads(part) for part in gather_bytes(json.dumps(rows).encode())]
+                prefix = split if ends else f"step_{step:07d}_{split}"
+                draw(prefix, example, prediction, row)
+        parts = [json.loads(part) for part in _gathered(json.dumps(rows).encode())]
         rows = sorted((row for part in parts for row in part), key=lambda row: row.pop("number"))
-        return Evaluation(split, step, total.result(), rows, pictures, total)
+        return Evaluation(split, step, metrics, rows, pictures, total)
+
+
+def _gathered(payload: bytes) -> list[bytes]:
+    """Returns the payloads of all processes."""
+    wait_for_all("evaluated")  # has a time limit of its own, unlike gathering
+    return gather_bytes(payload)
 
 
 def write_evaluation(

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 import optax
 
 from segjax.data.orientation import Orientation
+from segjax.files.nested import with_value
 from segjax.tasks.protocol import Task
 from segjax.training import configuration
 from segjax.training.experiment_files import import_names, import_places, import_root
+from segjax.training.ranking import read_best_metric, smaller_is_better
 from segjax.training.run_directory import find_experiment, read_config
 
 
@@ -34,7 +36,8 @@ class Experiment:
         is scored during training and the others only at the end; `train.eval_splits` changes this.
       groups: maps the source of training examples to the group of each example, such as its
         orientation; a batch holds examples of one group. None mixes all examples.
-      best_metric: the metric that ranks checkpoints, on the first split scored during training.
+      best_metric: the metric that ranks checkpoints, on the first split scored during training;
+        `train.best_metric` overrides it.
       minimize: whether a smaller `best_metric` is better.
       initialize: maps freshly initialised variables to those of the first step, for example with a
         trained backbone; NumPy arrays in and out. None keeps them.
@@ -68,6 +71,20 @@ class Experiment:
                 "an evaluation split is named 'train', as the training steps are in metrics.jsonl; "
                 "give it another name, such as 'train_scored'"
             )
+
+    def ranked_by(self, best_metric: str | None) -> "Experiment":
+        """Returns the experiment with the metric of the setting `train.best_metric`.
+
+        If the setting does not say whether a smaller value is better, the experiment says it of its
+        own metric, and the name of any other.
+        """
+        if best_metric is None:
+            return self
+        name, minimize = read_best_metric(best_metric)
+        if minimize is None:
+            own = name == self.best_metric
+            minimize = self.minimize if own else smaller_is_better(name)
+        return replace(self, best_metric=name, minimize=minimize)
 
 
 def load_module(path: Path):
@@ -118,11 +135,11 @@ def load_experiment(
     if data_dir is not None:
         values["data_dir"] = str(data_dir)
     for name, value in changes.items():
-        values = configuration.with_value(values, name, value)
+        values = with_value(values, name, value)
     with _own_imports(path):
         module = load_module(path)
         config = configuration.from_dict(module.Config, values, where=str(run / "config.json"))
-        return module.build(config), config
+        return module.build(config).ranked_by(config.train.best_metric), config
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
 from segjax.training.changes import changes, recorded
 from segjax.training.checkpoint import Checkpoints
-from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations, write_evaluation
+from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations
 from segjax.training.experiment import Experiment
 from segjax.training.hold import Watch, hold_run
 from segjax.training.interruption import stop_signals
@@ -24,8 +24,15 @@ from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
+from segjax.training.scoring import log_results, score_splits
 from segjax.training.state import TrainState, create_state, state_shapes
 from segjax.training.step import make_train_step
+from segjax.training.stopping import (
+    check_evaluations,
+    has_ended,
+    stop_message,
+    stopping_so_far,
+)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -42,7 +49,8 @@ def train(
     """Trains or resumes the run in `config.workdir`; returns the last evaluations by split.
 
     If the run is killed, the same call continues from the last checkpoint. It ends with the same
-    parameters, metrics and data order as an uninterrupted run, bit for bit.
+    parameters, metrics and data order as an uninterrupted run, bit for bit. A run that has ended,
+    by `train.num_steps` or `train.stop_after`, is left as it is.
 
     Args:
       experiment_file: the Python file that defines the experiment; the run keeps a copy.
@@ -57,8 +65,10 @@ def train(
       BadData: an example cannot be used; the message names it.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
-      ValueError: the batch does not divide over the devices, or a name in `eval_splits` is unknown.
+      ValueError: the batch does not divide over the devices, a name in `eval_splits` is unknown,
+        or `stop_after` is set without `eval_every`.
     """
+    experiment = experiment.ranked_by(config.train.best_metric)
     parallel = replace(parallel or DataParallel(), matmul_precision=config.matmul_precision)
     settings = config.train
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
@@ -66,6 +76,7 @@ def train(
         if name not in experiment.evaluation:
             known = ", ".join(experiment.evaluation)
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
+    check_evaluations(settings)
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
     check = check_for(experiment.task)
@@ -83,14 +94,17 @@ def train(
             minimize=experiment.minimize,
         ) as checkpoints,
     ):
-        last = settings.num_steps
-        if checkpoints.latest_step != last or not checkpoints.evaluated(last):
-            _train(experiment, config, source, splits, pixels, parallel, checkpoints, lock)
+        stopping = stopping_so_far(experiment, settings, checkpoints)
+        if not has_ended(checkpoints, stopping):
+            parts = (source, splits, pixels, parallel, checkpoints, stopping, lock)
+            _train(experiment, config, *parts)
+        elif checkpoints.latest_step != settings.num_steps and is_main_process():
+            print(stop_message(stopping, checkpoints))
     wait_for_all("trained")
     return read_evaluations(config.workdir)
 
 
-def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lock):
+def _train(experiment, config, source, splits, pixels, parallel, checkpoints, stopping, lock):
     """Trains from the newest checkpoint, or else from the start, to the last step."""
     settings, main = config.train, is_main_process()
     schedule = experiment.schedule or learning_rate_schedule(
@@ -111,8 +125,6 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
     evaluator = Evaluator(
         experiment.task, parallel, batch_size=settings.eval_batch_size, workdir=config.workdir
     )
-
-    along_the_way = settings.eval_splits or [*splits][:1]
 
     resumed = checkpoints.latest_step is not None
     start = checkpoints.latest_step or 0
@@ -155,7 +167,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
             say=progress.message,
         )
         for split, examples in splits.items():
-            ranks = split == next(iter(along_the_way))
+            ranks = split == stopping.split
             evaluator.rehearse(
                 state.variables,
                 examples,
@@ -186,6 +198,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
             seen = examples_seen + (step - start) * settings.batch_size
             data = {"examples_seen": seen, "seed": config.seed}
             data |= recorded(schedule, step, {"train": source, **splits}, pixels)
+            data |= {"stopping": stopping.recorded()}
             checkpoints.save(parallel.as_global(state), data=data)
 
         def is_due(step):
@@ -193,17 +206,34 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
             last = step == settings.num_steps
             return last or (step and settings.eval_every and step % settings.eval_every == 0)
 
-        def evaluate(step):
-            """Scores a state that is already saved, so that a failure here costs no training."""
-            names = [*along_the_way, *(splits if step == settings.num_steps else ())]
-            scored = {name: splits[name] for name in names}
-            metrics = _evaluate(experiment, config, scored, evaluator, state, log, progress)
-            checkpoints.add_metrics(step, metrics)
+        def evaluate(step) -> bool:
+            """Scores a state that is already saved, so that a failure here costs no training.
+
+            Returns whether the run ends here.
+            """
+            nonlocal stopping
+            results, stopping = score_splits(
+                evaluator, state, splits, settings=settings, stopping=stopping
+            )
+            early = stopping.stops and step < settings.num_steps
+            log_results(
+                results,
+                log,
+                progress,
+                experiment=experiment,
+                config=config,
+                stopped=stopping.reason if early else None,
+            )
+            checkpoints.add_metrics(step, results[0].scalars)
+            if early:
+                progress.message(stop_message(stopping, checkpoints))
+            return stopping.ends(step)
 
         if settings.num_steps == 0:
             save()
-        if is_due(start) and not checkpoints.evaluated(start):
-            evaluate(start)  # the run was killed between saving and evaluating this step
+        killed = is_due(start) and not checkpoints.evaluated(start)  # before the evaluation
+        if killed and evaluate(start):
+            return
         for step in range(start + 1, settings.num_steps + 1):
             host_batch, device_batch = next(feed)
             try:
@@ -232,10 +262,10 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, lo
             if keep:
                 check()
                 save()
-                if due:
-                    evaluate(step)
+                if due and evaluate(step):
+                    return
                 throughput.restart()
-            if stop and not last:
+            if stop:
                 checkpoints.wait()
                 raise KeyboardInterrupt(
                     f"stopped by signal {stop[0]}; the same command resumes from step {step}"
@@ -263,33 +293,6 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
         state_shapes(experiment.task, optimizer, **settings),
     )
     return checkpoints.restore(step, like)
-
-
-def _evaluate(experiment, config, splits, evaluator, state, log, progress) -> dict[str, float]:
-    """Scores the splits, logs and draws the results; returns the first split's scalars."""
-    step = int(state.step)
-    results = [
-        evaluator.evaluate(
-            state.variables, source, split=split, step=step, final=step == config.train.num_steps
-        )
-        for split, source in splits.items()
-    ]
-    for result in results:
-        log.metrics(step, result.split, result.scalars)
-        if is_main_process():
-            write_evaluation(
-                result,
-                classes=experiment.task.classes,
-                headline=experiment.best_metric,
-                workdir=config.workdir,
-            )
-            for name, picture in result.pictures.items():
-                log.picture(step, f"{result.split}/{name}", picture)
-        key = experiment.best_metric
-        progress.message(
-            f"step {step}  {result.split}  {key} {result.metrics.get(key, math.nan):.4f}"
-        )
-    return results[0].scalars
 
 
 def _describe_failure(step, name, metrics, indices, source) -> str:

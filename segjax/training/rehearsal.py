@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from segjax.messages.hints import did_you_mean
 from segjax.training.logging import json_ready
 
 
@@ -20,10 +21,10 @@ def rehearse(
       task: see `segjax.tasks`.
       predictions: examples → pairs of an example and its prediction.
       example: the first example of the split, with an "id".
-      best_metric: a name that must be among the metrics; None requires none.
+      best_metric: a metric that must be a single number; None requires none.
 
     Raises:
-      FaultyEvaluation: one of these fails, or the metrics lack `best_metric`.
+      FaultyEvaluation: one of these fails, or no metric of that name is a number.
     """
     doing = "predicting"
     try:
@@ -42,10 +43,12 @@ def rehearse(
             f"{doing} the first example of split {split!r}, {example['id']!r}, fails: "
             f"{_describe(error)}"
         ) from error
-    if best_metric is not None and best_metric not in metrics:
+    known = [name for name, value in metrics.items() if isinstance(value, int | float)]
+    if best_metric is not None and best_metric not in known:
+        hint = did_you_mean(best_metric, known, cutoff=0.5) or "."
         raise FaultyEvaluation(
-            f"the experiment's best_metric, {best_metric!r}, is not among the metrics of split "
-            f"{split!r}: {', '.join(metrics)}"
+            f"train.best_metric, or else the experiment's own, is {best_metric!r}; expected a "
+            f"metric of split {split!r} that is one number{hint} There are {', '.join(known)}"
         )
 
 

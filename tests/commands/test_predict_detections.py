@@ -128,6 +128,39 @@ def test_detections_get_the_ids_of_an_annotation_file(
     assert not (tmp_path / "none").exists()
 
 
+def test_settings_of_a_converted_model_are_those_that_it_has(
+    monkeypatch, detector, photos, tmp_path, capsys
+):
+    photo = photos[0] / "colour.png"
+    plain, _ = predict(monkeypatch, detector, photo, tmp_path / "plain")
+    threshold = plain[1]["score"]
+    name = "network.detections.score_threshold"
+    found, _ = predict(
+        monkeypatch, detector, photo, tmp_path / "out", "--set", f"{name}={threshold}"
+    )
+    assert found == [row for row in plain if row["score"] > threshold]
+    assert f"settings: {name}={threshold}" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert (record["model"], record["step"]) == (NAME, None)
+    assert record["weights"].endswith("weights.npz")
+    assert record["settings"] == {name: threshold}
+    for setting, message in (
+        (
+            "score_threshold=0.5",
+            f"weights without a run have no such setting; did you mean {name!r}",
+        ),
+        ("colour=1", "no such setting; there is prediction.short_sides, prediction.max_size"),
+        (f"{name}=2", "score_threshold=2.0; expected 0 to 1"),
+        ("network.pixel_range=[0,9]", "take --pixel-range LOW HIGH"),
+    ):
+        with pytest.raises(SystemExit):
+            predict(monkeypatch, detector, photo, tmp_path / "none", "--set", setting)
+        shown = capsys.readouterr().err
+        assert message in shown
+        assert shown.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_sixteen_bits_are_predicted_as_the_eight_that_they_stand_for(
     monkeypatch, detector, photos, tmp_path, capsys
 ):
@@ -152,6 +185,14 @@ def test_sixteen_bits_are_predicted_as_the_eight_that_they_stand_for(
             predict(monkeypatch, detector, wide, tmp_path / "none", *arguments)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_detectors_have_no_probability_maps(monkeypatch, detector, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict(monkeypatch, detector, photos[0], tmp_path / "out", "--probabilities", "npy")
+    message = capsys.readouterr().err
+    assert message.startswith("error: --probabilities is for models that label pixels")
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_with_an_orientation_are_predicted_upright_or_stored_as_asked(

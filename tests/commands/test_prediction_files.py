@@ -1,4 +1,4 @@
-"""What `segjax predict` writes of detections."""
+"""What `segjax predict` writes of detections and of probabilities."""
 
 import json
 
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from segjax.coco import run_lengths as rle
-from segjax.commands.prediction_files import DetectionFiles
+from segjax.commands.errors import UserError
+from segjax.commands.prediction_files import DetectionFiles, LabelFiles, write_probabilities
+from segjax.data.images import read_image
+from segjax.data.tiff_metadata import PageTags
 from segjax.evaluation.coco import evaluate_coco
 
 CLASSES = ("background", "cell", "nucleus")
@@ -87,3 +90,33 @@ def test_no_broken_file_is_left_behind(written):
     folder, _ = written
     names = ["detections.json", "images.json", "overlays"]
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_probabilities_are_rounded_half_up_to_16_bits(tmp_path):
+    steps = np.array([0, 0.4999, 0.5, 1, 1.5, 32767.5, 65534.4999, 65534.5, 65535, 65535.01])
+    expected = [0, 0, 1, 1, 2, 32768, 65534, 65535, 65535, 65535]
+    probabilities = np.stack([steps / 65535, 1 - steps / 65535], axis=-1)[None]
+    write_probabilities(tmp_path, "a", probabilities, classes=["rare", "w x/y"], kind="png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a_rare.png")[0, :, 0], expected)
+    second = read_image(tmp_path / "a_w_x_y.png")[0, :, 0]
+    assert (second[0], second[-1]) == (65535, 0)
+    write_probabilities(
+        tmp_path, "a", np.float32(probabilities), classes=["rare", "w x/y"], kind="npy"
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.float32(probabilities))
+
+
+def test_instances_keep_the_place_of_a_tiff_too(tmp_path):
+    files = LabelFiles(tmp_path, ("ground", "cell"), background=0, probabilities="npy")
+    instances = np.zeros((40, 60), np.int32)
+    instances[5:9, 5:9] = 300
+    labels = (instances > 0).astype(np.uint8)
+    example = {"id": "a", "original": np.zeros((40, 60, 1), np.uint8)}
+    example["tags"] = PageTags(resolution=(300, 300, 2))
+    with pytest.raises(UserError, match="predicts none"):
+        files.write(example, {"labels": labels, "instances": instances})
+    for kind, values in (("labels", labels), ("instances", instances)):
+        written = read_image(tmp_path / f"{kind}_tiff" / "a.tif")[..., 0]
+        np.testing.assert_array_equal(written, values)
+    names = [line.partition(" ")[0] for line in files.finish()]
+    assert names[:4] == ["labels", "labels_tiff", "instances", "instances_tiff"]

@@ -179,9 +179,12 @@ def test_the_smaller_of_overlapping_objects_is_drawn_on_top():
             CroppedMask(20, 20, np.ones((8, 8), bool)),
             CroppedMask(0, 0, np.ones((64, 64), bool)),
         ),
+        "boxes": np.float32([[20, 20, 28, 28], [0, 0, 64, 64]]),
+        "classes": np.int32([1, 1]),
+        "crowd": np.array([False, False]),
     }
-    marked = draw_tile(example, "", size=64)[-64:, 64:]
-    assert (marked[24, 24] != marked[40, 40]).any()
+    marked = draw_tile(example, "", ("background", "cell"))[-512:, 512:]
+    assert (marked[8 * 26, 8 * 26] != marked[8 * 50, 8 * 50]).any()
 
 
 def test_the_real_coco_images_are_prepared_and_packed(real_data, tmp_path):

@@ -19,11 +19,14 @@ from tests.data import official_instance_layouts, official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
+# Those on folders of one's own need the folders; test_folders.py runs them.
+ALONE = [path for path in FILES if path.name != "folder.py"]
 # One of each family is enough for a quick look.
 QUICK = {"quickstart.py", "deeplab/v3_voc2012.py", "mask_rcnn/synthetic_cells.py"}
+MASK_RCNN_EXTENSIONS = {"convnext_backbone.py", "mask_scoring_rcnn.py"}
 RUNS = [
     pytest.param(path, id=name, marks=[pytest.mark.quick] if name in QUICK else [])
-    for path, name in ((path, str(path.relative_to(EXPERIMENTS))) for path in FILES)
+    for path, name in ((path, str(path.relative_to(EXPERIMENTS))) for path in ALONE)
 ]
 SHORT = [
     *("--train.num-steps", "2", "--train.batch-size", "4", "--train.log-every", "1"),
@@ -149,6 +152,66 @@ def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path, mo
     assert list((workdir / "predictions").glob("*.png"))
 
 
+def rare_class_flags(module, workdir):
+    """The flags that favour rare classes, with a weight for each class of the experiment."""
+    classes = module.build(module.Config(workdir=workdir)).task.classes
+    weights = [str(1 + place) for place in range(len(classes))]
+    return [
+        *("--loss.class-weights", *weights, "--loss.focal", "2"),
+        *("--augment.class-balanced", "0.5"),
+    ]
+
+
+SEMANTIC = [
+    pytest.param(file, id=str(file.relative_to(EXPERIMENTS)))
+    for file in ALONE
+    if file.parent.name != "mask_rcnn" and file.name not in MASK_RCNN_EXTENSIONS
+]
+
+
+@pytest.mark.parametrize("file", SEMANTIC)
+def test_a_semantic_experiment_takes_class_weights_focal_loss_and_balanced_crops(file, tmp_path):
+    module = load_module(file)
+    flags = rare_class_flags(module, tmp_path)
+    experiment = module.build(parse(module.Config, ["--workdir", str(tmp_path), *flags]))
+    loss = experiment.task.loss_function
+    count = len(experiment.task.classes)
+    assert loss.class_weights == tuple(float(1 + place) for place in range(count))
+    assert loss.focal == 2
+    shares = [getattr(each, "class_balanced", None) for each in experiment.transforms]
+    assert [share for share in shares if share is not None] == [0.5]
+
+
+# With pixel weights, and with labels subsampled to coarse logits.
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("unet/dic_hela.py", []), ("deeplab/v3_voc2012.py", ["--loss.supervise", "coarse"])],
+)
+def test_an_experiment_trains_with_every_option_for_rare_classes(name, more, data_dir, tmp_path):
+    file = EXPERIMENTS / name
+    module, workdir = load_module(file), tmp_path / "run"
+    flags = [*rare_class_flags(module, workdir), "--loss.hard-pixels", "0.5", "--loss.dice", "1"]
+    arguments = ["--workdir", str(workdir), "--data-dir", str(data_dir), *SHORT]
+    small = SMALL.get(file.stem, SMALL_UNET)
+    run(module.Config, module.build, file, [*arguments, *small, *flags, *more])
+    losses = [line["loss"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
+    assert len(losses) == 2
+    assert all(0 < loss < 1000 for loss in losses)
+
+
+def test_class_weights_of_another_number_than_the_classes_stop_a_run_before_it_begins(
+    tmp_path, capsys
+):
+    file = EXPERIMENTS / "quickstart.py"
+    module, workdir = load_module(file), tmp_path / "run"
+    arguments = ["--workdir", str(workdir), "--loss.class-weights", "1", "2", "3"]
+    with pytest.raises(SystemExit):
+        run(module.Config, module.build, file, arguments)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("error: loss.class_weights has 3 numbers; expected 2, one for each")
+    assert not workdir.exists()
+
+
 @pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(EXPERIMENTS)) for f in FILES])
 def test_an_experiment_says_numbers_protocol_cost_and_command(file):
     text = load_module(file).__doc__
@@ -167,7 +230,7 @@ def test_an_experiment_without_its_data_says_how_to_prepare_it(tmp_path, monkeyp
 
 VARIANTS = [
     pytest.param(file, name, id=f"{file.relative_to(EXPERIMENTS)}-{name}")
-    for file in FILES
+    for file in ALONE
     for name in getattr(load_module(file), "VARIANTS", {})
 ]
 

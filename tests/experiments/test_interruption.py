@@ -286,6 +286,22 @@ def test_two_processes_write_one_log_and_one_set_of_checkpoints(two_processes):
     assert two.with_suffix(".log").read_text().count("report    ") == 1
 
 
+def test_two_processes_stop_early_together_and_once(tmp_path):
+    """Training makes this metric smaller, so that the second evaluation is not better."""
+    workdir = tmp_path / "run"
+    steps = ["--train.num-steps", "5", "--train.eval-every", "1", "--train.stop-after", "1"]
+    settings = [*steps, "--train.best-metric", "negative_log_likelihood:max"]
+    run_two(workdir, *settings)
+    first = logged(workdir)
+    assert [(line["step"], line["split"]) for line in first if line["split"] != "train"] == [
+        (1, "validation"),
+        (2, "validation"),
+        (2, "test"),
+    ]
+    assert "not better" in first[-2]["stopped"]
+    assert workdir.with_suffix(".log").read_text().count("stopped at step 2, since") == 1
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["one process", "two processes"])
 def test_plain_orbax_reads_a_run_of_several_devices_on_one_as_the_readme_says(
     two_processes, which, tmp_path

@@ -1,8 +1,10 @@
 """The weighted sum of cross-entropy and Dice."""
 
+import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,3 +116,77 @@ def test_hard_pixels_are_the_worst_of_each_image_and_of_no_other(batch):
 def test_a_share_of_hard_pixels_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"hard_pixels=0.0; expected a share in \(0, 1\]"):
         SemanticLoss(hard_pixels=0.0)
+
+
+def pixel_losses(logits, labels, weights, class_weights, gamma):
+    """The weighted focal loss of each pixel in float64; 0 where it is ignored."""
+    logits = np.float64(logits)
+    logits -= logits.max(axis=-1, keepdims=True)
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    valid = labels != 255
+    label = np.where(valid, labels, 0)
+    p = np.take_along_axis(p, label[..., None], axis=-1)[..., 0]
+    return valid * weights * np.float64(class_weights)[label] * -((1 - p) ** gamma) * np.log(p)
+
+
+@pytest.mark.parametrize("hard", [1.0, 0.5])
+@pytest.mark.parametrize("supervise", ["full", "coarse"])
+def test_class_weights_and_focal_loss_go_with_every_other_option(batch, hard, supervise):
+    rng = np.random.default_rng(1)
+    labels = batch["labels"].copy()
+    labels[0, :2] = 255
+    batch = batch | {"labels": labels}
+    coarse = [rng.normal(0, 2, (2, 2, 3, 3)).astype(jnp.bfloat16) for _ in range(2)]
+    outputs = {
+        "logits": batch["logits"],
+        "coarse_logits": coarse[0],
+        "auxiliary_logits": (coarse[1],),
+    }
+    class_weights = (0.5, 0.0, 3.0)
+    loss = SemanticLoss(
+        class_weights=class_weights,
+        focal=1.5,
+        hard_pixels=hard,
+        supervise=supervise,
+        auxiliary=0.3,
+        dice=0.5,
+    )
+    total, terms = jax.jit(loss)(outputs, batch)
+
+    def expected(logits, step):
+        rows, columns = step
+        seen, weights = (batch[name][:, ::rows, ::columns] for name in ("labels", "weights"))
+        losses = pixel_losses(logits, seen, weights, class_weights, 1.5).reshape(2, -1)
+        if hard < 1:
+            return np.sort(losses, axis=1)[:, losses.shape[1] // 2 :].mean()
+        return losses.sum(axis=1).mean() / (7 * losses.shape[1] / 20)
+
+    main = (batch["logits"], (1, 1)) if supervise == "full" else (coarse[0], (3, 2))
+    assert float(terms["cross_entropy"]) == pytest.approx(expected(*main), rel=1e-5)
+    seen = labels if supervise == "full" else labels[:, ::3, ::2]
+    plain = [float(dice_loss(main[0], seen)), float(dice_loss(coarse[1], labels[:, ::3, ::2]))]
+    assert float(terms["dice"]) == pytest.approx(plain[0])
+    auxiliary = expected(coarse[1], (3, 2)) + 0.5 * plain[1]
+    assert float(terms["auxiliary"]) == pytest.approx(auxiliary, rel=1e-5)
+    both = expected(*main) + 0.5 * plain[0] + 0.3 * auxiliary
+    assert float(total) == pytest.approx(both, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"focal": x}, rf"focal={x}; expected 0") for x in (-1.0, math.nan, math.inf)],
+        *[
+            ({"class_weights": x}, r"class_weights=\(.*expected a number of 0 or more for each")
+            for x in ((1.0, -0.5), (1.0, math.nan), (math.inf, 1.0), (0.0, 0.0), ())
+        ],
+        *[
+            ({"cross_entropy": 0.0, "dice": 1.0} | x, "the cross-entropy, but its weight is")
+            for x in ({"focal": 2.0}, {"class_weights": (1.0, 2.0)})
+        ],
+    ],
+)
+def test_class_weights_and_exponents_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        SemanticLoss(**options)
+    assert "\n" not in str(error.value)

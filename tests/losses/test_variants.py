@@ -38,7 +38,8 @@ def pixels(loss, **options):
 
 def semantic_loss(x):
     outputs = {"logits": x["logits"], "auxiliary_logits": (x["logits"][:, ::2, ::2],)}
-    return losses.SemanticLoss(dice=0.5)(outputs, {name: x[name] for name in ("labels", "weights")})
+    loss = losses.SemanticLoss(dice=0.5, class_weights=(0.5, 1.0, 2.0), focal=2.0)
+    return loss(outputs, {name: x[name] for name in ("labels", "weights")})
 
 
 PIXELS = {

@@ -12,6 +12,7 @@ LOGITS, LABELS, WEIGHTS = floats(2, 4, 5, 3), integers(2, 4, 5), floats(2, 4, 5)
 WRONG_LABELS = [("labels", integers(2, 5, 4)), ("labels", LOGITS), ("labels", WEIGHTS)]
 WRONG_LOGITS = [("logits", floats(2, 20, 3)), ("logits", integers(2, 4, 5, 3))]
 WRONG_WEIGHTS = [("weights", floats(2, 4, 1)), ("weights", floats(2, 4, 5, 1))]
+WRONG_CLASS_WEIGHTS = [("class_weights", (1.0, 2.0)), ("class_weights", floats(1, 3))]
 
 
 def semantic_loss(logits, labels, weights=None, coarse_logits=None, supervise="full"):
@@ -45,6 +46,7 @@ PIXELS = {
             *WRONG_LOGITS,
             *WRONG_LABELS,
             *WRONG_WEIGHTS,
+            *WRONG_CLASS_WEIGHTS,
             ("normalizer", floats()),
             ("normalizer", floats(2, 1)),
         ],
@@ -57,7 +59,7 @@ PIXELS = {
     "hard_pixel_cross_entropy": (
         partial(losses.hard_pixel_cross_entropy, share=0.2),
         {"logits": LOGITS, "labels": LABELS, "weights": WEIGHTS},
-        [*WRONG_LOGITS, *WRONG_LABELS, *WRONG_WEIGHTS],
+        [*WRONG_LOGITS, *WRONG_LABELS, *WRONG_WEIGHTS, *WRONG_CLASS_WEIGHTS],
     ),
     "mean_valid_pixels": (
         losses.mean_valid_pixels,
@@ -67,7 +69,10 @@ PIXELS = {
     "pixel_cross_entropy": (
         losses.pixel_cross_entropy,
         {"logits": LOGITS, "labels": LABELS},
-        [("logits", floats()), ("logits", integers(2, 4, 5, 3)), *WRONG_LABELS],
+        [
+            *[("logits", floats()), ("logits", integers(2, 4, 5, 3))],
+            *(*WRONG_LABELS, *WRONG_CLASS_WEIGHTS),
+        ],
     ),
 }
 DETECTION = {

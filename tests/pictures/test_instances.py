@@ -10,6 +10,7 @@ from segjax.coco import run_lengths as rle
 from segjax.pictures import instances as visualize_instances
 from segjax.pictures.colors import instance_colors
 from segjax.pictures.instances import draw_detections, instance_panel
+from segjax.pictures.overlays import to_rgb
 
 NAMES = ("background", "cat", "dining table")
 IMAGE = np.full((600, 800, 3), 100, np.uint8)
@@ -138,6 +139,20 @@ def test_small_images_are_enlarged_with_their_boxes_and_masks():
 def test_nothing_found_is_the_image_alone():
     nothing = {"boxes": np.zeros((0, 4)), "classes": [], "class_names": NAMES}
     np.testing.assert_array_equal(draw_detections(IMAGE, scores=[], masks=[], **nothing), IMAGE)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(2, np.uint16), (5, np.float32), (4, np.int32)])
+def test_objects_are_drawn_on_images_of_any_bands_and_types(bands, dtype):
+    image = np.random.default_rng(0).integers(0, 4000, (*IMAGE.shape[:2], bands)).astype(dtype)
+    objects = {"boxes": np.array([[30, 10, 90, 80]]), "classes": [1], "class_names": NAMES}
+    expected = draw_detections(to_rgb(image), **objects)
+    np.testing.assert_array_equal(draw_detections(image, **objects), expected)
+    example, prediction = make_example()
+    panels = [
+        instance_panel(example | {"image": shown}, prediction, class_names=NAMES)
+        for shown in (image, to_rgb(image))
+    ]
+    np.testing.assert_array_equal(*panels)
 
 
 def test_bad_input_is_refused_by_name():

@@ -62,12 +62,59 @@ def test_to_rgb_is_not_thrown_off_by_outliers_non_finite_or_constant_values():
     assert not to_rgb(np.full((4, 4), 700, np.uint16)).any()
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (0, 4), (1, 4, 4, 3)])
+def test_to_rgb_shows_two_bands_as_red_and_green_and_of_more_the_first_three():
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 5)).astype(np.uint8)
+    assert np.array_equal(to_rgb(image), image[..., :3])
+    assert np.array_equal(to_rgb(image[..., :4]), image[..., :3])
+    two = to_rgb(image[..., :2])
+    assert np.array_equal(two[..., :2], image[..., :2])
+    assert not two[..., 2].any()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "int64", "float32"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 6])
+def test_to_rgb_shows_any_type_from_its_percentiles(dtype, bands):
+    """Bands of one or three channels share a scale; others are instruments' bands of their own."""
+    ramp = np.linspace(0, 10_000, 10_000).reshape(100, 100)
+    scales = np.array([1, 3, 2, 1, 2, 3])[:bands]
+    shown = to_rgb((ramp[..., None] * scales).astype(dtype))
+    assert shown.dtype == np.uint8
+    together = bands in (1, 3)
+    # By hand: 0 to 255 between the 0.5th and the 99.5th percentile of the values.
+    grey = (ramp / 10_000 - 0.005) / 0.99
+    expected = np.clip(255 * np.stack([grey] * 3, -1), 0, 255)
+    if bands == 2:
+        expected[..., 2] = 0
+    if together:
+        low, high = np.percentile(ramp[..., None] * scales, [0.5, 99.5])
+        expected = np.clip(255 * (ramp[..., None] * scales - low) / (high - low), 0, 255)
+    assert np.abs(shown - expected).max() <= 0.6
+
+
+def test_to_rgb_scales_unit_floats_of_any_bands_by_255():
+    image = np.array([[[0.0, 0.5, 1.0, 0.25]]], np.float32)
+    assert to_rgb(image).tolist() == [[[0, 128, 255]]]
+    assert to_rgb(image[..., 1:3]).tolist() == [[[128, 255, 0]]]
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 4), (4, 4, 0), (1, 4, 4, 3)])
 def test_to_rgb_refuses_arrays_that_are_no_image(shape):
     with pytest.raises(ValueError, match="expected an image"):
         to_rgb(np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match="int32"):
-        to_rgb(np.zeros((4, 4), np.int32))
+    for dtype in (bool, complex, object):
+        with pytest.raises(ValueError, match=f"integers or floats, got {np.dtype(dtype)}"):
+            to_rgb(np.zeros((4, 4), dtype))
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(2, "uint16"), (5, "float32"), (4, "int32")])
+def test_pictures_of_any_bands_are_those_of_their_rgb(bands, dtype):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 4000, (24, 30, bands)).astype(dtype)
+    labels, found = rng.integers(0, 3, (2, 24, 30))
+    rgb = to_rgb(image)
+    assert np.array_equal(overlay(image, labels), overlay(rgb, labels))
+    assert np.array_equal(overlay_instances(image, labels), overlay_instances(rgb, labels))
+    assert np.array_equal(panel(image, labels, found), panel(rgb, labels, found))
 
 
 def test_classes_keep_their_color_in_any_table_and_all_differ():

@@ -63,6 +63,85 @@ def test_a_backbone_goes_into_the_models_and_leaves_its_heads():
     )
 
 
+def with_stem(variables, bands, seed=0):
+    """Variables with a first layer, in the backbone or as its own backbone."""
+    kernel = np.random.default_rng(seed).normal(size=(3, 3, bands, 4)).astype(np.float32)
+    trunk = variables["params"].get("backbone", variables["params"])
+    trunk["stem"] = {"convolution": {"kernel": kernel}}
+    return variables
+
+
+def test_the_kernel_of_one_band_is_the_sum_and_of_more_rgb_in_turn_times_3_by_n():
+    kernel = np.array([[1.0, -2.0], [3.0, 5.0], [6.0, 9.0]], np.float32)[None, None]
+    by_hand = {
+        1: [[10, 12]],
+        2: [[1.5, -3], [4.5, 7.5]],
+        3: [[1, -2], [3, 5], [6, 9]],
+        4: [[0.75, -1.5], [2.25, 3.75], [4.5, 6.75], [0.75, -1.5]],
+        6: [[0.5, -1], [1.5, 2.5], [3, 4.5], [0.5, -1], [1.5, 2.5], [3, 4.5]],
+    }
+    for bands, expected in by_hand.items():
+        adapted = pretrained.adapt_to_bands(kernel, bands)
+        assert adapted.dtype == np.float32
+        np.testing.assert_array_equal(adapted, np.array(expected)[None, None])
+
+
+@pytest.mark.parametrize("bands", [1, 6, 9])
+def test_images_that_repeat_the_same_bands_give_the_activations_of_rgb(bands):
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(7, 7, 3, 8)).astype(np.float32)
+    image = rng.normal(size=(2, 16, 16, 1 if bands == 1 else 3)).astype(np.float32)
+    rgb = np.broadcast_to(image, (2, 16, 16, 3))
+    shown = np.concatenate([image] * (bands // image.shape[-1]), axis=-1)
+
+    def convolve(x, w):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=layout)
+
+    adapted = pretrained.adapt_to_bands(kernel, bands)
+    np.testing.assert_allclose(convolve(shown, adapted), convolve(rgb, kernel), atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", [True, False])
+@pytest.mark.parametrize(
+    ("bands", "words"), [(1, "1 band (the sum)"), (5, "5 bands (R, G, B in turn, times 3/5)")]
+)
+def test_the_first_layer_is_adapted_to_the_bands_and_reported(backbone, bands, words):
+    fresh = with_stem(variables(0), bands)
+    trained = with_stem(variables(1, backbone=backbone), 3, seed=1)
+    merged, report = initialize(fresh, trained)
+    own = trained["params"].get("backbone", trained["params"])["stem"]["convolution"]["kernel"]
+    np.testing.assert_array_equal(
+        merged["params"]["backbone"]["stem"]["convolution"]["kernel"],
+        pretrained.adapt_to_bands(own, bands),
+    )
+    path = "params/backbone/stem/convolution/kernel"
+    assert report.bands == {path: bands}
+    assert path in report.taken
+    assert str(report).endswith(f"; {path} adapted from RGB to {words}")
+
+
+def test_a_first_layer_of_the_same_or_of_other_bands_than_rgb_is_not_adapted():
+    fresh, trained = with_stem(variables(0), 3), with_stem(variables(1), 3, seed=1)
+    merged, report = initialize(fresh, trained)
+    assert_equal(merged["params"]["backbone"]["stem"], trained["params"]["backbone"]["stem"])
+    assert report.bands == {}
+    with pytest.raises(ValueError, match=r"1 of another shape: .*stem.* \[3, 3, 4, 4\], expected"):
+        initialize(with_stem(variables(0), 5), with_stem(variables(1), 4))
+
+
+def test_a_real_backbone_reads_five_bands_after_weights_for_rgb():
+    model = ResNet(block="basic", stage_sizes=(1, 1, 1, 1), width=8)
+    fresh, trained = (
+        model.init(jax.random.key(seed), np.zeros((1, 32, 32, bands), np.float32))
+        for seed, bands in ((0, 5), (1, 3))
+    )
+    merged, report = initialize(fresh, trained)
+    assert list(report.bands.items()) == [("params/stem/convolution/kernel", 5)]
+    assert report.new == report.left_out == ()
+    assert merged["params"]["stem"]["convolution"]["kernel"].shape == (7, 7, 5, 8)
+
+
 def test_a_whole_model_is_taken_but_for_a_classifier_of_other_classes():
     fresh, trained = variables(0), variables(1, num_classes=21, heads=("aspp", "auxiliary_head"))
     merged, report = initialize(fresh, trained)

@@ -29,6 +29,7 @@ from segjax.recipes.mask_rcnn import (
     mask_rcnn_experiment,
 )
 from segjax.recipes.mask_rcnn_networks import MaskRCNNConfig
+from segjax.training.configuration import from_dict, to_dict
 from segjax.training.experiment import load_module
 from segjax.training.optimizer import learning_rate_multipliers
 from tests.data.official_instance_layouts import write_coco
@@ -193,8 +194,9 @@ def test_images_without_objects_are_kept_if_asked_for(tmp_path, capsys):
     content["annotations"] = content["annotations"][:4]
     files.train_annotations.write_text(json.dumps(content))
     assert len(coco_files_experiment(CONFIG, files).train()) == 4
-    assert "2 of 6 images left out: no objects (input.keep_empty" in capsys.readouterr().out
-    splits = coco_files_splits(files, CLASSES, keep_empty=True)
+    said = capsys.readouterr().out
+    assert "2 of 2 images without objects are left out (input.empty_share 0)" in said
+    splits = coco_files_splits(files, CLASSES, empty_share=1.0)
     experiment = mask_rcnn_experiment(CONFIG, splits)
     source = experiment.train()
     assert len(source) == 6
@@ -206,24 +208,90 @@ def test_images_without_objects_are_kept_if_asked_for(tmp_path, capsys):
     assert found == [1, 1, 1, 1, 0, 0]
 
 
+def test_a_share_of_images_without_objects_is_from_0_to_1():
+    with pytest.raises(
+        ValueError, match=r"input.empty_share: expected a share from 0 to 1, got 20"
+    ):
+        InputConfig(empty_share=20)
+
+
 def test_paths_of_files_go_together():
     with pytest.raises(ValueError, match=r"train_images, val_annotations, val_images is missing"):
         CocoFiles(train_annotations=Path("a.json"))
 
 
 def test_the_classes_of_ones_own_files_are_recorded_with_the_run(tmp_path):
-    module = load_module(
-        Path(__file__).resolve().parents[2] / "experiments" / "mask_rcnn" / "coco_files.py"
-    )
-    files = write_files(tmp_path / "files")
+    module, files = coco_files_module(), write_files(tmp_path / "files")
     config = module.Config(workdir=tmp_path, files=files)
     assert config.classes == CLASSES
+    assert (config.category_ids, config.other_categories) == ((7, 9), "refuse")
     files.train_annotations.unlink()
     assert dataclasses.replace(config).classes == CLASSES
     assert module.build(config).task.classes == ("background", *CLASSES)
     without = module.Config(workdir=tmp_path)
     with pytest.raises(ValueError, match=r"--files\.train-annotations"):
         module.build(without)
+
+
+def coco_files_module():
+    return load_module(
+        Path(__file__).resolve().parents[2] / "experiments" / "mask_rcnn" / "coco_files.py"
+    )
+
+
+def with_objects_of_both(files):
+    content = json.loads(files.train_annotations.read_text())
+    for place, each in enumerate(content["annotations"]):
+        each["category_id"] = (7, 9)[place % 2]
+    files.train_annotations.write_text(json.dumps(content))
+
+
+def test_classes_that_are_given_select_objects_and_the_run_records_it(tmp_path, capsys):
+    module, files = coco_files_module(), write_files(tmp_path / "files")
+    with_objects_of_both(files)
+    given = module.Config(workdir=tmp_path, files=files, classes=("other",))
+    assert given.category_ids == (9,)
+    val = tmp_path / "val.json"
+    moved = dataclasses.replace(files, val_annotations=files.train_annotations.rename(val))
+    recorded = from_dict(module.Config, to_dict(given) | {"files": to_dict(moved)})
+    assert recorded == dataclasses.replace(given, files=moved)
+    source = module.build(recorded).evaluation["val"]()  # the training file is gone
+    assert [example["classes"].tolist() for example in source] == [[], [1]] * 3
+    said = capsys.readouterr().out
+    assert "3 of 6 annotations left out: of categories that are no classes (thing 3)" in said
+    val.rename(files.train_annotations)
+    assert len(module.build(given).train()) == 3
+    assert "annotations left out: of categories" in capsys.readouterr().out
+
+
+def test_all_classes_in_another_order_are_no_selection(tmp_path):
+    module, files = coco_files_module(), write_files(tmp_path / "files")
+    config = module.Config(workdir=tmp_path, files=files, classes=CLASSES[::-1])
+    assert (config.category_ids, config.other_categories) == ((9, 7), "refuse")
+
+
+def test_categories_of_the_validation_file_alone_are_left_out_only_if_asked(tmp_path):
+    module, files = coco_files_module(), write_files(tmp_path / "files")
+    content = json.loads(files.train_annotations.read_text())
+    content["categories"].append({"id": 30, "name": "novelty"})
+    content["annotations"][0]["category_id"] = 30
+    val = tmp_path / "files" / "val.json"
+    val.write_text(json.dumps(content))
+    files = dataclasses.replace(files, val_annotations=val)
+    options = {"workdir": tmp_path, "files": files}
+    with pytest.raises(ValueError, match=r"no classes of the run: 'novelty' \(1 annotations\)"):
+        module.build(module.Config(**options)).evaluation["val"]()
+    asked = module.Config(**options, other_categories="leave_out")
+    assert asked.classes == CLASSES
+    assert module.build(asked).evaluation["val"]()[0]["classes"].tolist() == []
+
+
+def test_a_class_that_the_training_file_does_not_have_is_refused_with_the_nearest(tmp_path):
+    module, files = coco_files_module(), write_files(tmp_path / "files")
+    with pytest.raises(
+        ValueError, match=r"classes: .*objects.json has no category 'thin'; did you mean 'thing'\?"
+    ):
+        module.Config(workdir=tmp_path, files=files, classes=("other", "thin"))
 
 
 def test_frozen_stages_are_the_stem_the_first_stage_and_all_norms_of_the_backbone():

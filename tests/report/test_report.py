@@ -282,6 +282,21 @@ def test_comparison_has_a_column_for_each_run_and_marks_the_best(tmp_path):
     assert "<td class=best>0.5000</td>" not in document
 
 
+def test_folds_of_one_cross_validation_have_their_mean_and_deviation(tmp_path):
+    def fold(number, iou, seed=0):
+        data = {"division": {"folds": 3, "fold": number}, "found": f"of fold {number}"}
+        return make_run(tmp_path / f"{number}_{seed}_{iou}", iou=iou, data=data, seed=seed)
+
+    runs = [fold(0, 0.5), fold(1, 0.6), fold(2, 0.7)]
+    document = report(runs, tmp_path)
+    assert "mean ± deviation over 3 folds" in document
+    assert rows(document, "mean IoU") == [["0.5000", "0.6000", "0.7000", "0.6000 ± 0.1000"]]
+    assert "over 2 of 3 folds" in report(runs[:2], tmp_path)
+    # Other seeds, or one fold twice, are no cross-validation.
+    assert "deviation over" not in report([*runs[:2], fold(2, 0.7, seed=1)], tmp_path)
+    assert "deviation over" not in report([*runs[:2], fold(1, 0.9)], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "best"),
     [

@@ -245,6 +245,14 @@ def test_classes_of_the_same_name_are_refused():
         dataclasses.replace(make_task(), classes=("cell", "cell"))
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0)])
+def test_class_weights_that_are_not_one_for_each_class_are_refused(weights):
+    expected = rf"loss.class_weights has {len(weights)} numbers; expected 2, one .*\(ground, cell\)"
+    with pytest.raises(ValueError, match=expected):
+        make_task(loss_function=SemanticLoss(class_weights=weights))
+    make_task(loss_function=SemanticLoss(class_weights=(1.0, 2.0)))
+
+
 def test_labels_of_another_size_than_the_logits_are_refused():
     task = make_task()
     batch = squares(28, 28)

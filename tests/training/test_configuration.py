@@ -158,6 +158,8 @@ def test_what_a_dataclass_itself_refuses_is_named_too():
         ("train", "keep_checkpoints", 0),
         ("train", "ema_decay", 1.0),
         ("train", "num_workers", -1),
+        ("train", "stop_after", 0),
+        ("train", "best_metric", "mean_iou:smaller"),
         ("optimizer", "learning_rate", -0.1),
         ("optimizer", "learning_rate", math.nan),
         ("optimizer", "reference_batch_size", 0),

@@ -50,6 +50,11 @@ class Warp:
       fill: value of a constant border, in the image's current units; a tuple for channels.
       cat_max_ratio: limit on the share of one class among the labelled pixels. While a class
         reaches it, the place is drawn again, up to ten times. 0.75 in mmsegmentation; None is off.
+      class_balanced: share of the windows whose centre is a pixel of a class that is drawn evenly
+        from the picture's classes. Each of its pixels is equally likely; ignored pixels are never
+        chosen. nnU-Net (Isensee et al., 2021) does so with a third of its patches, and draws from
+        the foreground alone. Such a window may reach beyond the picture, and `cat_max_ratio` does
+        not move it. A picture without labelled pixels is cut at a random place. 0 is off.
     """
 
     size: tuple[int, int]
@@ -64,6 +69,7 @@ class Warp:
     border: Literal["mirror", "constant"] = "mirror"
     fill: float | tuple[float, ...] = 0.0
     cat_max_ratio: float | None = None
+    class_balanced: float = 0.0
 
     def __post_init__(self):
         if not all(1 <= side <= MAX_SIDE for side in self.size):
@@ -79,6 +85,8 @@ class Warp:
                 )
         if self.cat_max_ratio is not None and not 0 < self.cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio must be in (0, 1] or None, got {self.cat_max_ratio}")
+        if not 0 <= self.class_balanced <= 1:
+            raise ValueError(f"class_balanced must be a share in [0, 1], got {self.class_balanced}")
         for name in ("rotation", "elastic_sigma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -93,7 +101,8 @@ class Warp:
         height, width = example["image"].shape[:2]
         if max(height, width) > MAX_SIDE:
             raise ValueError(f"the image is {height} × {width}; Warp takes {MAX_SIDE} a side")
-        labels = None if self.cat_max_ratio is None else example["labels"]
+        needed = self.cat_max_ratio is not None or self.class_balanced > 0
+        labels = example["labels"] if needed else None
         rows, columns = self.sampling_map((height, width), rng, labels=labels)
         return _move_all(example, lambda array, key: self._sample(array, key, rows, columns))
 
@@ -106,7 +115,7 @@ class Warp:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws where in a picture of `image_size` (height, width) each pixel of the result lies.
 
-        `cat_max_ratio` needs the picture's `labels`.
+        `cat_max_ratio` and `class_balanced` need the picture's `labels`.
 
         Returns:
           Rows and columns in the picture, float32 [height, width] each; (0, 0) is the centre of
@@ -130,6 +139,16 @@ class Warp:
             displacement = elastic_displacement(self.size, rng, sigma=self.elastic_sigma)
             down, right = down + displacement[0], right + displacement[1]
         rows, columns = (matrix[i, 0] * down + centre[i] + matrix[i, 1] * right for i in (0, 1))
+        # The last draw, and only with this option: recorded runs keep their augmentation.
+        if labels is not None and self.class_balanced and rng.random() < self.class_balanced:
+            pixel = _draw_pixel(labels, rng)
+            if pixel is not None:
+                middle = self.size[0] // 2, self.size[1] // 2
+                rows, columns = (
+                    rows + (pixel[0] - rows[middle]),
+                    columns + (pixel[1] - columns[middle]),
+                )
+                return rows, columns
         if labels is not None and self.cat_max_ratio is not None:
             for _ in range(_REDRAWS):
                 seen = self._sample(labels, "labels", rows, columns)
@@ -238,8 +257,24 @@ _BORDERS = {"mirror": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT}
 
 def _is_varied(labels: np.ndarray, ratio: float) -> bool:
     """Whether each class has less than `ratio` of the labelled pixels."""
-    counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL)[:IGNORE_LABEL]
+    counts = _pixels_of_classes(labels)
     return bool(counts.max() < ratio * counts.sum())
+
+
+def _draw_pixel(labels: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Draws a class of the picture, then one of its pixels; None if no pixel is labelled."""
+    counts = _pixels_of_classes(labels)
+    classes = np.flatnonzero(counts)
+    if not classes.size:
+        return None
+    drawn = classes[rng.integers(classes.size)]
+    place = np.flatnonzero(labels == drawn)[rng.integers(counts[drawn])]
+    row, column = divmod(int(place), labels.shape[1])
+    return row, column
+
+
+def _pixels_of_classes(labels: np.ndarray) -> np.ndarray:
+    return np.bincount(labels.ravel(), minlength=IGNORE_LABEL)[:IGNORE_LABEL]
 
 
 def _one_of(names) -> str:

@@ -1,7 +1,8 @@
 """Checks a data set before training: counts its contents and lists its problems."""
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from segjax.data.orientation import explain_size, note_turned
 from segjax.data.sources.catalog import make_builder
 from segjax.data.sources.files import ExampleFiles
 from segjax.data.sources.semantic import open_dataset
-from segjax.labels import background_class
+from segjax.labels import BACKGROUND, background_class
+from segjax.messages.lists import few
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
 
 TILES_PER_SPLIT = 6
@@ -40,8 +42,7 @@ def check(
       ValueError: no data set has this name, or it has no source files.
       FileNotFoundError: `source` is not a folder, or is not given and the data set is not prepared.
     """
-    if contact_sheet is not None and Path(contact_sheet).suffix != ".png":
-        raise ValueError(f"{contact_sheet}: a contact sheet is a PNG; its name should end in .png")
+    check_sheet(contact_sheet)
     builder = make_builder(name, data_dir=data_dir)
     if source is not None:
         return check_source(name, builder, source, contact_sheet=contact_sheet)
@@ -51,7 +52,19 @@ def check(
         examples = open_dataset(name, split, data_dir=data_dir)
         readers[split] = [partial(examples.__getitem__, index) for index in range(size)]
     report = CheckReport(name, builder.data_dir, whole.class_names)
-    return _fill(report, readers, builder, contact_sheet)
+    return fill_report(
+        report,
+        readers,
+        background=builder.background,
+        official_size=builder.official_size,
+        contact_sheet=contact_sheet,
+    )
+
+
+def check_sheet(contact_sheet: Path | None) -> None:
+    """Raises ValueError for a contact sheet that is no PNG by its name."""
+    if contact_sheet is not None and Path(contact_sheet).suffix != ".png":
+        raise ValueError(f"{contact_sheet}: a contact sheet is a PNG; its name should end in .png")
 
 
 def check_source(
@@ -90,36 +103,67 @@ def check_source(
     )
     notes = [*listing.notes, *note_turned([*paths])]
     report = CheckReport(name, str(source), builder.class_names, problems=problems, notes=notes)
-    return _fill(report, readers, builder, contact_sheet)
+    return fill_report(
+        report,
+        readers,
+        background=builder.background,
+        official_size=builder.official_size,
+        contact_sheet=contact_sheet,
+    )
 
 
-def _fill(
+def fill_report(
     report: CheckReport,
-    readers: dict[str, list[Callable[[], dict]]],
-    builder: SegmentationBuilder,
-    contact_sheet: Path | None,
+    readers: Mapping[str, Sequence[Callable[[], dict]]],
+    *,
+    background: str = BACKGROUND,
+    official_size: tuple[int, int] | None = None,
+    find_copies: bool = False,
+    contact_sheet: Path | None = None,
 ) -> CheckReport:
-    """Reads every example, adds it to the report and draws the contact sheet."""
-    tiles, notes = [], defaultdict(list)
-    background = background_class(builder.class_names, builder.background)
+    """Reads every example, adds it to the report and draws the contact sheet.
+
+    One example after the other is read, a few ahead in threads, and none is kept.
+
+    Args:
+      report: names the data and its classes, with the problems and notes found so far.
+      readers: by split, a function for each example, which reads it as a `Source` gives it, with
+        an "id". Its ValueError or OSError is a problem of the report. The split "train" must hold
+        something to learn.
+      background: the name of the class that is the background; see `background_class`.
+      official_size: height and width of the images as published; None if they have none.
+      find_copies: note images with the same pixels under several names, also in other splits.
+        Splits of published sets may share images by design.
+      contact_sheet: PNG file to write, with examples of each split and their labels.
+
+    Returns:
+      The same report.
+    """
+    tiles, notes, names_of = [], defaultdict(list), defaultdict(list)
+    background_id = background_class(report.class_names, background)
     for split, read_all in readers.items():
         split_report = report.splits[split] = SplitReport(len(read_all))
         shown = np.linspace(0, len(read_all) - 1, TILES_PER_SPLIT).astype(int)
-        bar = tqdm(map_in_threads(_read, read_all), f"check {split}", len(read_all), leave=False)
-        for index, example in enumerate(bar):
-            if isinstance(example, ValueError):
+        read = map_in_threads(partial(_read, hashed=find_copies), read_all)
+        bar = tqdm(read, f"check {split}", len(read_all), leave=False, unit="image")
+        for index, (example, digest) in enumerate(bar):
+            if isinstance(example, ValueError | OSError):
                 report.problems.append(str(example))
                 continue
+            if digest:
+                names_of[digest].append((split, example["id"]))
             split_report.add(example)
             problems = find_problems(
-                example, num_classes=len(report.class_names), background=background
+                example, num_classes=len(report.class_names), background=background_id
             )
             report.problems += [f"{split} {example['id']}: {problem}" for problem in problems]
-            for note in find_notes(example, official_size=builder.official_size):
+            for note in find_notes(example, official_size=official_size):
                 notes[split, note].append(example["id"])
-            if contact_sheet and index in shown:
+            # Wrong label maps show what is wrong; wrong objects cannot be drawn.
+            if contact_sheet and index in shown and not (problems and "masks" in example):
                 caption = f"{split} {example['id']}"
-                tiles.append(draw_tile(example, caption, background=background))
+                names = report.class_names
+                tiles.append(draw_tile(example, caption, names, background=background_id))
         whole = find_split_problems(
             split_report, num_classes=len(report.class_names), trained=split == "train"
         )
@@ -128,6 +172,7 @@ def _fill(
     for (split, note), ids in notes.items():
         names = ", ".join(ids[:NAMES_PER_NOTE]) + " …" * (len(ids) > NAMES_PER_NOTE)
         report.notes.append(f"{split}: {note}: {len(ids)} of {len(readers[split])} ({names})")
+    report.notes += _note_copies([*names_of.values()])
     if tiles and contact_sheet:
         Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(contact_sheet), join_tiles(tiles)[..., ::-1])
@@ -145,9 +190,28 @@ def _read_files(builder: SegmentationBuilder, files: ExampleFiles) -> dict:
     return example
 
 
-def _read(read: Callable[[], dict]) -> dict | ValueError:
-    """Reads an example, or returns the error that says why it cannot be read."""
+def _read(
+    read: Callable[[], dict], *, hashed: bool
+) -> tuple[dict | ValueError | OSError, bytes | None]:
+    """Returns an example, or the error that says why it cannot be read, and a hash of its image."""
     try:
-        return read()
-    except ValueError as error:
-        return error
+        example = read()
+    except (ValueError, OSError) as error:
+        return error, None
+    if not hashed:
+        return example, None
+    image = np.ascontiguousarray(example["image"])
+    kind = f"{image.shape} {image.dtype} ".encode()
+    return example, hashlib.blake2b(kind + image.tobytes(), digest_size=16).digest()
+
+
+def _note_copies(groups: list[list[tuple[str, str]]]) -> list[str]:
+    """Notes images with the same pixels, given by split and id; nothing if all are different."""
+    copies = [group for group in groups if len(group) > 1]
+    if not copies:
+        return []
+    shown = [" = ".join(f"{split} {name}" for split, name in group) for group in copies]
+    note = f"the same pixels under several names: {few(shown, most=NAMES_PER_NOTE)}"
+    if shared := sum(len(dict(group)) > 1 for group in copies):
+        note += f"; {shared} of them in several splits, whose scores are not of unseen images"
+    return [note]

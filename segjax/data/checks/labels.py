@@ -1,5 +1,6 @@
 """Finds errors and oddities in images and labels."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -144,6 +145,8 @@ def find_notes(example: dict, *, official_size: tuple[int, int] | None) -> list[
             notes.append("no objects")
         if any(not mask.pixels.size for mask in example["masks"]):
             notes.append("an object's mask is empty: smaller than any pixel")
+        if _are_repeated(example):
+            notes.append("an object is listed twice, with the same class, box and mask")
         return notes
     labels = example["labels"]
     valid = labels[labels != IGNORE_LABEL]
@@ -231,6 +234,17 @@ def _object_problems(example: dict, num_classes: int) -> list[str]:
         if mask.box[2] > width or mask.box[3] > height:
             problems.append(f"a mask reaches to {mask.box}, outside of the image")
     return problems
+
+
+def _are_repeated(example: dict) -> bool:
+    """Whether two objects of an example have the same class, box and mask."""
+    objects = Counter(
+        (number, box.tobytes(), mask.box, mask.pixels.tobytes())
+        for number, box, mask in zip(
+            example["classes"].tolist(), example["boxes"], example["masks"], strict=True
+        )
+    )
+    return any(count > 1 for count in objects.values())
 
 
 def _are_whole(array: np.ndarray) -> bool:

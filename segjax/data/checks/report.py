@@ -1,14 +1,17 @@
 """The report of `segjax data check`: counts, sizes, label values, problems and notes."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from segjax.labels import IGNORE_LABEL
 
 SIZES_SHOWN = 6
+MEDIUM, LARGE = 32**2, 96**2  # pixels from which COCO's scores call an object medium or large
 
 
 @dataclass
@@ -25,6 +28,8 @@ class SplitReport:
       objects: number of objects of each class, including crowds; empty for a set with label maps.
       object_examples: number of examples with objects of each class.
       crowds: number of objects that are crowds.
+      box_only: number of objects with a box and no mask.
+      areas: pixels of each object that is no crowd.
       with_box_and_mask: number of objects that have both.
       apart: number of these whose box has an IoU below 0.5 with the box of the mask.
     """
@@ -38,6 +43,8 @@ class SplitReport:
     objects: Counter = field(default_factory=Counter)
     object_examples: Counter = field(default_factory=Counter)
     crowds: int = 0
+    box_only: int = 0
+    areas: array = field(default_factory=partial(array, "d"))
     with_box_and_mask: int = 0
     apart: int = 0
 
@@ -60,6 +67,10 @@ class SplitReport:
             self.objects.update(classes)
             self.object_examples.update(set(classes))
             self.instances.append(len(classes))
+            if "has_mask" in example:
+                self.box_only += int(np.count_nonzero(~example["has_mask"]))
+            if "areas" in example and "crowd" in example:
+                self.areas.extend(example["areas"][~example["crowd"]].tolist())
             if "boxes" in example and "masks" in example:
                 self._compare(example)
         elif "instances" in example:
@@ -136,9 +147,21 @@ class CheckReport:
             yield f"    class {number:3d}  {count} {where}: {self._class_name(number)}"
         if split.crowds:
             yield f"    crowds     {split.crowds}"
+        if split.box_only:
+            yield f"    box only   {split.box_only} objects without a mask"
         if any(split.instances):
             low, middle, high = np.percentile(split.instances, (0, 50, 100))
             yield f"    instances  {low:.0f} to {high:.0f} an image, median {middle:g}"
+        if split.objects:
+            empty = split.instances.count(0)
+            yield f"    no objects {empty} of {len(split.instances)} images"
+        if split.areas:
+            areas = np.asarray(split.areas)
+            small, large = np.count_nonzero(areas < MEDIUM), np.count_nonzero(areas >= LARGE)
+            yield (
+                f"    sizes      {small} small (below 32² pixels), {len(areas) - small - large} "
+                f"medium, {large} large (from 96²), median {np.median(areas):.0f} pixels"
+            )
 
     def _class_name(self, value: int) -> str:
         if value == IGNORE_LABEL:

@@ -14,6 +14,7 @@ from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import QUARTER_TURNS, Orientation, note_turned, read_tag
 from segjax.data.sources.coco_example import read_coco_example
 from segjax.data.sources.coco_images import (
+    check_paths,
     example_names,
     files_in,
     find_files,
@@ -22,10 +23,12 @@ from segjax.data.sources.coco_images import (
     read_sizes,
     size_in_header,
 )
+from segjax.data.sources.empty_images import choose_images, note_left_out
 from segjax.messages.lists import few
 
 ORIENTATION = "orientation (files.orientation)"  # as messages name the setting
 SUSPECTS_DECODED = 100
+COUNTS_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +48,19 @@ class CocoInstances:
     small for any pixel has an empty mask.
 
     Opening reads the whole file once. COCO's train2017 takes half a minute and, for a moment, 1 GB;
-    about 25 MB are kept and pickled to worker processes.
+    about 30 MB are kept and pickled to worker processes.
 
     Attributes:
       annotations: the JSON file.
       images: the folder of the image files.
-      drop_empty: leave out images without objects or with crowds alone, as detectron2 does for
-        training (FILTER_EMPTY_ANNOTATIONS).
+      empty_share: the largest share of images without objects, or with crowds alone; see
+        `choose_images`. 0 leaves them all out, as detectron2 does for training
+        (FILTER_EMPTY_ANNOTATIONS).
+      seed: decides which images without objects are chosen.
       classes: names of the classes 1, 2, ..., to which categories are matched by name; None takes
         the file's categories.
+      leave_out_others: leave out the objects of categories that `classes` does not name; a note
+        counts them. Without it, such objects are an error.
       orientation: "upright" turns images by their EXIF tags, as viewers do, and annotations belong
         to the upright image; "stored" ignores the tags, for annotations that were drawn on the
         bitmap as it is stored. See `segjax.data.orientation`.
@@ -65,13 +72,15 @@ class CocoInstances:
     Raises:
       FileNotFoundError: the file, the folder or an image is missing.
       ValueError: the file is not in COCO's format, no image is left, or objects are of a category
-        that `classes` does not name.
+        that `classes` does not name, and are not left out.
     """
 
     annotations: Path
     images: Path
-    drop_empty: bool = field(default=False, kw_only=True)
+    empty_share: float = field(default=1.0, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
     classes: tuple[str, ...] | None = field(default=None, kw_only=True)
+    leave_out_others: bool = field(default=False, kw_only=True)
     orientation: Orientation = field(default="upright", kw_only=True)
     for_scores: bool = field(default=False, kw_only=True)
     ids: tuple[str, ...] = field(init=False, repr=False)
@@ -80,34 +89,27 @@ class CocoInstances:
     _places: np.ndarray = field(init=False, repr=False)  # of the examples in the index
 
     def __post_init__(self):
-        path, folder = (Path(given).expanduser() for given in (self.annotations, self.images))
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected annotations in COCO's format")
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
-        folder = folder.absolute()
+        path, folder = check_paths(self.annotations, self.images)
         index = read_coco_index(
-            path.absolute(),
-            read_sizes=partial(read_sizes, folder, orientation=self.orientation),
+            path, read_sizes=partial(read_sizes, folder, orientation=self.orientation)
         )
         files = find_files(folder, index.file_names)
-        places = np.arange(len(index.image_ids))
-        notes = [*index.notes, *_unknown_categories(index, self.classes)]
-        if self.drop_empty:
-            places = places[_object_counts(index) > 0]
-            if empty := len(index.image_ids) - len(places):
-                notes.append(
-                    f"{empty} of {len(index.image_ids)} images left out: no objects "
-                    "(input.keep_empty keeps them)"
-                )
+        notes = [*index.notes]
+        if self.classes is not None:
+            notes += _note_categories(index, self.classes, leave_out=self.leave_out_others)
+            index = index.only(self.classes)
+        counts = _object_counts(index)
+        places = choose_images(counts, empty_share=self.empty_share, seed=self.seed)
+        notes += note_left_out(counts, len(places), self.empty_share)
         if not len(places):
-            reason = f": {'; '.join(notes)}" if self.drop_empty and notes else ""
-            raise ValueError(f"{path}: no images" + " with objects" * self.drop_empty + reason)
+            needed = " with objects" if self.empty_share < 1 else ""
+            reason = f": {'; '.join(notes)}" if needed and notes else ""
+            raise ValueError(f"{path}: no images{needed}{reason}")
         names = [files.get(name, name) for name in index.file_names]
         notes += note_changes(index.file_names, names)
         index = replace(index, file_names=tuple(names))
         for name, value in (
-            ("annotations", path.absolute()),
+            ("annotations", path),
             ("images", folder),
             ("ids", example_names(index, places)),
             ("_index", index),
@@ -233,32 +235,37 @@ def _object_counts(index: CocoIndex) -> np.ndarray:
     return np.diff(np.concatenate([[0], np.cumsum(usable)])[index.first])
 
 
-def _unknown_categories(index: CocoIndex, classes: tuple[str, ...] | None) -> list[str]:
+def _note_categories(index: CocoIndex, classes: tuple[str, ...], *, leave_out: bool) -> list[str]:
     """Notes categories and classes that do not match by name.
 
     Raises:
-      ValueError: objects are of a category that is no class.
+      ValueError: objects are of a category that is no class, and are not left out.
     """
-    if classes is None:
-        return []
     names = tuple(index.categories.values())
     unknown = {
         name: int(count)
         for name, count in zip(names, index.class_counts, strict=True)
         if name not in classes
     }
-    used = [f"{name!r} ({count} annotations)" for name, count in unknown.items() if count]
+    used = sorted(((count, name) for name, count in unknown.items() if count), reverse=True)
     shown = partial(few, most=5)
-    if used:
-        raise ValueError(
-            f"{index.path} has categories that are no classes of the run: {shown(used)}. The "
-            f"classes are {shown(classes)}"
-        )
     notes = []
-    if unknown:
+    if used and not leave_out:
+        raise ValueError(
+            f"{index.path} has categories that are no classes of the run: "
+            f"{shown([f'{name!r} ({count} annotations)' for count, name in used])}. The "
+            f"classes are {shown(classes)}. To leave out these objects, set "
+            "other_categories to leave_out"
+        )
+    if used:
+        counts = few([f"{name} {count}" for count, name in used], most=COUNTS_SHOWN)
         notes.append(
-            "categories that are no classes, and that nothing is annotated with: "
-            f"{shown([*unknown])}"
+            f"{sum(count for count, _ in used)} of {index.class_counts.sum()} annotations left "
+            f"out: of categories that are no classes ({counts})"
+        )
+    if empty := [name for name, count in unknown.items() if not count]:
+        notes.append(
+            f"categories that are no classes, and that nothing is annotated with: {shown(empty)}"
         )
     if missing := [name for name in classes if name not in names]:
         notes.append(f"lists no category for these classes, matched by name: {shown(missing)}")

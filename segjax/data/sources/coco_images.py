@@ -14,6 +14,20 @@ from segjax.data.orientation import Orientation
 from segjax.messages.lists import few, list_problems
 
 
+def check_paths(annotations: Path, images: Path) -> tuple[Path, Path]:
+    """Returns a file of annotations and the folder of its images as absolute paths.
+
+    Raises:
+      FileNotFoundError: one of them does not exist.
+    """
+    path, folder = (Path(given).expanduser() for given in (annotations, images))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected annotations in COCO's format")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected the images of {path}")
+    return path.absolute(), folder.absolute()
+
+
 def find_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Finds files whose names begin with a folder that is not there, or have back-slashes.
 

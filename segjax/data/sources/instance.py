@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data.instance_masks import InstancesToObjects
+from segjax.data.sources.empty_images import choose_images, note_left_out
 from segjax.data.sources.protocol import Source
 
 
@@ -19,19 +20,22 @@ class ObjectSource:
 
     Attributes:
       source: examples with objects, or with a map of instances.
-      drop_empty: leave out images without objects or with crowds alone, which teach little
-        (detectron2's FILTER_EMPTY). The source needs `object_counts`.
+      empty_share: the largest share of images without objects, or with crowds alone; see
+        `choose_images`. 0 leaves them all out, as detectron2 does (FILTER_EMPTY_ANNOTATIONS). Below
+        1, the source needs `object_counts`.
+      seed: decides which images without objects are chosen.
     """
 
     source: Source
     _: KW_ONLY
-    drop_empty: bool = False
+    empty_share: float = 1.0
+    seed: int = 0
 
     def __post_init__(self):
-        if self.drop_empty and self._object_counts is None:
+        if self.empty_share < 1 and self._object_counts is None:
             raise ValueError(
-                f"{self._name} has no object_counts, so images without objects cannot be left out. "
-                "If it was prepared before objects were counted, prepare it again with --overwrite"
+                f"{self._name} has no object_counts, which tell images without objects apart. If "
+                " it was prepared before objects were counted, prepare it again with --overwrite"
             )
 
     @property
@@ -45,8 +49,9 @@ class ObjectSource:
     @cached_property
     def _places(self) -> np.ndarray:
         """The index of each example in the source."""
-        places = np.arange(len(self.source))
-        return places[np.asarray(self._object_counts) > 0] if self.drop_empty else places
+        if self._object_counts is None:
+            return np.arange(len(self.source))
+        return choose_images(self._object_counts, empty_share=self.empty_share, seed=self.seed)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -71,13 +76,9 @@ class ObjectSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """The number of images that are left out, as a sentence; empty if there are none."""
-        left_out = len(self.source) - len(self)
-        if not left_out:
+        if self._object_counts is None:
             return ()
-        return (
-            f"{left_out} of {len(self.source)} images left out: no objects (input.keep_empty keeps "
-            "them)",
-        )
+        return tuple(note_left_out(self._object_counts, len(self), self.empty_share))
 
     @property
     def sizes(self) -> np.ndarray | None:

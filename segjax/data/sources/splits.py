@@ -88,18 +88,21 @@ def _catalog_splits(opener, name, data_dir, train, evaluation):
     )
 
 
-def as_objects(splits: Splits, *, keep_empty: bool = False) -> Splits:
+def as_objects(splits: Splits, *, empty_share: float = 0.0, seed: int = 0) -> Splits:
     """Adds boxes, classes and masks of objects to the examples of all splits.
 
-    Training leaves out images without objects, as detectron2 does, unless `keep_empty` is set.
-    Leaving them out needs the source's `object_counts`.
+    Args:
+      splits: the splits, with objects or maps of instances.
+      empty_share: the largest share of images without objects in training; see `choose_images`.
+        Below 1, it needs the source's `object_counts`. 0 leaves them out, as detectron2 does.
+      seed: decides which images without objects are trained on.
     """
 
-    def objects(opener, *, drop_empty=False):
-        return ObjectSource(opener(), drop_empty=drop_empty)
+    def objects(opener, **options):
+        return ObjectSource(opener(), **options)
 
     return replace(
         splits,
-        train=partial(objects, splits.train, drop_empty=not keep_empty),
+        train=partial(objects, splits.train, empty_share=empty_share, seed=seed),
         evaluation={name: partial(objects, each) for name, each in splits.evaluation.items()},
     )

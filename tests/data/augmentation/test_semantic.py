@@ -299,6 +299,83 @@ def test_a_picture_of_one_class_or_none_is_cut_after_ten_moves(value):
     assert rng.bit_generator.state == once.bit_generator.state
 
 
+def rare_classes():
+    """A picture with 1,950 pixels of class 0, 3 of class 7, 1 of class 9, and 46 ignored ones."""
+    labels = np.zeros((40, 50), np.uint8)
+    labels[0, 49], labels[39, :3], labels[20, 2:48] = 9, 7, 255
+    return {"image": np.arange(2000, dtype=np.uint16).reshape(40, 50, 1), "labels": labels}
+
+
+@pytest.mark.parametrize("size", [(9, 12), (64, 61)])
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("border", ["mirror", "constant"])
+def test_balanced_windows_centre_on_each_class_equally_often(size, options, border):
+    picture, classes = rare_classes(), []
+    warp = Warp(size, **options, border=border, class_balanced=1.0, cat_max_ratio=0.01)
+    for seed in range(300):
+        warped = warp(picture, np.random.default_rng(seed))
+        classes.append(int(warped["labels"][size[0] // 2, size[1] // 2]))
+    assert set(classes) == {0, 7, 9}
+    assert np.bincount(classes)[[0, 7, 9]] == pytest.approx(100, abs=25)  # three deviations
+
+
+def test_a_balanced_window_is_a_plain_crop_around_any_pixel_of_its_class():
+    picture = rare_classes()
+    warp, seen = Warp((5, 4), border="constant", fill=0, class_balanced=1.0), set()
+    padded = {
+        "image": np.pad(picture["image"], ((5, 5), (5, 5), (0, 0))),
+        "labels": np.pad(picture["labels"], 5, constant_values=255),
+    }
+    for seed in range(200):
+        cut = warp(picture, np.random.default_rng(seed))
+        row, column = divmod(int(cut["image"][2, 2, 0]), 50)
+        window = np.s_[row + 3 : row + 8, column + 3 : column + 7]
+        assert_same(cut, {key: value[window] for key, value in padded.items()})
+        seen.add((row, column))
+    assert {(0, 49), (39, 0), (39, 1), (39, 2)} <= seen
+    assert len(seen) > 50
+
+
+def test_a_share_of_the_windows_is_balanced_and_the_others_are_those_without_it():
+    labels, balanced = rare_classes()["labels"], 0
+    off, some = (Warp((9, 9), **EVERYTHING, class_balanced=share) for share in (0.0, 0.3))
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        free = np.array(off.sampling_map((40, 50), rng, labels=labels))
+        found = np.array(some.sampling_map((40, 50), np.random.default_rng(seed), labels=labels))
+        if rng.random() < 0.3:
+            moved = found - free  # the same everywhere
+            np.testing.assert_allclose(
+                moved, np.broadcast_to(moved[:, :1, :1], moved.shape), atol=1e-4
+            )
+            assert labels[tuple(np.rint(found[:, 4, 4]).astype(int))] != 255
+            balanced += 1
+        else:
+            np.testing.assert_array_equal(found, free)
+    assert balanced == pytest.approx(90, abs=24)  # three deviations
+
+
+def test_without_balanced_windows_nothing_is_drawn_for_them():
+    picture, rng, replayed = make_example(), np.random.default_rng(1), np.random.default_rng(1)
+    for _ in range(10):
+        cropped = Warp((9, 8), class_balanced=0.0)(picture, rng)
+        replayed.random()  # the scale
+        top, left = replayed.integers((0, 0), (31, 42), endpoint=True)
+        replayed.random(5)  # two unused, the angle, two flips
+        assert_same(cropped, window(picture, top, left, 9, 8))
+        assert rng.bit_generator.state == replayed.bit_generator.state
+
+
+def test_a_picture_without_labels_is_cut_anywhere_when_its_classes_are_to_be_balanced():
+    picture = {**make_example(), "labels": np.full((40, 50), 255, np.uint8)}
+    for seed in range(5):
+        plain, kept = (
+            Warp((9, 9), **EVERYTHING, class_balanced=share)(picture, np.random.default_rng(seed))
+            for share in (0.0, 1.0)
+        )
+        assert_same(plain, kept)
+
+
 def test_displacements_at_the_nodes_have_the_standard_deviation_asked_for():
     rng = np.random.default_rng(0)
     at_nodes = [elastic_displacement((41, 61), rng, sigma=10.0)[:, ::20, ::30] for _ in range(300)]
@@ -367,6 +444,8 @@ def test_centre_crop_takes_the_middle():
         ),
         (lambda: Warp((5, 5), scale_step=0.0), "scale_step .* got 0.0"),
         (lambda: Warp((5, 5), cat_max_ratio=1.5), "cat_max_ratio .* got 1.5"),
+        (lambda: Warp((5, 5), class_balanced=1.5), r"class_balanced .* \[0, 1\], got 1.5"),
+        (lambda: Warp((5, 5), class_balanced=float("nan")), "class_balanced .* got nan"),
         (lambda: Normalize(0.0, (1.0, 0.0)), "std"),
         (lambda: cubic_weights(9, 2), "3 nodes"),
     ],

@@ -3,10 +3,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.checks.check import check
+from segjax.data.checks.check import check, fill_report
 from segjax.data.checks.labels import find_notes, find_problems
+from segjax.data.checks.report import CheckReport
+from segjax.data.instance_masks import CroppedMask
 from segjax.data.prepare import prepare
+from segjax.pictures.colors import color_map
 from segjax.pictures.contact_sheet import draw_tile, join_tiles
+from segjax.pictures.overlays import to_rgb
 from tests.data import official_layouts
 
 
@@ -145,6 +149,29 @@ def test_all_problems_of_a_source_are_listed_and_the_rest_is_counted(tmp_path):
     assert "problems: 4" in report.text()
 
 
+def test_examples_of_any_origin_are_checked_by_functions_that_read_them(tmp_path):
+    def unreadable():
+        raise PermissionError("b.png: Permission denied")
+
+    examples = [example_with([[0, 1, 1]]), example_with([[0, 1, 2]]) | {"id": "y"}]
+    readers = {"train": [*(lambda each=each: each for each in examples), unreadable], "val": []}
+    report = CheckReport("mine", "images", ("background", "cell"))
+    sheet = tmp_path / "sheet.png"
+    found = fill_report(report, readers, official_size=(1, 4), contact_sheet=sheet)
+    assert found is report
+    assert report.problems == [
+        "train y: labels has value 2, but classes are 0 to 1",
+        "b.png: Permission denied",
+    ]
+    assert report.splits["train"].num_examples == 3
+    assert report.splits["train"].label_pixels == {0: 2, 1: 3, 2: 1}
+    assert report.splits["val"].num_examples == 0
+    [note] = report.notes
+    assert "published size 1×4" in note
+    assert note.endswith("2 of 3 (x, y)")
+    assert sheet.is_file()
+
+
 def test_a_set_without_published_labels_is_noted_once_for_all_its_images(tmp_path):
     official_layouts.write_isbi2012(tmp_path)
     report = check("isbi2012", source=tmp_path, data_dir=tmp_path)
@@ -233,8 +260,57 @@ def test_a_tile_stretches_16_bit_images():
     assert left.max() > 250
 
 
+@pytest.mark.parametrize(("bands", "dtype"), [(2, np.uint16), (5, np.float32), (4, np.int32)])
+def test_a_tile_shows_images_of_any_bands_and_types(bands, dtype):
+    image = np.random.default_rng(0).integers(0, 4000, (64, 64, bands)).astype(dtype)
+    example = {"image": image, "labels": np.zeros((64, 64), np.uint8)}
+    left = draw_tile(example, "caption", size=64)[-64:, :64]
+    np.testing.assert_array_equal(left, to_rgb(image))
+
+
 def test_tiles_of_several_sizes_are_laid_out_without_overlap():
     tiles = [np.full((10 + i, 20 + i, 3), i, np.uint8) for i in range(5)]
     sheet = join_tiles(tiles, columns=2)
     for i, tile in enumerate(tiles):
         assert np.count_nonzero(np.all(sheet == i, axis=2)) == tile.shape[0] * tile.shape[1]
+
+
+def test_rows_of_tiles_are_as_high_as_their_own_tiles():
+    tiles = [np.zeros((height, 20, 3), np.uint8) for height in (10, 30, 5)]
+    assert join_tiles(tiles, columns=2).shape == (30 + 6 + 5 + 6, 2 * 26, 3)
+    assert join_tiles(tiles).shape[1] == 3 * 26
+    wide = [np.zeros((10, 1024, 3), np.uint8)] * 3
+    assert join_tiles(wide).shape[1] == 2 * 1030
+
+
+def test_a_legend_names_the_classes_of_a_tile():
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:9], labels[9:20], labels[20:30] = 1, 255, 3
+    example = {"image": np.full((64, 64, 1), 90, np.uint8), "labels": labels}
+    plain = draw_tile(example, "", size=256)
+    named = draw_tile(example, "", ("background", "cell"), size=256)
+    legend = named[plain.shape[0] :]
+    assert (named[: plain.shape[0], : plain.shape[1]] == plain).all()
+    for drawn, value in ((True, 1), (True, 3), (False, 2), (False, 0)):
+        assert (legend == color_map(4)[value]).all(axis=2).any() == drawn
+
+
+@pytest.mark.parametrize("kind", ["object", "crowd", "box only"])
+def test_a_tile_marks_objects_on_its_right_half_alone(kind):
+    example = {
+        "image": np.full((128, 96, 1), 90, np.uint8),
+        "masks": (CroppedMask(64, 32, np.ones((32, 48), bool)),),
+        "boxes": np.float32([[32, 64, 80, 96]]),
+        "classes": np.int32([1]),
+        "crowd": np.array([kind == "crowd"]),
+        "has_mask": np.array([kind != "box only"]),
+    }
+    tile = draw_tile(example, "", ("background", "cell"))[-512:]
+    assert tile.shape == (512, 2 * 384, 3)
+    left, right = tile[:, :384], tile[:, 384:]
+    assert (left == 90).all()
+    inside = right[4 * 64 + 4 : 4 * 96 - 4, 4 * 32 + 4 : 4 * 80 - 4]
+    assert (inside != 90).any() == (kind != "box only")
+    assert (np.ptp(inside, axis=2) > 0).any() == (kind == "object")  # a crowd is grey
+    assert (right[4 * 64, 4 * 32 : 4 * 80] != 90).any(axis=1).all()  # the box
+    assert (right[4 * 96 + 4 :] == 90).all()

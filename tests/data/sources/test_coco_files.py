@@ -78,7 +78,7 @@ def test_boxes_are_clipped_and_what_has_no_extent_is_left_out_and_counted(tmp_pa
 def test_an_object_with_a_box_alone_has_no_mask_and_one_with_neither_is_left_out(tmp_path):
     annotations = [annotation(7, segmentation=s) for s in ([], [[1, 2, 3, 4]], None)]
     annotations += [annotation(8), annotation(9, bbox=None, segmentation=[])]
-    source = CocoInstances(*write(tmp_path, *annotations), drop_empty=True)
+    source = CocoInstances(*write(tmp_path, *annotations), empty_share=0.0)
     assert source.notes == (
         "1 of 5 annotations left out: neither bbox nor segmentation",
         "3 of 5 annotations have a box and no segmentation: they count in box scores and train "
@@ -86,7 +86,7 @@ def test_an_object_with_a_box_alone_has_no_mask_and_one_with_neither_is_left_out
         "1 of 5 annotations have no bbox: taken from the segmentation",
         "1 of 5 annotations have polygons of fewer than three corners, which enclose nothing: "
         "left out",
-        "2 of 3 images left out: no objects (input.keep_empty keeps them)",
+        "2 of 2 images without objects are left out (input.empty_share 0)",
     )
     example = source[0]
     assert example["has_mask"].tolist() == [False, False, False, True]
@@ -105,11 +105,11 @@ def test_dropping_empty_images_drops_those_with_crowds_or_flat_boxes_alone(tmp_p
     ]
     path, images = write(tmp_path, *annotations)
     assert len(CocoInstances(path, images)) == 3
-    source = CocoInstances(path, images, drop_empty=True)
+    source = CocoInstances(path, images, empty_share=0.0)
     assert (source.image_ids.tolist(), source.ids) == ([70], ("c",))
     np.testing.assert_array_equal(source[0]["crowd"], [False, True])
     (tmp_path / "images" / "b.png").unlink()  # not one of those kept
-    assert len(CocoInstances(path, images, drop_empty=True)) == 1
+    assert len(CocoInstances(path, images, empty_share=0.0)) == 1
 
 
 def test_areas_and_crowds_may_be_missing(tmp_path):
@@ -280,6 +280,57 @@ def test_real_annotations_are_those_of_pycocotools(real_data):
     assert crowds
 
 
+def test_objects_of_other_categories_are_left_out_and_counted_if_asked(tmp_path):
+    annotations = [
+        annotation(1, category=90),
+        annotation(2, category=7, bbox=[1, 1, 20, 18], segmentation=[]),
+        annotation(3, category=90, iscrowd=1),
+        annotation(4, image=70, category=90),
+        annotation(5, image=70, category=8),
+        annotation(6, image=70, category=90, bbox=[1, 1, 0, 5]),  # flat
+    ]
+    categories = [{"id": i, "name": n} for i, n in ((7, "cell"), (90, "straße"), (8, "tree"))]
+    path, images = write(tmp_path, *annotations, categories=categories)
+    every = CocoInstances(path, images, for_scores=True)
+    for chosen in (("cell",), ("tree", "cell")):
+        options = {"classes": chosen, "leave_out_others": True}
+        source = CocoInstances(path, images, for_scores=True, **options)
+        assert source.class_names == ("background", *chosen)
+        assert source.category_ids == {1: (7,), 2: (8, 7)}[len(chosen)]
+        assert source.class_counts == (1,) * len(chosen)
+        assert len(source) == len(every)  # in scores, images keep their place
+        for example, whole in zip(source, every, strict=True):
+            names = [every.class_names[number] for number in whole["classes"]]
+            kept = [place for place, name in enumerate(names) if name in chosen]
+            assert [source.class_names[number] for number in example["classes"]] == [
+                names[place] for place in kept
+            ]
+            for key in ("boxes", "crowd", "annotated_boxes", "has_mask"):
+                np.testing.assert_array_equal(example[key], whole[key][kept])
+        assert source.object_counts.tolist() == [1, 0, len(chosen) - 1]
+        training = CocoInstances(path, images, empty_share=0.0, **options)
+        assert training.image_ids.tolist() == [5, 70][: len(chosen)]
+    assert "3 of 5 annotations left out: of categories that are no classes (straße 3)" in (
+        source.notes
+    )
+    both = CocoInstances(path, images, classes=("cell",), leave_out_others=True)
+    assert any("4 of 5 annotations left out" in note for note in both.notes)
+    assert any("(straße 3, tree 1)" in note for note in both.notes)
+
+
+def test_a_share_of_the_images_without_objects_is_kept(tmp_path):
+    path, images = write(tmp_path, annotation(1))
+    assert len(CocoInstances(path, images, empty_share=0.4)) == 1
+    source = CocoInstances(path, images, empty_share=0.5, seed=1)
+    assert source.object_counts.sum() == 1
+    assert len(source) == 2
+    again = CocoInstances(path, images, empty_share=0.5, seed=1)
+    assert source.ids == again.ids
+    assert "1 of 2 images without objects are left out (input.empty_share 0.5)" in source.notes
+    drawn = {CocoInstances(path, images, empty_share=0.5, seed=seed).ids for seed in range(9)}
+    assert drawn == {("ü é", "b"), ("ü é", "c")}
+
+
 def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):
     path, images = write(tmp_path, annotation(1, category=90), annotation(2, image=70))
     source = CocoInstances(path, images, classes=("straße", "tree", "cell"))
@@ -288,7 +339,8 @@ def test_categories_are_matched_to_the_classes_of_a_run_by_name(tmp_path):
     assert source.class_counts == (1, 0, 1)
     assert source.notes == ("lists no category for these classes, matched by name: tree",)
     with pytest.raises(
-        ValueError, match=r"objects.json has categories .*: 'straße' \(1 annotations"
+        ValueError,
+        match=r"objects.json has categories .*: 'straße' \(1 annotations.* set other_categories to",
     ):
         CocoInstances(path, images, classes=("cell",))
     content = json.loads(path.read_text())

@@ -173,7 +173,7 @@ def test_files_that_are_not_used_are_counted(tmp_path):
     path = path.rename(images / "_annotations.json")
     for name in ("z.png", "notes.txt"):
         (images / name).write_bytes((images / "b.png").read_bytes())
-    source = CocoInstances(path, images, drop_empty=True)
+    source = CocoInstances(path, images, empty_share=0.0)
     assert source.notes[1:] == (
         f"1 of 6 files in {images} are no images, skipped: notes.txt",
         f"1 images in {images} are not listed, and not used: z.png",

@@ -123,7 +123,7 @@ def test_nothing_but_crowds_names_the_cause(tmp_path):
     path, images = write(tmp_path, annotation(1, iscrowd=1), annotation(2, iscrowd=1))
     assert "all 2 annotations are crowds" in CocoInstances(path, images).notes[0]
     with pytest.raises(ValueError, match="no images with objects: all 2 annotations are crowds"):
-        CocoInstances(path, images, drop_empty=True)
+        CocoInstances(path, images, empty_share=0.0)
 
 
 def test_values_that_pandas_writes_for_missing_ones_are_missing(tmp_path):

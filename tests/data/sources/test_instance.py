@@ -21,7 +21,7 @@ def coco(tmp_path_factory):
 
 
 def test_images_without_objects_are_left_out_if_asked(coco):
-    every, some = ObjectSource(coco), ObjectSource(coco, drop_empty=True)
+    every, some = ObjectSource(coco), ObjectSource(coco, empty_share=0.0)
     assert coco.object_counts.tolist() == [0, 2, 0]
     assert (len(every), len(some)) == (3, 1)
     assert some[0]["id"] == every[1]["id"]
@@ -31,11 +31,19 @@ def test_images_without_objects_are_left_out_if_asked(coco):
         some[1]
 
 
+def test_a_share_of_images_without_objects_is_kept(coco):
+    some = ObjectSource(coco, empty_share=0.5)
+    assert sorted(some.object_counts.tolist()) == [0, 2]
+    assert some.notes == ("1 of 2 images without objects are left out (input.empty_share 0.5)",)
+    seen = {ObjectSource(coco, empty_share=0.5, seed=seed)[0]["id"] for seed in range(9)}
+    assert len(seen) == 2  # the first image, or the one with objects after it was left out
+
+
 def test_a_set_prepared_before_objects_were_counted_says_so(coco):
     old = dataclasses.replace(coco, object_counts=None)
     assert len(ObjectSource(old)) == 3
     with pytest.raises(ValueError, match=r"coco has no object_counts.* prepared before"):
-        ObjectSource(old, drop_empty=True)
+        ObjectSource(old, empty_share=0.0)
 
 
 def test_objects_are_made_of_a_map_of_instances(tmp_path):
@@ -44,7 +52,7 @@ def test_objects_are_made_of_a_map_of_instances(tmp_path):
     made = info.stat().st_mtime_ns
     assert len(open_generated("synthetic_cells", "test", data_dir=tmp_path)) == 16
     assert info.stat().st_mtime_ns == made
-    objects = ObjectSource(source, drop_empty=True)
+    objects = ObjectSource(source, empty_share=0.0)
     assert len(objects) == len(source)
     for index in (0, 5):
         example, found = source[index], objects[index]

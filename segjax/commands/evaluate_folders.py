@@ -1,0 +1,208 @@
+"""`segjax evaluate --images DIR --masks DIR`: scores a model, or label maps, on one's own masks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from segjax.commands.errors import UserError, user_errors
+from segjax.commands.models import load_trained_run, load_weights
+from segjax.commands.scoring import check_writable, label, score_sources, score_table
+from segjax.data.folders.mask_format import Holds
+from segjax.data.folders.source import FolderSource
+from segjax.data.folders.stored_mask import read_stored_mask
+from segjax.data.orientation import Orientation
+from segjax.data.sources.instance import ObjectSource
+from segjax.evaluation.evaluator import SummingEvaluator
+from segjax.evaluation.metrics import CellTracking, Confusion, Metric
+from segjax.labels import background_class
+from segjax.recipes.folders import FolderData, class_names
+from segjax.training.evaluate import Evaluation, write_evaluation
+
+
+@dataclass(frozen=True)
+class MaskFlags:
+    """What the flags of the command say about the masks; see `FolderData`."""
+
+    masks: Path
+    mask_suffix: str | None = None
+    holds: Holds | None = None
+    values: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def open_folders(
+    images: Path,
+    flags: MaskFlags,
+    *,
+    classes: Sequence[str],
+    channels: int,
+    recorded: FolderData | None = None,
+    instances: bool = False,
+    orientation: Orientation = "upright",
+) -> FolderSource:
+    """Opens folders to score a model on.
+
+    Args:
+      images, flags: the folders, and what the masks hold.
+      classes: the names of the model's classes.
+      channels: the channels that the model reads.
+      recorded: the folders of the model's training; masks are read in the same way, unless the
+        flags say otherwise.
+      instances: whether the model finds objects.
+      orientation: how files with an EXIF orientation are read.
+
+    Raises:
+      ValueError: files do not match, or the masks do not hold the model's classes.
+    """
+    holds, values, ignored = flags.holds, flags.values, flags.ignored
+    if recorded is not None and not (holds or values or ignored):
+        holds, values, ignored = recorded.holds, recorded.values, recorded.ignored
+    if instances and not values:
+        holds = "instances"
+    data = FolderData(
+        images=images,
+        masks=flags.masks,
+        mask_suffix=flags.mask_suffix,
+        holds=holds,
+        values=values,
+        ignored=ignored,
+        classes=tuple(classes),
+        channels=channels,
+        orientation=orientation,
+    )
+    return whole_source(data)
+
+
+def whole_source(data: FolderData) -> FolderSource:
+    """Opens all examples of folders as one split.
+
+    Raises:
+      ValueError: the folders have problems, which the message lists.
+    """
+    whole = replace(data, division=replace(data.division, val_share=0.0)).resolved()
+    source = whole.read().sources["train"]
+    if problems := source.file_problems():
+        raise ValueError(next(iter(problems.values())))
+    return source
+
+
+def evaluate_images(
+    model: Path,
+    images: Path,
+    flags: MaskFlags,
+    *,
+    weights: Path | None,
+    checkpoint: str,
+    settings: Sequence[str],
+    batch_size: int | None,
+    output: Path | None,
+) -> None:
+    """Scores a run, or weights trained elsewhere, on folders, and writes and prints the scores.
+
+    Raises:
+      UserError: the model or the folders cannot be used, or weights have no folder for the scores.
+    """
+    recorded, precision, step = None, "default", 0
+    if weights is not None:
+        if output is None:
+            raise UserError("--weights needs --output DIR, the folder for scores and pictures")
+        trained = load_weights(str(model), weights)
+        description = f"{model} from {weights}"
+    else:
+        trained = run = load_trained_run(model, checkpoint, settings=settings)
+        recorded = getattr(run.config, "data", None)
+        precision, step, description = run.config.matmul_precision, run.step, run.description
+        batch_size = batch_size or run.config.train.eval_batch_size
+    folder = output or model
+    check_writable(folder)
+    task = trained.segmenter
+    finds_objects = hasattr(task, "make_evaluator")
+    with user_errors():
+        source = open_folders(
+            images,
+            flags,
+            classes=task.classes,
+            channels=task.channels,
+            recorded=recorded if isinstance(recorded, FolderData) else None,
+            instances=finds_objects,
+        )
+    print(f"evaluating {description} on {len(source)} images of {images}")
+    score_sources(
+        trained,
+        {
+            label(f"images_{images.resolve().name}", settings): ObjectSource(source)
+            if finds_objects
+            else source
+        },
+        step=step,
+        headline="mask_AP" if finds_objects else "mean_iou",
+        folder=folder,
+        batch_size=batch_size or 1,
+        matmul_precision=precision,
+    )
+
+
+def evaluate_labels(labels: Path, flags: MaskFlags, *, output: Path | None) -> None:
+    """Scores label maps, such as those of `segjax predict`, against masks, and prints the scores.
+
+    Pixel values of the label maps are class numbers, or for masks of objects the numbers of
+    objects.
+
+    Args:
+      labels: the folder of the label maps; their names fit those of the masks.
+      flags: what the masks hold.
+      output: a folder for the scores as JSON; None writes none.
+
+    Raises:
+      UserError: files do not match, or a label map has other values than class numbers.
+    """
+    data = FolderData(
+        images=labels,
+        masks=flags.masks,
+        mask_suffix=flags.mask_suffix,
+        holds=flags.holds,
+        values=flags.values,
+        ignored=flags.ignored,
+        channels=1,
+    )
+    with user_errors():
+        source = whole_source(data)
+        classes = class_names(source.mask_format)
+        metrics: list[Metric] = [
+            Confusion(len(classes), background=background_class(classes)),
+            *([CellTracking()] if source.mask_format.holds == "instances" else []),
+        ]
+        evaluator, rows = SummingEvaluator(metrics), []
+        bar = tqdm(
+            _predictions(source, len(classes)), "scoring", len(source), unit="image", leave=False
+        )
+        for example, prediction in bar:
+            rows.append({"id": example["id"], "score": evaluator.update(example, prediction)})
+    result = Evaluation("labels", 0, evaluator.result(), rows)
+    print(f"\n{score_table([result], first='mean_iou')}\n")
+    if output is not None:
+        check_writable(output)
+        path = write_evaluation(result, classes=classes, headline="mean_iou", workdir=output)
+        print(f"numbers   {path}")
+
+
+def _predictions(source: FolderSource, count: int) -> Iterator[tuple[dict, dict]]:
+    for pair in source.pairs:
+        stored = read_stored_mask(pair.image, page=pair.page)
+        if stored.ndim != 2:
+            raise UserError(f"{pair.image}: colours; expected class numbers, as segjax predict has")
+        truth = read_stored_mask(pair.mask, page=pair.page)
+        example = {"id": pair.id, **source.mask_format.decode(truth, origin=str(pair.mask))}
+        if source.mask_format.holds == "instances":
+            prediction = {"labels": (stored > 0).astype(np.uint8), "instances": stored}
+        else:
+            if stored.max() >= count:
+                raise UserError(
+                    f"{pair.image}: value {stored.max()}; expected class numbers from 0 to "
+                    f"{count - 1}"
+                )
+            prediction = {"labels": stored.astype(np.uint8)}
+        yield example, prediction

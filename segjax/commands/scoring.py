@@ -1,0 +1,104 @@
+"""Scores a model on sources: numbers, pictures and, for detectors, results in COCO's format."""
+
+import math
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segjax.commands.coco_results import write_results
+from segjax.commands.errors import UserError
+
+if TYPE_CHECKING:
+    from segjax.pretrained import Pretrained
+    from segjax.training.precision import MatmulPrecision
+
+
+def score_sources(
+    model: "Pretrained",
+    sources: Mapping[str, Any],
+    *,
+    step: int,
+    headline: str,
+    folder: Path,
+    batch_size: int,
+    matmul_precision: "MatmulPrecision" = "default",
+) -> None:
+    """Scores a model on each source, writes what comes of it, and prints the table of scores.
+
+    Args:
+      model: the model of a run, or converted weights.
+      sources: examples with labels or objects, by the name of the evaluation.
+      step: the step of the run's checkpoint, for the record; 0 for converted weights.
+      headline: the score that comes first.
+      folder: the folder for scores and pictures.
+      batch_size: tiles or images per device at a time.
+      matmul_precision: see `ExperimentConfig`.
+    """
+    from segjax.training.evaluate import Evaluator, write_evaluation
+    from segjax.training.parallel import DataParallel
+
+    task = model.segmenter
+    parallel = DataParallel(matmul_precision=matmul_precision)
+    evaluator = Evaluator(task, parallel, batch_size=batch_size, workdir=folder)
+    variables = parallel.replicate(model.variables)
+    results, paths, notes = [], [], []
+    for name, source in sources.items():
+        result = evaluator.evaluate(variables, source, split=name, step=step)
+        results.append(result)
+        paths.append(
+            write_evaluation(result, classes=task.classes, headline=headline, workdir=folder)
+        )
+        notes += write_results(
+            result.evaluator, source, task, split=name, folder=folder / "evaluation"
+        )
+    print(f"\n{score_table(results, first=headline)}\n")
+    print(f"numbers   {', '.join(map(str, paths))}")
+    print(f"pictures  {folder / 'predictions'}")
+    for note in notes:
+        print(note)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError unless scores, pictures and a report can be written to a folder."""
+    for place in (folder, folder / "evaluation", folder / "predictions"):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written: {error.strerror}; give --output DIR, where scores and "
+                "pictures go instead"
+            ) from error
+
+
+def label(name: str, settings: Sequence[str]) -> str:
+    """Names an evaluation by its split and the settings that differ from the run's, for a file.
+
+    prediction.scales=[1, 2] becomes scales=1,2. A path has no part in it: data that has moved is
+    the same.
+    """
+    groups = ("prediction.", "network.")
+    changed = [s.partition(".")[2] for s in settings if s.startswith(groups)]
+    return "@".join([name, *(re.sub(r"[^\w.=,-]", "", s) for s in changed)])
+
+
+def score_table(results: Sequence, *, first: str) -> str:
+    """Formats evaluations as text: a column for each split, the score named `first` on top."""
+    names = dict.fromkeys(name for result in results for name in result.scalars)
+    rows = [["", *(f"{result.split} ({len(result.examples)})" for result in results)]]
+    for name in sorted(names, key=lambda name: name != first):
+        rows.append([name, *(_number(result.scalars.get(name)) for result in results)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{name:{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in rows
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

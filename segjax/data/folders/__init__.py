@@ -1,0 +1,1 @@
+"""Folders of images and masks: pairs, the masks' format, division into splits, examples."""

@@ -1,0 +1,334 @@
+"""What the stored values of masks mean: classes or objects; found from the masks, or given."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from segjax.data.folders.pairing import Pair
+from segjax.data.folders.stored_mask import read_stored_mask
+from segjax.data.label_maps import to_class_ids
+from segjax.data.orientation import Orientation
+from segjax.labels import IGNORE_LABEL
+from segjax.messages.lists import few
+
+Holds = Literal["classes", "instances"]
+MOST_CLASSES = 64  # more different values are no classes that someone numbered
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+_BLURRED = "Was it resized with interpolation, drawn with smooth edges or saved as JPEG?"
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """What the stored values of masks mean.
+
+    Attributes:
+      holds: "classes": a value stands for a class. "instances": each object has a number or colour
+        of its own, and 0 or black is the background.
+      values: the stored value of each class, in the order of the classes: numbers ("255") or
+        colours ("#ff0000"). Not used for instances.
+      ignored: stored values of pixels that neither train nor count in scores. 255 is ignored too,
+        unless it is a class or the masks hold instances or colours.
+    """
+
+    holds: Holds
+    values: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("values", "ignored"):
+            for value in getattr(self, name):
+                if not (value.isdecimal() or _COLOR.fullmatch(value.lower())):
+                    raise ValueError(
+                        f"{name}: {value!r} is neither a number from 0 on nor a colour such as "
+                        "#ff0000 (six hexadecimal digits)"
+                    )
+        named = [value.lower() for value in (*self.values, *self.ignored)]
+        if twice := [value for value, count in Counter(named).items() if count > 1]:
+            raise ValueError(f"values and ignored name {twice[0]} twice")
+        if len({value.isdecimal() for value in named}) > 1:
+            raise ValueError("values and ignored: expected either numbers or colours, found both")
+        if len(self.values) > IGNORE_LABEL:
+            raise ValueError(f"values: {len(self.values)} classes; at most {IGNORE_LABEL} fit")
+
+    @property
+    def colors(self) -> bool:
+        """Whether the values are colours."""
+        return any(not value.isdecimal() for value in (*self.values, *self.ignored))
+
+    @property
+    def class_ids(self) -> dict[int, int]:
+        """The class id of each stored number, or packed colour; 255 = ignored."""
+        numbers = {} if self.colors else {IGNORE_LABEL: IGNORE_LABEL}
+        numbers |= {_number(value): IGNORE_LABEL for value in self.ignored}
+        return numbers | {_number(value): place for place, value in enumerate(self.values)}
+
+    def decode(self, stored: np.ndarray, *, origin: str) -> dict[str, np.ndarray]:
+        """Turns a stored mask into the entries of an example.
+
+        Args:
+          stored: int32 [H, W], or uint8 [H, W, 3] for colours.
+          origin: the file, for errors.
+
+        Returns:
+          "labels" uint8 [H, W]; for instances also "instances" int32 [H, W].
+
+        Raises:
+          ValueError: values occur that the format does not name.
+        """
+        if self.holds == "instances":
+            return self._decode_instances(stored)
+        if self.colors:
+            packed, known = pack_colors(stored), self.class_ids
+            found, places = np.unique(packed, return_inverse=True)
+            if unknown := [color_name(x) for x in found.tolist() if x not in known]:
+                raise ValueError(
+                    f"{origin}: {len(unknown)} colours that --values does not name: "
+                    f"{few(unknown)}. {_BLURRED}"
+                )
+            ids = np.array([known[x] for x in found.tolist()], np.uint8)
+            return {"labels": ids[places].reshape(packed.shape)}
+        if stored.ndim == 3:
+            raise ValueError(f"{origin}: colours, but --values are numbers")
+        return {"labels": to_class_ids(stored, self.class_ids, origin=origin)}
+
+    def _decode_instances(self, stored: np.ndarray) -> dict[str, np.ndarray]:
+        values = pack_colors(stored) if stored.ndim == 3 or self.colors else stored
+        ignored = np.isin(values, [_number(value) for value in self.ignored])
+        if stored.ndim == 3:
+            found, places = np.unique(values, return_inverse=True)
+            # Black, the background, is the lowest colour if it occurs.
+            stored = places.reshape(values.shape) + (found[0] > 0)
+        instances = np.where(ignored, 0, stored).astype(np.int32)
+        labels = np.where(ignored, IGNORE_LABEL, instances > 0).astype(np.uint8)
+        return {"labels": labels, "instances": instances}
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What a mask holds.
+
+    Attributes:
+      path: the file.
+      size: height and width.
+      colors: whether the values are packed colours.
+      counts: the pixels of each stored number or packed colour.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    colors: bool
+    counts: Mapping[int, int]
+
+
+def examine(pair: Pair, *, orientation: Orientation = "upright") -> MaskFacts:
+    """Reads a mask and counts its values.
+
+    Raises:
+      OSError, ValueError: the mask cannot be read.
+    """
+    stored = read_stored_mask(pair.mask, page=pair.page, orientation=orientation)
+    packed = pack_colors(stored) if stored.ndim == 3 else stored
+    if packed.max() < 1 << 16:  # counting is ten times as fast as sorting
+        counts = np.bincount(packed.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(packed, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return MaskFacts(pair.mask, stored.shape[:2], stored.ndim == 3, found)
+
+
+@dataclass(frozen=True)
+class FoundFormat:
+    """What the values of masks seem to mean.
+
+    Attributes:
+      mask_format: the format; the likeliest one if there is a problem, None if nothing is likely.
+      sentence: what it is.
+      problem: why it is not sure, with the settings that say which it is; empty if it is sure.
+    """
+
+    mask_format: MaskFormat | None
+    sentence: str = ""
+    problem: str = ""
+
+
+def find_format(
+    masks: Sequence[MaskFacts], *, num_classes: int = 0, ignored: Sequence[str] = ()
+) -> FoundFormat:
+    """Finds what the values of masks mean, and does not guess where they could mean two things.
+
+    Args:
+      masks: the facts of all masks, at least one.
+      num_classes: the number of classes, if it is known; 0 takes it from the masks.
+      ignored: values or colours that are of no class.
+    """
+    if any(mask.colors for mask in masks):
+        found = _propose_colors(masks, {value.lower() for value in ignored})
+    else:
+        others = {int(value) for value in ignored if value.isdecimal()}
+        kept = [replace(mask, counts=_without(mask.counts, others)) for mask in masks]
+        found = _find_numbers([mask for mask in kept if mask.counts], num_classes)
+    if found.mask_format is None:
+        return found
+    return replace(found, mask_format=replace(found.mask_format, ignored=tuple(ignored)))
+
+
+def _without(counts: Mapping[int, int], others: set[int]) -> dict[int, int]:
+    return {value: count for value, count in counts.items() if value not in others}
+
+
+def _find_numbers(masks: Sequence[MaskFacts], num_classes: int) -> FoundFormat:
+    if not masks:
+        return FoundFormat(None, problem="all values of the masks are ignored")
+    values = sorted({value for mask in masks for value in mask.counts})
+    others = [value for value in values if value != IGNORE_LABEL]
+    ignored = ", and 255 is ignored" if IGNORE_LABEL in values else ""
+    if num_classes and others and others[-1] < num_classes:
+        text = f"a mask holds class numbers below {num_classes}{ignored}"
+        return FoundFormat(_classes(num_classes), text)
+    if values == [0, IGNORE_LABEL] and num_classes in (0, 2):
+        return FoundFormat(
+            MaskFormat("classes", ("0", "255")),
+            "a mask is black (0, class 0) and white (255, class 1); if 255 means ignored, give "
+            "--values 0 1",
+        )
+    if values[-1] > IGNORE_LABEL and not num_classes:
+        text = f"a mask holds the numbers of objects (up to {values[-1]}), 0 is the background"
+        return FoundFormat(MaskFormat("instances"), text)
+    if others == [*range(len(others))] and len(others) <= MOST_CLASSES and not num_classes:
+        count = max(len(others), 2)
+        text = f"a mask holds the class numbers 0 to {count - 1}{ignored}"
+        problem = ""
+        if _could_be_objects(masks):
+            problem = (
+                f"masks have the values {_ranges(values)}, and each has all from 0 to its own "
+                "highest: classes, or the numbers of objects? Give --holds classes or --holds "
+                "instances"
+            )
+        return FoundFormat(_classes(count), text, problem)
+    if len(values) > MOST_CLASSES:
+        most = max(masks, key=lambda mask: len(mask.counts))
+        problem = (
+            f"{most.path}: {len(most.counts)} different values up to {max(most.counts)}. Numbers "
+            f"of objects? Give --holds instances. Classes? {_BLURRED}"
+        )
+        return FoundFormat(None, problem=problem)
+    proposal = MaskFormat("classes", tuple(map(str, values)))
+    text = f"a mask holds the class numbers {_ranges(values)}"
+    return FoundFormat(proposal, text, _propose_values(masks, values, num_classes))
+
+
+def color_name(packed: int) -> str:
+    """Returns the name of a packed colour, such as "#ff0000"."""
+    return f"#{packed:06x}"
+
+
+def pack_colors(stored: np.ndarray) -> np.ndarray:
+    """Packs colours [H, W, 3], or grey [H, W], into one number for each pixel, int32 [H, W]."""
+    stored = stored.astype(np.int32)
+    if stored.ndim == 2:
+        return stored * 0x010101
+    return (stored[..., 0] << 16) | (stored[..., 1] << 8) | stored[..., 2]
+
+
+def read_color_table(path: Path) -> dict[str, str]:
+    """Reads the colour of each class from a text file; returns colours by class name.
+
+    A line is `name,#ff0000`, `name,255,0,0` or the same with tabs or spaces; lines without a colour
+    at the end are refused, except a first one, which names the columns.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line has no colour, or a name or colour occurs twice.
+    """
+    table: dict[str, str] = {}
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(
+            r"\s*(.+?)[\s,;]+(?:(#[0-9a-fA-F]{6})|(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3}))\s*",
+            line,
+        )
+        channels = [int(x) for x in match.groups()[2:]] if match and match[3] else []
+        if match is None or any(x > 255 for x in channels):
+            if number == 1:
+                continue
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()!r}; expected a class and its colour, such "
+                "as road,#804080 or road,128,64,128"
+            )
+        color = match[2].lower() if match[2] else "#" + "".join(f"{x:02x}" for x in channels)
+        name = match[1].strip().strip('"')
+        if name in table or color in table.values():
+            raise ValueError(f"{path}, line {number}: {name} or {color} occurs twice")
+        table[name] = color
+    if not table:
+        raise ValueError(f"{path}: no colours; expected lines such as road,#804080")
+    return table
+
+
+def _number(value: str) -> int:
+    return int(value) if value.isdecimal() else int(value[1:], 16)
+
+
+def _classes(count: int) -> MaskFormat:
+    return MaskFormat("classes", tuple(map(str, range(count))))
+
+
+def _could_be_objects(masks: Sequence[MaskFacts]) -> bool:
+    """Whether each mask has all numbers up to its own highest, as numbered objects have."""
+    highest = [max(mask.counts) for mask in masks]
+    complete = all(
+        sorted(mask.counts)[-top:] == [*range(1, top + 1)]
+        for mask, top in zip(masks, highest, strict=True)
+        if top
+    )
+    return complete and max(highest) >= 4 and len({*highest}) >= 3
+
+
+def _propose_colors(masks: Sequence[MaskFacts], ignored: set[str]) -> FoundFormat:
+    totals = Counter()
+    for mask in masks:
+        step = 1 if mask.colors else 0x010101
+        totals.update({value * step: count for value, count in mask.counts.items()})
+    if len(totals) > MOST_CLASSES:
+        most = max(masks, key=lambda mask: len(mask.counts))
+        problem = f"{most.path}: {len(most.counts)} colours; expected one for each class. "
+        return FoundFormat(None, problem=problem + _BLURRED)
+    names = [color_name(value) for value, _ in totals.most_common()]
+    names = [name for name in names if name not in ignored]
+    problem = (
+        f"masks have {len(names)} colours. Give the colour of each class by --values "
+        f"{' '.join(map(repr, names))} (the commonest first) and names by --classes, or both by "
+        "--color-table FILE"
+    )
+    text = f"a mask has a colour for each class: {few(names, most=8)}"
+    return FoundFormat(MaskFormat("classes", tuple(names)), text, problem)
+
+
+def _propose_values(masks: Sequence[MaskFacts], values: list[int], num_classes: int) -> str:
+    """Explains values with gaps, and names the masks whose values few others have."""
+    users = Counter(value for mask in masks for value in mask.counts)
+    rare = min(values, key=lambda value: (users[value], -value))
+    where = ""
+    if len(masks) > 2 and users[rare] == 1:
+        file = next(mask.path for mask in masks if rare in mask.counts)
+        where = f" Only {file} has {rare}: an error there?"
+    expected = f"0 to {num_classes - 1}" if num_classes else "class numbers from 0 without gaps"
+    return (
+        f"masks have the values {_ranges(values)}; expected {expected}.{where} If each is a class, "
+        f"give --values {' '.join(map(str, values))}; --ignored takes those that are none. If each "
+        "object has a number, give --holds instances"
+    )
+
+
+def _ranges(values: Sequence[int]) -> str:
+    if len(values) > 12:
+        return f"{values[0]} to {values[-1]} ({len(values)} different ones)"
+    return ", ".join(map(str, values))

@@ -1,0 +1,85 @@
+"""`segjax data check` on folders and COCO files, and the arguments that go together."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.cli import main
+from tests.data.sources.coco_writer import annotation, write
+
+
+def fails(arguments, capsys, status):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check", *map(str, arguments)])
+    assert stop.value.code == status
+    return capsys.readouterr()
+
+
+def test_a_file_in_cocos_format_is_checked_and_drawn(tmp_path, capsys):
+    path, images = write(tmp_path, annotation(1))
+    data = tmp_path / "data"
+    main(["data", "check", "--coco", str(path), "--images", str(images), "--data-dir", str(data)])
+    shown = capsys.readouterr().out
+    assert f"objects.json in {images}" in shown
+    assert "problems: none" in shown
+    sheet = data / "contact_sheets" / "objects.png"
+    assert f"contact sheet: {sheet}" in shown
+    assert cv2.imread(str(sheet)) is not None
+
+    (images / "b.png").unlink()
+    arguments = ["--coco", path, "--images", images, "--contact-sheet", tmp_path / "sheet.png"]
+    assert "missing" in fails(arguments, capsys, 1).out
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        ([], "none of them"),
+        (["--coco", "a.json"], "--coco"),
+        (["--images", "a"], "--images"),
+        (["drive", "--coco", "a.json", "--images", "a"], "NAME, --coco, --images"),
+        (["--source", "a"], "--source"),
+        (["--coco", "a.json", "--images", "a", "--source", "b"], "--source, --coco, --images"),
+        (["drive", "--orientation", "stored"], "NAME, --orientation"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, got, capsys):
+    message = fails(arguments, capsys, 2).err
+    assert message.endswith(f", but got {got}\n")
+    assert "NAME (with or without --source) or --images and --masks (with or without" in message
+    assert "or --coco and --images" in message
+    assert message.count("\n") == 1
+
+
+def test_folders_of_images_and_masks_are_checked_and_drawn(tmp_path, capsys):
+    """Masks of 0, 50 and 100: refused with the setting that reads them, and right with it."""
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:8, 2:8], labels[10:14, 20:28] = 50, 100
+    for kind, name in (("images", "a{}.jpg"), ("masks", "a{}_mask.png")):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            Image.fromarray(labels).save(tmp_path / kind / name.format(number))
+    folders = ["--images", tmp_path / "images", "--masks", tmp_path / "masks"]
+    sheet = tmp_path / "sheet.png"
+    shown = fails([*folders, "--contact-sheet", sheet], capsys, 1).out
+    assert "--values 0 50 100" in shown
+    assert "masks are named IMAGE_mask" in shown
+    named = ["--values", "0", "50", "100", "--classes", "ground", "cell", "dirt"]
+    arguments = ["data", "check", *folders, *named, "--contact-sheet", sheet]
+    main([*map(str, arguments)])
+    shown = capsys.readouterr().out
+    assert "problems: none" in shown
+    assert "label   2    5.33 % of pixels, in 3 examples: dirt" in shown
+    assert cv2.imread(str(sheet)) is not None
+    ignored = ["--ignored", "100", "--values", "0", "50"]
+    main([*map(str, ["data", "check", *folders, *ignored, "--contact-sheet", sheet])])
+    assert "label 255    5.33 % of pixels, in 3 examples: ignored" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_an_error_of_one_line(tmp_path, capsys):
+    message = fails(["--coco", tmp_path / "a.json", "--images", tmp_path], capsys, 2).err
+    assert message == (
+        f"error: {tmp_path / 'a.json'}: no such file; expected annotations in COCO's format\n"
+    )

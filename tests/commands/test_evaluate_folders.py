@@ -1,0 +1,103 @@
+"""`segjax evaluate --images DIR --masks DIR` and `--labels DIR --masks DIR`."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.cli import main
+from tests.experiments.test_folders import command, folders, train  # noqa: F401
+
+
+def scores(path):
+    return json.loads(path.read_text())["metrics"]
+
+
+def test_the_scores_of_a_folder_are_those_of_the_split_with_the_same_files(
+    folders,  # noqa: F811
+    tmp_path,
+    capsys,
+):
+    val = tmp_path / "val"
+    for kind in ("images", "classes"):
+        (val / kind).mkdir(parents=True)
+        for path in sorted((folders / kind).iterdir())[:3]:
+            shutil.copy(path, val / kind)
+    run = tmp_path / "run"
+    flags = ["--val-images", str(val / "images"), "--val-masks", str(val / "classes")]
+    train("unet", [*command("unet", folders, run), *flags])
+    own = ["--images", str(val / "images"), "--masks", str(val / "classes")]
+    main(["evaluate", str(run), *own, "--checkpoint", "last", "--output", str(tmp_path / "out")])
+    found = scores(tmp_path / "out" / "evaluation" / "images_images.json")
+    assert found == scores(run / "evaluation" / "val.json")
+    assert f"{found['mean_iou']:.4f}" in capsys.readouterr().out
+    assert list((tmp_path / "out" / "predictions").glob("*.png"))
+
+    # A model of two classes cannot be scored on masks of numbered objects as classes.
+    masks = ["--images", str(folders / "images"), "--masks", str(folders / "objects")]
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(run), *masks])
+    assert stop.value.code == 2
+    assert "n0.png: value" in capsys.readouterr().err
+
+
+def write(folder, arrays):
+    folder.mkdir()
+    for number, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"a{number}.png")
+    return folder
+
+
+def test_label_maps_are_scored_against_masks(tmp_path, capsys):
+    truth = np.zeros((2, 4, 8), np.uint8)
+    truth[:, :, 4:] = 255
+    predicted = (truth > 0).astype(np.uint8)
+    predicted[0, :, 4:6] = 0  # half of the foreground of the first image
+    labels, masks = write(tmp_path / "labels", predicted), write(tmp_path / "masks", truth)
+    arguments = ["evaluate", "--labels", str(labels), "--masks", str(masks)]
+    main([*arguments, "--output", str(tmp_path / "out")])
+    found = scores(tmp_path / "out" / "evaluation" / "labels.json")
+    foreground, background = 24 / 32, 32 / 40
+    assert found["mean_iou"] == pytest.approx((foreground + background) / 2)
+    assert found["mean_dice_per_image"] == pytest.approx((2 / 3 + 1) / 2)
+    assert f"{found['mean_iou']:.4f}" in capsys.readouterr().out
+
+    Image.fromarray(np.full((4, 8), 2, np.uint8)).save(labels / "a0.png")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "a0.png: value 2; expected class numbers from 0 to 1" in capsys.readouterr().err
+
+
+def test_maps_of_numbered_objects_are_scored_against_masks_of_objects(tmp_path):
+    truth = np.zeros((1, 6, 12), np.uint16)
+    truth[0, :2, :4], truth[0, 4:, 4:8] = 300, 7
+    predicted = np.zeros((1, 6, 12), np.uint16)
+    predicted[0, :2, :4], predicted[0, 4:, 6:8] = 1, 2  # all of one, half of the other
+    labels, masks = write(tmp_path / "labels", predicted), write(tmp_path / "masks", truth)
+    out = ["--output", str(tmp_path / "out")]
+    main(["evaluate", "--labels", str(labels), "--masks", str(masks), *out])
+    found = scores(tmp_path / "out" / "evaluation" / "labels.json")
+    # SEG counts an object only if more than half of it is found.
+    assert found["seg"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        ([], "none of them"),
+        (["run", "--images", "a"], "RUN, --images"),
+        (["--labels", "a"], "--labels"),
+        (["run", "--labels", "a", "--masks", "b"], "RUN, --masks, --labels"),
+        (["run", "--images", "a", "--masks", "b", "--split", "val"], "RUN, .*--split"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, got, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *arguments])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: evaluate takes RUN (with or without --split")
+    assert re.search(f"but got {got}$", message)
