@@ -80,6 +80,12 @@ class EncoderUNet(Network):
                 f"decoder_features has five entries, from stride 16 to 1; "
                 f"got {self.decoder_features!r}"
             )
+        top = () if self.top_features is None else (self.top_features,)
+        if min(*self.decoder_features, *top) < 1:
+            raise ValueError(
+                "decoder_features and top_features are numbers of channels, at least 1; "
+                f"got {self.decoder_features!r} and {self.top_features!r}"
+            )
         super().__post_init__()
 
     @nn.compact

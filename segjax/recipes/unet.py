@@ -181,15 +181,7 @@ def segmentation_task(
       metrics: further metrics.
       decode: probabilities → instances, such as `CellInstances`.
       background: the name of the background; see `Splits`.
-
-    Raises:
-      ValueError: the network does not take tiles of its size, or images of these channels.
     """
-    if isinstance(network, EncoderUNetConfig) and channels not in (1, 3):
-        raise ValueError(
-            f"the images have {channels} channels; {type(network).__name__} takes 1 or 3, as the "
-            "encoder's weights are for photographs"
-        )
     return SemanticTask(
         model=network.model(len(classes)),
         classes=classes,

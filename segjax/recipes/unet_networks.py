@@ -82,7 +82,8 @@ class EncoderUNetConfig(BackboneNetworkConfig):
     `segjax.models.EncoderUNet`.
 
     Images are normalised as the weights expect (`pixels`), after the augmentation in training. A
-    grey image is repeated in three channels, as in prediction with weights for photographs.
+    grey image is repeated in three channels, as in prediction with weights for photographs. Other
+    bands are treated as R, G and B in turn, as is the first layer of the weights.
     """
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"] = "resnet34"

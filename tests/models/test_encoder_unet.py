@@ -109,3 +109,6 @@ def test_other_backbones_and_numbers_of_blocks_are_refused():
         shapes(EncoderUNet(2, backbone="vgg16"))
     with pytest.raises(ValueError, match=r"five entries.* got \(64, 32\)"):
         EncoderUNet(2, decoder_features=(64, 32))
+    for options in ({"decoder_features": (8, 8, 8, 8, 0)}, {"top_features": 0}):
+        with pytest.raises(ValueError, match=r"at least 1; got \("):
+            EncoderUNet(2, **options)

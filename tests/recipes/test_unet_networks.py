@@ -178,9 +178,12 @@ def test_a_tile_that_does_not_fit_is_refused(network, message):
         task_of(network)
 
 
-def test_images_of_other_channels_are_refused():
-    with pytest.raises(ValueError, match=r"have 5 channels; EncoderUNetConfig takes 1 or 3"):
-        task_of(NARROW, 5)
+def test_images_of_five_bands_have_the_normalisation_of_r_g_and_b_in_turn():
+    example = {key: x[:64, :64] for key, x in Squares(1, 5)[0].items() if key != "id"}
+    found = transformed(training_transforms(NARROW, STILL), example)["image"]
+    normalize = NARROW.normalize
+    mean, std = (np.float64(x)[[0, 1, 2, 0, 1]] for x in (normalize.mean, normalize.std))
+    np.testing.assert_allclose(found, (example["image"] - mean) / std, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -240,19 +243,21 @@ def smp_file(tmp_path_factory):
     return path
 
 
-def fresh_variables(network, num_classes):
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+def fresh_variables(network, num_classes, channels=3):
+    images = jax.ShapeDtypeStruct((1, 64, 64, channels), np.float32)
     model = network.model(num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     return jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_smps_weights_fill_the_network_but_for_a_classifier_of_other_classes(smp_file, num_classes):
+@pytest.mark.parametrize(("num_classes", "channels"), [(2, 5), (3, 3)])
+def test_smps_weights_fill_the_network_but_for_a_classifier_of_other_classes(
+    smp_file, num_classes, channels
+):
     initial = InitialConfig(name="smp/unet_mobilenet_v2", weights=smp_file)
     network = initial.resolve(EncoderUNetConfig())
     assert (network.top_features, network.batch_norm.momentum) == (1280, 0.9)
-    fresh = fresh_variables(network, num_classes)
+    fresh = fresh_variables(network, num_classes, channels)
     merged = flax.traverse_util.flatten_dict(initial.initialize(fresh, network=network), sep="/")
     kept = {path for path, array in merged.items() if not array.any()}
     logits = {"params/logits/kernel", "params/logits/bias"}

@@ -181,7 +181,9 @@ class Warp:
 class Normalize:
     """Computes (image − mean) / std as float32, with one number or one for each channel.
 
-    A grey image is repeated in as many channels as there are means.
+    A grey image is repeated in as many channels as there are means. An image of other bands has the
+    means in turn (the fourth band that of R), as the first layer of weights for photographs is
+    adapted; see `segjax.pretrained.initialization.adapt_to_bands`.
     """
 
     mean: float | tuple[float, ...]
@@ -200,8 +202,9 @@ class Normalize:
             image = np.repeat(image, len(self.mean), axis=2)
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
-        rows -= np.broadcast_to(np.asarray(self.mean, np.float32), image.shape[1:]).ravel()
-        rows /= np.broadcast_to(np.asarray(self.std, np.float32), image.shape[1:]).ravel()
+        _, width, channels = image.shape
+        rows -= np.tile(np.resize(np.float32(self.mean), channels), width)
+        rows /= np.tile(np.resize(np.float32(self.std), channels), width)
         return {**example, "image": image}
 
 

@@ -417,6 +417,9 @@ def test_normalisation_by_channel_and_by_image():
     normalized = Normalize((10.0, 10.0, 20.0), (10.0, 5.0, 1.0))(grey, rng)["image"]
     np.testing.assert_array_equal(normalized, np.float32([[[0, 0, -10], [2, 4, 10]]]))
     assert Normalize(10.0, 2.0)(grey, rng)["image"].shape == (1, 2, 1)
+    bands = {"image": np.full((1, 1, 5), 30, np.uint8)}
+    normalized = Normalize((10.0, 10.0, 20.0), (10.0, 5.0, 1.0))(bands, rng)["image"]
+    np.testing.assert_array_equal(normalized, np.float32([[[2, 4, 10, 2, 4]]]))
     standardized = Standardize()(make_example(dtype=np.uint16), rng)["image"]
     assert standardized.dtype == np.float32
     np.testing.assert_allclose([standardized.mean(), standardized.std()], [0, 1], atol=1e-5)
