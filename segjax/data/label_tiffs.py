@@ -1,21 +1,25 @@
-<<<<<<<< HEAD:segjax/data/tiff_tags.py
-"""The kind of pixels in a page of a TIFF, by its tags: which reader keeps all of them."""
-========
 """Label maps as TIFF files that keep the resolution and the place on the map of their images.
->>>>>>>> predict:segjax/data/label_tiffs.py
 
+Three kinds of tags are kept:
+
+- XResolution, YResolution and ResolutionUnit.
+- The pixel size in the ImageDescription of ImageJ (its unit) and of OME (PhysicalSizeX and Y). The
+  rest of the description speaks of the image: its channels, its slices, its range of values.
+- GeoTIFF's and GDAL's tags (`GEO_TAGS`), value by value. GDAL's no-data value is left out if it can
+  be a label, and GDAL's metadata if they describe bands: statistics, offsets and scales of the
+  image would be taken for those of the labels.
+"""
+
+import math
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-<<<<<<<< HEAD:segjax/data/tiff_tags.py
-_NAMES = {1: "uint", 2: "int", 3: "float"}  # of SampleFormat
-# Channels that a description announces: OME-XML, ImageJ's, and the JSON that tifffile writes.
-_CHANNELS = re.compile(r'SizeC="(?!1")|^channels=(?!1\s*$)|"axes": "\w*C', re.MULTILINE)
-_STACK = re.compile(r"^ImageJ=[\s\S]*^images=(\d+)", re.MULTILINE)
-========
 from segjax.data.orientation import QUARTER_TURNS, Orientation, tag_of
 
 # ModelPixelScale, ModelTiepoint, ModelTransformation; GeoKeyDirectory, GeoDoubleParams,
@@ -26,18 +30,19 @@ GDAL_METADATA, GDAL_NODATA = GEO_TAGS[-2:]
 _X, _Y, _UNIT = (ExifTags.Base[name] for name in ("XResolution", "YResolution", "ResolutionUnit"))
 _DESCRIPTION = ExifTags.Base.ImageDescription
 _TYPES: dict[int, int] = {_X: 5, _Y: 5, _UNIT: 3, _DESCRIPTION: 2}  # rational, short, ASCII
->>>>>>>> predict:segjax/data/label_tiffs.py
 
 
-def is_photograph(tags: Mapping[int, Any]) -> bool:
-    """Whether Pillow keeps all of a page: unsigned pixels of up to 16 bits without further bands.
+@dataclass(frozen=True)
+class PageTags:
+    """What the label map of a page keeps.
 
-    An alpha channel is no band. A fourth channel without a tag counts as alpha, because OpenCV
-    writes alpha so. Of 16-bit CMYK, Pillow keeps 8 bits.
+    Attributes:
+      resolution: pixels per unit along x and y, and TIFF's number of the unit; None if unknown.
+      imagej: the lines of ImageJ's description that give the unit.
+      ome: the attributes of OME's description that give the size of a pixel, by name.
+      geo: (type, value) of GeoTIFF's and GDAL's tags, by number.
+      left_out: what the label map does not keep, and why.
     """
-<<<<<<<< HEAD:segjax/data/tiff_tags.py
-    is_cmyk = tags.get(ExifTags.Base.PhotometricInterpretation) == 5
-========
 
     resolution: tuple[Any, Any, int] | None = None
     imagej: str = ""
@@ -181,58 +186,11 @@ def _ome_xml(labels: np.ndarray, sizes: dict[str, str]) -> str:
     """OME's description of a single page, as text in Latin-1 of the bytes in UTF-8."""
     height, width = labels.shape
     attributes = "".join(f' {name}="{value}"' for name, value in sizes.items())
->>>>>>>> predict:segjax/data/label_tiffs.py
     return (
-        {*tags.get(ExifTags.Base.SampleFormat, (1,))} == {1}
-        and max(tags.get(ExifTags.Base.BitsPerSample, (1,))) <= (8 if is_cmyk else 16)
-        and 0 not in _extra_samples(tags)
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
+        f'Type="{labels.dtype.name}" SizeX="{width}" SizeY="{height}" SizeC="1" SizeZ="1" '
+        f'SizeT="1"{attributes}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+        '<TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
     )
-
-
-def is_grey_of_another_type(tags: Mapping[int, Any]) -> bool:
-    """Whether a page is grey int16, int32 or float32, which Pillow keeps as well."""
-    kind = (
-        tags.get(ExifTags.Base.SamplesPerPixel, 1),
-        tags.get(ExifTags.Base.PhotometricInterpretation),
-        tags.get(ExifTags.Base.SampleFormat),
-        tags.get(ExifTags.Base.BitsPerSample),
-    )
-    return kind in [(1, 1, (2,), (16,)), (1, 1, (2,), (32,)), (1, 1, (3,), (32,))]
-
-
-def is_scrambled(tags: Mapping[int, Any]) -> bool:
-    """Whether Pillow or OpenCV changes a photograph's values or their places.
-
-    OpenCV scrambles 16-bit colour that is turned or in planes. Pillow divides premultiplied colours
-    by their alpha.
-    """
-    is_deep = max(tags.get(ExifTags.Base.BitsPerSample, (1,))) > 8
-    is_odd = (
-        tags.get(ExifTags.Base.Orientation, 1) != 1
-        or tags.get(ExifTags.Base.PlanarConfiguration, 1) != 1
-    )
-    is_colour = tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1
-    return (is_deep and is_colour and is_odd) or 1 in _extra_samples(tags)
-
-
-def pages_are_channels(description: str, pages: int) -> bool:
-    """Whether a description says that pages are channels of an image, or that pages are hidden.
-
-    ImageJ lists only the first page of a stack above 4 GB.
-    """
-    stack = _STACK.search(description)
-    hidden = stack is not None and int(stack[1]) > pages
-    return hidden or (pages > 1 and _CHANNELS.search(description) is not None)
-
-
-def describe_pixels(tags: Mapping[int, Any]) -> str:
-    """Names the bands and the type of a page: "5 bands of uint16"."""
-    bands = tags.get(ExifTags.Base.SamplesPerPixel, 1)
-    kind = _NAMES.get(tags.get(ExifTags.Base.SampleFormat, (1,))[0], "unknown")
-    kind += str(tags.get(ExifTags.Base.BitsPerSample, (1,))[0])
-    return f"{bands} band{'s' * (bands != 1)} of {kind}"
-
-
-def _extra_samples(tags: Mapping[int, Any]) -> tuple[int, ...]:
-    found = tags.get(ExifTags.Base.ExtraSamples, ())
-    return found if isinstance(found, tuple) else (found,)
