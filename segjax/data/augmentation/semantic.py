@@ -86,7 +86,9 @@ class Warp:
         if self.cat_max_ratio is not None and not 0 < self.cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio must be in (0, 1] or None, got {self.cat_max_ratio}")
         if not 0 <= self.class_balanced <= 1:
-            raise ValueError(f"class_balanced must be a share in [0, 1], got {self.class_balanced}")
+            raise ValueError(
+                f"class_balanced must be a share in [0, 1], such as 0.33, got {self.class_balanced}"
+            )
         for name in ("rotation", "elastic_sigma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
