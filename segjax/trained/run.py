@@ -72,7 +72,7 @@ def load_run(
 
     Args:
       path: the run directory, the `--workdir` of a training.
-      checkpoint: "best" (by the experiment's best metric; the newest if none was scored), "last",
+      checkpoint: "best" (by the run's best metric; the newest if none was scored), "last",
         or the number of a step.
       data_dir: folder of the prepared data sets, if they have moved since the training. Only
         `experiment.evaluation` and `experiment.train` read it.

@@ -318,7 +318,7 @@ def _with_batch_sizes(error, settings) -> SingleValueStatistics:
 
 
 def _print_start(experiment, config, resumed, sources, parallel):
-    """Prints the resolved configuration, the data's sizes, the devices and a scaled learning rate.
+    """Prints the resolved configuration, what follows from it, and the data's sizes.
 
     An experiment's own schedule does not scale with the batch.
     """
@@ -327,6 +327,8 @@ def _print_start(experiment, config, resumed, sources, parallel):
     sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
     device = parallel.mesh.devices.flat[0]
     print(f"examples: {sizes}; devices: {parallel.mesh.size} × {device.device_kind}")
+    best = "smallest" if experiment.minimize else "largest"
+    print(f"best checkpoint: the one with the {best} {experiment.best_metric}")
     optimizer, size = config.optimizer, config.train.batch_size
     if experiment.schedule is None and size != optimizer.reference_batch_size:
         scaled = optimizer.learning_rate * size / optimizer.reference_batch_size

@@ -191,6 +191,7 @@ def test_a_command_that_stops_prints_why_and_writes_its_report(tmp_path, capsys)
     launch.run(tiny.Config, tiny.build, tiny.__file__, arguments)
     reason = "negative_log_likelihood on validation was not better than"
     printed = capsys.readouterr()
+    assert "best checkpoint: the one with the largest negative_log_likelihood\n" in printed.out
     assert f"stopped at step 2, since {reason}" in printed.err
     assert printed.err.count("the best checkpoint is that of step 1") == 1
     report = (tmp_path / "run" / "report.html").read_text()
