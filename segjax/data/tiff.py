@@ -114,13 +114,13 @@ def _bands_last(image: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _check_length(page: Any, tiff: Any, path: Path) -> None:
-    """Raises ValueError if strips or tiles lie behind the end of the file."""
-    ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if ends and max(ends) > tiff.filehandle.size:
-        raise ValueError(
-            f"{path}: damaged or cut short (pixels up to byte {max(ends)}, the file ends at "
-            f"{tiff.filehandle.size})"
-        )
+    """Raises ValueError if strips or tiles lie behind the end of the file, or have no length."""
+    with _decoding(path):
+        ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if ends and max(ends) > tiff.filehandle.size:
+            raise ValueError(
+                f"pixels up to byte {max(ends)}, the file ends at {tiff.filehandle.size}"
+            )
 
 
 def _finish(pixels: np.ndarray, page: Any, path: Path) -> np.ndarray:
