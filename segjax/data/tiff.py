@@ -11,6 +11,7 @@ Which axis is what:
   of 8 bits as alpha.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,13 +115,21 @@ def _bands_last(image: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _check_length(page: Any, tiff: Any, path: Path) -> None:
-    """Raises ValueError if strips or tiles lie behind the end of the file."""
-    ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if ends and max(ends) > tiff.filehandle.size:
-        raise ValueError(
-            f"{path}: damaged or cut short (pixels up to byte {max(ends)}, the file ends at "
-            f"{tiff.filehandle.size})"
-        )
+    """Raises ValueError if a page is empty or its pixels lie behind the end of the file.
+
+    Of strips or tiles that are not listed, tifffile would make zeros.
+    """
+    with _decoding(path):
+        if 0 in page.shape:
+            raise ValueError(f"a page of shape {page.shape}")
+        expected = math.prod(page.chunked)
+        if len(page.dataoffsets) != expected:
+            raise ValueError(f"{len(page.dataoffsets)} of {expected} strips or tiles")
+        ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if ends and max(ends) > tiff.filehandle.size:
+            raise ValueError(
+                f"pixels up to byte {max(ends)}, the file ends at {tiff.filehandle.size}"
+            )
 
 
 def _finish(pixels: np.ndarray, page: Any, path: Path) -> np.ndarray:

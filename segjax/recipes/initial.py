@@ -27,7 +27,9 @@ class InitialConfig:
     `segjax.pretrained.SOURCES`. The network takes over the settings that belong to these weights
     (backbone, pixels, anchors, ...) in place of its defaults; in Python, by `config.resolved()`."""
     weights: Path | None = None
-    """File of trained weights: .pth, .safetensors, .npz or .pkl."""
+    """File of trained weights: .pth, .safetensors, .npz or .pkl. A first layer for RGB images is
+    adapted to images of N other bands: it gets the kernels of R, G and B in turn, times 3/N, and
+    for one band their sum."""
     run: Path | None = None
     """Run directory to start from instead of a file, at its last checkpoint (a paper's next
     phase)."""

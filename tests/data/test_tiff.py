@@ -331,3 +331,15 @@ def test_files_cut_short_are_refused_by_name(
         monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(ValueError, match=r"a\.tif: damaged"):
         read_array(tmp_path / "a.tif")
+
+
+def test_a_file_that_lists_too_few_strips_is_refused_by_name(tmp_path):
+    settings = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", values(20, 24, 5), rowsperstrip=5, **settings)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        rows = tiff.pages[0].tags["RowsPerStrip"].valueoffset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[rows] = 1
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif: damaged, .*\(4 of 20 strips or tiles\)"):
+        read_array(tmp_path / "a.tif")
