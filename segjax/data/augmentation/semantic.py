@@ -203,8 +203,8 @@ class Normalize:
         # Whole rows: NumPy is slow if its innermost loop runs over 3 channels.
         rows = image.reshape(len(image), -1)
         _, width, channels = image.shape
-        rows -= np.tile(np.resize(np.float32(self.mean), channels), width)
-        rows /= np.tile(np.resize(np.float32(self.std), channels), width)
+        rows -= np.tile(np.resize(np.asarray(self.mean, np.float32), channels), width)
+        rows /= np.tile(np.resize(np.asarray(self.std, np.float32), channels), width)
         return {**example, "image": image}
 
 
