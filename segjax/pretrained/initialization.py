@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +30,7 @@ class Initialization:
     taken: tuple[str, ...]
     new: tuple[str, ...]
     left_out: tuple[str, ...]
-    bands: Mapping[str, int] = MappingProxyType({})
+    bands: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self):
         adapted = [

@@ -41,7 +41,7 @@ def test_the_tutorial_runs(tmp_path):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             source = "".join(cell["source"]).replace('Path("tutorial")', f'Path("{tmp_path}")')
-            run_cell(source.replace("num-steps 200", "num-steps 20"), names, outputs)
+            run_cell(source.replace("num-steps 150", "num-steps 20"), names, outputs)
     proposal, checked, trained, predicted, measured = outputs
     assert "--values '#000000'" in proposal
     assert "problems: none" in checked
