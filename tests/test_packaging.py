@@ -91,7 +91,7 @@ def imported(folder):
     ("folder", "extras"),
     [
         ("segjax", ["tiff"]),
-        ("experiments", ["benchmarks"]),
+        ("experiments", ["benchmarks", "augmentation"]),
         ("tests", ["test", "tensorflow"]),
     ],
 )

@@ -121,7 +121,9 @@ VARIANTS = {
 
 
 def build(config: Config) -> Experiment:
-    splits = as_objects(config.data.splits(), keep_empty=config.input.keep_empty)
+    splits = as_objects(
+        config.data.splits(), empty_share=config.input.empty_share, seed=config.seed
+    )
     return mask_rcnn_experiment(config, splits)
 
 

@@ -31,7 +31,16 @@ from tests.models.mask_rcnn_tiny import (
 from tests.variables import random_variables
 
 EXTENDING = Path(__file__).resolve().parents[2] / "experiments" / "extending"
-lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention, own_data = (
+(
+    lovasz,
+    distillation,
+    mask_scoring,
+    optimizer_and_schedule,
+    convnext,
+    attention,
+    own_data,
+    own_augmentation,
+) = (
     load_module(EXTENDING / f"{name}.py")
     for name in (
         "lovasz",
@@ -41,6 +50,7 @@ lovasz, distillation, mask_scoring, optimizer_and_schedule, convnext, attention,
         "convnext_backbone",
         "attention_unet",
         "own_data",
+        "own_augmentation",
     )
 )
 SHORT = [
@@ -446,3 +456,52 @@ def test_attention_unet_is_unet_where_its_gates_are_open_and_has_none_on_the_fin
         gate["weight"]["bias"] = jnp.full(1, 1e6)
     found = apply({"params": rest | gates}, images)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def drawn_example():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (24, 32)).astype(np.uint8)
+    return {
+        "id": "a",
+        "image": (labels[..., None] * 80 + 20).astype(np.uint8),
+        "labels": labels,
+        "instances": labels.astype(np.int32) * 70_000,
+    }
+
+
+def test_albumentations_moves_maps_with_the_image_and_draws_from_the_generator_alone():
+    def flip_and_shift():
+        affine = own_augmentation.albumentations.Affine
+        return [
+            own_augmentation.albumentations.HorizontalFlip(p=1.0),
+            affine(translate_px={"x": (-6, 6), "y": (-6, 6)}, interpolation=0, p=1.0),
+        ]
+
+    transform, example = own_augmentation.Albumentations(flip_and_shift), drawn_example()
+    before = {name: np.copy(value) for name, value in example.items() if name != "id"}
+    first, again = (transform(example, np.random.default_rng(5)) for _ in range(2))
+    other = transform(example, np.random.default_rng(6))
+    for name, value in before.items():
+        np.testing.assert_array_equal(example[name], value)  # nothing is written in place
+        np.testing.assert_array_equal(first[name], again[name])
+        assert first[name].dtype == value.dtype
+    assert not np.array_equal(first["image"], other["image"])
+    # The image was drawn from the labels: wherever it shows something, they must agree.
+    shown = first["image"][..., 0] > 0
+    np.testing.assert_array_equal(first["labels"] != 255, shown)
+    np.testing.assert_array_equal(first["image"][shown, 0], first["labels"][shown] * 80 + 20)
+    np.testing.assert_array_equal(
+        first["instances"][shown], first["labels"][shown].astype(np.int32) * 70_000
+    )
+    assert 0 < np.count_nonzero(~shown) < shown.size
+
+
+def test_shading_is_a_ramp_and_keeps_the_mean():
+    example = drawn_example() | {"image": np.full((24, 32, 1), 100, np.uint8)}
+    shaded = own_augmentation.Shading(0.3)(example, np.random.default_rng(1))["image"][..., 0]
+    ramp = shaded.astype(float)
+    assert np.ptp(ramp) > 5
+    assert abs(ramp.mean() - 100) < 1
+    # A plane: second differences vanish but for rounding.
+    assert np.abs(np.diff(ramp, 2, axis=0)).max() <= 2
+    assert np.abs(np.diff(ramp, 2, axis=1)).max() <= 2

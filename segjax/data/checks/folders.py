@@ -49,4 +49,4 @@ def check_folders(
     for source in sources.values():
         files = [pair.image for pair in source.pairs]
         report.notes += note_turned(files, orientation=source.orientation, setting=SETTING)
-    return fill_report(report, readers, contact_sheet=contact_sheet)
+    return fill_report(report, readers, find_copies=True, contact_sheet=contact_sheet)
