@@ -8,7 +8,7 @@ Protocol  The quickstart (experiments/quickstart.py) with a student of 8 feature
           "distillation" is the divergence of student and teacher at a temperature. The teacher is
           a run of the quickstart; train it first.
 Data      synthetic_cells, made by code on first use.
-Cost      9 minutes on 2 CPU cores that were busy with other work.
+Cost      6 minutes on 2 CPU cores that were busy with other work, after the teacher.
 Command   python experiments/extending/distillation.py --workdir runs/distillation
           --teacher-run runs/quickstart
 """

@@ -1,6 +1,7 @@
 """Folders as people have them become examples, or problems that name the file."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from segjax.data.folders.contents import read_folders
 from segjax.data.folders.division import DivisionConfig
 from segjax.data.folders.mask_format import MaskFormat
+from segjax.data.images import match_channels
+from segjax.data.sources.catalog import make_builder
 
 WHOLE = DivisionConfig(val_share=0.0)
 
@@ -238,3 +241,44 @@ def test_real_folders(real_data):
         assert (contents.mask_format.holds, len(contents.sources["train"])) == (holds, count)
         example = contents.sources["train"][3]
         assert example["labels"].shape == example["image"].shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "split", "images", "masks", "given"),
+    [
+        ("drive", "drive", "train", "training/images", "training/1st_manual", None),
+        ("drive", "drive", "test", "testing/images", "testing/1st_manual", None),
+        (
+            *("camvid", "camvid", "val", "val", "valannot"),
+            MaskFormat("classes", tuple(map(str, range(11))), ("11",)),
+        ),
+    ],
+)
+def test_real_folders_give_the_examples_of_the_catalogue(
+    real_data, name, source, split, images, masks, given
+):
+    """In the same order, so that a run on the folders is the run on the prepared data set."""
+    builder = make_builder(name, data_dir=Path("nowhere"))
+    listed = builder.find_examples(real_data / source).splits[split]
+    places = {"train": (real_data / source / images, real_data / source / masks)}
+    contents = read_folders(places, WHOLE, mask_format=given)
+    assert not contents.problems
+    found = contents.sources["train"]
+    assert len(found) == len(listed)
+    for number, files in enumerate(listed):
+        example, own = builder.read_example(files), found[number]
+        np.testing.assert_array_equal(own["image"], example["image"])
+        np.testing.assert_array_equal(own["labels"], example["labels"])
+
+
+def test_real_masks_of_nuclei_give_the_instances_of_the_catalogue(real_data):
+    builder = make_builder("dsb2018", data_dir=Path("nowhere"))
+    listing = builder.find_examples(real_data / "dsb2018").splits
+    listed = {files.id: files for files in (*listing["train"], *listing["test"])}
+    places = {"train": (real_data / "dsb2018" / "images", real_data / "dsb2018" / "labels")}
+    found = read_folders(places, WHOLE).sources["train"]
+    assert {pair.id for pair in found.pairs} == {*listed}
+    for number in range(0, len(found), 20):
+        example, own = builder.read_example(listed[found.pairs[number].id]), found[number]
+        np.testing.assert_array_equal(own["instances"], example["instances"])
+        np.testing.assert_array_equal(own["image"], match_channels(example["image"], 3))
