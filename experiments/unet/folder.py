@@ -63,6 +63,9 @@ class Config(FolderConfig, CellExperimentConfig, InitialUNetExperimentConfig):
         if "network.tile" not in given:
             tile = crop_side(config.sizes, multiple=multiple, largest=384)
             network = replace(network, tile=tile)
+        if isinstance(network, UNetConfig) and network.normalization == "dataset":
+            mean, std = config.data.read().sources["train"].statistics()
+            network = replace(network, mean=network.mean or mean, std=network.std or std)
         # 16 maps as large as the first level's, in float32; the deeper levels double them.
         features = network.features if isinstance(network, UNetConfig) else ENCODER_FEATURES
         memory = 2 * 16 * 4 * features * network.tile**2

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from segjax.data.augmentation.normalization import StandardizeBands, StretchPercentiles
 from segjax.data.augmentation.semantic import Normalize, Standardize
 from segjax.inference.tiling import Tiling
 from segjax.models.encoder_unet import EncoderUNet
@@ -28,6 +29,15 @@ class UNetConfig(NetworkConfig):
     """Norm between each 3×3 convolution and its ReLU; the paper has none."""
     tile: int = 388
     """Side of the network's output in pixels, in training and in prediction."""
+    normalization: Literal["image", "percentiles", "dataset"] = "image"
+    """image: each image gets mean 0 and deviation 1. percentiles: of each band of an image, the
+    percentiles 1 and 99.8 become 0 and 1, for fluorescence with few bright pixels. dataset: mean
+    and deviation of each band over the training images, for images whose brightness tells
+    something."""
+    mean: tuple[float, ...] = ()
+    """The mean of each band for "dataset"; `experiments/unet/folder.py` computes and records it."""
+    std: tuple[float, ...] = ()
+    """The standard deviation of each band for "dataset"."""
 
     def model(self, num_classes: int, *, network: type[UNet] = UNet) -> UNet:
         """Makes the network for this number of classes.
@@ -38,9 +48,22 @@ class UNetConfig(NetworkConfig):
         return module_of(self, network, num_classes, norm=self.norm, dtype=self.dtype)
 
     @property
-    def preprocess(self) -> Standardize:
-        """Standardises each image as a whole, before tiles are cut."""
-        return Standardize()
+    def preprocess(self) -> Standardize | StandardizeBands | StretchPercentiles:
+        """Normalises each image as a whole, before tiles are cut.
+
+        Raises:
+          ValueError: the normalisation is "dataset" without its mean and deviation.
+        """
+        if self.normalization == "image":
+            return Standardize()
+        if self.normalization == "percentiles":
+            return StretchPercentiles()
+        if not self.mean:
+            raise ValueError(
+                "network.normalization is dataset: give network.mean and network.std, one number "
+                "for each band; experiments/unet/folder.py computes them"
+            )
+        return StandardizeBands(self.mean, self.std)
 
     def image_steps(self, *augmentation: Callable) -> tuple[Callable, ...]:
         """Returns the transforms of a training image: the normalisation and the augmentation."""

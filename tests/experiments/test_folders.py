@@ -146,6 +146,23 @@ def test_sides_batch_and_steps_follow_from_the_images_unless_they_are_given(fold
             assert config.augment.crop == (33, 33)
 
 
+def test_the_normalisation_is_chosen_and_its_statistics_are_recorded(folders, tmp_path):
+    module = load_module(EXPERIMENTS / "unet" / "folder.py")
+    own = command("unet", folders, tmp_path)
+    plain = module.build(parse(module.Config, own)).task.preprocess
+    stretched = [*own, "--network.normalization", "percentiles"]
+    assert module.build(parse(module.Config, stretched)).task.preprocess != plain
+    config = parse(module.Config, [*own, "--network.normalization", "dataset"])
+    source = config.data.splits().train()
+    pixels = np.concatenate([source[index]["image"].ravel() for index in range(len(source))])
+    np.testing.assert_allclose(config.network.mean, pixels.mean(dtype=float), rtol=1e-9)
+    np.testing.assert_allclose(config.network.std, pixels.std(dtype=float), rtol=1e-9)
+    assert module.build(config).task.preprocess.mean == config.network.mean
+    given = ["--network.mean", "5", "--network.std", "7"]
+    config = parse(module.Config, [*own, "--network.normalization", "dataset", *given])
+    assert (config.network.mean, config.network.std) == ((5.0,), (7.0,))
+
+
 def test_masks_of_the_other_kind_are_refused_with_the_experiment_that_takes_them(folders, tmp_path):
     for family, masks, message in (
         ("deeplab", "objects", "experiments/unet/folder.py"),

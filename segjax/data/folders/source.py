@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from segjax.data.augmentation.normalization import band_statistics
 from segjax.data.folders.mask_format import MaskFormat
 from segjax.data.folders.pairing import Pair
 from segjax.data.folders.stored_mask import read_stored_mask
@@ -58,7 +60,7 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)} in {self.name}")
         pair = self.pairs[index]
-        image = read_page(pair, orientation=self.orientation)
+        image = self._image(pair)
         stored = read_stored_mask(pair.mask, page=pair.page, orientation=self.orientation)
         if problem := self._size_problem(pair, image.shape[:2], stored.shape[:2]):
             raise ValueError(problem)
@@ -80,6 +82,21 @@ class FolderSource:
             for number, (header, size) in enumerate(zip(headers, expected, strict=True))
             if header is not None and header.size != size
         }
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns mean and deviation of each band over all images; see `band_statistics`.
+
+        Raises:
+          OSError, ValueError: an image cannot be read.
+        """
+        read = map_in_threads(self._image, self.pairs)
+        return band_statistics(
+            tqdm(read, "statistics", len(self), unit="image", leave=False, disable=None)
+        )
+
+    def _image(self, pair: Pair) -> np.ndarray:
+        image = read_page(pair, orientation=self.orientation)
+        return for_network(image, self.channels, path=pair.image)
 
     def _size_problem(self, pair: Pair, image: tuple, mask: tuple) -> str:
         if image == mask:
