@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+RARE = 0.1  # share of the labelled pixels
 EPOCHS = 50  # passes over the training images
 FEWEST_STEPS, MOST_STEPS = 500, 10_000
 LARGEST_BATCH = {"cpu": 4}  # larger ones make each step of a CPU long
@@ -64,10 +65,15 @@ def number_of_steps(examples: int, batch: int) -> int:
 
 
 def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str:
-    """Returns the share of the rarest class as a sentence, with weights that would balance it."""
+    """Returns the share of a rare class as a sentence, with weights that would balance it.
+
+    It is empty if the rarest class has more than a tenth of the labelled pixels.
+    """
     counts = np.array([pixels.get(number, 0) for number in range(len(classes))], np.float64)
     share = counts / max(counts.sum(), 1)
     rarest = int(np.argmin(share))
+    if share[rarest] > RARE:
+        return ""
     shown = " ".join(f"{weight:.3g}" for weight in class_weights(counts))
     return (
         f"the rarest class, {classes[rarest]}, has {100 * share[rarest]:.2g} % of the labelled "

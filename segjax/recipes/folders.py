@@ -219,7 +219,8 @@ def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckR
         contact_sheet=contact_sheet,
     )
     if found is not None and found.holds == "classes" and contents.pixels:
-        report.notes.append(describe_balance(contents.pixels, classes))
+        if rare := describe_balance(contents.pixels, classes):
+            report.notes.append(rare)
     return report
 
 
@@ -285,7 +286,8 @@ class FolderConfig(ExperimentConfig):
             print(note)
         print(f"examples: {config.data.found}; classes: {', '.join(config.data.classes)}")
         if config.data.holds == "classes":
-            print(describe_balance(contents.pixels, config.data.classes))
+            if rare := describe_balance(contents.pixels, config.data.classes):
+                print(rare)
         return config
 
     @property

@@ -21,6 +21,7 @@ def test_class_weights_keep_the_mean_over_pixels():
     text = describe_balance({0: 900, 1: 100, 255: 7}, ("background", "cell"))
     assert "cell, has 10 % of the labelled pixels" in text
     assert "--loss.class-weights 0.833 2.5" in text
+    assert not describe_balance({0: 800, 1: 200}, ("background", "cell"))
 
 
 def test_crops_fit_three_quarters_of_the_images():
