@@ -219,8 +219,8 @@ def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckR
         contact_sheet=contact_sheet,
     )
     if found is not None and found.holds == "classes" and contents.pixels:
-        if rare := describe_balance(contents.pixels, classes):
-            report.notes.append(rare)
+        rare = describe_balance(contents.pixels, classes)
+        report.notes += [rare] if rare else []
     return report
 
 
@@ -285,9 +285,9 @@ class FolderConfig(ExperimentConfig):
         for note in contents.notes:
             print(note)
         print(f"examples: {config.data.found}; classes: {', '.join(config.data.classes)}")
-        if config.data.holds == "classes":
-            if rare := describe_balance(contents.pixels, config.data.classes):
-                print(rare)
+        rare = describe_balance(contents.pixels, config.data.classes)
+        if config.data.holds == "classes" and rare:
+            print(rare)
         return config
 
     @property
