@@ -115,7 +115,8 @@ class Options:
     Attributes:
       topology: the chip and how many: "v5e:2x2" for a slice of TPUs, "h100:4" for GPUs of a host.
       cases: the cases' names; all by default.
-      output: a JSON file, rewritten after each case; cases that it has are not compiled again.
+      output: a JSON file, rewritten after each case; cases that it has without an error are not
+        compiled again.
       dump: a folder for the compiled programs' texts.
       target_config: the description of the GPU for XLA.
       limit: seconds after which a compilation is given up.
@@ -160,7 +161,7 @@ def main(options: Options):
     if options.output and options.output.exists():
         record["programs"] = json.loads(options.output.read_text())["programs"]
     for name in tqdm(options.cases or known, unit="case", dynamic_ncols=True):
-        if name in record["programs"]:
+        if "error" not in record["programs"].get(name, {"error": "not compiled yet"}):
             continue
         found = in_own_process(name, options)
         record["programs"][name] = {**asdict(known[name]), **found}
@@ -267,10 +268,12 @@ def line_of(name: str, found: dict, chip: Chip) -> str:
     parts = [
         f"{memory['total'] / GIBIBYTE:.2f} GiB (temporary {memory['temp'] / GIBIBYTE:.2f}), "
         + (f"fits with {left:.1f} GiB left" if left >= 0 else f"{-left:.1f} GiB too much"),
-        f"{found['bytes_accessed'] / 1e9:.0f} GB of traffic",
         f"compiled in {found['compile_seconds']:.0f} s",
     ]
-    if found["flops"]:  # XLA does not count those of the libraries that it calls on GPUs
+    # XLA counts neither for the libraries that it calls on GPUs.
+    if found["bytes_accessed"]:
+        parts.insert(1, f"{found['bytes_accessed'] / 1e9:.0f} GB of traffic")
+    if found["flops"]:
         parts.insert(1, f"{found['flops'] / 1e12:.2f} TFLOP")
     if "estimated_milliseconds" in found:
         parts.insert(1, f"estimate {found['estimated_milliseconds']['all']:.1f} ms")
