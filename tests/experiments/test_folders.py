@@ -12,7 +12,7 @@ from PIL import Image
 import segjax
 from segjax.cli import main
 from segjax.commands.launch import run
-from segjax.training.configuration import parse
+from segjax.training.configuration import differences, from_dict, parse, to_dict
 from segjax.training.experiment import load_module
 from segjax.training.logging import read_metrics
 from tests.experiments.test_experiments import SHORT, SMALL_MASK_RCNN
@@ -161,6 +161,15 @@ def test_the_normalisation_is_chosen_and_its_statistics_are_recorded(folders, tm
     given = ["--network.mean", "5", "--network.std", "7"]
     config = parse(module.Config, [*own, "--network.normalization", "dataset", *given])
     assert (config.network.mean, config.network.std) == ((5.0,), (7.0,))
+
+
+@pytest.mark.parametrize("family", ["unet", "deeplab", "mask_rcnn"])
+def test_the_configuration_survives_json(family, folders, tmp_path):
+    module = load_module(EXPERIMENTS / family / "folder.py")
+    config = parse(module.Config, command(family, folders, tmp_path))
+    values = json.loads(json.dumps(to_dict(config)))
+    assert from_dict(module.Config, values) == config
+    assert differences(values, to_dict(config)) == []
 
 
 def test_masks_of_the_other_kind_are_refused_with_the_experiment_that_takes_them(folders, tmp_path):
