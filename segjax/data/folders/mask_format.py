@@ -189,15 +189,15 @@ def _find_numbers(masks: Sequence[MaskFacts], num_classes: int) -> FoundFormat:
     values = sorted({value for mask in masks for value in mask.counts})
     others = [value for value in values if value != IGNORE_LABEL]
     ignored = ", and 255 is ignored" if IGNORE_LABEL in values else ""
-    if num_classes and others and others[-1] < num_classes:
-        text = f"a mask holds class numbers below {num_classes}{ignored}"
-        return FoundFormat(_classes(num_classes), text)
     if values == [0, IGNORE_LABEL] and num_classes in (0, 2):
         return FoundFormat(
             MaskFormat("classes", ("0", "255")),
             "a mask is black (0, class 0) and white (255, class 1); if 255 means ignored, give "
             "--values 0 1",
         )
+    if num_classes and others and others[-1] < num_classes:
+        text = f"a mask holds class numbers below {num_classes}{ignored}"
+        return FoundFormat(_classes(num_classes), text)
     if values[-1] > IGNORE_LABEL and not num_classes:
         text = f"a mask holds the numbers of objects (up to {values[-1]}), 0 is the background"
         return FoundFormat(MaskFormat("instances"), text)

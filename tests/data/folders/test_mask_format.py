@@ -60,6 +60,9 @@ def test_a_known_number_of_classes_settles_gaps():
     assert not found.problem
     assert found.mask_format.values == ("0", "1", "2", "3", "4")
     assert "expected 0 to 2" in find_format(facts([0, 3]), num_classes=3).problem
+    # Two named classes and masks of black and white: nobody would have all of one class.
+    assert find_format(facts([0, 255]), num_classes=2).mask_format.values == ("0", "255")
+    assert find_format(facts([0, 255]), num_classes=3).mask_format.values == ("0", "1", "2")
 
 
 def test_ignored_values_are_no_classes():
