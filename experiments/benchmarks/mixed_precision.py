@@ -111,7 +111,7 @@ def sgd(learning_rate: float) -> OptimizerConfig:
 
 CASES = {
     "unet": Case(
-        UNetConfig(features=8, depth=3, padding="SAME"), 2, 96, sgd(0.005), data="isbi2012"
+        UNetConfig(features=8, depth=3, padding="SAME"), 2, 96, sgd(0.05), data="isbi2012"
     ),
     "v1": Case(DeepLabV1Config(width_multiplier=1 / 8, head_features=64), 2, 97, sgd(0.005)),
     "v2": Case(DeepLabV2Config(backbone="vgg16", width_multiplier=1 / 8), 2, 97, sgd(0.005)),
