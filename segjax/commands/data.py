@@ -8,6 +8,7 @@ import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import user_errors
+from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -44,19 +45,10 @@ def check_command(
     coco: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     images: OptionalFolder = None,
     masks: OptionalFolder = None,
-    mask_suffix: Annotated[
-        str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: found)")
-    ] = None,
-    holds: Annotated[
-        Literal["classes", "instances"] | None,
-        tyro.conf.arg(metavar="{classes,instances}", help_behavior_hint="(default: found)"),
-    ] = None,
-    values: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="(default: found)")
-    ] = (),
-    ignored: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="")
-    ] = (),
+    mask_suffix: MaskSuffix = None,
+    holds: MasksHold = None,
+    values: MaskValues = (),
+    ignored: MaskIgnored = (),
     classes: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")
     ] = (),
@@ -85,10 +77,6 @@ def check_command(
       coco: JSON file in COCO's format to check; it needs --images.
       images: Folder of the images of --masks or --coco.
       masks: Folder of the masks; a mask has the name of its image, with or without more.
-      mask_suffix: What the names of masks have behind the name of the image, such as _mask.
-      holds: Whether values in the masks are classes, or each object has one of its own.
-      values: Value of each class in the masks: numbers, or colours such as '#ff0000'.
-      ignored: Values of pixels that are of no class.
       classes: Names of the classes, in the order of their values.
       color_table: Text file with a class and its colour on each line, such as road,#804080.
       orientation: How images with an EXIF orientation are read: turned as viewers show them, or as

@@ -1,12 +1,13 @@
 """`segjax evaluate`: scores a trained model on its experiment's splits."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import UserError
+from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
@@ -26,19 +27,10 @@ def evaluate_command(
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     labels: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
-    mask_suffix: Annotated[
-        str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: found)")
-    ] = None,
-    holds: Annotated[
-        Literal["classes", "instances"] | None,
-        tyro.conf.arg(metavar="{classes,instances}", help_behavior_hint="(default: found)"),
-    ] = None,
-    values: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="(default: found)")
-    ] = (),
-    ignored: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="VALUE ...", help_behavior_hint="")
-    ] = (),
+    mask_suffix: MaskSuffix = None,
+    holds: MasksHold = None,
+    values: MaskValues = (),
+    ignored: MaskIgnored = (),
     weights: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
     ] = None,
@@ -71,10 +63,6 @@ def evaluate_command(
       images: Folder of images to score the model on.
       masks: Folder of their masks; a mask has the name of its image, with or without more.
       labels: Folder of label maps to score; pixel values are class or object numbers.
-      mask_suffix: What the names of masks have behind the name of the image, such as _mask.
-      holds: Whether values in the masks are classes, or each object has one of its own.
-      values: Value of each class in the masks: numbers, or colours such as '#ff0000'.
-      ignored: Values of pixels that are of no class.
       weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
       split: Splits of the experiment to score.
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The

@@ -213,13 +213,14 @@ def write_labels(path: str | Path, labels: np.ndarray) -> None:
     Image.fromarray(labels.astype(dtype)).save(path, format="PNG")
 
 
+def natural(name: str) -> tuple:
+    """Returns a key that sorts frame 2 before frame 10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], name
+
+
 def _images_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The images directly in a folder, in natural order; ValueError if there are none."""
-
-    def natural(file: Path) -> tuple:
-        parts = re.split(r"(\d+)", file.name.casefold())
-        return [int(part) if part.isdecimal() else part for part in parts], file.name
-
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     files = [entry for entry in entries if entry.suffix.lower() in suffixes and not entry.is_dir()]
     if not files:
@@ -229,7 +230,7 @@ def _images_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
             f"{folder}: expected images ({' '.join(suffixes)}) in this folder, found none"
             + (hint if subfolders else "")
         )
-    return sorted(files, key=natural)
+    return sorted(files, key=lambda file: natural(file.name))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class FolderData:
     scores of the foreground."""
     color_table: Path | None = None
     """Text file with a class and its colour on each line, such as road,#804080 or road,128,64,128.
-    Of its classes, those that `classes` leaves out are ignored."""
+    Classes that `classes` leaves out are ignored."""
     channels: int | None = None
     """Channels that the images are read with: 1, grey, or 3, colour; None takes 3 if any image has
     colours. Images of other numbers of bands keep them."""
@@ -243,7 +243,7 @@ def _open(data: FolderData, split: str) -> FolderSource:
 
 
 def class_names(found: MaskFormat) -> tuple[str, ...]:
-    """Names classes that nobody named. Of many, nobody knows whether one is the background."""
+    """Names classes that nobody named. Two are the background and the rest; many are numbered."""
     if found.holds == "instances":
         return (BACKGROUND, "object")
     if len(found.values) == 2:

@@ -27,8 +27,8 @@ class MaskFormat:
     """What the stored values of masks mean.
 
     Attributes:
-      holds: "classes": a value stands for a class. "instances": each object has a number or colour
-        of its own, and 0 or black is the background.
+      holds: "classes": a value stands for a class. "instances": each object has its own number
+        or colour, and 0 or black is the background.
       values: the stored value of each class, in the order of the classes: numbers ("255") or
         colours ("#ff0000"). Not used for instances.
       ignored: stored values of pixels that neither train nor count in scores. 255 is ignored too,

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from segjax.data.image_arrays import ARRAY_SUFFIXES, read_arrays
+from segjax.data.images import natural
 from segjax.messages.lists import few
 
 SUFFIX_SETTING = "--mask-suffix"
@@ -143,12 +144,6 @@ def pair_folders(images: Path, masks: Path, *, suffix: str | None = None) -> Pai
     return Pairing(
         tuple(pairs), rule.text, tuple(lonely_images), tuple(lonely_masks), tuple(others)
     )
-
-
-def natural(name: str) -> tuple:
-    """Returns a key that sorts frame 2 before frame 10."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], name
 
 
 @dataclass(frozen=True)

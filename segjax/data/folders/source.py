@@ -65,11 +65,7 @@ class FolderSource:
         if problem := self._size_problem(pair, image.shape[:2], stored.shape[:2]):
             raise ValueError(problem)
         entries = self.mask_format.decode(stored, origin=str(pair.mask))
-        return {
-            "id": pair.id,
-            "image": for_network(image, self.channels, path=pair.image),
-            **entries,
-        }
+        return {"id": pair.id, "image": image, **entries}
 
     def file_problems(self) -> dict[int, str]:
         """Returns the problem of each example whose files differ in size, by their headers."""

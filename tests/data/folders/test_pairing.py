@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.folders.pairing import natural, pair_folders
+from segjax.data.folders.pairing import pair_folders
+from segjax.data.images import natural
 
 
 def make(folder: Path, *names: str, kind: str = "images") -> Path:
