@@ -21,7 +21,7 @@ from segjax.commands.settings import Settings
 
 
 def evaluate_command(
-    run: Annotated[Path | None, tyro.conf.arg(metavar="RUN|NAME", help_behavior_hint="")] = None,
+    run: Annotated[Path | None, tyro.conf.arg(metavar="[RUN|NAME]", help_behavior_hint="")] = None,
     /,
     *,
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
