@@ -89,6 +89,7 @@ def conversion_of(name: str) -> Conversion:
       ValueError: there is no such name.
     """
     source, own = _source_of(name)
+    own = {key: value for key, value in own.items() if key != "classes"}  # as many as in the file
     return SOURCES[source]({}, name=source, **own)
 
 
@@ -146,7 +147,8 @@ def check_has_file(name: str) -> None:
     if not is_readable(weights.file):
         raise ValueError(
             f"{name}: {weights.file} holds a TensorFlow checkpoint; README.md, section Weights "
-            "trained elsewhere, says how to save it as .npz. Then name that file"
+            "trained elsewhere, says how to save it as .npz. Then name that file: --weights FILE, "
+            "or --initial.weights FILE"
         )
 
 

@@ -5,11 +5,8 @@ publisher's too, rounded as it rounds them, unless a comment says otherwise.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
-
-NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class KnownWeights:
     checksum: str | None = None
     score: str | None = None
     file: str = ""
-    options: Mapping[str, Any] = NO_OPTIONS
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.file:
@@ -141,7 +138,7 @@ def _tensorflow(
     megabytes: float,
     score: str | None,
     data: str,
-    options: Mapping[str, Any] = NO_OPTIONS,
+    options: Mapping[str, Any] | None = None,
 ) -> KnownWeights:
     """Archives, sizes and scores are those of TensorFlow DeepLab's g3doc/model_zoo.md
     (tensorflow/models, d318246).
@@ -158,7 +155,7 @@ def _tensorflow(
         data=data,
         size=round(megabytes * 10**6),
         score=score,
-        options=options,
+        options=options or {},
     )
 
 
@@ -173,131 +170,129 @@ CITYSCAPES = (
     *("motorcycle", "bicycle"),
 )
 # g3doc/cityscapes.md evaluates whole images, as 1025×2049.
-CITY_OPTIONS = MappingProxyType({"input_side": 2049, "classes": CITYSCAPES})
+CITY_OPTIONS = {"input_side": 2049, "classes": CITYSCAPES}
 SCALES = "with scales, flips"
 
-KNOWN: Mapping[str, KnownWeights] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            _torchvision("deeplabv3_resnet50", "cd0a2569", 160.515, "mIoU 66.4", COCO_AS_VOC),
-            _torchvision("deeplabv3_resnet101", "586e9e4e", 233.217, "mIoU 67.4", COCO_AS_VOC),
-            _torchvision(
-                "maskrcnn_resnet50_fpn", "bf2d0c1e", 169.84, "box AP 37.9, mask AP 34.6", COCO
-            ),
-            _torchvision(
-                "maskrcnn_resnet50_fpn_v2", "73cbd019", 177.219, "box AP 47.4, mask AP 41.8", COCO
-            ),
-            _torchvision("resnet18", "f37072fd", 44.661, "top-1 69.758", IMAGENET),
-            _torchvision("resnet34", "b627a593", 83.275, "top-1 73.314", IMAGENET),
-            _torchvision("resnet50", "0676ba61", 97.781, "top-1 76.130", IMAGENET),
-            _torchvision("resnet50", "11ad3fa6", 97.79, "top-1 80.858", IMAGENET, version=V2),
-            _torchvision("resnet101", "63fe2227", 170.511, "top-1 77.374", IMAGENET),
-            _torchvision("resnet101", "cd907fc2", 170.53, "top-1 81.886", IMAGENET, version=V2),
-            _torchvision("vgg16", "397923af", 527.796, "top-1 71.592", IMAGENET),
-            _torchvision("mobilenet_v2", "b0353104", 13.555, "top-1 71.878", IMAGENET),
-            _torchvision("mobilenet_v2", "7ebf99e0", 13.598, "top-1 72.154", IMAGENET, version=V2),
-            # The longer schedule first: a name without a schedule means it.
-            _detectron2("R_50_FPN_3x", 137849600, "f10217", 178, 41.0, 37.2),
-            _detectron2("R_50_FPN_1x", 137260431, "a54504", 178, 38.6, 35.2),
-            _detectron2("R_50_C4_3x", 137849525, "4ce675", 144, 39.8, 34.4),
-            _detectron2("R_50_C4_1x", 137259246, "9243eb", 144, 36.8, 32.2),
-            _detectron2("R_50_DC5_3x", 137849551, "84107b", 690, 40.0, 35.9),
-            _detectron2("R_50_DC5_1x", 137260150, "4f86c3", 690, 38.3, 34.2),
-            _detectron2("R_101_FPN_3x", 138205316, "a3ec72", 254, 42.9, 38.6),
-            _detectron2("R_101_C4_3x", 138363239, "a2914c", 220, 42.6, 36.7),
-            _detectron2("R_101_DC5_3x", 138363294, "0464b7", 766, 41.9, 37.3),
-            _detectron2("X_101_32x8d_FPN_3x", 139653917, "2d9806", 431, 44.3, 39.5),
-            _detectron2_backbone("resnet50", "MSRA/R-50"),
-            _detectron2_backbone("resnet101", "MSRA/R-101"),
-            _detectron2_backbone("resnext101", "FAIR/X-101-32x8d"),
-            _smp("resnet18", "3f2325ff978283d47aa6a1d6878ca20565622683"),
-            _smp("resnet34", "7a57b34f723329ff020b3f8bc41771163c519d0c"),
-            _smp("resnet50", "00cb74e366966d59cd9a35af57e618af9f88efe9"),
-            _smp("resnet101", "cd7c15e8c51da86ae6a084515fdb962d0c94e7d1"),
-            _smp("mobilenet_v2", "e67aa804e17f7b404b629127eabbd224c4e0690b"),
-            _tensorflow(
-                "mobilenetv2_coco_voc_trainaug",
-                MOBILE,
-                "deeplabv3_mnv2_pascal_train_aug_2018_01_29",
-                23,
-                "val mIoU 75.32",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "mobilenetv2_coco_voc_trainval",
-                MOBILE,
-                "deeplabv3_mnv2_pascal_trainval_2018_01_29",
-                23,
-                f"test mIoU 80.25 {SCALES}",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "mobilenetv2_dm05_coco_voc_trainaug",
-                MOBILE,
-                "deeplabv3_mnv2_dm05_pascal_trainaug_2018_10_01",
-                7.6,
-                "val mIoU 70.19",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "mobilenetv2_dm05_coco_voc_trainval",
-                MOBILE,
-                "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01",
-                7.6,
-                "test mIoU 71.83",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "mobilenetv2_coco_cityscapes_trainfine",
-                MOBILE,
-                "deeplabv3_mnv2_cityscapes_train_2018_02_05",
-                23,
-                "val mIoU 70.71",
-                TF_CITYSCAPES,
-                CITY_OPTIONS,
-            ),
-            _tensorflow(
-                "xception65_coco_voc_trainaug",
-                XCEPTION,
-                "deeplabv3_pascal_train_aug_2018_01_04",
-                439,
-                "val mIoU 82.20",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "xception65_coco_voc_trainval",
-                XCEPTION,
-                "deeplabv3_pascal_trainval_2018_01_04",
-                439,
-                f"test mIoU 87.80 {SCALES}",
-                TF_VOC,
-            ),
-            _tensorflow(
-                "xception65_cityscapes_trainfine",
-                XCEPTION,
-                "deeplabv3_cityscapes_train_2018_02_06",
-                439,
-                "val mIoU 78.79",
-                "ImageNet, Cityscapes",
-                CITY_OPTIONS,
-            ),
-            _tensorflow(
-                "xception65_ade20k_train",
-                XCEPTION,
-                "deeplabv3_xception_ade20k_train_2018_05_29",
-                439,
-                f"val mIoU 45.65 {SCALES}",
-                "ImageNet, ADE20K",
-            ),
-            _tensorflow(
-                "xception65_imagenet",
-                "xception65",
-                "deeplabv3_xception_2018_01_04",
-                447,
-                None,
-                IMAGENET,
-            ),
-        )
-    }
-)
+KNOWN = {
+    each.name: each
+    for each in (
+        _torchvision("deeplabv3_resnet50", "cd0a2569", 160.515, "mIoU 66.4", COCO_AS_VOC),
+        _torchvision("deeplabv3_resnet101", "586e9e4e", 233.217, "mIoU 67.4", COCO_AS_VOC),
+        _torchvision(
+            "maskrcnn_resnet50_fpn", "bf2d0c1e", 169.84, "box AP 37.9, mask AP 34.6", COCO
+        ),
+        _torchvision(
+            "maskrcnn_resnet50_fpn_v2", "73cbd019", 177.219, "box AP 47.4, mask AP 41.8", COCO
+        ),
+        _torchvision("resnet18", "f37072fd", 44.661, "top-1 69.758", IMAGENET),
+        _torchvision("resnet34", "b627a593", 83.275, "top-1 73.314", IMAGENET),
+        _torchvision("resnet50", "0676ba61", 97.781, "top-1 76.130", IMAGENET),
+        _torchvision("resnet50", "11ad3fa6", 97.79, "top-1 80.858", IMAGENET, version=V2),
+        _torchvision("resnet101", "63fe2227", 170.511, "top-1 77.374", IMAGENET),
+        _torchvision("resnet101", "cd907fc2", 170.53, "top-1 81.886", IMAGENET, version=V2),
+        _torchvision("vgg16", "397923af", 527.796, "top-1 71.592", IMAGENET),
+        _torchvision("mobilenet_v2", "b0353104", 13.555, "top-1 71.878", IMAGENET),
+        _torchvision("mobilenet_v2", "7ebf99e0", 13.598, "top-1 72.154", IMAGENET, version=V2),
+        # The longer schedule first: a name without a schedule means it.
+        _detectron2("R_50_FPN_3x", 137849600, "f10217", 178, 41.0, 37.2),
+        _detectron2("R_50_FPN_1x", 137260431, "a54504", 178, 38.6, 35.2),
+        _detectron2("R_50_C4_3x", 137849525, "4ce675", 144, 39.8, 34.4),
+        _detectron2("R_50_C4_1x", 137259246, "9243eb", 144, 36.8, 32.2),
+        _detectron2("R_50_DC5_3x", 137849551, "84107b", 690, 40.0, 35.9),
+        _detectron2("R_50_DC5_1x", 137260150, "4f86c3", 690, 38.3, 34.2),
+        _detectron2("R_101_FPN_3x", 138205316, "a3ec72", 254, 42.9, 38.6),
+        _detectron2("R_101_C4_3x", 138363239, "a2914c", 220, 42.6, 36.7),
+        _detectron2("R_101_DC5_3x", 138363294, "0464b7", 766, 41.9, 37.3),
+        _detectron2("X_101_32x8d_FPN_3x", 139653917, "2d9806", 431, 44.3, 39.5),
+        _detectron2_backbone("resnet50", "MSRA/R-50"),
+        _detectron2_backbone("resnet101", "MSRA/R-101"),
+        _detectron2_backbone("resnext101", "FAIR/X-101-32x8d"),
+        _smp("resnet18", "3f2325ff978283d47aa6a1d6878ca20565622683"),
+        _smp("resnet34", "7a57b34f723329ff020b3f8bc41771163c519d0c"),
+        _smp("resnet50", "00cb74e366966d59cd9a35af57e618af9f88efe9"),
+        _smp("resnet101", "cd7c15e8c51da86ae6a084515fdb962d0c94e7d1"),
+        _smp("mobilenet_v2", "e67aa804e17f7b404b629127eabbd224c4e0690b"),
+        _tensorflow(
+            "mobilenetv2_coco_voc_trainaug",
+            MOBILE,
+            "deeplabv3_mnv2_pascal_train_aug_2018_01_29",
+            23,
+            "val mIoU 75.32",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "mobilenetv2_coco_voc_trainval",
+            MOBILE,
+            "deeplabv3_mnv2_pascal_trainval_2018_01_29",
+            23,
+            f"test mIoU 80.25 {SCALES}",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "mobilenetv2_dm05_coco_voc_trainaug",
+            MOBILE,
+            "deeplabv3_mnv2_dm05_pascal_trainaug_2018_10_01",
+            7.6,
+            "val mIoU 70.19",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "mobilenetv2_dm05_coco_voc_trainval",
+            MOBILE,
+            "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01",
+            7.6,
+            "test mIoU 71.83",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "mobilenetv2_coco_cityscapes_trainfine",
+            MOBILE,
+            "deeplabv3_mnv2_cityscapes_train_2018_02_05",
+            23,
+            "val mIoU 70.71",
+            TF_CITYSCAPES,
+            CITY_OPTIONS,
+        ),
+        _tensorflow(
+            "xception65_coco_voc_trainaug",
+            XCEPTION,
+            "deeplabv3_pascal_train_aug_2018_01_04",
+            439,
+            "val mIoU 82.20",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "xception65_coco_voc_trainval",
+            XCEPTION,
+            "deeplabv3_pascal_trainval_2018_01_04",
+            439,
+            f"test mIoU 87.80 {SCALES}",
+            TF_VOC,
+        ),
+        _tensorflow(
+            "xception65_cityscapes_trainfine",
+            XCEPTION,
+            "deeplabv3_cityscapes_train_2018_02_06",
+            439,
+            "val mIoU 78.79",
+            "ImageNet, Cityscapes",
+            CITY_OPTIONS,
+        ),
+        _tensorflow(
+            "xception65_ade20k_train",
+            XCEPTION,
+            "deeplabv3_xception_ade20k_train_2018_05_29",
+            439,
+            f"val mIoU 45.65 {SCALES}",
+            "ImageNet, ADE20K",
+        ),
+        _tensorflow(
+            "xception65_imagenet",
+            "xception65",
+            "deeplabv3_xception_2018_01_04",
+            447,
+            None,
+            IMAGENET,
+        ),
+    )
+}
