@@ -20,6 +20,7 @@ MAY_KNOW = {
     "coco": [],
     "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
+    "weights": ["files", "messages"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
@@ -32,7 +33,7 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages"),
+        *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
@@ -51,14 +52,14 @@ MAY_KNOW = {
             "ops",
             "pictures",
         ),
-        *("pretrained", "recipes", "report", "tasks", "trained", "training"),
+        *("pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
     ],
     "cli": ["commands", "messages"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
 WITHOUT_JAX = (
     *("coco", "data", "evaluation", "files", "inference", "labels", "messages", "pictures"),
-    "report",
+    *("report", "weights"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}

@@ -108,7 +108,7 @@ def evaluate_images(
     recorded, precision, step = None, "default", 0
     if weights is not None:
         if output is None:
-            raise UserError("--weights needs --output DIR, the folder for scores and pictures")
+            raise UserError(f"{model} needs --output DIR, the folder for scores and pictures")
         trained = load_weights(str(model), weights)
         description = f"{model} from {weights}"
     else:

@@ -49,6 +49,11 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return _named_arrays(value, path)
 
 
+def is_readable(path: str | Path) -> bool:
+    """Whether `read_weights` reads files with this suffix."""
+    return Path(path).suffix.lower() in _READERS
+
+
 def _read_npz(path: Path) -> dict:
     with path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
