@@ -17,6 +17,7 @@ from segjax.pretrained import (
 )
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.files import read_weights
+from segjax.pretrained.published import is_published, load_published
 
 SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
@@ -87,15 +88,25 @@ def conversion_of(name: str) -> Conversion:
     return SOURCES[name]({}, name=name)
 
 
-def load(name: str, path: str | Path, **options) -> Pretrained:
-    """Converts the weights in a file; see `convert` and `segjax.pretrained.read_weights`.
+def load(name: str | Path, path: str | Path | None = None, **options) -> Pretrained:
+    """Converts the weights in a file, or loads a published folder.
+
+    Args:
+      name: one of `SOURCES`; or a folder of `segjax publish`, which needs nothing else.
+      path: the file; see `segjax.pretrained.read_weights`.
+      options: see `convert`.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file cannot be read, or as in `convert`; the message names the file.
       TypeError: the converter has no such option.
     """
+    if path is None and not options and is_published(name):
+        return load_published(name)
+    name = str(name)
     check_name(name)
+    if path is None:
+        raise ValueError(f"{name}: give the file of the weights")
     state_dict = read_weights(path)
     try:
         return convert(name, state_dict, **options)
