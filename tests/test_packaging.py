@@ -90,7 +90,7 @@ def imported(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("segjax", ["tiff"]),
+        ("segjax", ["tiff", "hub"]),
         ("experiments", ["benchmarks", "augmentation"]),
         ("tests", ["test", "tensorflow"]),
     ],

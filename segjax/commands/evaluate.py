@@ -15,7 +15,7 @@ from segjax.commands.models import (
     Download,
     check_batch_size,
     find_weights,
-    load_trained_run,
+    load_with_splits,
     open_split,
 )
 from segjax.commands.scoring import check_writable, label, score_sources
@@ -53,17 +53,17 @@ def evaluate_command(
     """Score a trained model on the splits of its experiment, or on images and masks of your own.
 
     Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html. With
-    --images and --masks, the model is a run, or weights by name; the scores are kept beside those
-    of the splits, as images_DIR. With --labels and --masks, label maps are scored that exist
-    already, such as those of `segjax predict`.
+    --images and --masks, the model is a run, a published folder, or weights by name; the scores are
+    kept beside those of the splits, as images_DIR. With --labels and --masks, label maps are scored
+    that exist already, such as those of `segjax predict`.
 
     A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
     COCO's result format, with the ids of the split's own data.
 
     Args:
-      run: Run directory: the --workdir of a training, which may still be in progress. Or, with
-        --images, the name of weights, such as torchvision/deeplabv3_resnet50; see
-        `segjax weights list`.
+      run: Run directory: the --workdir of a training, which may still be in progress; or a folder
+        of `segjax publish`. Or, with --images, the name of weights, such as
+        torchvision/deeplabv3_resnet50; see `segjax weights list`.
       images: Folder of images to score the model on.
       masks: Folder of their masks; a mask has the name of its image, with or without more.
       labels: Folder of label maps to score; pixel values are class or object numbers.
@@ -116,7 +116,7 @@ def evaluate_command(
             )
         return
     assert run is not None
-    trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
+    trained = load_with_splits(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
 

@@ -18,6 +18,7 @@ from segjax.data.sources.instance import ObjectSource
 from segjax.evaluation.evaluator import SummingEvaluator
 from segjax.evaluation.metrics import CellTracking, Confusion, Metric
 from segjax.labels import background_class
+from segjax.pretrained.published import Published
 from segjax.recipes.folders import FolderData, class_names
 from segjax.training.evaluate import Evaluation, write_evaluation
 
@@ -100,12 +101,13 @@ def evaluate_images(
     batch_size: int | None,
     output: Path | None,
 ) -> None:
-    """Scores a run, or weights trained elsewhere, on folders, and writes and prints the scores.
+    """Scores a run, a published folder or converted weights on folders of images and masks.
 
     Raises:
-      UserError: the model or the folders cannot be used, or weights have no folder for the scores.
+      UserError: the model or the folders cannot be used, or a model other than a run has no folder
+        for the scores.
     """
-    recorded, precision, step = None, "default", 0
+    recorded, step = None, 0
     if weights is not None:
         if output is None:
             raise UserError(f"{model} needs --output DIR, the folder for scores and pictures")
@@ -113,9 +115,16 @@ def evaluate_images(
         description = f"{model} from {weights}"
     else:
         trained = run = load_trained_run(model, checkpoint, settings=settings)
-        recorded = getattr(run.config, "data", None)
-        precision, step, description = run.config.matmul_precision, run.step, run.description
-        batch_size = batch_size or run.config.train.eval_batch_size
+        if isinstance(run, Published):
+            if output is None:
+                raise UserError(
+                    "a published folder needs --output DIR, the folder for scores and pictures"
+                )
+            recorded = FolderData(**run.masks)
+        else:
+            recorded = getattr(run.config, "data", None)
+        step, description = run.step, run.description
+        batch_size = batch_size or run.eval_batch_size
     folder = output or model
     check_writable(folder)
     task = trained.segmenter
@@ -141,7 +150,7 @@ def evaluate_images(
         headline="mask_AP" if finds_objects else "mean_iou",
         folder=folder,
         batch_size=batch_size or 1,
-        matmul_precision=precision,
+        matmul_precision=trained.matmul_precision,
     )
 
 

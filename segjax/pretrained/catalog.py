@@ -18,6 +18,7 @@ from segjax.pretrained import (
 )
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.files import is_readable, read_weights
+from segjax.pretrained.published import is_published, load_published
 from segjax.weights.download import download as download_weights
 from segjax.weights.known import KNOWN, find
 from segjax.weights.places import MissingWeights, known, locate
@@ -94,13 +95,15 @@ def conversion_of(name: str) -> Conversion:
 
 
 def load(
-    name: str, path: str | Path | None = None, *, download: bool = False, **options
+    name: str | Path, path: str | Path | None = None, *, download: bool = False, **options
 ) -> Pretrained:
-    """Converts the weights in a file; see `convert` and `segjax.pretrained.read_weights`.
+    """Converts the weights in a file, or loads a published folder.
 
     Args:
-      name: as in `convert`.
-      path: the file; None looks for the known file of this name, see `find_file`.
+      name: one of `SOURCES`, or of `segjax weights list`; or a folder of `segjax publish`, which
+        needs nothing else.
+      path: the file, see `segjax.pretrained.read_weights`; None looks for the known file of this
+        name, see `find_file`.
       download: download a known file that is not on this machine.
       options: as in `convert`.
 
@@ -111,6 +114,9 @@ def load(
         message names the file.
       TypeError: the converter has no such option.
     """
+    if path is None and not options and is_published(name):
+        return load_published(name)
+    name = str(name)
     check_name(name)
     path = find_file(name, download=download) if path is None else path
     state_dict = read_weights(path)
