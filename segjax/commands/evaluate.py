@@ -7,7 +7,14 @@ import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import UserError
-from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
+from segjax.commands.mask_flags import (
+    ClassMasks,
+    MaskIgnored,
+    MasksHold,
+    MaskSuffix,
+    MaskValues,
+    Unmatched,
+)
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
@@ -30,6 +37,8 @@ def evaluate_command(
     masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     labels: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     mask_suffix: MaskSuffix = None,
+    unmatched: Unmatched = "refuse",
+    class_masks: ClassMasks = None,
     holds: MasksHold = None,
     values: MaskValues = (),
     ignored: MaskIgnored = (),
@@ -86,6 +95,8 @@ def evaluate_command(
             "--masks": masks,
             "--labels": labels,
             "--mask-suffix": mask_suffix,
+            "--unmatched": None if unmatched == "refuse" else unmatched,
+            "--class-masks": class_masks,
             "--holds": holds,
             "--values": values or None,
             "--ignored": ignored or None,
@@ -102,7 +113,7 @@ def evaluate_command(
     if masks is not None:
         from segjax.commands.evaluate_folders import MaskFlags, evaluate_images, evaluate_labels
 
-        flags = MaskFlags(masks, mask_suffix, holds, values, ignored)
+        flags = MaskFlags(masks, mask_suffix, unmatched, class_masks, holds, values, ignored)
         if labels is not None:
             evaluate_labels(labels, flags, output=output)
         elif images is not None and run is not None:
@@ -143,7 +154,10 @@ def evaluate_command(
         print(f"report    {write_report(run, run / 'report.html')}")
 
 
-_MASKS = ("--mask-suffix", "--holds", "--values", "--ignored", "--output")
+_MASKS = (
+    *("--mask-suffix", "--unmatched", "--class-masks", "--holds", "--values", "--ignored"),
+    "--output",
+)
 # The ways to say what is scored: the arguments that go together, and those that may join them.
 WAYS = (
     (("RUN",), ("--split", "--data-dir", "--batch-size", "--output", "--set")),
