@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.inference.instance_tiles import tiles_of
 from segjax.inference.views import scales_and_flips
 from segjax.models.detections import DetectionConfig
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
@@ -45,10 +46,13 @@ class DetectorPrediction:
     max_size: int = 1333
     flip: bool = False
     mask_threshold: float = 0.5
+    tile: int | None = None
+    tile_overlap: float = 0.25
 
     def __post_init__(self):
         if not self.short_sides:
             raise ValueError("short_sides=[]; expected one or more lengths in pixels")
+        tiles_of(self.tile, self.tile_overlap)  # refuses bad values
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def _detector(task: InstanceTask, settings: DetectorSettings) -> InstanceTask:
         model=task.model.clone(detections=settings.network.detections),
         views=tuple(views),
         mask_threshold=prediction.mask_threshold,
+        tiles=tiles_of(prediction.tile, prediction.tile_overlap),
     )
 
 
