@@ -200,7 +200,7 @@ def predict_command(
                         output,
                         task.classes,
                         category_ids=ids.ids,
-                        most=task.model.detections.max_detections,
+                        most=task.most_detections,
                         notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
