@@ -17,6 +17,8 @@ from segjax.pretrained import (
 )
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.files import read_weights
+from segjax.pretrained.mapping import Source
+from segjax.pretrained.state_dict import without_prefixes
 
 SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
@@ -60,7 +62,9 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
 
     Args:
       name: source and model, one of `SOURCES`.
-      state_dict: arrays by the package's names, in its layout and of any float type. They decide
+      state_dict: arrays by the package's names, in its layout and of any float type. Prefixes that
+        all names have, such as "model." or "_orig_mod.", are removed if the names fit better
+        without; see `segjax.pretrained.state_dict`. The arrays decide
         the number of classes and channels, and whether the model has an auxiliary head. A semantic
         head with a single output, a sigmoid, becomes one of two classes with the same
         probabilities: background and foreground, unless `classes` names them.
@@ -74,7 +78,15 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
       TypeError: the converter has no such option.
     """
     check_name(name)
-    return SOURCES[name](state_dict, name=name, **options).converted(name)
+    best = max(without_prefixes(state_dict), key=lambda arrays: _count_known(name, arrays))
+    return SOURCES[name](best, name=name, **options).converted(name)
+
+
+def _count_known(name: str, state_dict: Mapping[str, np.ndarray]) -> int:
+    """The number of arrays that the weights of this name have."""
+    conversion = SOURCES[name](state_dict, name=name)
+    sources = (source for source in conversion.table.values() if isinstance(source, Source))
+    return sum(source.name in conversion.state_dict for source in sources)
 
 
 def conversion_of(name: str) -> Conversion:
