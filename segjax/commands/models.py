@@ -59,11 +59,11 @@ def load_trained_run(
         prediction, the choice of detections, the range of pixels and paths.
     """
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig, UnknownSetting
-    from segjax.training.set_up import set_up
+    from segjax.training.configuration import UnknownSetting
+    from segjax.training.set_up import set_up_alone
 
     changes = read_settings(settings)
-    set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
+    set_up_alone()
     with user_errors():
         try:
             trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
@@ -104,10 +104,9 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
       UserError: there is no such name or file, the weights do not fit, or they are a backbone's.
     """
     from segjax import pretrained
-    from segjax.training.configuration import ExperimentConfig
-    from segjax.training.set_up import set_up
+    from segjax.training.set_up import set_up_alone
 
-    set_up(ExperimentConfig(workdir=Path()))
+    set_up_alone()
     with user_errors():
         converted = pretrained.load(name, weights)
     if converted.task is None:
