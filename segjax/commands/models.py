@@ -70,11 +70,11 @@ def load_trained_run(
     """
     from segjax.pretrained.published import is_published
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig, UnknownSetting
-    from segjax.training.set_up import set_up
+    from segjax.training.configuration import UnknownSetting
+    from segjax.training.set_up import set_up_alone
 
     changes = read_settings(settings)
-    set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
+    set_up_alone()
     if is_published(run):
         with user_errors():
             published = load_run(run, checkpoint, data_dir=data_dir)
@@ -167,10 +167,9 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
       UserError: there is no such name or file, the weights do not fit, or they are a backbone's.
     """
     from segjax import pretrained
-    from segjax.training.configuration import ExperimentConfig
-    from segjax.training.set_up import set_up
+    from segjax.training.set_up import set_up_alone
 
-    set_up(ExperimentConfig(workdir=Path()))
+    set_up_alone()
     with user_errors():
         converted = pretrained.load(name, weights)
     if converted.task is None:
