@@ -90,11 +90,15 @@ def settings_of(model: Pretrained) -> dict[str, Any]:
         )
     rules = [_rule(view.resize) for view in task.views]
     sides = tuple(dict.fromkeys(rule.short_sides[0] for rule in rules))
+    tiles = {}
+    if task.tiles is not None:
+        tiles = {"tile": task.tiles.side, "tile_overlap": task.tiles.overlap}
     prediction = DetectorPrediction(
         sides,
         rules[0].max_size,
         flip=any(view.flip for view in task.views),
         mask_threshold=task.mask_threshold,
+        **tiles,
     )
     network = DetectorNetwork(task.model.detections)
     return configuration.to_dict(DetectorSettings(prediction, network))

@@ -82,8 +82,7 @@ def train(
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
     check = check_for(experiment.task)
     reports = check_before_training(sources, check, progress=is_main_process())
-    lengths = {name: f"{len(source)} examples" for name, source in sources.items()}
-    check_same_data({name: f"{lengths[name]}, {reports[name].digest()}" for name in sources})
+    check_same_data({name: reports[name].digest(len(sources[name])) for name in sources})
     pixels = reports["train"].pixels()
 
     def announce(resumed):

@@ -78,10 +78,10 @@ class SplitReport:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
 
-    def digest(self) -> str:
-        """Returns a checksum of the sizes, values, labels and objects, for comparisons."""
+    def digest(self, length: int) -> str:
+        """Describes a split of this length by a checksum of what was read, for comparisons."""
         counts = (self.images, self.value_range, self.label_pixels, self.instances, self.objects)
-        return f"checksum {zlib.crc32(repr(counts).encode()):08x}"
+        return f"{length} examples, checksum {zlib.crc32(repr(counts).encode()):08x}"
 
     def pixels(self) -> dict[str, list]:
         """Returns the images' "types", such as ["uint8"], and their "range" of values, for JSON."""
