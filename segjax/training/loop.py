@@ -271,9 +271,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
                 throughput.restart()
             if stop:
                 checkpoints.wait()
-                raise Stopped(
-                    f"stopped by signal {stop}; the same command resumes from step {step}", stop
-                )
+                raise Stopped(stop, step)
 
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
