@@ -1,4 +1,4 @@
-"""The command line: `segjax experiments | data | evaluate | predict | crf | report`."""
+"""The command line: `segjax experiments | data | evaluate | predict | export | crf | report`."""
 
 import sys
 
@@ -11,6 +11,7 @@ from segjax.commands.errors import EXPECTED, UserError, end_with_message
 from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
+from segjax.commands.export import export_command
 from segjax.commands.predict import predict_command
 from segjax.commands.report import report_command
 from segjax.messages.hints import did_you_mean
@@ -20,6 +21,7 @@ COMMANDS = {
     "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "export": export_command,
     "crf": crf_command,
     "report": report_command,
 }

@@ -38,12 +38,18 @@ MAY_KNOW = {
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
+    # the forms in JAX of what other rooms compute in NumPy
+    "export": [
+        *("files", "inference", "tasks", "training.precision"),
+        *("data.augmentation", "pretrained.converted", "pretrained.torchvision_detection"),
+    ],
     "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
     "commands": [
         *(
             "coco",
             "data",
             "evaluation",
+            "export",
             "files",
             "inference",
             "labels",

@@ -1,0 +1,1 @@
+"""Models that leave: StableHLO, ONNX and published folders."""
