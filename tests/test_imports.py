@@ -45,16 +45,18 @@ MAY_KNOW = {
         *("data.checks.examples", "data.loading", "data.orientation"),
         *("messages", "pretrained", "training"),
     ],
-    # trained models that leave: published folders
+    # trained models that leave: published folders, and the forms in JAX of what other rooms
+    # compute in NumPy
     "export": [
-        *("data.orientation", "evaluation", "files", "pretrained", "report.run", "tasks"),
-        *("trained", "training", "__version__"),
+        *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
+        *("pretrained", "report.run", "tasks", "trained", "training", "__version__"),
     ],
     "commands": [
         *(
             "coco",
             "data",
             "evaluation",
+            "export",
             "files",
             "inference",
             "labels",
