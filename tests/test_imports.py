@@ -32,7 +32,8 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages"),
+        *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
+        *("data.voc_classes", "messages"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),

@@ -10,6 +10,8 @@ from segjax.pretrained import (
     detectron2,
     detectron2_detection,
     keras,
+    mmdet,
+    mmseg,
     smp,
     tf_deeplab,
     torchvision,
@@ -60,6 +62,19 @@ SOURCES: dict[str, Callable[..., Conversion]] = {
     "detectron2/resnet50": detectron2.convert_resnet,
     "detectron2/resnet101": detectron2.convert_resnet,
     "detectron2/resnext101": detectron2.convert_resnet,
+    "mmseg/deeplabv3_r50-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r101-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r50-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r101-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r50-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r101-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r50-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r101-d8_769x769": mmseg.convert_deeplab,
+    "mmdet/mask-rcnn_r50_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r101_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r50-caffe_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r101-caffe_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_x101-32x8d_fpn": mmdet.convert_mask_rcnn,
     "keras/vgg16": keras.convert_vgg16,
 }
 
@@ -77,7 +92,7 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
         probabilities: background and foreground, unless `classes` names them.
       options: options of the converter, such as `classes`, or `output_stride` for TensorFlow's
         models; see `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
-        detectron2_detection,keras}`.
+        detectron2_detection,mmseg,mmdet,keras}`.
 
     Raises:
       ValueError: there is no such name, or arrays are missing, unknown or wrongly shaped; the

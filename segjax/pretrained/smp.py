@@ -57,10 +57,7 @@ def convert_unet(
         top_features=None if is_resnet else 1280,
         decoder_features=(a, b, c, d, e),
     )
-    if is_resnet:
-        table = _resnet(RESNETS[backbone]())
-    else:
-        table = _mobilenet_v2("top")
+    table = _resnet(RESNETS[backbone]()) if is_resnet else _mobilenet_v2("top")
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
             table |= torch_layer(

@@ -28,6 +28,8 @@ BackboneName = Literal[
     "resnet50_msra",
     "resnet101_msra",
     "resnet103",
+    "resnet50_v1c",
+    "resnet101_v1c",
     "resnext101",
     "xception41",
     "xception65",
@@ -95,6 +97,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet50_msra": _resnet(resnet50, stride_in="1x1"),
     "resnet101_msra": _resnet(resnet101, stride_in="1x1"),
     "resnet103": _resnet(resnet101, stem="3x3x3"),
+    "resnet50_v1c": _resnet(resnet50, stem="v1c"),
+    "resnet101_v1c": _resnet(resnet101, stem="v1c"),
     "resnext101": _resnet(resnext101),
     "xception41": xception41,
     "xception65": xception65,
@@ -115,9 +119,10 @@ def make_backbone(
 
     Args:
       name: a key of `BACKBONES`. "_msra" strides in the 1×1 convolutions, as MSRA's weights need;
-        "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2); "resnext101"
-        is ResNeXt-101-32×8d; "mobilenet_v2_1280" ends with the 1×1 convolution to 1280 channels, as
-        in segmentation-models-pytorch. For other sizes make the module itself.
+        "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2), and "_v1c" has
+        such a stem with half the channels (mmsegmentation); "resnext101" is ResNeXt-101-32×8d;
+        "mobilenet_v2_1280" ends with the 1×1 convolution to 1280 channels, as in
+        segmentation-models-pytorch. For other sizes make the module itself.
       norm: normalisation of all layers; VGG-16 has none. Xception's and MobileNetV2's papers and
         weights have epsilon 1e-3, the ResNets' 1e-5.
       dtype: computation dtype.
