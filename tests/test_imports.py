@@ -20,6 +20,7 @@ MAY_KNOW = {
     "coco": [],
     "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
+    "weights": ["files", "messages"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
@@ -33,18 +34,30 @@ MAY_KNOW = {
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
-        *("data.voc_classes", "messages"),
+        *("data.voc_classes", "messages", "weights"),
+        # published folders: how their images are read, and the version that reads them
+        *("data.orientation", "training.precision", "__version__"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
-    "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
+    "trained": [
+        *("data.checks.examples", "data.loading", "data.orientation"),
+        *("messages", "pretrained", "training"),
+    ],
+    # trained models that leave: published folders, and the forms in JAX of what other rooms
+    # compute in NumPy
+    "export": [
+        *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
+        *("pretrained", "report.run", "tasks", "trained", "training", "__version__"),
+    ],
     "commands": [
         *(
             "coco",
             "data",
             "evaluation",
+            "export",
             "files",
             "inference",
             "labels",
@@ -52,14 +65,14 @@ MAY_KNOW = {
             "ops",
             "pictures",
         ),
-        *("pretrained", "recipes", "report", "tasks", "trained", "training"),
+        *("export", "pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
     ],
     "cli": ["commands", "messages"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
 WITHOUT_JAX = (
     *("coco", "data", "evaluation", "files", "inference", "labels", "messages", "pictures"),
-    "report",
+    *("report", "weights"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}

@@ -14,7 +14,9 @@ from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
+    Download,
     check_batch_size,
+    find_weights,
     load_trained_run,
     load_weights,
 )
@@ -33,6 +35,7 @@ from segjax.data.orientation import Orientation, note_turned
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
+    from segjax.pretrained.published import Published
     from segjax.trained import TrainedRun
 
 
@@ -45,6 +48,7 @@ def predict_command(
     weights: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
     ] = None,
+    download: Download = False,
     annotations: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(detectors)")
     ] = None,
@@ -74,12 +78,14 @@ def predict_command(
     whose ids it uses) and overlays/. predict.json records the model, the settings and the versions.
 
     Args:
-      model: Run directory: the --workdir of a training, which may still be in progress. With the
-        option --weights: the name of the model, such as torchvision/deeplabv3_resnet50.
+      model: Run directory: the --workdir of a training, which may still be in progress; or a folder
+        of `segjax publish`. Or the name of weights, such as torchvision/deeplabv3_resnet50; see
+        `segjax weights list`.
       images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
         model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
-      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
+      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
+        file is looked for on this machine.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
         image ids and, by the names of the classes, its category ids.
       orientation: How images with an EXIF orientation are read: upright, as viewers show them, or
@@ -96,8 +102,9 @@ def predict_command(
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
+    weights = find_weights(model, weights, download=download)
     if weights is not None and checkpoint != "best":
-        raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
+        raise UserError(f"--checkpoint is for a run; {model} is a model trained elsewhere")
     with user_errors():
         check_pixel_range(pixel_range)
     changes = read_settings(settings)
@@ -109,8 +116,8 @@ def predict_command(
     else:
         trained = run = _load_run(model, checkpoint, settings)
         description = run.description
-        batch_size = batch_size or run.config.train.eval_batch_size
-        orientation = orientation or run.experiment.orientation
+        batch_size = batch_size or run.eval_batch_size
+        orientation = orientation or run.orientation
         step, seen = run.step, run.pixels
     if pixel_range is not None:
         trained = _with_pixel_range(trained, pixel_range)
@@ -193,7 +200,7 @@ def predict_command(
                         output,
                         task.classes,
                         category_ids=ids.ids,
-                        most=task.model.detections.max_detections,
+                        most=task.most_detections,
                         notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
@@ -206,13 +213,16 @@ def predict_command(
         print("\n".join(written.finish()))
 
 
-def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedRun":
+def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedRun | Published":
     try:
         return load_trained_run(Path(model), checkpoint, settings=settings)
     except UserError as error:
         if Path(model).exists():
             raise
-        raise UserError(f"{error} (a model trained elsewhere needs --weights FILE)") from error
+        raise UserError(
+            f"{error} (a model trained elsewhere needs --weights FILE, or a name of "
+            "`segjax weights list`)"
+        ) from error
 
 
 def _with_pixel_range(trained: "Pretrained", pixel_range: tuple[float, float]) -> "Pretrained":

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from segjax.messages.lists import few
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
 from segjax.pretrained.state_dict import unwrapped
-from segjax.pretrained.tf_checkpoint import read_tf_checkpoint
+from segjax.pretrained.tf_checkpoint import read_tf_archive, read_tf_checkpoint
 from segjax.pretrained.torch_file import read_torch_file
 
 
@@ -23,6 +23,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     - .pkl: a pickle of NumPy arrays, as in detectron2's model zoo.
     - .index: a TensorFlow checkpoint, with its .data files beside it. The name without .index, as
       TensorFlow takes it, and the folder with one checkpoint do too.
+    - .gz: a .tar.gz with one TensorFlow checkpoint, as TensorFlow DeepLab's model zoo has them.
 
     A dict such as {"model": {...}, "optimizer": ...} gives the model's arrays; whatever else is in
     it, such as a Lightning module's callbacks, is neither read nor run. If all names begin with
@@ -41,10 +42,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     elif not path.exists() and index.is_file():
         path = index
     if path.suffix.lower() not in _READERS:
-        is_archive = path.suffix.lower() in (".gz", ".tgz", ".tar", ".zip")
-        hint = " (an archive is to be unpacked first)" if is_archive else ""
-        kinds = ", ".join(_READERS)
-        raise ValueError(f"{path}: expected a file of weights ending in {kinds}{hint}")
+        raise ValueError(f"{path}: expected a file of weights ending in {', '.join(_READERS)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     expected, read = _READERS[path.suffix.lower()]
@@ -122,4 +120,5 @@ _READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     ".npz": ("an archive of np.savez", _read_npz),
     ".pkl": ("a pickle of arrays", _read_pickle),
     ".index": ("a TensorFlow checkpoint", read_tf_checkpoint),
+    ".gz": ("a .tar.gz with one TensorFlow checkpoint", read_tf_archive),
 }

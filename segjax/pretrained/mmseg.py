@@ -9,15 +9,14 @@ corners in place, and they predict by windows. The R-18 and R-50b models do not 
 before the classifier in mmsegmentation, and after ASPP in ours of v3+.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
 from segjax.inference.coverings import SlidingWindow, WholeImage
-from segjax.inference.resizing import enlarged_size
+from segjax.inference.resizing import Within
 from segjax.models.backbones.resnet import ResNet, resnet50, resnet101
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
@@ -42,19 +41,6 @@ CITYSCAPES = (
 )
 CLASSES = {len(CITYSCAPES): CITYSCAPES, len(CLASS_NAMES): CLASS_NAMES}
 DEPTHS = {"r50": ("resnet50_v1c", resnet50), "r101": ("resnet101_v1c", resnet101)}
-
-
-@dataclass(frozen=True)
-class Within:
-    """The largest size of the image's aspect ratio within sides of `short` and `long` pixels."""
-
-    short: int
-    long: int
-
-    def __call__(self, image_shape: Sequence[int]) -> tuple[int, int]:
-        """Takes [height, width, ...], returns (height, width)."""
-        short, long = sorted(image_shape[:2])
-        return enlarged_size(image_shape, min(self.short / short, self.long / long))
 
 
 def convert_deeplab(
@@ -120,8 +106,8 @@ def convert_deeplab(
 
 def _size(classes: tuple[str, ...], is_cropped: bool) -> Within:
     if is_cropped:
-        return Within(1025, 2049)
-    return Within(1024, 2048) if classes == CITYSCAPES else Within(512, 2048)
+        return Within(short=1025, long=2049)
+    return Within(short=1024, long=2048) if classes == CITYSCAPES else Within(short=512, long=2048)
 
 
 def _resnet_table(resnet: ResNet) -> Table:

@@ -5,7 +5,10 @@ table as in LevelDB, from each variable's name to a message of protocol buffers 
 shape, data file, offset and size. The data files hold the bytes alone.
 """
 
+import shutil
 import struct
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +59,25 @@ def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"the variable {name.decode()} is in parts, which are not read")
         arrays[name.decode()] = _array(entry, data[entry.get(3, [0])[0]])
     return arrays
+
+
+def read_tf_archive(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the checkpoint in a .tar.gz; see `read_tf_checkpoint`.
+
+    Its files are unpacked into a temporary folder, under their last names.
+    """
+    with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
+        files = {Path(each.name).name: each for each in archive if each.isfile()}
+        found = [name for name in files if name.endswith(".index") and name[0] != "."]
+        if len(found) != 1:
+            raise ValueError(f"it holds {len(found)} TensorFlow checkpoints (NAME.index)")
+        prefix = found[0].removesuffix("index")
+        for name, member in files.items():
+            content = archive.extractfile(member) if name.startswith(prefix) else None
+            if content is not None:
+                with (Path(folder) / name).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+        return read_tf_checkpoint(Path(folder) / found[0])
 
 
 def _array(entry: dict, file: Path) -> np.ndarray:
