@@ -30,6 +30,7 @@ from segjax.weights.places import MissingWeights, known, locate
 SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
     "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
+    "torchvision/deeplabv3_mobilenet_v3_large": torchvision.convert_deeplabv3,
     "torchvision/maskrcnn_resnet50_fpn": torchvision_detection.convert_maskrcnn,
     "torchvision/maskrcnn_resnet50_fpn_v2": torchvision_detection.convert_maskrcnn,
     "torchvision/resnet18": torchvision.convert_resnet,
@@ -37,6 +38,7 @@ SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/resnet50": torchvision.convert_resnet,
     "torchvision/resnet101": torchvision.convert_resnet,
     "torchvision/mobilenet_v2": torchvision.convert_mobilenet_v2,
+    "torchvision/mobilenet_v3_large": torchvision.convert_mobilenet_v3,
     "torchvision/vgg16": torchvision.convert_vgg16,
     "smp/resnet18": torchvision.convert_resnet,
     "smp/resnet34": torchvision.convert_resnet,

@@ -77,7 +77,10 @@ def read_tf_archive(path: Path) -> dict[str, np.ndarray]:
             if content is not None:
                 with (Path(folder) / name).open("wb") as file:
                     shutil.copyfileobj(content, file)
-        return read_tf_checkpoint(Path(folder) / found[0])
+        try:
+            return read_tf_checkpoint(Path(folder) / found[0])
+        except FileNotFoundError as error:
+            raise ValueError(f"it lacks a data file of {found[0]}") from error
 
 
 def _array(entry: dict, file: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Converted models equal those of PyTorch and TensorFlow with the same weights.
 
-With the rebuilt weights the logits are of order 0.2; the tolerance is 1e-4.
+With the rebuilt weights the logits are of order 0.1 to 0.3; the tolerance is 1e-4.
 """
 
 import numpy as np
@@ -19,6 +19,7 @@ from tests.pretrained.source_shapes import forward
     "name",
     [
         "torchvision/deeplabv3_resnet50",
+        "torchvision/deeplabv3_mobilenet_v3_large",
         pytest.param("smp/unet_resnet34", marks=pytest.mark.optimized),
         "smp/unet_mobilenet_v2",
         "smp/deeplabv3plus_resnet50",
@@ -30,7 +31,7 @@ def test_logits_are_those_of_pytorch(name):
     converted = pretrained.convert(name, state)
     outputs = forward(converted.model, converted.variables, record["input"][None])
     expected = record["out"].transpose(0, 2, 3, 1)
-    assert np.ptp(expected) > 0.2
+    assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(outputs["logits"], expected, rtol=0, atol=1e-4)
     if "aux" in record:
         (coarse,) = outputs["auxiliary_logits"]
