@@ -33,7 +33,8 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
+        *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
+        *("data.voc_classes", "messages", "weights"),
         # published folders: how their images are read, and the version that reads them
         *("data.orientation", "training.precision", "__version__"),
     ],
