@@ -38,7 +38,10 @@ MAY_KNOW = {
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
-    "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
+    "trained": [
+        *("data.checks.examples", "data.image_windows", "data.loading", "inference.views"),
+        *("messages", "pretrained", "training"),
+    ],
     "commands": [
         *(
             "coco",

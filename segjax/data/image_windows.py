@@ -178,9 +178,9 @@ def _tiff_sizes(path: Path) -> list[tuple[int, int]]:
         return []
 
 
-def blocks(image: Windows, side: int = BLOCK) -> Iterator[tuple[slice, slice]]:
-    """Yields the windows of a grid over an image, row by row."""
-    height, width = image.shape[:2]
+def blocks(image: Windows, side: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Yields windows of `side` × `side` pixels (`BLOCK` by default) over an image, row by row."""
+    side, (height, width) = side or BLOCK, image.shape[:2]
     for top in range(0, height, side):
         for left in range(0, width, side):
             yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
