@@ -23,7 +23,6 @@ from segjax.pretrained.converted import Pretrained
 from segjax.recipes.unet import CellInstances
 from segjax.tasks import SemanticTask
 from segjax.trained.parts import PartPredictor, why_not_in_parts
-from tests.variables import random_variables
 
 tifffile = pytest.importorskip("tifffile")
 SIDE, TILE, H, W = 36, 24, 75, 131
@@ -38,7 +37,7 @@ def same_flags(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    """A small U-Net of random weights whose labels follow the image."""
+    """A small U-Net of random weights."""
     network = UNet(num_classes=2, features=2, depth=1, padding="SAME", dropout_rate=0.0)
     task = SemanticTask(
         model=network,
@@ -47,9 +46,18 @@ def model():
         covering=Tiling((SIDE, SIDE), (TILE, TILE), multiple=2),
         preprocess=Standardize(),
     )
-    shape = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), np.float32)
-    variables = {"batch_stats": {}} | random_variables(task, {"image": shape})
-    return Pretrained(network, variables, task.preprocess, task, ("uint8", "uint16", "float32"))
+    blank = np.zeros((1, SIDE, SIDE, 1), np.float32)
+    params = jax.jit(network.init)(jax.random.key(2), blank)["params"]
+    variables = {"batch_stats": {}, "params": jax.tree.map(np.asarray, params)}
+    types = ("uint8", "uint16", "float32")
+    found = Pretrained(network, variables, task.preprocess, task, types).predict(IMAGE)
+    odds = np.log(found["probabilities"] + 1e-30)
+    assert np.ptp(odds[..., 1] - odds[..., 0]) > 0.1
+    # Shifted, so that half of the pixels are cells.
+    variables["params"]["logits"]["bias"] = variables["params"]["logits"]["bias"] + np.array(
+        [np.median(odds[..., 1] - odds[..., 0]), 0], np.float32
+    )
+    return Pretrained(network, variables, task.preprocess, task, types)
 
 
 def changed(model, **changes):
