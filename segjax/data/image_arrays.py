@@ -71,7 +71,7 @@ def read_arrays(
         start = file.read(len(_NPY))
     if start == _NPY:
         images = iter([_read_npy(path)] if only in (None, 0) else [])
-    elif start[:4] in TIFF_STARTS and _needs_tifffile(path):
+    elif start[:4] in TIFF_STARTS and needs_tifffile(path):
         images = read_tiff(path, orientation=orientation, only=only)
     else:
         images = decode_pages(path, orientation=orientation, any_type=True, only=only)
@@ -86,7 +86,7 @@ def count_images(path: Path) -> int:
     with path.open("rb") as file:
         if file.read(4) not in TIFF_STARTS:
             return 1
-    if _needs_tifffile(path):
+    if needs_tifffile(path):
         with opened(path) as tiff:
             return sum(1 for _ in find_images(tiff, path))
     count = 0
@@ -155,7 +155,7 @@ def check_npy(array: np.ndarray, path: Path) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def _needs_tifffile(path: Path) -> bool:
+def needs_tifffile(path: Path) -> bool:
     """Whether Pillow and OpenCV would refuse a TIFF, drop bands of it or take channels for pages.
 
     True also for a file that Pillow cannot open. Damaged pixels are left to Pillow's errors.

@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from segjax.data.image_arrays import TIFF_STARTS, check_npy, read_arrays, with_known_type
+from segjax.data.image_arrays import (
+    TIFF_STARTS,
+    check_npy,
+    needs_tifffile,
+    read_arrays,
+    with_known_type,
+)
 from segjax.data.orientation import Orientation
 from segjax.data.tiff_windows import NotInParts, open_tiff
 
@@ -133,10 +139,15 @@ def open_images(
     if start == b"\x93NUMPY":
         images = [_map_npy(path)]
     elif start[:4] in TIFF_STARTS:
+        by_pillow = not needs_tifffile(path)
         try:
-            images = open_tiff(path, orientation=orientation, turned=Turned)
+            images = open_tiff(path, orientation=orientation, turned=Turned, by_pages=by_pillow)
         except NotInParts as error:
             reason = str(error)
+        except ValueError:
+            if not by_pillow:
+                raise
+            reason = "tifffile cannot read it"  # Pillow reads it, or says what is wrong
     else:
         reason = f"{path.suffix} files are compressed as a whole"
     if reason is not None:

@@ -92,11 +92,14 @@ def opened(path: Path) -> Any:
         return tifffile.TiffFile(path)
 
 
-def find_images(tiff: Any, path: Path) -> Iterator[TiffImage]:
-    """Yields the images of an open TIFF; errors are those of `read_tiff`."""
+def find_images(tiff: Any, path: Path, *, by_pages: bool = False) -> Iterator[TiffImage]:
+    """Yields the images of an open TIFF; errors are those of `read_tiff`.
+
+    With `by_pages`, each page is an image, whatever a description says.
+    """
     with decoding(path):
-        is_described = tiff.is_ome or tiff.is_imagej
-        is_described = is_described or (tiff.is_shaped and "C" in tiff.series[0].axes)
+        is_described = not by_pages and (tiff.is_ome or tiff.is_imagej)
+        is_described |= not by_pages and tiff.is_shaped and "C" in tiff.series[0].axes
     yield from (_in_series if is_described else _in_pages)(tiff, path)
 
 

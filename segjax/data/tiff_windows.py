@@ -162,11 +162,14 @@ class Bands:
         return lowest == opaque(self.dtype)
 
 
-def open_tiff(path: Path, *, orientation: Orientation, turned: Callable) -> list[Any]:
+def open_tiff(
+    path: Path, *, orientation: Orientation, turned: Callable, by_pages: bool
+) -> list[Any]:
     """Opens the images of a TIFF for reading in windows.
 
     Args:
       path: the file.
+      by_pages: whether each page is an image, whatever a description says.
       orientation: how images with an orientation tag are read.
       turned: (image, function that turns arrays) → image; `image_windows.Turned`.
 
@@ -176,7 +179,7 @@ def open_tiff(path: Path, *, orientation: Orientation, turned: Callable) -> list
     """
     images, segments = [], Segments(path)
     with opened(path) as tiff:
-        for found in find_images(tiff, path):
+        for found in find_images(tiff, path, by_pages=by_pages):
             page = found.keyframe
             _check_kind(page)
             with decoding(path):

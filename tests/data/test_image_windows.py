@@ -49,6 +49,7 @@ TIFFS = {
         np.stack([STACK, STACK + 1]),
         {"ome": True, "metadata": {"axes": "CZYX"}, **TILES},
     ),
+    "OME planes": (STACK, {"ome": True, "metadata": {"axes": "ZYX"}, **TILES, **ZIP}),
     "ImageJ stack": (STACK, {"imagej": True, "metadata": {"axes": "ZYX"}}),
     "shaped bands": (STACK, {"metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
     "BigTIFF": (GREY, {"bigtiff": True, **TILES}),
