@@ -1,7 +1,7 @@
 """`segjax predict` of images larger than memory: read, predicted and written part by part."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,15 +153,21 @@ def write_large(
         if task.decode is None:
             write("labels", labels, np.uint8)
         else:
-            stored = _stored(labels, Path(scratch) / "labels", size[1])
-            count, bands = task.decode.instances_in_bands(stored)
+            found, objects = (
+                RowFile(Path(scratch) / name, size[1]) for name in ("found", "objects")
+            )
+            for band in labels:
+                found.append(band)
+            count, bands = task.decode.instances_in_bands(found.read)
             dtype = np.uint16 if count < 2**16 else np.uint32
-            write("instances", bands(), dtype)
-            write("labels", ((band > 0).astype(np.uint8) for band in bands()), np.uint8)
-    shown = {kind: np.concatenate(bands) for kind, bands in drawn.items()}
+            write("instances", _noted(bands(), objects), dtype)
+            write("labels", objects.read(), np.uint8)
+    image = large.picture  # has whole cells only
+    shown = {
+        kind: np.concatenate(bands)[: image.shape[0], : image.shape[1]]
+        for kind, bands in drawn.items()
+    }
     background = getattr(task, "background_class", None)
-    height, width = shown["labels"].shape
-    image = large.picture[:height, :width]
     if "instances" in shown:
         picture = overlay_instances(image, shown["instances"].astype(np.int64))
     else:
@@ -216,17 +222,31 @@ def _saved(
         yield row, column, part
 
 
-def _stored(
-    bands: Iterable[np.ndarray], path: Path, width: int
-) -> Callable[[], Iterator[np.ndarray]]:
-    """Writes bands of uint8 to a file; returns a function that reads them again and again."""
-    with path.open("wb") as file:
-        for band in bands:
-            file.write(np.ascontiguousarray(band).data)
+def _noted(bands: Iterable[np.ndarray], objects: "RowFile") -> Iterator[np.ndarray]:
+    """Passes bands of object numbers on, and writes where there are objects."""
+    for band in bands:
+        objects.append(band > 0)
+        yield band
 
-    def read() -> Iterator[np.ndarray]:
-        with path.open("rb") as file:
-            while data := file.read(_BAND * width):
-                yield np.frombuffer(data, np.uint8).reshape(-1, width)
 
-    return read
+class RowFile:
+    """Rows of uint8 in a file, which are written once and read again and again.
+
+    Args:
+      path: the file, which does not exist.
+      width: pixels in a row.
+    """
+
+    def __init__(self, path: Path, width: int):
+        self._path, self._width = path, width
+
+    def append(self, band: np.ndarray) -> None:
+        """Writes the rows of a band, [rows, width]."""
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(band, np.uint8).data)
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Yields all rows as bands."""
+        with self._path.open("rb") as file:
+            while data := file.read(_BAND * self._width):
+                yield np.frombuffer(data, np.uint8).reshape(-1, self._width)

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from segjax import pretrained
 from segjax.cli import main
+from segjax.commands import prediction_parts
 from segjax.data import image_windows
 from segjax.data.augmentation.normalization import StretchPercentiles
 from segjax.data.augmentation.semantic import Normalize, Standardize
@@ -114,6 +115,7 @@ def test_labels_and_tags_are_those_of_the_ordinary_prediction(monkeypatch, model
 @pytest.mark.parametrize("gap", [0, 2])
 def test_objects_are_those_of_the_ordinary_prediction(monkeypatch, model, tmp_path, gap):
     model = changed(model, decode=CellInstances(gap=gap, min_size=20))
+    monkeypatch.setattr(prediction_parts, "PICTURE_SIDE", 40)
     np.save(tmp_path / "slide.npy", IMAGE.astype(np.float32))
     for name, limit in (("whole", 10**6), ("parts", 0)):
         predict(
@@ -126,6 +128,8 @@ def test_objects_are_those_of_the_ordinary_prediction(monkeypatch, model, tmp_pa
         np.testing.assert_array_equal(found, expected)
     assert read_image(tmp_path / "whole" / "instances" / "slide.png").max() > 3
     assert not [*(tmp_path / "parts").glob(".parts_*")]
+    picture = read_image(tmp_path / "parts" / "overlays" / "slide.png")
+    assert picture.shape == (H // 4, W // 4, 3)  # whole cells of 4 × 4 pixels
 
 
 @dataclasses.dataclass(eq=False)
