@@ -218,20 +218,21 @@ def predict_command(
                 else:
                     written = label_files()
         written.write(example, prediction)
-    predictor = PartPredictor(trained, batch_size=batch_size or 1) if large else None
-    for file in files:
-        for page, image in enumerate(file.large):
-            written = written or label_files()
-            write_large(
-                predictor,
-                task,
-                image,
-                written,
-                name=file.names[page],
-                path=file.path,
-                tags=file.tags[page] if file.tags else PageTags(),
-                probabilities=probabilities,
-            )
+    if large:
+        label_maps = written = written if isinstance(written, LabelFiles) else label_files()
+        predictor = PartPredictor(trained, batch_size=batch_size or 1)
+        for file in files:
+            for page, image in enumerate(file.large):
+                write_large(
+                    predictor,
+                    task,
+                    image,
+                    label_maps,
+                    name=file.names[page],
+                    path=file.path,
+                    tags=file.tags[page] if file.tags else PageTags(),
+                    probabilities=probabilities,
+                )
     if written is not None:
         print("\n".join(written.finish()))
 

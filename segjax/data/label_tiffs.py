@@ -145,7 +145,8 @@ def write_label_tiff_in_parts(
         raise ValueError(
             f"{path}: tifffile writes large label maps; pip install 'segjax[tiff]'"
         ) from None
-    dtype, options = np.dtype(dtype), {}
+    dtype = np.dtype(dtype)
+    options: dict[str, Any] = {}
     if tags.resolution is not None:
         x, y, unit = tags.resolution
         options |= {"resolution": (_ratio(x), _ratio(y)), "resolutionunit": unit}
