@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.pretrained.converted import Pretrained
@@ -93,6 +94,19 @@ def test_a_semantic_model_takes_scales_flips_and_a_crf(segmenter):
     assert task.refine.func is refine_probabilities
     assert task.refine.keywords == {"config": CrfConfig(num_iterations=3)}
     assert dataclasses.replace(task, views=segmenter.task.views, refine=None) == segmenter.task
+
+
+def test_windows_of_a_semantic_model_replace_the_sizes_of_its_source(segmenter):
+    changes = {"prediction.size": [64, 96], "prediction.window_stride": [48, 64]}
+    task = with_prediction(segmenter, changes).task
+    assert task.covering == SlidingWindow((64, 96), (48, 64))
+    assert task.input_size is None
+    whole = dataclasses.replace(segmenter.task, covering=WholeImage((33, 33), 16))
+    whole = dataclasses.replace(segmenter, task=whole)
+    with pytest.raises(ValueError, match="multiple of 16 plus 1"):
+        with_prediction(whole, changes)
+    with pytest.raises(ValueError, match="size and window_stride go together"):
+        with_prediction(segmenter, {"prediction.size": [64, 96]})
 
 
 def test_bad_settings_are_refused(detector, segmenter):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segjax.data.image_arrays import ARRAY_SUFFIXES, read_arrays
+from segjax.data.image_arrays import ARRAY_SUFFIXES, count_images
 from segjax.data.images import natural
 from segjax.messages.lists import few
 
@@ -323,7 +323,7 @@ def count_pages(path: Path) -> int:
         with path.open("rb") as file, Image.open(file) as image:
             if getattr(image, "n_frames", 1) == 1:
                 return 1
-        return sum(1 for _ in read_arrays(path))
+        return count_images(path)
     # Reading the file later says what is wrong. Pillow raises many kinds of errors.
     except Exception:
         return 1

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +180,8 @@ def read_page(pair: Pair, *, orientation: Orientation = "upright") -> np.ndarray
     Raises:
       OSError, ValueError: the image cannot be read.
     """
-    images = read_arrays(Path(pair.image), orientation=orientation)
-    image = next(islice(images, pair.page, None), None)
+    images = read_arrays(Path(pair.image), orientation=orientation, only=pair.page)
+    image = next(images, None)
     if image is None:
         raise ValueError(f"{pair.image}: no page {pair.page + 1}")
     return image
