@@ -1,4 +1,4 @@
-"""The command line: `segjax experiments | data | weights | evaluate | predict | crf | report`."""
+"""The command line: `segjax experiments | data | weights | evaluate | predict | ...`."""
 
 import sys
 
@@ -12,6 +12,7 @@ from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
 from segjax.commands.predict import predict_command
+from segjax.commands.publish import publish_command
 from segjax.commands.report import report_command
 from segjax.commands.weights import add_command, get_command
 from segjax.commands.weights import list_command as list_weights_command
@@ -25,6 +26,7 @@ COMMANDS = {
     "predict": predict_command,
     "crf": crf_command,
     "report": report_command,
+    "publish": publish_command,
 }
 GROUP_HELP = {
     "experiments": "List the experiment files, and copy one to run and edit it.",

@@ -34,12 +34,22 @@ MAY_KNOW = {
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
+        # published folders: how their images are read, and the version that reads them
+        *("data.orientation", "training.precision", "__version__"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
-    "trained": ["data.checks.examples", "data.loading", "messages", "pretrained", "training"],
+    "trained": [
+        *("data.checks.examples", "data.loading", "data.orientation"),
+        *("messages", "pretrained", "training"),
+    ],
+    # trained models that leave: published folders
+    "export": [
+        *("data.orientation", "evaluation", "files", "pretrained", "report.run", "tasks"),
+        *("trained", "training", "__version__"),
+    ],
     "commands": [
         *(
             "coco",
@@ -52,7 +62,7 @@ MAY_KNOW = {
             "ops",
             "pictures",
         ),
-        *("pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
+        *("export", "pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
     ],
     "cli": ["commands", "messages"],
 }

@@ -66,7 +66,8 @@ def same_flags(monkeypatch):
 def save_run(workdir, file, arguments=(), *, scores=None):
     """Writes a run with a checkpoint of random weights for each step of {step: score or None}."""
     module = load_module(file)
-    config = parse(module.Config, ["--workdir", str(workdir), *arguments])
+    variants = getattr(module, "VARIANTS", {})
+    config = parse(module.Config, ["--workdir", str(workdir), *arguments], variants=variants)
     open_run(config, file)
     experiment = module.build(config)
     task = experiment.task

@@ -30,7 +30,7 @@ from segjax.recipes.deeplab_networks import (
     DeepLabV3PlusConfig,
 )
 from segjax.recipes.fitting import crop_side
-from segjax.recipes.folders import FolderConfig
+from segjax.recipes.folder_config import FolderConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
@@ -67,10 +67,10 @@ class Config(FolderConfig, DeepLabExperimentConfig):
             super()
             .resolved(given)
             .with_data(
-                holds="classes",
+                objects=False,
                 channels=3,
                 otherwise="classes: for objects take experiments/unet/folder.py or "
-                "experiments/mask_rcnn/folder.py",
+                "experiments/mask_rcnn/folder.py, for masks of classes --holds classes",
             )
         )
         augment, prediction = config.augment, config.prediction
@@ -81,8 +81,11 @@ class Config(FolderConfig, DeepLabExperimentConfig):
             # Images are predicted whole, padded to a side of 16 k + 1.
             height, width = (-(-(side - 1) // 16) * 16 + 1 for side in config.sizes.max(axis=0))
             prediction = replace(prediction, size=(int(height), int(width)))
-        config = replace(config, augment=augment, prediction=prediction)
-        return config.fitted(given, BYTES_PER_PIXEL * augment.crop[0] * augment.crop[1])
+        config = replace(
+            config, augment=augment, prediction=prediction, loss=config.weighted(config.loss)
+        )
+        memory = BYTES_PER_PIXEL * augment.crop[0] * augment.crop[1]
+        return config.fitted(given, memory, side=augment.crop)
 
 
 VARIANTS = {

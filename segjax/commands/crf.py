@@ -17,7 +17,7 @@ from segjax.commands.models import (
     Checkpoint,
     DataDir,
     check_batch_size,
-    load_trained_run,
+    load_with_splits,
     open_split,
 )
 from segjax.files.atomic import write_json
@@ -69,7 +69,7 @@ def crf_command(
     }
     _check(ranges, {"images": (images, 1), "refinements": (refinements, 0)})
     check_batch_size(batch_size)
-    trained = load_trained_run(run, checkpoint, data_dir=data_dir)
+    trained = load_with_splits(run, checkpoint, data_dir=data_dir)
     experiment = trained.experiment
     if not hasattr(trained.task, "refine"):
         raise UserError(f"{run} does not predict class probabilities, which the CRF refines")

@@ -7,7 +7,14 @@ import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import UserError
-from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
+from segjax.commands.mask_flags import (
+    ClassMasks,
+    MaskIgnored,
+    MasksHold,
+    MaskSuffix,
+    MaskValues,
+    Unmatched,
+)
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
@@ -15,7 +22,7 @@ from segjax.commands.models import (
     Download,
     check_batch_size,
     find_weights,
-    load_trained_run,
+    load_with_splits,
     open_split,
 )
 from segjax.commands.scoring import check_writable, label, score_sources
@@ -30,6 +37,8 @@ def evaluate_command(
     masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     labels: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     mask_suffix: MaskSuffix = None,
+    unmatched: Unmatched = "refuse",
+    class_masks: ClassMasks = None,
     holds: MasksHold = None,
     values: MaskValues = (),
     ignored: MaskIgnored = (),
@@ -53,17 +62,17 @@ def evaluate_command(
     """Score a trained model on the splits of its experiment, or on images and masks of your own.
 
     Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html. With
-    --images and --masks, the model is a run, or weights by name; the scores are kept beside those
-    of the splits, as images_DIR. With --labels and --masks, label maps are scored that exist
-    already, such as those of `segjax predict`.
+    --images and --masks, the model is a run, a published folder, or weights by name; the scores are
+    kept beside those of the splits, as images_DIR. With --labels and --masks, label maps are scored
+    that exist already, such as those of `segjax predict`.
 
     A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
     COCO's result format, with the ids of the split's own data.
 
     Args:
-      run: Run directory: the --workdir of a training, which may still be in progress. Or, with
-        --images, the name of weights, such as torchvision/deeplabv3_resnet50; see
-        `segjax weights list`.
+      run: Run directory: the --workdir of a training, which may still be in progress; or a folder
+        of `segjax publish`. Or, with --images, the name of weights, such as
+        torchvision/deeplabv3_resnet50; see `segjax weights list`.
       images: Folder of images to score the model on.
       masks: Folder of their masks; a mask has the name of its image, with or without more.
       labels: Folder of label maps to score; pixel values are class or object numbers.
@@ -86,6 +95,8 @@ def evaluate_command(
             "--masks": masks,
             "--labels": labels,
             "--mask-suffix": mask_suffix,
+            "--unmatched": None if unmatched == "refuse" else unmatched,
+            "--class-masks": class_masks,
             "--holds": holds,
             "--values": values or None,
             "--ignored": ignored or None,
@@ -102,7 +113,7 @@ def evaluate_command(
     if masks is not None:
         from segjax.commands.evaluate_folders import MaskFlags, evaluate_images, evaluate_labels
 
-        flags = MaskFlags(masks, mask_suffix, holds, values, ignored)
+        flags = MaskFlags(masks, mask_suffix, unmatched, class_masks, holds, values, ignored)
         if labels is not None:
             evaluate_labels(labels, flags, output=output)
         elif images is not None and run is not None:
@@ -116,7 +127,7 @@ def evaluate_command(
             )
         return
     assert run is not None
-    trained = load_trained_run(run, checkpoint, data_dir=data_dir, settings=settings)
+    trained = load_with_splits(run, checkpoint, data_dir=data_dir, settings=settings)
 
     from segjax.report import write_report
 
@@ -143,7 +154,10 @@ def evaluate_command(
         print(f"report    {write_report(run, run / 'report.html')}")
 
 
-_MASKS = ("--mask-suffix", "--holds", "--values", "--ignored", "--output")
+_MASKS = (
+    *("--mask-suffix", "--unmatched", "--class-masks", "--holds", "--values", "--ignored"),
+    "--output",
+)
 # The ways to say what is scored: the arguments that go together, and those that may join them.
 WAYS = (
     (("RUN",), ("--split", "--data-dir", "--batch-size", "--output", "--set")),

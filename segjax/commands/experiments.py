@@ -100,7 +100,7 @@ def experiment_files() -> dict[str, ExperimentFile]:
         module = ast.parse(path.read_text(encoding="utf-8"))
         if {"Config", "build"} <= _names_bound_by(module):  # as `load_module` expects
             name = path.relative_to(folder).with_suffix("").as_posix()
-            summary, sections = _read_docstring(ast.get_docstring(module) or "")
+            summary, sections = read_docstring(ast.get_docstring(module) or "")
             found[name] = ExperimentFile(
                 name, path, summary, sections.get("Data", ""), sections.get("Command", "")
             )
@@ -130,7 +130,7 @@ def _names_bound_by(module: ast.Module) -> set[str]:
     return names
 
 
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+def read_docstring(text: str) -> tuple[str, dict[str, str]]:
     """Returns the first line, and the text of each section.
 
     A section starts with its name; its text starts in the eleventh column of each line.

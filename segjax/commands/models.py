@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.settings import read_settings, refuse_fixed, refuse_unknown
+from segjax.commands.settings import read_settings, refuse_fixed, refuse_unknown, with_settings
 from segjax.messages.hints import did_you_mean
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
+    from segjax.pretrained.published import Published
     from segjax.trained import TrainedRun
 
 CHECKPOINT_HELP = (
@@ -57,8 +58,8 @@ def load_trained_run(
     *,
     data_dir: Path | None = None,
     settings: Sequence[str] = (),
-) -> "TrainedRun":
-    """Sets JAX up for this process and loads a run; see `segjax.load_run`.
+) -> "TrainedRun | Published":
+    """Sets JAX up for this process and loads a run or a published folder; see `segjax.load_run`.
 
     Args:
       settings: pairs such as "prediction.output_stride=8"; values are JSON.
@@ -67,12 +68,17 @@ def load_trained_run(
       UserError: for what `segjax.load_run` raises, and for a setting other than those of
         prediction, the choice of detections, the range of pixels and paths.
     """
+    from segjax.pretrained.published import is_published
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig, UnknownSetting
-    from segjax.training.set_up import set_up
+    from segjax.training.configuration import UnknownSetting
+    from segjax.training.set_up import set_up_alone
 
     changes = read_settings(settings)
-    set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
+    set_up_alone()
+    if is_published(run):
+        with user_errors():
+            published = load_run(run, checkpoint, data_dir=data_dir)
+        return with_settings(published, changes)
     with user_errors():
         try:
             trained = load_run(run, checkpoint, data_dir=data_dir, settings=changes)
@@ -80,6 +86,23 @@ def load_trained_run(
             refuse_unknown(changes, run)
             raise
     refuse_fixed(changes, trained.config)
+    return trained
+
+
+def load_with_splits(run: Path, checkpoint: str, **options) -> "TrainedRun":
+    """Loads a run, for commands that read its experiment's splits; see `load_trained_run`.
+
+    Raises:
+      UserError: as `load_trained_run`; or `run` is a published folder, which has no splits.
+    """
+    from segjax.trained import TrainedRun
+
+    trained = load_trained_run(run, checkpoint, **options)
+    if not isinstance(trained, TrainedRun):
+        raise UserError(
+            f"{run} is a published folder, which has no splits of its own: score it on images and "
+            "masks (segjax evaluate FOLDER --images DIR --masks DIR --output DIR)"
+        )
     return trained
 
 
@@ -144,10 +167,9 @@ def load_weights(name: str, weights: Path) -> "Pretrained":
       UserError: there is no such name or file, the weights do not fit, or they are a backbone's.
     """
     from segjax import pretrained
-    from segjax.training.configuration import ExperimentConfig
-    from segjax.training.set_up import set_up
+    from segjax.training.set_up import set_up_alone
 
-    set_up(ExperimentConfig(workdir=Path()))
+    set_up_alone()
     with user_errors():
         converted = pretrained.load(name, weights)
     if converted.task is None:

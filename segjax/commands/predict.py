@@ -35,6 +35,7 @@ from segjax.data.orientation import Orientation, note_turned
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
+    from segjax.pretrained.published import Published
     from segjax.trained import TrainedRun
 
 
@@ -77,8 +78,9 @@ def predict_command(
     whose ids it uses) and overlays/. predict.json records the model, the settings and the versions.
 
     Args:
-      model: Run directory: the --workdir of a training, which may still be in progress. Or the name
-        of weights, such as torchvision/deeplabv3_resnet50; see `segjax weights list`.
+      model: Run directory: the --workdir of a training, which may still be in progress; or a folder
+        of `segjax publish`. Or the name of weights, such as torchvision/deeplabv3_resnet50; see
+        `segjax weights list`.
       images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
         model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
@@ -114,8 +116,8 @@ def predict_command(
     else:
         trained = run = _load_run(model, checkpoint, settings)
         description = run.description
-        batch_size = batch_size or run.config.train.eval_batch_size
-        orientation = orientation or run.experiment.orientation
+        batch_size = batch_size or run.eval_batch_size
+        orientation = orientation or run.orientation
         step, seen = run.step, run.pixels
     if pixel_range is not None:
         trained = _with_pixel_range(trained, pixel_range)
@@ -198,7 +200,7 @@ def predict_command(
                         output,
                         task.classes,
                         category_ids=ids.ids,
-                        most=task.model.detections.max_detections,
+                        most=task.most_detections,
                         notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
@@ -211,7 +213,7 @@ def predict_command(
         print("\n".join(written.finish()))
 
 
-def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedRun":
+def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedRun | Published":
     try:
         return load_trained_run(Path(model), checkpoint, settings=settings)
     except UserError as error:

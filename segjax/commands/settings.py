@@ -6,7 +6,7 @@ Names are dotted as in the run's config.json, such as prediction.scales; values 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -24,6 +24,7 @@ PIXEL_RANGE = "network.pixel_range"  # may change: it is for the images, not the
 MAY_CHANGE = ("prediction.", "network.detections.", PIXEL_RANGE)
 NAMES_SHOWN = 12  # in an error that lists settings
 
+Model = TypeVar("Model", bound="Pretrained")
 Settings = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE ...", help_behavior_hint="")
 ]
@@ -72,8 +73,8 @@ def refuse_fixed(changes: Mapping[str, Any], config: "ExperimentConfig") -> None
             )
 
 
-def with_settings(trained: "Pretrained", changes: Mapping[str, Any]) -> "Pretrained":
-    """Returns a converted model that predicts with other settings; see `with_prediction`.
+def with_settings(trained: Model, changes: Mapping[str, Any]) -> Model:
+    """Returns a model without a run that predicts with other settings; see `with_prediction`.
 
     Raises:
       UserError: the model has no such setting, or the value is bad.

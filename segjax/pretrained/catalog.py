@@ -18,6 +18,9 @@ from segjax.pretrained import (
 )
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.files import is_readable, read_weights
+from segjax.pretrained.mapping import Source
+from segjax.pretrained.published import is_published, load_published
+from segjax.pretrained.state_dict import without_prefixes
 from segjax.weights.download import download as download_weights
 from segjax.weights.known import KNOWN, find
 from segjax.weights.places import MissingWeights, known, locate
@@ -33,14 +36,21 @@ SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/resnet101": torchvision.convert_resnet,
     "torchvision/mobilenet_v2": torchvision.convert_mobilenet_v2,
     "torchvision/vgg16": torchvision.convert_vgg16,
+    "smp/resnet18": torchvision.convert_resnet,
+    "smp/resnet34": torchvision.convert_resnet,
+    "smp/resnet50": torchvision.convert_resnet,
+    "smp/resnet101": torchvision.convert_resnet,
+    "smp/mobilenet_v2": torchvision.convert_mobilenet_v2,
     "smp/unet_resnet18": smp.convert_unet,
     "smp/unet_resnet34": smp.convert_unet,
     "smp/unet_resnet50": smp.convert_unet,
     "smp/unet_resnet101": smp.convert_unet,
     "smp/unet_mobilenet_v2": smp.convert_unet,
+    "smp/deeplabv3plus_resnet18": smp.convert_deeplabv3plus,
     "smp/deeplabv3plus_resnet34": smp.convert_deeplabv3plus,
     "smp/deeplabv3plus_resnet50": smp.convert_deeplabv3plus,
     "smp/deeplabv3plus_resnet101": smp.convert_deeplabv3plus,
+    "smp/deeplabv3plus_mobilenet_v2": smp.convert_deeplabv3plus,
     "tf/deeplabv3_mobilenetv2": tf_deeplab.convert_deeplabv3_mobilenetv2,
     "tf/deeplabv3plus_xception65": tf_deeplab.convert_deeplabv3plus_xception65,
     "tf/mobilenet_v2": tf_deeplab.convert_mobilenet_v2,
@@ -65,7 +75,9 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
     Args:
       name: source and model, one of `SOURCES`, or the name of known weights
         (`segjax weights list`).
-      state_dict: arrays by the package's names, in its layout and of any float type. They decide
+      state_dict: arrays by the package's names, in its layout and of any float type. Prefixes that
+        all names have, such as "model." or "_orig_mod.", are removed if the names fit better
+        without; see `segjax.pretrained.state_dict`. The arrays decide
         the number of classes and channels, and whether the model has an auxiliary head. A semantic
         head with a single output, a sigmoid, becomes one of two classes with the same
         probabilities: background and foreground, unless `classes` names them.
@@ -79,7 +91,15 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
       TypeError: the converter has no such option.
     """
     source, own = _source_of(name)
-    return SOURCES[source](state_dict, name=source, **own | options).converted(name)
+    best = max(without_prefixes(state_dict), key=lambda arrays: _count_known(source, arrays))
+    return SOURCES[source](best, name=source, **own | options).converted(name)
+
+
+def _count_known(name: str, state_dict: Mapping[str, np.ndarray]) -> int:
+    """The number of arrays that the weights of this name have."""
+    conversion = SOURCES[name](state_dict, name=name)
+    sources = (source for source in conversion.table.values() if isinstance(source, Source))
+    return sum(source.name in conversion.state_dict for source in sources)
 
 
 def conversion_of(name: str) -> Conversion:
@@ -94,13 +114,15 @@ def conversion_of(name: str) -> Conversion:
 
 
 def load(
-    name: str, path: str | Path | None = None, *, download: bool = False, **options
+    name: str | Path, path: str | Path | None = None, *, download: bool = False, **options
 ) -> Pretrained:
-    """Converts the weights in a file; see `convert` and `segjax.pretrained.read_weights`.
+    """Converts the weights in a file, or loads a published folder.
 
     Args:
-      name: as in `convert`.
-      path: the file; None looks for the known file of this name, see `find_file`.
+      name: one of `SOURCES`, or of `segjax weights list`; or a folder of `segjax publish`, which
+        needs nothing else.
+      path: the file, see `segjax.pretrained.read_weights`; None looks for the known file of this
+        name, see `find_file`.
       download: download a known file that is not on this machine.
       options: as in `convert`.
 
@@ -111,6 +133,9 @@ def load(
         message names the file.
       TypeError: the converter has no such option.
     """
+    if path is None and not options and is_published(name):
+        return load_published(name)
+    name = str(name)
     check_name(name)
     path = find_file(name, download=download) if path is None else path
     state_dict = read_weights(path)

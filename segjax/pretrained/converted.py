@@ -15,6 +15,7 @@ from segjax.models.network import Network
 from segjax.pretrained.mapping import Table, fill
 from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
+from segjax.training.precision import MatmulPrecision, with_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Pretrained:
         predictions. None for a backbone.
       dtypes: pixel types that `predict` accepts. Weights for photographs take 8 bits; a run takes
         16 bits as well.
+      matmul_precision: the precision of float32 products; see `ExperimentConfig`.
     """
 
     model: Network
@@ -37,6 +39,7 @@ class Pretrained:
     preprocess: Callable[[dict, None], dict]
     task: SemanticTask | InstanceTask | None = None
     dtypes: tuple[str, ...] = ("uint8",)
+    matmul_precision: MatmulPrecision = "default"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class Pretrained:
 
     @functools.cached_property
     def _predict(self):
-        return jax.jit(self.segmenter.predict)
+        return jax.jit(with_precision(self.segmenter.predict, self.matmul_precision))
 
     @property
     def segmenter(self) -> SemanticTask | InstanceTask:

@@ -9,6 +9,7 @@ from typing import Self, TypeVar, cast
 from segjax import pretrained
 from segjax.pretrained.catalog import check_has_file, conversion_of
 from segjax.pretrained.converted import Conversion, Pretrained
+from segjax.pretrained.published import is_published, read_variables
 from segjax.recipes.network_config import BackboneNetworkConfig, NetworkConfig
 from segjax.recipes.weights_settings import contradictions, take_over
 from segjax.training.checkpoint import Checkpoints
@@ -34,7 +35,7 @@ class InitialConfig:
     for one band their sum."""
     run: Path | None = None
     """Run directory to start from instead of a file, at its last checkpoint (a paper's next
-    phase)."""
+    phase); or a folder of `segjax publish`."""
     backbone_only: bool = False
     """Leave out the heads of trained networks, even if they fit."""
 
@@ -141,7 +142,9 @@ class BackboneExperimentConfig(ExperimentConfig):
 
 
 def _variables_of_run(run: Path) -> dict:
-    """Reads the variables of a run's last checkpoint."""
+    """Reads the variables of a run's last checkpoint, or of a published folder."""
+    if is_published(run):
+        return read_variables(run)
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"initial.run: {run} has no checkpoints")

@@ -1,4 +1,4 @@
-"""Trained models: loads one from a run directory, and predicts every example of a source.
+"""Trained models: loads one from a run directory or a published folder, and predicts sources.
 
 ::
 
@@ -8,7 +8,6 @@
         ...
 """
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,16 @@ import jax
 
 from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import evaluation_examples
+from segjax.data.orientation import Orientation
 from segjax.messages.hints import nearest
 from segjax.messages.lists import few
 from segjax.pretrained.converted import Pretrained
+from segjax.pretrained.published import Published, is_published, load_published
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.evaluate import Evaluator
 from segjax.training.experiment import Experiment, load_experiment
 from segjax.training.parallel import DataParallel
-from segjax.training.precision import with_precision
 from segjax.training.state import TrainState
 
 NAMES_SHOWN = 8  # in an error that lists files or runs
@@ -52,9 +52,15 @@ class TrainedRun(Pretrained):
     description: str
     pixels: Mapping[str, list]
 
-    @functools.cached_property
-    def _predict(self):
-        return jax.jit(with_precision(self.segmenter.predict, self.config.matmul_precision))
+    @property
+    def orientation(self) -> Orientation:
+        """How `segjax predict` reads image files with an EXIF orientation."""
+        return self.experiment.orientation
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Tiles or images that a device predicts at a time."""
+        return self.config.train.eval_batch_size
 
 
 def load_run(
@@ -63,15 +69,19 @@ def load_run(
     *,
     data_dir: str | Path | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
-) -> TrainedRun:
-    """Loads the trained model of a run directory.
+) -> TrainedRun | Published:
+    """Loads the trained model of a run directory or of a published folder.
+
+    A published folder has neither `experiment` nor `config`, and nothing in it is executed; see
+    `segjax.pretrained.published`.
 
     The run may still be in progress: nothing in its directory is written or removed. It may have
     moved: it keeps a copy of its experiment for when the original has changed or gone. The
     experiment file is executed, so load only runs whose experiment you trust.
 
     Args:
-      path: the run directory, the `--workdir` of a training.
+      path: the run directory, the `--workdir` of a training; or a folder of `segjax publish`, which
+        has one checkpoint and takes none of the other arguments.
       checkpoint: "best" (by the run's best metric; the newest if none was scored), "last",
         or the number of a step.
       data_dir: folder of the prepared data sets, if they have moved since the training. Only
@@ -80,13 +90,19 @@ def load_run(
         by dotted name: {"prediction.output_stride": 8}.
 
     Raises:
-      FileNotFoundError: `path` is not a run directory, its experiment file is gone, or it has no
+      FileNotFoundError: `path` is neither, the run's experiment file is gone, or it has no
         checkpoint yet.
       ValueError: there is no such checkpoint or setting, or a module that the experiment imports is
         neither beside it nor installed.
       DamagedCheckpoint: the checkpoint is not as it was written.
     """
     path = Path(path)
+    if is_published(path):
+        if checkpoint != "best" or data_dir is not None or settings:
+            raise ValueError(
+                f"{path} is a published folder, which has one checkpoint and no settings of a run"
+            )
+        return load_published(path)
     _check_is_run(path)
     data_dir = None if data_dir is None else Path(data_dir)
     experiment, config = load_experiment(path, data_dir=data_dir, changes=settings)
@@ -115,6 +131,7 @@ def load_run(
         variables=variables,
         task=task,
         dtypes=check_for(experiment.task).dtypes,
+        matmul_precision=config.matmul_precision,
         experiment=experiment,
         config=config,
         step=step,
@@ -147,8 +164,7 @@ def predict_all(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    precision = model.config.matmul_precision if isinstance(model, TrainedRun) else "default"
-    parallel = DataParallel(tuple(jax.local_devices()), precision)
+    parallel = DataParallel(tuple(jax.local_devices()), model.matmul_precision)
     evaluator = Evaluator(model.segmenter, parallel, batch_size=batch_size, workdir=None)
     if not isinstance(source, Iterator):
         source = (example for _, example in evaluation_examples(source))

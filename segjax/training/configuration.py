@@ -16,6 +16,7 @@ import tyro
 
 from segjax.files.nested import flatten, with_value
 from segjax.messages.hints import did_you_mean
+from segjax.training.distributed import DistributedConfig
 from segjax.training.optimizer import OptimizerConfig, check_least
 from segjax.training.precision import MatmulPrecision
 from segjax.training.ranking import read_best_metric
@@ -73,17 +74,6 @@ class TrainConfig:
             raise ValueError(f"ema_decay={self.ema_decay}; expected a number below 1")
         if self.best_metric is not None:
             read_best_metric(self.best_metric)
-
-
-@dataclass(frozen=True)
-class DistributedConfig:
-    """Training in several processes. On clusters that JAX knows (SLURM, TPU pods), set `auto`."""
-
-    auto: bool = False
-    coordinator_address: str | None = None
-    """host:port of process 0."""
-    num_processes: int | None = None
-    process_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations
 from segjax.training.experiment import Experiment
 from segjax.training.hold import Watch, hold_run
-from segjax.training.interruption import stop_signals
+from segjax.training.interruption import Stopped, stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
-from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
+from segjax.training.parallel import DataParallel, check_same_data, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.scoring import log_results, score_splits
 from segjax.training.state import TrainState, create_state, state_shapes
@@ -63,6 +63,7 @@ def train(
       DamagedCheckpoint: the directory has checkpoints, but none is intact.
       StorageFailure: the directory cannot be written; the message says what is safe.
       BadData: an example cannot be used; the message names it.
+      ProcessesDiffer: the processes see other data or another run directory.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
       ValueError: the batch does not divide over the devices, a name in `eval_splits` is unknown,
@@ -80,7 +81,9 @@ def train(
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
     check = check_for(experiment.task)
-    pixels = check_before_training(sources, check, progress=is_main_process())["train"].pixels()
+    reports = check_before_training(sources, check, progress=is_main_process())
+    check_same_data({name: reports[name].digest(len(sources[name])) for name in sources})
+    pixels = reports["train"].pixels()
 
     def announce(resumed):
         _print_start(experiment, config, resumed, sources, parallel)
@@ -150,7 +153,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             write=main,
         ) as log,
         Progress(settings.num_steps, first_step=start, write=main) as progress,
-        stop_signals() as stop,
+        stop_signals() as asked_to_stop,
     ):
         if resumed:
             progress.message(f"resuming from step {start}")
@@ -244,6 +247,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             throughput.add(settings.batch_size)
             last = step == settings.num_steps
             due = is_due(step)
+            stop = asked_to_stop(step)
             keep = due or step % settings.checkpoint_every == 0 or stop
 
             if step == start + 1:  # includes compilation
@@ -267,8 +271,8 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
                 throughput.restart()
             if stop:
                 checkpoints.wait()
-                raise KeyboardInterrupt(
-                    f"stopped by signal {stop[0]}; the same command resumes from step {step}"
+                raise Stopped(
+                    f"stopped by signal {stop}; the same command resumes from step {step}", stop
                 )
 
 
