@@ -123,7 +123,7 @@ def _smp(encoder: str, revision: str) -> KnownWeights:
     repository = f"smp-hub/{encoder}.imagenet"
     return KnownWeights(
         name=f"smp/{encoder}",
-        converter=f"torchvision/{encoder}",
+        converter=f"smp/{encoder}",
         address=f"https://huggingface.co/{repository}/resolve/{revision}/model.safetensors",
         licence="not stated",
         data=IMAGENET,

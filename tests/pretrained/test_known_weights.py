@@ -114,7 +114,7 @@ def published_shapes(row):
         return deeplab_shapes(depth[1])
     if "maskrcnn" in network:
         return mask_rcnn_shapes(row.converter)
-    if source == "torchvision" and depth:
+    if source in ("torchvision", "smp") and depth:
         return torchvision_resnet_shapes(depth[1]) | {"fc.weight": (1000, 512), "fc.bias": (1000,)}
     unused = {
         "vgg16": "classifier.0.weight",
