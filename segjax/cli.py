@@ -11,6 +11,7 @@ from segjax.commands.errors import EXPECTED, UserError, end_with_message
 from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
+from segjax.commands.export import export_command
 from segjax.commands.predict import predict_command
 from segjax.commands.publish import publish_command
 from segjax.commands.report import report_command
@@ -24,6 +25,7 @@ COMMANDS = {
     "weights": {"list": list_weights_command, "get": get_command, "add": add_command},
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "export": export_command,
     "crf": crf_command,
     "report": report_command,
     "publish": publish_command,

@@ -33,7 +33,8 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
+        *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
+        *("data.voc_classes", "messages", "weights"),
         # published folders: how their images are read, and the version that reads them
         *("data.orientation", "training.precision", "__version__"),
     ],
@@ -45,16 +46,18 @@ MAY_KNOW = {
         *("data.checks.examples", "data.loading", "data.orientation"),
         *("messages", "pretrained", "training"),
     ],
-    # trained models that leave: published folders
+    # trained models that leave: published folders, and the forms in JAX of what other rooms
+    # compute in NumPy
     "export": [
-        *("data.orientation", "evaluation", "files", "pretrained", "report.run", "tasks"),
-        *("trained", "training", "__version__"),
+        *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
+        *("pretrained", "report.run", "tasks", "trained", "training", "__version__"),
     ],
     "commands": [
         *(
             "coco",
             "data",
             "evaluation",
+            "export",
             "files",
             "inference",
             "labels",

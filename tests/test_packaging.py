@@ -90,9 +90,9 @@ def imported(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("segjax", ["tiff", "hub"]),
+        ("segjax", ["tiff", "hub", "wandb", "mlflow", "trackio"]),
         ("experiments", ["benchmarks", "augmentation"]),
-        ("tests", ["test", "tensorflow"]),
+        ("tests", ["test", "tensorflow", "wandb", "trackio"]),
     ],
 )
 def test_every_import_is_a_declared_requirement(folder, extras):

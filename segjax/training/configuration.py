@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import sys
 import types
 import typing
@@ -10,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tyro
 
@@ -93,6 +92,12 @@ class ExperimentConfig:
     float32, as CPUs always compute."""
     accept_changes: bool = False
     """Resume even if the configuration has changed since the run began."""
+    track: Literal["wandb", "mlflow", "trackio"] | None = None
+    """Also sends metrics and pictures to W&B, MLflow or trackio, which are extras of segjax. Their
+    own environment variables say where to. None keeps them in the run directory."""
+    track_project: str | None = None
+    """W&B's or trackio's project, or MLflow's experiment. None takes WANDB_PROJECT or
+    MLFLOW_EXPERIMENT_NAME from the environment, or else segjax."""
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     distributed: DistributedConfig = DistributedConfig()
@@ -117,6 +122,8 @@ FREE_KEYS = (
     "workdir",
     "data_dir",
     "accept_changes",
+    "track",
+    "track_project",
     "distributed",
     "train.log_every",
     "train.eval_batch_size",
@@ -329,8 +336,3 @@ def describe(values: dict) -> str:
     flat = flatten(values)
     width = max(map(len, flat))
     return "\n".join(f"  {key:{width}}  {json.dumps(value)}" for key, value in flat.items())
-
-
-def command_line() -> str:
-    """Returns the command that started this process, as it would be typed."""
-    return shlex.join(["python", *sys.argv])

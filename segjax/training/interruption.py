@@ -10,10 +10,10 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run after a checkpoint; `signal` is its name."""
+    """A signal, named by `signal`, ended the run after the checkpoint of a step."""
 
-    def __init__(self, message: str, signal: str):
-        super().__init__(message)
+    def __init__(self, signal: str, step: int):
+        super().__init__(f"stopped by signal {signal}; the same command resumes from step {step}")
         self.signal = signal
 
 

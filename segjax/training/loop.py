@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 from collections import deque
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ import jax
 
 from segjax.data.checks.examples import check_before_training, check_for, open_sources
 from segjax.data.loading.loader import training_batches
+from segjax.data.loading.read_ahead import worker_count
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
 from segjax.training.changes import changes, recorded
@@ -33,6 +33,7 @@ from segjax.training.stopping import (
     stop_message,
     stopping_so_far,
 )
+from segjax.training.tracking import check_tracker, open_trackers
 
 
 class NonFiniteLoss(RuntimeError):
@@ -67,7 +68,7 @@ def train(
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
       ValueError: the batch does not divide over the devices, a name in `eval_splits` is unknown,
-        or `stop_after` is set without `eval_every`.
+        `stop_after` is set without `eval_every`, or the package of `track` is not installed.
     """
     experiment = experiment.ranked_by(config.train.best_metric)
     parallel = replace(parallel or DataParallel(), matmul_precision=config.matmul_precision)
@@ -78,6 +79,7 @@ def train(
             known = ", ".join(experiment.evaluation)
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
     check_evaluations(settings)
+    check_tracker(config.track)
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
     check = check_for(experiment.task)
@@ -140,19 +142,20 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
         seed=config.seed,
         start=examples_seen // settings.batch_size,
         groups=None if experiment.groups is None else experiment.groups(source),
-        num_workers=_worker_count(settings.num_workers),
+        num_workers=worker_count(settings.num_workers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with (
         contextlib.closing(batches),
+        Progress(settings.num_steps, first_step=start, write=main) as progress,
         MetricsLog(
             config.workdir,
             resume_step=start if resumed else None,
             evaluated=checkpoints.evaluated(start),
+            trackers=open_trackers(config, say=progress.message),
             write=main,
         ) as log,
-        Progress(settings.num_steps, first_step=start, write=main) as progress,
         stop_signals() as asked_to_stop,
     ):
         if resumed:
@@ -271,9 +274,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
                 throughput.restart()
             if stop:
                 checkpoints.wait()
-                raise Stopped(
-                    f"stopped by signal {stop}; the same command resumes from step {step}", stop
-                )
+                raise Stopped(stop, step)
 
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
@@ -340,12 +341,3 @@ def _print_start(experiment, config, resumed, sources, parallel):
             f"learning rate {optimizer.learning_rate:g} for batches of "
             f"{optimizer.reference_batch_size}, scaled to {scaled:g} for batches of {size}"
         )
-
-
-def _worker_count(num_workers):
-    if num_workers is not None:
-        return num_workers
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return 0 if cores < 4 else cores // 2

@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -70,7 +72,7 @@ def open_run(config, experiment_file: Path) -> bool:
         path,
         {
             "experiment": str(experiment_file),
-            "command": configuration.command_line(),
+            "command": command_line(),
             "config": values,
         },
     )
@@ -156,6 +158,11 @@ def read_config(run: Path) -> dict:
             f'{path} is damaged: expected a JSON object with "experiment", "command" and "config" '
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def command_line() -> str:
+    """Returns the command that started this process, as it would be typed."""
+    return shlex.join(["python", *sys.argv])
 
 
 def environment() -> dict:

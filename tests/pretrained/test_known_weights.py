@@ -189,7 +189,6 @@ def test_a_file_of_a_known_name_is_found_or_asked_for(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("keras/vgg16", "keras/vgg16: no published file is known; name your own"),
-        ("tf/mobilenetv2_coco_voc_trainaug", r"\.tar\.gz holds a TensorFlow checkpoint; README.md"),
         ("torchvision/resnet43", "did you mean 'torchvision/resnet34'"),
         ("detectron2/mask_rcnn_R_50_FPN_2x", "did you mean 'detectron2/mask_rcnn_R_50_FPN_[13]x'"),
     ],
