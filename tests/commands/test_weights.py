@@ -163,7 +163,6 @@ def test_options_that_contradict_a_name_are_refused(server, photo, tmp_path, cap
         ((NAME, "--weights", file, "--download"), "leave out --weights, or --download"),
         ((tmp_path, "--download"), "is no name of `segjax weights list`"),
         (("made-up/nett", "--download"), f"did you mean {NAME!r}"),
-        (("tf/xception65_imagenet", "--download"), "holds a TensorFlow checkpoint"),
         (("smp/unet_resnet34",), "needs --weights FILE, or a name of `segjax weights list`"),
     ):
         assert message in fails(capsys, "predict", arguments[0], photo, *arguments[1:], *output)
