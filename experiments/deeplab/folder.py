@@ -15,7 +15,7 @@ Command   python experiments/deeplab/folder.py --workdir runs/mine --images imag
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from segjax.commands.launch import run
 from segjax.recipes.deeplab import (
@@ -63,15 +63,12 @@ class Config(FolderConfig, DeepLabExperimentConfig):
     prediction: DeepLabPredictionConfig = DeepLabPredictionConfig()
 
     def resolved(self, given: Collection[str] = ()) -> Self:
-        config = (
-            super()
-            .resolved(given)
-            .with_data(
-                objects=False,
-                channels=3,
-                otherwise="classes: for objects take experiments/unet/folder.py or "
-                "experiments/mask_rcnn/folder.py, for masks of classes --holds classes",
-            )
+        followed = super(Config, self._following_the_weights(given)).resolved(given)
+        config = followed.with_data(
+            objects=False,
+            channels=3,
+            otherwise="classes: for objects take experiments/unet/folder.py or "
+            "experiments/mask_rcnn/folder.py, for masks of classes --holds classes",
         )
         augment, prediction = config.augment, config.prediction
         if "augment.crop" not in given:
@@ -86,6 +83,21 @@ class Config(FolderConfig, DeepLabExperimentConfig):
         )
         memory = BYTES_PER_PIXEL * augment.crop[0] * augment.crop[1]
         return config.fitted(given, memory, side=augment.crop)
+
+    def _following_the_weights(self, given: Collection[str]) -> Self:
+        """Leaves to trained weights what belongs to them, unless the command line has it."""
+        if self.initial.name is None:
+            return self
+        network, default = self.network, type(self.network)()
+        follow: dict[str, Any] = {
+            name: getattr(default, name)
+            for name in ("backbone", "pixels")
+            if f"network.{name}" not in given
+        }
+        if "network.batch_norm.epsilon" not in given:
+            epsilon = default.batch_norm.epsilon
+            follow["batch_norm"] = replace(network.batch_norm, epsilon=epsilon)
+        return replace(self, network=replace(network, **follow))
 
 
 VARIANTS = {
