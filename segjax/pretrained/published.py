@@ -33,7 +33,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import flax.traverse_util
 import jax
@@ -43,6 +43,7 @@ from safetensors.numpy import load
 
 from segjax import __version__
 from segjax.data.orientation import Orientation
+from segjax.models.network import Network
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.description import rebuild
 from segjax.tasks.instance import InstanceTask
@@ -119,7 +120,7 @@ def load_published(folder: str | Path) -> Published:
         ) from error
     try:
         return Published(
-            model=task.model,
+            model=cast(Network, task.model),
             variables=read_variables(folder),
             preprocess=task.preprocess,
             task=task,
