@@ -82,8 +82,8 @@ def _summary(task, facts) -> str:
         does = f"gives each pixel of an image {_of(len(task.classes))}"
         does += ", and numbers the objects" if task.decode is not None else ""
     return (
-        f"This {network} {does}. It was made with segjax, which reads this folder without running "
-        "any code from it."
+        f"This {network} {does}. It runs with segjax, which reads this folder without executing code "
+        "from it."
     )
 
 
@@ -98,7 +98,7 @@ def _model(task, facts) -> str:
         "network": f"{type(task.model).__name__}, {_count(facts['weights']['parameters'])} "
         "parameters",
         "images": f"{channels}, {kinds}",
-        "normalisation": type(task.preprocess).__name__,
+        "normalisation": f"`{task.preprocess}`",
         "classes": ", ".join(f"{number} {each}" for number, each in enumerate(task.classes)),
     }
     if facts["pixels"]:
