@@ -82,8 +82,8 @@ def _summary(task, facts) -> str:
         does = f"gives each pixel of an image {_of(len(task.classes))}"
         does += ", and numbers the objects" if task.decode is not None else ""
     return (
-        f"This {network} {does}. It runs with segjax, which reads this folder without executing code "
-        "from it."
+        f"This {network} {does}. It runs with segjax, which reads this folder without executing "
+        "code from it."
     )
 
 

@@ -30,17 +30,18 @@ def test_a_folder_appears_with_all_its_files(tmp_path):
 
 
 def test_a_folder_that_fails_or_has_files_stays_as_it_was(tmp_path):
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a") as folder:
-        (folder / "half").write_text("1")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "a") as folder:
+        (folder / "missing" / "half").write_text("1")
     assert [*tmp_path.iterdir()] == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("1")
     (tmp_path / "file").write_text("1")
     for name in ("full", "file"):
-        with pytest.raises(FileExistsError, match=f"{name} exists already"):
-            with whole_folder(tmp_path / name):
-                raise AssertionError
+        with (
+            pytest.raises(FileExistsError, match=f"{name} exists already"),
+            whole_folder(tmp_path / name),
+        ):
+            raise AssertionError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
 
