@@ -62,7 +62,7 @@ def publish_command(
         with user_errors():
             check_push(push)
     if output is None:
-        _push_folder(Path(model), push, weights=weights, license=license)
+        _push_folder(Path(model), push, private=private, weights=weights, license=license)
         return
     with user_errors():
         refuse_full_folder(output)
@@ -130,20 +130,23 @@ def _source_of_run(path: Path, run: "TrainedRun") -> dict[str, Any]:
     }
 
 
-def _push_folder(folder: Path, push: str | None, **others: Any) -> None:
+def _push_folder(folder: Path, push: str | None, *, private: bool, **others: Any) -> None:
     """Uploads a folder that was published before."""
     from segjax.pretrained.published import is_published, read_facts
 
     given = [f"--{name}" for name, value in others.items() if value is not None]
-    if push is None or given or not is_published(folder):
+    if push is None or given:
         raise UserError(
-            "publish needs --output FOLDER to write to; without it, --push USER/NAME uploads a "
-            f"FOLDER that was published before, which {folder} is "
-            f"{'' if is_published(folder) else 'not'}".rstrip()
+            f"{', '.join(given) or 'publish'} needs --output FOLDER, the folder to write; without "
+            "it, --push USER/NAME uploads a folder that was published before"
+        )
+    if not is_published(folder):
+        raise UserError(
+            f"{folder} is not a folder that segjax publish wrote; --output FOLDER writes one"
         )
     with user_errors():
         read_facts(folder)
-    _push(folder, push, private=False)
+    _push(folder, push, private=private)
 
 
 def _push(folder: Path, repository: str, *, private: bool) -> None:

@@ -20,14 +20,14 @@ from segjax.data.instance_masks import crop_mask, tight_boxes
 from segjax.pretrained.published import FACTS, WEIGHTS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.unet_networks import UNetConfig
-from tests.experiments.test_folders import EXPERIMENTS, SMALL
-from tests.test_trained import MASK_RCNN, blobs, same_flags, save_run  # noqa: F401
+from tests.test_trained import EXPERIMENTS, MASK_RCNN, blobs, same_flags, save_run  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
+UNET = ["--network.features", "2", "--network.depth", "1", "--network.tile", "32"]
 # The experiments on folders with random weights: families, masks and flags.
 RUNS = {
-    "unet": ("unet", "classes", ["--network.tile", "32"]),
-    "cells": ("unet", "objects", ["--holds", "instances", "--network.tile", "32"]),
+    "unet": ("unet", "classes", UNET),
+    "cells": ("unet", "objects", [*UNET, "--holds", "instances"]),
     "v3plus": (
         "deeplab",
         "classes",
@@ -66,12 +66,11 @@ def runs(files, tmp_path_factory):
     def make(name):
         if name not in made:
             family, masks, flags = RUNS[name]
-            small = SMALL["unet"] if family == "unet" else []
             arguments = ["--images", str(files / "images"), "--masks", str(files / masks)]
             made[name] = save_run(
                 tmp_path_factory.mktemp("runs") / name,
                 EXPERIMENTS / family / "folder.py",
-                [*arguments, *small, *flags],
+                [*arguments, *flags],
                 scores={5: 0.9, 10: 0.1},
             )
         return made[name]
