@@ -1,4 +1,4 @@
-"""The command line: `segjax experiments | data | evaluate | predict | crf | report | publish`."""
+"""The command line: `segjax experiments | data | weights | evaluate | predict | ...`."""
 
 import sys
 
@@ -11,16 +11,21 @@ from segjax.commands.errors import EXPECTED, UserError, end_with_message
 from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
 from segjax.commands.experiments import list_command as list_experiments_command
+from segjax.commands.export import export_command
 from segjax.commands.predict import predict_command
 from segjax.commands.publish import publish_command
 from segjax.commands.report import report_command
+from segjax.commands.weights import add_command, get_command
+from segjax.commands.weights import list_command as list_weights_command
 from segjax.messages.hints import did_you_mean
 
 COMMANDS = {
     "experiments": {"list": list_experiments_command, "copy": copy_command},
     "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
+    "weights": {"list": list_weights_command, "get": get_command, "add": add_command},
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "export": export_command,
     "crf": crf_command,
     "report": report_command,
     "publish": publish_command,
@@ -28,6 +33,7 @@ COMMANDS = {
 GROUP_HELP = {
     "experiments": "List the experiment files, and copy one to run and edit it.",
     "data": "Prepare, check and list data sets.",
+    "weights": "List published weights, and get them.",
 }
 
 

@@ -20,6 +20,7 @@ MAY_KNOW = {
     "coco": [],
     "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
+    "weights": ["files", "messages"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
@@ -32,7 +33,7 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages"),
+        *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
         # published folders: how their images are read, and the version that reads them
         *("data.orientation", "training.precision", "__version__"),
     ],
@@ -44,16 +45,18 @@ MAY_KNOW = {
         *("data.checks.examples", "data.loading", "data.orientation"),
         *("messages", "pretrained", "training"),
     ],
-    # trained models that leave: published folders
+    # trained models that leave: published folders, and the forms in JAX of what other rooms
+    # compute in NumPy
     "export": [
-        *("data.orientation", "evaluation", "files", "pretrained", "report.run", "tasks"),
-        *("trained", "training", "__version__"),
+        *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
+        *("pretrained", "report.run", "tasks", "trained", "training", "__version__"),
     ],
     "commands": [
         *(
             "coco",
             "data",
             "evaluation",
+            "export",
             "files",
             "inference",
             "labels",
@@ -61,14 +64,14 @@ MAY_KNOW = {
             "ops",
             "pictures",
         ),
-        *("export", "pretrained", "recipes", "report", "tasks", "trained", "training"),
+        *("export", "pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
     ],
     "cli": ["commands", "messages"],
 }
 # Data is read in worker processes, and pictures and scores are made of NumPy arrays.
 WITHOUT_JAX = (
     *("coco", "data", "evaluation", "files", "inference", "labels", "messages", "pictures"),
-    "report",
+    *("report", "weights"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOWHERE = {"tensorflow", "torch", "keras", "matplotlib"}

@@ -90,9 +90,9 @@ def imported(folder):
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("segjax", ["tiff", "hub"]),
+        ("segjax", ["tiff", "hub", "wandb", "mlflow", "trackio"]),
         ("experiments", ["benchmarks", "augmentation"]),
-        ("tests", ["test", "tensorflow"]),
+        ("tests", ["test", "tensorflow", "wandb", "trackio"]),
     ],
 )
 def test_every_import_is_a_declared_requirement(folder, extras):
@@ -154,6 +154,13 @@ def test_the_readmes_links_to_files_are_of_files_that_exist():
     relative = [link.partition("#")[0] for link in links if not link.startswith("https:")]
     assert relative
     assert [link for link in relative if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_leads_to_every_file_that_extends_segjax():
+    links = LINK.findall((ROOT / "README.md").read_text())
+    files = sorted(path.name for path in (ROOT / "experiments/extending").glob("*.py"))
+    assert files
+    assert [name for name in files if f"experiments/extending/{name}" not in links] == []
 
 
 def test_beside_an_editable_checkout_of_its_name_segjax_is_found(tmp_path):

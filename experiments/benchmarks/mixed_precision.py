@@ -60,10 +60,8 @@ from segjax.training.step import make_train_step
 WINDOW = 20  # steps
 PERTURBATION = 1e-3
 NORMALIZE = Normalize(127.5, 64.0)
-CAMVID = (
-    *("sky", "building", "pole", "road", "pavement", "tree"),
-    *("sign", "fence", "car", "pedestrian", "bicyclist"),
-)
+CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car")
+CAMVID += ("pedestrian", "bicyclist")
 BATCH_NORM = BatchNormConfig(momentum=0.9)
 OBJECTS = 24
 HELD_OUT = 8  # images, which no step sees
@@ -316,9 +314,8 @@ def predict(task, variables: dict, batch: dict) -> np.ndarray:
     for image, merge in enumerate(merged):
         for place in np.flatnonzero(outputs["valid"][image])[::-1]:  # the best is the last
             mask, box = outputs["masks"][image, place], outputs["boxes"][image, place]
-            merge[paste(mask, box, size, rule="detectron2") >= 0.5] = outputs["classes"][
-                image, place
-            ]
+            covered = paste(mask, box, size, rule="detectron2") >= 0.5
+            merge[covered] = outputs["classes"][image, place]
     return merged
 
 

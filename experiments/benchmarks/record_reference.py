@@ -54,6 +54,13 @@ def smp_deeplabv3plus_resnet50():
     return outputs(model, height=128, width=160)
 
 
+def smp_deeplabv3plus_mobilenet_v2():
+    import segmentation_models_pytorch as smp
+
+    model = smp.DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=3)
+    return outputs(model, height=64, width=96)
+
+
 def torchvision_deeplabv3_resnet50_gradients():
     """Records one training step without dropout, in float64, so that rounding plays no part.
 
@@ -256,6 +263,7 @@ RECORDS = (
     smp_unet_resnet34,
     smp_unet_mobilenet_v2,
     smp_deeplabv3plus_resnet50,
+    smp_deeplabv3plus_mobilenet_v2,
     torchvision_maskrcnn_resnet50_fpn,
     torchvision_maskrcnn_resnet50_fpn_losses,
     torchvision_maskrcnn_resnet50_fpn_v2,

@@ -15,7 +15,7 @@ Command   python experiments/deeplab/folder.py --workdir runs/mine --images imag
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from segjax.commands.launch import run
 from segjax.recipes.deeplab import (
@@ -30,7 +30,7 @@ from segjax.recipes.deeplab_networks import (
     DeepLabV3PlusConfig,
 )
 from segjax.recipes.fitting import crop_side
-from segjax.recipes.folders import FolderConfig
+from segjax.recipes.folder_config import FolderConfig
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
@@ -63,15 +63,12 @@ class Config(FolderConfig, DeepLabExperimentConfig):
     prediction: DeepLabPredictionConfig = DeepLabPredictionConfig()
 
     def resolved(self, given: Collection[str] = ()) -> Self:
-        config = (
-            super()
-            .resolved(given)
-            .with_data(
-                holds="classes",
-                channels=3,
-                otherwise="classes: for objects take experiments/unet/folder.py or "
-                "experiments/mask_rcnn/folder.py",
-            )
+        followed = super(Config, self._following_the_weights(given)).resolved(given)
+        config = followed.with_data(
+            objects=False,
+            channels=3,
+            otherwise="classes: for objects take experiments/unet/folder.py or "
+            "experiments/mask_rcnn/folder.py, for masks of classes --holds classes",
         )
         augment, prediction = config.augment, config.prediction
         if "augment.crop" not in given:
@@ -81,8 +78,26 @@ class Config(FolderConfig, DeepLabExperimentConfig):
             # Images are predicted whole, padded to a side of 16 k + 1.
             height, width = (-(-(side - 1) // 16) * 16 + 1 for side in config.sizes.max(axis=0))
             prediction = replace(prediction, size=(int(height), int(width)))
-        config = replace(config, augment=augment, prediction=prediction)
-        return config.fitted(given, BYTES_PER_PIXEL * augment.crop[0] * augment.crop[1])
+        config = replace(
+            config, augment=augment, prediction=prediction, loss=config.weighted(config.loss)
+        )
+        memory = BYTES_PER_PIXEL * augment.crop[0] * augment.crop[1]
+        return config.fitted(given, memory, side=augment.crop)
+
+    def _following_the_weights(self, given: Collection[str]) -> Self:
+        """Leaves to trained weights what belongs to them, unless the command line has it."""
+        if self.initial.name is None:
+            return self
+        network, default = self.network, type(self.network)()
+        follow: dict[str, Any] = {
+            name: getattr(default, name)
+            for name in ("backbone", "pixels")
+            if f"network.{name}" not in given
+        }
+        if "network.batch_norm.epsilon" not in given:
+            epsilon = default.batch_norm.epsilon
+            follow["batch_norm"] = replace(network.batch_norm, epsilon=epsilon)
+        return replace(self, network=replace(network, **follow))
 
 
 VARIANTS = {

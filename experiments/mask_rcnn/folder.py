@@ -1,13 +1,15 @@
-"""Mask R-CNN on your own images: a folder of images and a folder of masks with numbered objects.
+"""Mask R-CNN on your own images: a folder of images and a folder of masks with objects.
 
 Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870): ResNet-50 with FPN; by --variant
           small as in dsb2018.py, for many small objects and from scratch: ResNet-34 at half its
           width.
-Protocol  Each object has a number or a colour of its own in its mask; all are of one class. Start
-          from weights trained on COCO wherever you can (--initial.name
-          torchvision/maskrcnn_resnet50_fpn --initial.weights FILE). Annotations of several classes
-          come as a JSON file in COCO's format: coco_files.py. Images are cut to windows, which
-          follow from their size unless they are given; the run prints and records them.
+Protocol  Each object has a number or a colour of its own in its mask, and a second folder of masks
+          may hold the classes (--class-masks, as CVAT, labelme and VOC write them). Or the masks
+          hold classes, and each connected region is an object (--holds components). Overlapping
+          objects need a JSON file in COCO's format: coco_files.py. Start from weights trained on
+          COCO wherever you can (--initial.name torchvision/maskrcnn_resnet50_fpn --initial.weights
+          FILE). Images are cut to windows, which follow from their size unless they are given; the
+          run prints and records them.
 Cost      hours on a GPU; the run shows its rate and the time left.
 Data      --images DIR --masks DIR; `segjax data check --images DIR --masks DIR` looks at them first
 Command   python experiments/mask_rcnn/folder.py --workdir runs/mine --images images --masks masks
@@ -23,7 +25,7 @@ from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.fitting import crop_side
-from segjax.recipes.folders import FolderConfig
+from segjax.recipes.folder_config import FolderConfig
 from segjax.recipes.mask_rcnn import (
     Crop,
     InputConfig,
@@ -65,9 +67,10 @@ class Config(FolderConfig, MaskRCNNExperimentConfig):
             super()
             .resolved(given)
             .with_data(
-                holds="instances",
+                objects=True,
                 channels=3,
-                otherwise="objects, which masks must number (--holds instances): for classes take "
+                otherwise="objects: give --holds components if each connected region of a class is "
+                "an object, --holds instances if each object has its own value. For classes take "
                 "experiments/unet/folder.py or experiments/deeplab/folder.py",
             )
         )
@@ -85,7 +88,7 @@ class Config(FolderConfig, MaskRCNNExperimentConfig):
             prediction = replace(prediction, buckets=tuple(sorted(sides)))
         config = replace(config, input=settings, prediction=prediction)
         height, width = settings.buckets[-1]
-        return config.fitted(given, BYTES_PER_PIXEL * height * width)
+        return config.fitted(given, BYTES_PER_PIXEL * height * width, side=(height, width))
 
 
 VARIANTS = {

@@ -5,8 +5,9 @@ Paper     Ronneberger et al., U-Net, MICCAI 2015, with what has become usual sin
           ResNet-34 that starts from weights trained on photographs (--initial.name
           torchvision/resnet34 --initial.weights FILE, or smp/unet_resnet34 for the decoder too).
 Protocol  The masks say what is learned. Classes: the loss is cross-entropy and Dice, the mean IoU
-          ranks the checkpoints. Numbered objects: the paper's weight map separates touching ones,
-          and SEG ranks the checkpoints. Tile, batch size and number of steps follow from the images
+          ranks the checkpoints. Objects, numbered or the connected regions of black and white masks
+          (--holds components): the paper's weight map separates touching ones, and SEG ranks the
+          checkpoints. Tile, batch size and number of steps follow from the images
           and the machine, unless they are given; the run prints and records them.
 Cost      minutes to hours; the run shows its rate and the time left.
 Data      --images DIR --masks DIR; `segjax data check --images DIR --masks DIR` looks at them first
@@ -20,7 +21,7 @@ from typing import Self
 from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
 from segjax.recipes.fitting import crop_side
-from segjax.recipes.folders import FolderConfig
+from segjax.recipes.folder_config import FolderConfig
 from segjax.recipes.unet import (
     CellExperimentConfig,
     InitialUNetExperimentConfig,
@@ -58,7 +59,16 @@ class Config(FolderConfig, CellExperimentConfig, InitialUNetExperimentConfig):
 
     def resolved(self, given: Collection[str] = ()) -> Self:
         config = super().resolved(given).with_data()
-        network = config.network
+        if config.data.has_objects and len(config.data.classes) > 2:
+            raise ValueError(
+                f"the objects are of {len(config.data.classes) - 1} classes "
+                f"({', '.join(config.data.classes[1:])}), and this network separates objects of "
+                "one: take experiments/mask_rcnn/folder.py, or learn the classes alone by --holds "
+                "classes"
+            )
+        network, weight_map = config.network, config.weight_map
+        if config.data.holds == "components" and "weight_map.gap" not in given:
+            weight_map = replace(weight_map, gap=0)  # components never touch
         multiple = 2**network.depth if isinstance(network, UNetConfig) else STRIDE
         if "network.tile" not in given:
             tile = crop_side(config.sizes, multiple=multiple, largest=384)
@@ -69,7 +79,9 @@ class Config(FolderConfig, CellExperimentConfig, InitialUNetExperimentConfig):
         # 16 maps as large as the first level's, in float32; the deeper levels double them.
         features = network.features if isinstance(network, UNetConfig) else ENCODER_FEATURES
         memory = 2 * 16 * 4 * features * network.tile**2
-        return replace(config, network=network).fitted(given, memory)
+        return replace(
+            config, network=network, weight_map=weight_map, loss=config.weighted(config.loss)
+        ).fitted(given, memory, side=(network.tile, network.tile))
 
 
 VARIANTS = {
@@ -90,7 +102,7 @@ VARIANTS = {
 
 def build(config: Config) -> Experiment:
     splits = config.data.splits()
-    if config.data.holds == "instances":
+    if config.data.has_objects:
         return cell_experiment(config, splits)
     return unet_experiment(config, splits, best_metric="mean_iou")
 

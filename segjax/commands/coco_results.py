@@ -95,7 +95,7 @@ def describe_categories(ids: ResultIds, *, own: Sequence[Id] | None, listed: Pat
     return f"category ids: {origin}; made up for classes that it does not list: {shown}"
 
 
-def describe_capacity(counts: Sequence[int], most: int) -> list[str]:
+def describe_capacity(counts: Sequence[int], most: float) -> list[str]:
     """Returns a line if images have as many detections as the model finds at most."""
     full = sum(count >= most for count in counts)
     if not full:
@@ -139,5 +139,5 @@ def write_results(evaluator, source, task, *, split: str, folder: Path) -> list[
     counts = [found[image["id"]] for image in images]
     return [
         f"results   {path}  (COCO's result format: {len(rows)} detections{made_up})",
-        *describe_capacity(counts, task.model.detections.max_detections),
+        *describe_capacity(counts, task.most_detections),
     ]

@@ -8,7 +8,14 @@ import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import user_errors
-from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
+from segjax.commands.mask_flags import (
+    ClassMasks,
+    MaskIgnored,
+    MasksHold,
+    MaskSuffix,
+    MaskValues,
+    Unmatched,
+)
 
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -46,6 +53,8 @@ def check_command(
     images: OptionalFolder = None,
     masks: OptionalFolder = None,
     mask_suffix: MaskSuffix = None,
+    unmatched: Unmatched = "refuse",
+    class_masks: ClassMasks = None,
     holds: MasksHold = None,
     values: MaskValues = (),
     ignored: MaskIgnored = (),
@@ -93,6 +102,8 @@ def check_command(
             "--images": images,
             "--masks": masks,
             "--mask-suffix": mask_suffix,
+            "--unmatched": None if unmatched == "refuse" else unmatched,
+            "--class-masks": class_masks,
             "--holds": holds,
             "--values": values or None,
             "--ignored": ignored or None,
@@ -115,6 +126,8 @@ def check_command(
                 images=images,
                 masks=masks,
                 mask_suffix=mask_suffix,
+                unmatched=unmatched,
+                class_masks=class_masks,
                 holds=holds,
                 values=values,
                 ignored=ignored,
@@ -146,8 +159,8 @@ WAYS = (
     (
         ("--images", "--masks"),
         (
-            *("--mask-suffix", "--holds", "--values", "--ignored", "--classes"),
-            *("--color-table", "--orientation"),
+            *("--mask-suffix", "--unmatched", "--class-masks", "--holds", "--values"),
+            *("--ignored", "--classes", "--color-table", "--orientation"),
         ),
     ),
     (("--coco", "--images"), ("--orientation",)),

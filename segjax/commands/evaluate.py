@@ -7,12 +7,21 @@ import tyro
 
 from segjax.commands.combinations import check_combination
 from segjax.commands.errors import UserError
-from segjax.commands.mask_flags import MaskIgnored, MasksHold, MaskSuffix, MaskValues
+from segjax.commands.mask_flags import (
+    ClassMasks,
+    MaskIgnored,
+    MasksHold,
+    MaskSuffix,
+    MaskValues,
+    Unmatched,
+)
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
     DataDir,
+    Download,
     check_batch_size,
+    find_weights,
     load_with_splits,
     open_split,
 )
@@ -28,12 +37,15 @@ def evaluate_command(
     masks: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     labels: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     mask_suffix: MaskSuffix = None,
+    unmatched: Unmatched = "refuse",
+    class_masks: ClassMasks = None,
     holds: MasksHold = None,
     values: MaskValues = (),
     ignored: MaskIgnored = (),
     weights: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
     ] = None,
+    download: Download = False,
     split: Annotated[
         tuple[str, ...],
         tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all of them)"),
@@ -50,21 +62,22 @@ def evaluate_command(
     """Score a trained model on the splits of its experiment, or on images and masks of your own.
 
     Writes the scores to RUN/evaluation, and refreshes RUN/predictions and RUN/report.html. With
-    --images and --masks, the model is a run, a published folder, or a NAME with --weights; the
-    scores are kept beside those of the splits, as images_DIR. With --labels and --masks, label maps
-    are scored that exist already, such as those of `segjax predict`.
+    --images and --masks, the model is a run, a published folder, or weights by name; the scores are
+    kept beside those of the splits, as images_DIR. With --labels and --masks, label maps are scored
+    that exist already, such as those of `segjax predict`.
 
     A detector's results are written beside the scores, as evaluation/detections/SPLIT.json in
     COCO's result format, with the ids of the split's own data.
 
     Args:
       run: Run directory: the --workdir of a training, which may still be in progress; or a folder
-        of `segjax publish`. With --weights: the name of the model, such as
-        torchvision/deeplabv3_resnet50.
+        of `segjax publish`. Or, with --images, the name of weights, such as
+        torchvision/deeplabv3_resnet50; see `segjax weights list`.
       images: Folder of images to score the model on.
       masks: Folder of their masks; a mask has the name of its image, with or without more.
       labels: Folder of label maps to score; pixel values are class or object numbers.
-      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
+      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
+        file is looked for on this machine.
       split: Splits of the experiment to score.
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The
         run's report then stays as it is.
@@ -82,10 +95,13 @@ def evaluate_command(
             "--masks": masks,
             "--labels": labels,
             "--mask-suffix": mask_suffix,
+            "--unmatched": None if unmatched == "refuse" else unmatched,
+            "--class-masks": class_masks,
             "--holds": holds,
             "--values": values or None,
             "--ignored": ignored or None,
             "--weights": weights,
+            "--download": download or None,
             "--split": split or None,
             "--data-dir": data_dir,
             "--batch-size": batch_size,
@@ -97,13 +113,13 @@ def evaluate_command(
     if masks is not None:
         from segjax.commands.evaluate_folders import MaskFlags, evaluate_images, evaluate_labels
 
-        flags = MaskFlags(masks, mask_suffix, holds, values, ignored)
+        flags = MaskFlags(masks, mask_suffix, unmatched, class_masks, holds, values, ignored)
         if labels is not None:
             evaluate_labels(labels, flags, output=output)
         elif images is not None and run is not None:
             evaluate_images(
                 *(run, images, flags),
-                weights=weights,
+                weights=find_weights(str(run), weights, download=download),
                 checkpoint=checkpoint,
                 settings=settings,
                 batch_size=batch_size,
@@ -138,10 +154,13 @@ def evaluate_command(
         print(f"report    {write_report(run, run / 'report.html')}")
 
 
-_MASKS = ("--mask-suffix", "--holds", "--values", "--ignored", "--output")
+_MASKS = (
+    *("--mask-suffix", "--unmatched", "--class-masks", "--holds", "--values", "--ignored"),
+    "--output",
+)
 # The ways to say what is scored: the arguments that go together, and those that may join them.
 WAYS = (
     (("RUN",), ("--split", "--data-dir", "--batch-size", "--output", "--set")),
-    (("RUN", "--images", "--masks"), (*_MASKS, "--weights", "--batch-size", "--set")),
+    (("RUN", "--images", "--masks"), (*_MASKS, "--weights", "--download", "--batch-size", "--set")),
     (("--labels", "--masks"), _MASKS),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -11,13 +12,13 @@ from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import load_trained_run, load_weights
 from segjax.commands.scoring import check_writable, label, score_sources, score_table
 from segjax.data.folders.mask_format import Holds
-from segjax.data.folders.source import FolderSource
+from segjax.data.folders.source import FolderSource, read_masks
 from segjax.data.folders.stored_mask import read_stored_mask
 from segjax.data.orientation import Orientation
 from segjax.data.sources.instance import ObjectSource
 from segjax.evaluation.evaluator import SummingEvaluator
 from segjax.evaluation.metrics import CellTracking, Confusion, Metric
-from segjax.labels import background_class
+from segjax.labels import IGNORE_LABEL, background_class
 from segjax.pretrained.published import Published
 from segjax.recipes.folders import FolderData, class_names
 from segjax.training.evaluate import Evaluation, write_evaluation
@@ -29,9 +30,16 @@ class MaskFlags:
 
     masks: Path
     mask_suffix: str | None = None
+    unmatched: Literal["refuse", "skip"] = "refuse"
+    class_masks: Path | None = None
     holds: Holds | None = None
     values: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    def folder_data(self, images: Path, **fields: Any) -> FolderData:
+        """Returns the folders, with further fields of `FolderData`."""
+        flags = {name: value for name, value in vars(self).items() if name not in fields}
+        return FolderData(images=images, **flags, **fields)
 
 
 def open_folders(
@@ -61,12 +69,15 @@ def open_folders(
     holds, values, ignored = flags.holds, flags.values, flags.ignored
     if recorded is not None and not (holds or values or ignored):
         holds, values, ignored = recorded.holds, recorded.values, recorded.ignored
-    if instances and not values:
+        if recorded.class_masks is not None and flags.class_masks is None:
+            raise ValueError(
+                f"the masks of the training had classes in a second folder, {recorded.class_masks};"
+                " give that of these masks by --class-masks DIR"
+            )
+    if instances and holds is None and not values:
         holds = "instances"
-    data = FolderData(
-        images=images,
-        masks=flags.masks,
-        mask_suffix=flags.mask_suffix,
+    data = flags.folder_data(
+        images,
         holds=holds,
         values=values,
         ignored=ignored,
@@ -74,6 +85,11 @@ def open_folders(
         channels=channels,
         orientation=orientation,
     )
+    if instances and not data.has_objects:
+        raise ValueError(
+            f"the model finds objects, but --values {' '.join(values)} are classes; with --holds "
+            "components each connected region is an object"
+        )
     return whole_source(data)
 
 
@@ -110,7 +126,7 @@ def evaluate_images(
     recorded, step = None, 0
     if weights is not None:
         if output is None:
-            raise UserError("--weights needs --output DIR, the folder for scores and pictures")
+            raise UserError(f"{model} needs --output DIR, the folder for scores and pictures")
         trained = load_weights(str(model), weights)
         description = f"{model} from {weights}"
     else:
@@ -158,7 +174,7 @@ def evaluate_labels(labels: Path, flags: MaskFlags, *, output: Path | None) -> N
     """Scores label maps, such as those of `segjax predict`, against masks, and prints the scores.
 
     Pixel values of the label maps are class numbers, or for masks of objects the numbers of
-    objects.
+    objects. Label maps do not tell the classes of objects, so that objects count as one class.
 
     Args:
       labels: the folder of the label maps; their names fit those of the masks.
@@ -168,21 +184,15 @@ def evaluate_labels(labels: Path, flags: MaskFlags, *, output: Path | None) -> N
     Raises:
       UserError: files do not match, or a label map has other values than class numbers.
     """
-    data = FolderData(
-        images=labels,
-        masks=flags.masks,
-        mask_suffix=flags.mask_suffix,
-        holds=flags.holds,
-        values=flags.values,
-        ignored=flags.ignored,
-        channels=1,
-    )
+    data = flags.folder_data(labels, channels=1)
     with user_errors():
         source = whole_source(data)
-        classes = class_names(source.mask_format)
+        holds = source.mask_format.holds
+        count = len(source.mask_format.values) if holds == "classes" else 2
+        classes = class_names(holds, count)
         metrics: list[Metric] = [
             Confusion(len(classes), background=background_class(classes)),
-            *([CellTracking()] if source.mask_format.holds == "instances" else []),
+            *([CellTracking()] if holds != "classes" else []),
         ]
         evaluator, rows = SummingEvaluator(metrics), []
         bar = tqdm(
@@ -203,9 +213,11 @@ def _predictions(source: FolderSource, count: int) -> Iterator[tuple[dict, dict]
         stored = read_stored_mask(pair.image, page=pair.page)
         if stored.ndim != 2:
             raise UserError(f"{pair.image}: colours; expected class numbers, as segjax predict has")
-        truth = read_stored_mask(pair.mask, page=pair.page)
-        example = {"id": pair.id, **source.mask_format.decode(truth, origin=str(pair.mask))}
-        if source.mask_format.holds == "instances":
+        truth, _ = read_masks(pair, source.mask_format, source.class_format, source.orientation)
+        example = {"id": pair.id, **truth}
+        if source.mask_format.holds != "classes":
+            labels = truth["labels"]
+            example["labels"] = np.where(labels == IGNORE_LABEL, labels, labels > 0)
             prediction = {"labels": (stored > 0).astype(np.uint8), "instances": stored}
         else:
             if stored.max() >= count:

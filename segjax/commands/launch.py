@@ -1,9 +1,11 @@
 """Runs an experiment file as a command: command line, training, report, user's errors."""
 
+import os
 import sys
+import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from segjax.commands.errors import EXPECTED, end_with_message, message_of
 from segjax.data.checks.examples import BadData
@@ -12,7 +14,9 @@ from segjax.report import write_report
 from segjax.training import configuration
 from segjax.training.checksums import DamagedCheckpoint
 from segjax.training.evaluate import Evaluation
+from segjax.training.interruption import Stopped
 from segjax.training.loop import NonFiniteLoss, train
+from segjax.training.meeting import TRY_AGAIN, Meeting, ProcessesDiffer
 from segjax.training.parallel import MainProcessFailed, is_main_process, wait_for_all
 from segjax.training.run_directory import ChangedConfiguration
 from segjax.training.run_lock import RunLocked
@@ -28,6 +32,7 @@ REFUSALS = (
     FileNotFoundError,
     MainProcessFailed,
     NonFiniteLoss,
+    ProcessesDiffer,
     RunLocked,
     SingleValueStatistics,
     StorageFailure,
@@ -55,19 +60,66 @@ def run(
       The last evaluation of each split.
     """
     config = configuration.parse(config_class, arguments, variants=variants)
-    set_up(config)
+    try:
+        meeting = set_up(config)
+    except (ProcessesDiffer, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if meeting is None:
+        return _train_and_report(build, config, experiment_file)
+    try:
+        results = _train_and_report(build, config, experiment_file, meeting)
+        wait_for_all("report")
+    except BaseException as end:
+        if isinstance(end, SystemExit) and end.code == TRY_AGAIN:  # as in the other processes
+            meeting.leave()
+            raise
+        _end_for_all(end, meeting)
+    meeting.leave()
+    return results
+
+
+def _train_and_report(
+    build, config, experiment_file, meeting: Meeting | None = None
+) -> dict[str, Evaluation]:
+    """Trains and writes the report; a user's error ends in SystemExit with one line.
+
+    Several processes end by a SIGTERM together, and exit with `TRY_AGAIN`, as one process does.
+    """
     try:
         results = train(build(config), config, experiment_file=experiment_file)
         if is_main_process():
             with storage_failures(config.workdir):
                 report = write_report([config.workdir], config.workdir / "report.html")
             print(f"\nreport    {report}\npictures  {config.workdir / 'predictions'}")
+        return results
     except REFUSALS as error:
         sys.exit(f"error: {message_of(error)}")
     except EXPECTED as error:
+        if meeting is not None:  # perhaps what follows from another process's end
+            meeting.wait_for_news()
         end_with_message(error)
+    except Stopped as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        sys.exit(TRY_AGAIN if stop.signal == "SIGTERM" else 130)
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         sys.exit(130)
-    wait_for_all("report")
-    return results
+
+
+def _end_for_all(end: BaseException, meeting: Meeting) -> NoReturn:
+    """Tells the other processes why this one ends, and ends it.
+
+    It ends at once, since JAX would wait for the others at the exit.
+    """
+    status = 1
+    if not isinstance(end, SystemExit):
+        traceback.print_exception(end)
+    elif isinstance(end.code, int):
+        status = end.code
+    else:
+        print(end.code, file=sys.stderr)
+    cause = end.__context__ if isinstance(end, SystemExit) else end
+    meeting.leave(message_of(cause or end))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -8,6 +8,7 @@ import tyro
 
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.settings import read_settings, refuse_fixed, refuse_unknown, with_settings
+from segjax.messages.hints import did_you_mean
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
@@ -36,6 +37,14 @@ DataDir = Annotated[
     ),
 ]
 
+Download = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Download the published weights of NAME if they are not on this machine.",
+        help_behavior_hint="(with a NAME)",
+    ),
+]
+
 
 def check_batch_size(batch_size: int | None) -> None:
     """Raises UserError for a batch size below 1."""
@@ -61,11 +70,11 @@ def load_trained_run(
     """
     from segjax.pretrained.published import is_published
     from segjax.trained import load_run
-    from segjax.training.configuration import ExperimentConfig, UnknownSetting
-    from segjax.training.set_up import set_up
+    from segjax.training.configuration import UnknownSetting
+    from segjax.training.set_up import set_up_alone
 
     changes = read_settings(settings)
-    set_up(ExperimentConfig(workdir=run))  # one process, however many the training had
+    set_up_alone()
     if is_published(run):
         with user_errors():
             published = load_run(run, checkpoint, data_dir=data_dir)
@@ -116,26 +125,56 @@ def open_split(trained: "TrainedRun", split: str):
         raise UserError(f"{split}: {error} (if the data has moved: {flags})") from error
 
 
+def find_weights(model: str, weights: Path | None, *, download: bool) -> Path | None:
+    """Returns the file of weights of a model that is named; None if the model is a run.
+
+    Args:
+      model: a run directory, or the name of weights.
+      weights: the file that the user names, or None.
+      download: download published weights that are not on this machine.
+
+    Raises:
+      UserError: the weights of this name are not on this machine, the download failed, or the
+        options contradict each other.
+    """
+    from segjax.weights.known import KNOWN, find
+
+    if weights is not None:
+        if download:
+            raise UserError(
+                "--download gets the file by itself; leave out --weights, or --download"
+            )
+        return weights
+    if Path(model).exists() or find(model) is None:
+        if download:
+            hint = did_you_mean(model, KNOWN) or "."
+            raise UserError(f"--download: {model} is no name of `segjax weights list`{hint}")
+        return None
+    with user_errors():
+        from segjax.pretrained import find_file
+
+        return find_file(model, download=download)
+
+
 def load_weights(name: str, weights: Path) -> "Pretrained":
     """Sets JAX up for this process and converts a file of weights trained elsewhere.
 
     Args:
-      name: one of `segjax.pretrained.SOURCES`.
+      name: one of `segjax.pretrained.SOURCES`, or of the published weights.
       weights: the file.
 
     Raises:
       UserError: there is no such name or file, the weights do not fit, or they are a backbone's.
     """
     from segjax import pretrained
-    from segjax.training.configuration import ExperimentConfig
-    from segjax.training.set_up import set_up
+    from segjax.training.set_up import set_up_alone
 
-    set_up(ExperimentConfig(workdir=Path()))
+    set_up_alone()
     with user_errors():
         converted = pretrained.load(name, weights)
     if converted.task is None:
         raise UserError(
             f"{name} is a backbone without a classifier, so it cannot predict; training can start "
-            "from it (--initial.name, --initial.weights)"
+            "from it (--initial.name)"
         )
     return converted

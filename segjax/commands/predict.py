@@ -14,7 +14,9 @@ from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import (
     BatchSize,
     Checkpoint,
+    Download,
     check_batch_size,
+    find_weights,
     load_trained_run,
     load_weights,
 )
@@ -46,6 +48,7 @@ def predict_command(
     weights: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
     ] = None,
+    download: Download = False,
     annotations: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(detectors)")
     ] = None,
@@ -76,12 +79,13 @@ def predict_command(
 
     Args:
       model: Run directory: the --workdir of a training, which may still be in progress; or a folder
-        of `segjax publish`. With the option --weights: the name of the model, such as
-        torchvision/deeplabv3_resnet50.
+        of `segjax publish`. Or the name of weights, such as torchvision/deeplabv3_resnet50; see
+        `segjax weights list`.
       images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
         model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
-      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
+      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
+        file is looked for on this machine.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
         image ids and, by the names of the classes, its category ids.
       orientation: How images with an EXIF orientation are read: upright, as viewers show them, or
@@ -98,8 +102,9 @@ def predict_command(
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
+    weights = find_weights(model, weights, download=download)
     if weights is not None and checkpoint != "best":
-        raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
+        raise UserError(f"--checkpoint is for a run; {model} is a model trained elsewhere")
     with user_errors():
         check_pixel_range(pixel_range)
     changes = read_settings(settings)
@@ -195,7 +200,7 @@ def predict_command(
                         output,
                         task.classes,
                         category_ids=ids.ids,
-                        most=task.model.detections.max_detections,
+                        most=task.most_detections,
                         notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
@@ -214,7 +219,10 @@ def _load_run(model: str, checkpoint: str, settings: Sequence[str]) -> "TrainedR
     except UserError as error:
         if Path(model).exists():
             raise
-        raise UserError(f"{error} (a model trained elsewhere needs --weights FILE)") from error
+        raise UserError(
+            f"{error} (a model trained elsewhere needs --weights FILE, or a name of "
+            "`segjax weights list`)"
+        ) from error
 
 
 def _with_pixel_range(trained: "Pretrained", pixel_range: tuple[float, float]) -> "Pretrained":

@@ -169,7 +169,7 @@ class DetectionFiles:
         classes: Sequence[str],
         *,
         category_ids: Sequence[int | str],
-        most: int,
+        most: float,
         notes: Sequence[str] = (),
     ):
         self._output = output

@@ -1,1 +1,1 @@
-"""Trained models that leave segjax: published folders, and programs for other runtimes."""
+"""Trained models that leave segjax: published folders, StableHLO and ONNX."""

@@ -72,6 +72,30 @@ def paste_to_rle(
     Raises:
       ValueError: a wrong shape or rule, a threshold of 0 or less, or a box that is not finite.
     """
+    height, width = map(int, size)
+    return [
+        rle.encode(mask, size=(height, width), top=top, left=left)
+        for top, left, mask in paste_to_masks(
+            probabilities, boxes, (height, width), rule=rule, threshold=threshold
+        )
+    ]
+
+
+def paste_to_masks(
+    probabilities: np.ndarray,
+    boxes: np.ndarray,
+    size: Sequence[int],
+    *,
+    rule: PasteRule,
+    threshold: float = 0.5,
+) -> list[tuple[int, int, np.ndarray]]:
+    """Pastes masks; returns the pixels of at least `threshold` around each box.
+
+    Arguments and errors are those of `paste_to_rle`.
+
+    Returns:
+      (top, left, bool [h, w]) for each mask; all other pixels of the image are below the threshold.
+    """
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, found {threshold}")
     height, width = map(int, size)
@@ -81,7 +105,7 @@ def paste_to_rle(
     masks = []
     for mask, box in zip(probabilities, boxes, strict=True):
         top, left, window = _window(mask, box, (height, width), rule, threshold, room)
-        masks.append(rle.encode((window >= threshold).T, size=(height, width), top=top, left=left))
+        masks.append((top, left, (window >= threshold).T))
     return masks
 
 

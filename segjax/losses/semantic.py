@@ -24,12 +24,13 @@ class SemanticLoss:
     hard_pixels: float = 1.0
     """Average the cross-entropy over this share of an image's pixels, the hardest ones; 1 averages
     over all labelled pixels."""
-    class_weights: tuple[float, ...] | None = None
-    """A factor of the cross-entropy for each class, in their order; None is 1 for all. The sum is
-    still divided by the number of labelled pixels, not by the sum of factors as in PyTorch. Factors
-    whose mean over the labelled pixels is 1 keep the size of the loss, and so the learning rate:
-    pixels / (classes · pixels of the class) from the frequencies that `segjax data check` prints.
-    Pixel weights multiply them; the Dice has none."""
+    class_weights: tuple[float, ...] | Literal["root", "balanced"] | None = None
+    """A factor of the cross-entropy for each class, in their order; None is 1 for all. Experiments
+    on folders compute them from the training masks: balanced lets all classes count alike (1 /
+    pixels of the class), root goes half of the way (1 / √pixels). The sum is still divided by the
+    number of labelled pixels, not by the sum of factors as in PyTorch. Factors whose mean over the
+    labelled pixels is 1, as these, keep the size of the loss, and so the learning rate. Pixel
+    weights multiply them; the Dice has none."""
     focal: float = 0.0
     """Exponent gamma of the focal loss: the cross-entropy of a pixel whose class has probability p
     is multiplied by (1 - p)^gamma. 0 is the plain cross-entropy; Lin et al. (2017) use 2."""
@@ -49,7 +50,8 @@ class SemanticLoss:
                 f"focal={self.focal}; expected 0 (off) or a positive exponent, such as 2"
             )
         factors = self.class_weights
-        if factors is not None and not (
+        named = isinstance(factors, str)
+        if not (factors is None or named) and not (
             all(factor >= 0 and math.isfinite(factor) for factor in factors) and any(factors)
         ):
             raise ValueError(
@@ -64,6 +66,12 @@ class SemanticLoss:
 
     def check_classes(self, classes: tuple[str, ...]):
         """Raises a ValueError unless `class_weights` has a factor for each class."""
+        if isinstance(self.class_weights, str):
+            raise ValueError(
+                f"loss.class_weights={self.class_weights} is computed from masks in folders "
+                f"(experiments/unet/folder.py and experiments/deeplab/folder.py); give "
+                f"{len(classes)} numbers here, one for each class ({', '.join(classes)})"
+            )
         if self.class_weights is not None and len(self.class_weights) != len(classes):
             raise ValueError(
                 f"loss.class_weights has {len(self.class_weights)} numbers; expected "

@@ -34,8 +34,11 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
     # result and recomputes it there. Its gradient is a scatter, which GPUs add in no fixed order.
     # The columns are resized first, while there are few rows; the rows then need no transposition.
     if width != size[1]:
-        weights = _interpolation_matrix(width, size[1], align_corners, resized.dtype)
-        resized = _product(resized, weights, (((2,), (1,)), ((), ()))).swapaxes(2, 3)
+        options = width, size[1], align_corners
+        if all(isinstance(side, int) for side in (*x.shape, size[1])):
+            resized = apply(_columns, resized, options=options)
+        else:  # symbolic sizes of `jax.export`
+            resized = _resized_columns(resized, options=options)
     if height != size[0]:
         weights = _interpolation_matrix(height, size[0], align_corners, resized.dtype)
         weights = jnp.broadcast_to(weights[None], (batch, *weights.shape))
@@ -43,6 +46,46 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
         rows = _product(weights, rows, (((2,), (1,)), ((0,), (0,))))
         resized = rows.reshape(batch, *size, channels)
     return resized.astype(x.dtype)
+
+
+def _resized_columns(x, *, options):
+    """Multiplies [batch, height, width, channels] and the weights, for the options of `_columns`:
+    width, new width, and whether corners are aligned.
+    """
+    weights = _interpolation_matrix(*options, x.dtype)
+    return _product(x, weights, (((2,), (1,)), ((), ()))).swapaxes(2, 3)
+
+
+def _columns_by_row(x, *, options, contracted=2):
+    """Multiplies the weights with each row's columns. The product needs no transposition, nor does
+    its transpose, which sums over the weights' axis 1 instead of 2.
+
+    XLA:GPU fuses a product with the transposition of its operand. Where the merged sides are odd,
+    it finds no tiles for the fusion and refuses the program: "Couldn't find output tile sizes"
+    (openxla/xla#36792; jax 0.10.2, two classes or ResNet-101's whole step).
+    """
+    batch, height, width, channels = x.shape
+    weights = _interpolation_matrix(*options, x.dtype)
+    weights = jnp.broadcast_to(weights[None], (batch * height, *weights.shape))
+    rows = x.reshape(batch * height, width, channels)
+    columns = _product(weights, rows, (((contracted,), (1,)), ((0,), (0,))))
+    return columns.reshape(batch, height, -1, channels)
+
+
+def _resized_columns_gradient(gradient, *, options):
+    batch, height, _, channels = gradient.shape
+    x = jax.ShapeDtypeStruct((batch, height, options[0], channels), gradient.dtype)
+    return transposed(functools.partial(_resized_columns, options=options), x, gradient)
+
+
+_columns = linear_operator("resize_columns", default=_resized_columns, cuda=_columns_by_row)
+_columns_transposed = linear_operator(
+    "resize_columns_transposed",
+    default=_resized_columns_gradient,
+    cuda=functools.partial(_columns_by_row, contracted=1),
+)
+define_transposes(_columns, {0: (_columns_transposed, (0,))}, 1)
+define_transposes(_columns_transposed, {0: (_columns, (0,))}, 1)
 
 
 def _product(a, b, axes):

@@ -10,27 +10,26 @@ from safetensors.numpy import load_file
 
 from segjax.messages.lists import few
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
+from segjax.pretrained.state_dict import unwrapped
 from segjax.pretrained.torch_file import read_torch_file
-
-# Keys under which training scripts save the model's arrays, beside the optimiser's.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "blobs")
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by their names in it.
 
-    - .pth, .pt, .bin: files of `torch.save`, in either of its formats.
+    - .pth, .pt, .bin, .ckpt: files of `torch.save`, in either of its formats; .ckpt is Lightning's.
     - .safetensors, .npz.
     - .pkl: a pickle of NumPy arrays, as in detectron2's model zoo.
 
-    A dict such as {"model": {...}, "optimizer": ...} gives the model's arrays. If all names begin
-    with "module.", which PyTorch's DataParallel adds, that prefix is removed. Arrays keep their
-    type, except that bfloat16 becomes float32.
+    A dict such as {"model": {...}, "optimizer": ...} gives the model's arrays; whatever else is in
+    it, such as a Lightning module's callbacks, is neither read nor run. If all names begin with
+    "module.", which PyTorch's DataParallel adds, that prefix is removed; for others see
+    `segjax.pretrained.convert`. Arrays keep their type, except that bfloat16 becomes float32.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the suffix is none of these; the file is damaged or not what its suffix says; or
-        it holds anything but arrays, or would run code. The message names the file.
+        the model's part holds anything but arrays. The message names the file.
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
@@ -49,6 +48,11 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return _named_arrays(value, path)
 
 
+def is_readable(path: str | Path) -> bool:
+    """Whether `read_weights` reads files with this suffix."""
+    return Path(path).suffix.lower() in _READERS
+
+
 def _read_npz(path: Path) -> dict:
     with path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
@@ -59,7 +63,7 @@ def _read_npz(path: Path) -> dict:
 
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
-        return plain(ArrayUnpickler(file).load())
+        return plain(unwrapped(ArrayUnpickler(file).load()))
 
 
 def _read_safetensors(path: Path) -> dict:
@@ -69,12 +73,7 @@ def _read_safetensors(path: Path) -> dict:
 
 
 def _named_arrays(value: Any, path: Path) -> dict[str, np.ndarray]:
-    found = value
-    while isinstance(found, Mapping):
-        inner = [found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)]
-        if not inner:
-            break
-        found = inner[0]
+    found = unwrapped(value)
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{path}: expected a dict of arrays, found {_kind(found)}")
     others = [
@@ -99,6 +98,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     ".pth": _TORCH,
     ".pt": _TORCH,
     ".bin": _TORCH,
+    ".ckpt": _TORCH,
     ".safetensors": ("a file of safetensors", _read_safetensors),
     ".npz": ("an archive of np.savez", _read_npz),
     ".pkl": ("a pickle of arrays", _read_pickle),

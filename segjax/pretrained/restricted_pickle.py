@@ -1,8 +1,9 @@
 """Unpickles arrays in plain containers, and nothing else.
 
 A pickle is a program that may import and call anything. This reader imports no name from a file: it
-looks each one up in a short table of its own constructors, and other names are errors. The
-constructors' results have no methods of PyTorch or NumPy that a file could call.
+looks each one up in a short table of its own constructors. The constructors' results have no
+methods of PyTorch or NumPy that a file could call. Every other name becomes an `Inert` class, which
+does nothing: checkpoints hold callbacks and settings beside the arrays. `plain` refuses it.
 """
 
 import pickle
@@ -35,6 +36,7 @@ class ArrayUnpickler(pickle.Unpickler):
     """Reads one pickle of numbers, strings, lists, tuples, dicts and arrays.
 
     Arrays are returned as objects with a method `array()`; `plain` turns them into NumPy arrays.
+    Objects of any other kind are returned as `Inert` ones.
 
     Args:
       file: a file opened for reading in binary mode.
@@ -55,13 +57,10 @@ class ArrayUnpickler(pickle.Unpickler):
         self._storage = storage
 
     def find_class(self, module: str, name: str):
-        if f"{module}.{name}" not in self._names:
-            raise RefusedPickle(
-                f"the pickle uses {module}.{name}, which this reader does not import or call; "
-                "expected only arrays in dicts, lists and tuples. If you trust the file, load it "
-                "with the program that wrote it and save only the arrays"
-            )
-        return self._names[f"{module}.{name}"]
+        full = f"{module}.{name}"
+        if full in self._names:
+            return self._names[full]
+        return type("Inert", (Inert,), {"__slots__": (), "source": full})
 
     def persistent_load(self, pid):
         if self._storage is None:
@@ -69,8 +68,54 @@ class ArrayUnpickler(pickle.Unpickler):
         return self._storage(pid)
 
 
+class Inert:
+    """Stands for a name that a pickle uses: takes any arguments, state and entries; keeps none.
+
+    It is a class, because a pickle makes most objects by a class's `__new__`.
+
+    Attributes:
+      source: the name in the pickle, "module.name".
+    """
+
+    __slots__ = ()
+    source = ""
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __setitem__(self, key, value):
+        pass
+
+    # A pickle may set the state of the class, too.
+    @staticmethod
+    def __setstate__(state):
+        pass
+
+    @staticmethod
+    def append(entry):
+        """Ignores an entry of a list."""
+
+    extend = add = append
+
+
 def plain(value):
-    """Replaces the arrays in nested dicts and lists by NumPy arrays."""
+    """Replaces the arrays in nested dicts and lists by NumPy arrays.
+
+    Raises:
+      RefusedPickle: something is not a number, a string, a container of those, or an array.
+    """
+    if isinstance(value, Inert) or (isinstance(value, type) and issubclass(value, Inert)):
+        raise RefusedPickle(
+            f"the pickle uses {value.source}, which this reader does not import or call; "
+            "expected only arrays in dicts, lists and tuples. If you trust the file, load it "
+            "with the program that wrote it and save only the arrays"
+        )
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -116,32 +161,28 @@ class _Array:
 
     def array(self) -> np.ndarray:
         order = "F" if self._is_fortran else "C"
-        return _from_buffer(self._raw, self._dtype, self._shape, order).array()
+        return _Buffer(self._raw, self._dtype, self._shape, order).array()
 
 
-class _Value:
-    """An array that needs no further state."""
+class _Buffer:
+    """An array as bytes, which are decoded only if the array is wanted."""
 
-    __slots__ = ("_array",)
+    __slots__ = ("_dtype", "_order", "_raw", "_shape")
 
-    def __init__(self, array):
-        self._array = array
+    def __init__(self, raw, dtype, shape, order="C"):
+        self._raw, self._dtype, self._shape, self._order = raw, dtype, shape, order
 
     def array(self) -> np.ndarray:
-        return self._array
+        dtype = self._dtype.dtype() if isinstance(self._dtype, _Dtype) else None
+        if dtype is None or not isinstance(self._raw, bytes | bytearray | str):
+            raise RefusedPickle("expected arrays of numbers")
+        raw = self._raw.encode("latin1") if isinstance(self._raw, str) else self._raw
+        native = np.frombuffer(raw, dtype).astype(dtype.newbyteorder("="))
+        return native.reshape(self._shape, order="F" if self._order == "F" else "C")
 
 
-def _from_buffer(raw, dtype, shape, order="C") -> _Value:
-    dtype = dtype.dtype() if isinstance(dtype, _Dtype) else None
-    if dtype is None or not isinstance(raw, bytes | bytearray | str):
-        raise RefusedPickle("expected arrays of numbers")
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    native = np.frombuffer(raw, dtype).astype(dtype.newbyteorder("="))
-    return _Value(native.reshape(shape, order="F" if order == "F" else "C"))
-
-
-def _scalar(dtype, raw) -> _Value:
-    return _from_buffer(raw, dtype, ())
+def _scalar(dtype, raw) -> _Buffer:
+    return _Buffer(raw, dtype, ())
 
 
 def _encode(text, encoding="latin1") -> bytes:
@@ -160,4 +201,4 @@ _NAMES = {
 for _core in ("numpy.core", "numpy._core"):
     _NAMES[f"{_core}.multiarray._reconstruct"] = Constructor(_Array)
     _NAMES[f"{_core}.multiarray.scalar"] = Constructor(_scalar)
-    _NAMES[f"{_core}.numeric._frombuffer"] = Constructor(_from_buffer)
+    _NAMES[f"{_core}.numeric._frombuffer"] = Constructor(_Buffer)

@@ -2,7 +2,8 @@
 https://github.com/qubvel-org/segmentation_models.pytorch.
 
 Follows version 0.6 with the models' default arguments. The package does not resize images; nor does
-prediction here, which pads the right and the bottom to sides that the encoder divides.
+prediction here, which pads the right and the bottom to sides that the encoder divides. The encoders
+alone have torchvision's names; see `segjax.pretrained.torchvision`.
 """
 
 from collections.abc import Mapping
@@ -56,11 +57,7 @@ def convert_unet(
         top_features=None if is_resnet else 1280,
         decoder_features=(a, b, c, d, e),
     )
-    if is_resnet:
-        table = _encoder(RESNETS[backbone]())
-    else:
-        table = within("backbone", mobilenet_v2_table(prefix="encoder."))
-        table |= torch_layer("top", "encoder.features.18.0", "encoder.features.18.1")
+    table = _resnet(RESNETS[backbone]()) if is_resnet else _mobilenet_v2("top")
     for i, block in enumerate(blocks, 1):
         for conv in ("conv1", "conv2"):
             table |= torch_layer(
@@ -78,7 +75,7 @@ def convert_deeplabv3plus(
     atrous_rates: tuple[int, int, int] = (12, 24, 36),
     classes: tuple[str, ...] | None = None,
 ) -> Conversion:
-    """Converts a `DeepLabV3Plus` with a ResNet encoder.
+    """Converts a `DeepLabV3Plus` with a ResNet or MobileNetV2 encoder.
 
     Args:
       output_stride, atrous_rates: `encoder_output_stride` and `decoder_atrous_rates` of the
@@ -87,17 +84,17 @@ def convert_deeplabv3plus(
       classes: names of the classes; VOC's by default if there are 21. A head with one output has
         two classes, of which the first is the background.
     """
-    backbone = cast(BackboneName, name.removeprefix("smp/deeplabv3plus_"))
-    resnet = RESNETS[backbone]()
+    encoder = name.removeprefix("smp/deeplabv3plus_")
+    resnet = RESNETS[encoder]() if encoder in RESNETS else None
     outputs = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)
     classes = class_names(outputs, classes)
     features = length_of(state_dict, f"{HEAD}.weight", 1, otherwise=256)
     model = DeepLabV3Plus(
         len(classes),
-        backbone=backbone,
+        backbone="mobilenet_v2_1280" if resnet is None else cast(BackboneName, encoder),
         output_stride=output_stride,
         # A stage without its stride has the larger rate in all blocks, the first included.
-        multi_grid=(1,) * resnet.stage_sizes[3],
+        multi_grid=(1,) * (4 if resnet is None else resnet.stage_sizes[3]),
         atrous_rates=atrous_rates,
         aspp_features=features,
         head_features=features,
@@ -107,7 +104,7 @@ def convert_deeplabv3plus(
         dropout_rate=0.5,
     )
     aspp = "decoder.aspp.0"
-    table = _encoder(resnet)
+    table = _mobilenet_v2("backbone/top") if resnet is None else _resnet(resnet)
     table |= torch_layer("aspp/pointwise", f"{aspp}.convs.0.0", f"{aspp}.convs.0.1")
     for i in (1, 2, 3):
         table |= _separable(f"aspp/atrous{i}", f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1")
@@ -120,8 +117,14 @@ def convert_deeplabv3plus(
     return _segmenter(model, table, state_dict, classes=classes, multiple=output_stride)
 
 
-def _encoder(resnet: ResNet) -> Table:
+def _resnet(resnet: ResNet) -> Table:
     return within("backbone", resnet_table(resnet, prefix="encoder."))
+
+
+def _mobilenet_v2(top: str) -> Table:
+    """Returns the entries of a MobileNetV2 whose last 1×1 convolution has the path `top`."""
+    table = within("backbone", mobilenet_v2_table(prefix="encoder."))
+    return table | torch_layer(top, "encoder.features.18.0", "encoder.features.18.1")
 
 
 def _separable(path: str, convolutions: str, norm: str) -> Table:

@@ -16,6 +16,7 @@ import ml_dtypes  # noqa: F401 adds "bfloat16" to NumPy
 import numpy as np
 
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, Constructor, RefusedPickle, plain
+from segjax.pretrained.state_dict import unwrapped
 
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
@@ -35,12 +36,13 @@ _STORAGES = {
 
 
 def read_torch_file(path: Path) -> Any:
-    """Returns the file's contents: dicts and lists of arrays, numbers and strings.
+    """Returns the model's part of the file: a dict of arrays, or whatever is in its place.
 
-    Arrays keep their type, except that bfloat16 becomes float32, which holds all its values.
+    Only this part is read from the storages; see `segjax.pretrained.state_dict.unwrapped`. Arrays
+    keep their type, except that bfloat16 becomes float32, which holds all its values.
 
     Raises:
-      RefusedPickle: the file would import or call something.
+      RefusedPickle: the part holds anything but arrays, numbers and strings.
       Exception: any kind, for a damaged file; `segjax.pretrained.files` names the file.
     """
     with path.open("rb") as file:
@@ -70,7 +72,7 @@ def _read_archive(file: BinaryIO) -> Any:
             return _numbers(archive.read(f"{folder}data/{key}"), dtype, order)
 
         with archive.open(pickles[0]) as pickled:
-            return plain(_unpickle(pickled, _Storages(read)))
+            return plain(unwrapped(_unpickle(pickled, _Storages(read))))
 
 
 def _read_legacy(file: BinaryIO) -> Any:
@@ -84,11 +86,11 @@ def _read_legacy(file: BinaryIO) -> Any:
     value = _unpickle(file, storages)
     for key in ArrayUnpickler(file).load():
         (count,) = struct.unpack("<q", file.read(8))
-        size = count * np.dtype(storages.types[key]).itemsize
+        size = count * np.dtype(plain(storages.types[key])).itemsize
         raw[key] = file.read(size)
         if len(raw[key]) != size:
             raise ValueError(f"it ends within storage {key}")
-    return plain(value)
+    return plain(unwrapped(value))
 
 
 def _unpickle(file, storages: "_Storages"):
@@ -114,7 +116,9 @@ class _Storages:
     def identify(self, pid) -> tuple:
         """Turns a persistent id into (key, dtype, first element)."""
         kind, dtype, key, _, _, *view = pid
-        if kind != "storage" or dtype not in {*_STORAGES.values()} or not isinstance(key, str):
+        # An inert type is refused if the model has such a tensor.
+        is_type = dtype in {*_STORAGES.values()} or isinstance(dtype, type)
+        if kind != "storage" or not is_type or not isinstance(key, str):
             raise RefusedPickle(f"the pickle refers to {pid!r}; expected a storage of numbers")
         self.types[key] = dtype
         # Before 1.6, a storage can be a view of another: (its own key, first element, count).
@@ -140,7 +144,7 @@ class _Tensor:
 
     def array(self) -> np.ndarray:
         key, dtype, first = self._storage
-        elements = self._storages.elements(key, dtype)
+        elements = self._storages.elements(key, plain(dtype))
         offset, count = first + self._offset, int(np.prod(self._size, dtype=object))
         last = offset + sum(
             (n - 1) * step for n, step in zip(self._size, self._stride, strict=True)

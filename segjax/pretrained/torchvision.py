@@ -67,15 +67,19 @@ def mobilenet_v2_table(*, prefix: str) -> Table:
 
 
 def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
-    """Converts an ImageNet ResNet to a backbone, without its classifier "fc"."""
-    resnet = RESNETS[name.removeprefix("torchvision/")]()
+    """Converts an ImageNet ResNet to a backbone, without its classifier "fc".
+
+    Also an encoder of segmentation-models-pytorch, as published at Hugging Face's "smp-hub" or as
+    `model.encoder.state_dict()`.
+    """
+    resnet = RESNETS[name.rpartition("/")[2]]()
     table = resnet_table(resnet, prefix="")
     return Conversion(resnet, table, state_dict, rf"{COUNTERS}|^fc\.", IMAGENET)
 
 
 def convert_mobilenet_v2(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts the ImageNet MobileNetV2 to a backbone, without the 1×1 convolution to 1280 channels
-    ("features.18") and the classifier."""
+    ("features.18") and the classifier. As with `convert_resnet`, the names may be an encoder's."""
     ignored = rf"{COUNTERS}|^features\.18\.|^classifier\."
     table = mobilenet_v2_table(prefix="")
     return Conversion(MobileNetV2(), table, state_dict, ignored, IMAGENET)

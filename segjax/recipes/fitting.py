@@ -6,7 +6,7 @@ and the devices alone, so that the same command gives the same run again.
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -65,31 +65,46 @@ def number_of_steps(examples: int, batch: int) -> int:
 
 
 def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str:
-    """Returns the share of a rare class as a sentence, with weights that would balance it.
+    """Returns the share of the rarest class as a sentence, with what would balance it.
 
     It is empty if the rarest class has more than a tenth of the labelled pixels.
     """
     counts = np.array([pixels.get(number, 0) for number in range(len(classes))], np.float64)
-    share = counts / max(counts.sum(), 1)
-    rarest = int(np.argmin(share))
-    if share[rarest] > RARE:
+    rarest = int(np.argmin(counts))
+    share = counts[rarest] / max(counts.sum(), 1)
+    if share > RARE:
         return ""
-    shown = " ".join(f"{weight:.3g}" for weight in class_weights(counts))
+    weight = class_weights("root", pixels, len(classes))[rarest]
     return (
-        f"the rarest class, {classes[rarest]}, has {100 * share[rarest]:.2g} % of the labelled "
-        f"pixels; to weight the classes by the root of their rarity: --loss.class-weights {shown}"
+        f"the rarest class, {classes[rarest]}, has {100 * share:.2g} % of the labelled pixels; "
+        f"--loss.class-weights root makes each of them count {weight:.2g} times"
     )
 
 
-def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Computes weights proportional to 1 / √pixels, with a mean of 1 over the labelled pixels.
+def class_weights(
+    rule: Literal["root", "balanced"], pixels: Mapping[int, int], count: int
+) -> tuple[float, ...]:
+    """Computes a weight for each class, with a mean of 1 over the labelled pixels.
 
-    A class without pixels has the largest weight of the others.
+    "balanced" weights are proportional to 1 / pixels, so that all classes count alike (King and
+    Zeng, Political Analysis, 2001; scikit-learn's class_weight="balanced"). "root" weights are
+    proportional to 1 / √pixels, half way on a logarithmic scale to no weights: a class with a
+    hundredth of the pixels counts a tenth (Mahajan et al., arXiv:1805.00932, balance by the root).
+    The mean of 1 keeps the size of the loss, and so the learning rate. A class without pixels has
+    the largest weight of the others.
 
     Args:
-      counts: the pixels of each class.
+      rule: the rule.
+      pixels: the pixels of each class id.
+      count: the number of classes.
+
+    Returns:
+      The weights, rounded to four digits.
     """
+    counts = np.array([pixels.get(number, 0) for number in range(count)], np.float64)
     present = counts > 0
-    raw = np.where(present, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
+    power = {"root": 0.5, "balanced": 1.0}[rule]
+    raw = np.where(present, np.maximum(counts, 1) ** -power, 0.0)
     raw = np.where(present, raw, raw.max(initial=0.0))
-    return raw * counts.sum() / max(np.sum(raw * counts), 1e-300)
+    weights = raw * counts.sum() / max(np.sum(raw * counts), 1e-300)
+    return tuple(float(f"{weight:.4g}") for weight in weights)

@@ -1,13 +1,11 @@
-"""The user's own images and masks as folders: settings, splits, and defaults that fit them."""
+"""The user's own images and masks as folders: settings, splits, and their check."""
 
 import dataclasses
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import numpy as np
 import tyro
 
 from segjax.data.checks.folders import check_folders
@@ -18,10 +16,9 @@ from segjax.data.folders.mask_format import Holds, MaskFormat, read_color_table
 from segjax.data.folders.source import FolderSource
 from segjax.data.orientation import Orientation
 from segjax.data.sources.splits import Splits
-from segjax.labels import BACKGROUND, check_classes
+from segjax.labels import BACKGROUND, background_class, check_classes
 from segjax.messages.lists import list_problems
-from segjax.recipes.fitting import batch_size, describe_balance, number_of_steps
-from segjax.training.configuration import ExperimentConfig
+from segjax.recipes.fitting import class_weights, describe_balance
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,17 @@ class FolderData:
     """What to do with images without a mask and masks without an image."""
     holds: Holds | None = None
     """classes: the value or colour of a pixel is its class. instances: each object has a number or
-    colour of its own, 0 or black is the background."""
+    colour of its own, 0 or black is the background. components: as classes, the background first,
+    and each connected region of a class is an object. Pixels are connected over their edges, not
+    over corners; objects of a class that touch are one object."""
+    class_masks: Path | None = None
+    """Folder of masks with the classes of the objects that `masks` number (SegmentationClass beside
+    SegmentationObject in CVAT, labelme and VOC). `values`, `ignored`, `classes` and `color_table`
+    are then about these masks. An object has the class of most of its pixels."""
+    val_class_masks: Path | None = None
+    """The same for the validation images, if they are kept apart."""
+    test_class_masks: Path | None = None
+    """The same for the test images, if they are kept apart."""
     values: tuple[str, ...] = ()
     """The value in the masks of each class: numbers (0 255) or colours ('#000000' '#ff0000')."""
     ignored: tuple[str, ...] = ()
@@ -68,6 +75,8 @@ class FolderData:
     division: Annotated[DivisionConfig, tyro.conf.OmitArgPrefixes] = DivisionConfig()
     found: Annotated[str, tyro.conf.Suppress] = ""
     """The examples of each split and a hash of their names, filled in from the folders."""
+    proposed_class_weights: Annotated[tuple[float, ...], tyro.conf.Suppress] = ()
+    """The weights that `--loss.class-weights root` takes, filled in from the training masks."""
 
     def __post_init__(self):
         for name in ("", "val_", "test_"):
@@ -75,11 +84,22 @@ class FolderData:
             if (images is None) != (masks is None):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag}images and --{flag}masks go together; one is missing")
+            has_classes = getattr(self, f"{name}class_masks") is not None
+            if images is not None and has_classes != (self.class_masks is not None):
+                flag = name.replace("_", "-")
+                raise ValueError(
+                    f"--class-masks and --{flag}class-masks go together; one is missing"
+                )
+        if self.class_masks is not None and self.holds not in (None, "instances"):
+            raise ValueError(
+                f"--class-masks gives the classes of numbered objects, but holds is {self.holds}"
+            )
         if self.color_table is not None and self.values:
             raise ValueError("color_table and values both give the colours; give one of them")
-        if self.holds == "instances" and self.values:
+        if self.holds == "instances" and self.values and self.class_masks is None:
             raise ValueError(
-                f"values={' '.join(self.values)} gives classes, but holds is instances; give one"
+                f"values={' '.join(self.values)} gives classes, but holds is instances: numbered "
+                "objects get classes by a second folder of masks, --class-masks DIR"
             )
         if self.classes and self.values and len(self.classes) != len(self.values):
             raise ValueError(
@@ -89,10 +109,22 @@ class FolderData:
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels={self.channels}; expected at least 1")
         check_classes(self.classes)
+        if self.has_objects and background_class(self.classes) not in (None, 0):
+            raise ValueError(
+                f"the classes of objects begin with the background; found {', '.join(self.classes)}"
+            )
         _ = self._format  # refuses wrong values
 
     @property
+    def has_objects(self) -> bool:
+        """Whether the masks are known to tell objects apart."""
+        return self.class_masks is not None or self.holds in ("instances", "components")
+
+    @property
     def _format(self) -> MaskFormat | None:
+        """What is given of the meaning of the masks that hold the classes; None finds it."""
+        if self.class_masks is not None:
+            return MaskFormat("classes", self.values, self.ignored) if self.values else None
         if self.holds == "instances" or self.values:
             return MaskFormat(self.holds or "classes", self.values, self.ignored)
         return None
@@ -107,23 +139,24 @@ class FolderData:
             raise ValueError("give the folders by --images DIR and --masks DIR")
         known = self._with_table()
         contents = known.read()
-        if contents.problems or contents.mask_format is None:
+        if contents.problems or contents.mask_format is None or contents.label_format is None:
             raise ValueError(list_problems("the folders", contents.problems))
-        found = contents.mask_format
-        count = 2 if found.holds == "instances" else len(found.values)
+        found, holds = contents.label_format, contents.mask_format.holds
+        count = class_count(contents)
         if known.classes and len(known.classes) != count:
             raise ValueError(
                 f"{len(known.classes)} classes ({', '.join(known.classes)}), but the masks hold "
-                f"{count}: {contents.notes[-1]}"
+                f"{count}: {', '.join(found.values) or 'the background and numbered objects'}"
             )
         return dataclasses.replace(
             known,
-            holds=found.holds,
+            holds=holds,
             values=found.values,
             ignored=found.ignored,
-            classes=known.classes or class_names(found),
+            classes=known.classes or class_names(holds, count),
             channels=contents.channels,
             found=contents.digest,
+            proposed_class_weights=class_weights("root", contents.pixels, count),
         )
 
     def _with_table(self) -> Self:
@@ -155,14 +188,22 @@ class FolderData:
             "test": (self.test_images, self.test_masks),
         }
         places = {name: (a, b) for name, (a, b) in given.items() if a is not None and b is not None}
-        classes = len(self.classes) if self.holds != "instances" else 0
+        numbered = self.holds == "instances" and self.class_masks is None
+        classes = {
+            "train": self.class_masks,
+            "val": self.val_class_masks,
+            "test": self.test_class_masks,
+        }
         return read_folders(
             places,
             self.division,
+            class_masks={name: folder for name, folder in classes.items() if folder is not None},
             suffix=self.mask_suffix,
+            holds=self.holds,
             mask_format=self._format,
-            num_classes=classes,
+            num_classes=0 if numbered else len(self.classes),
             ignored=self.ignored,
+            classes=self.classes,
             channels=self.channels,
             orientation=self.orientation,
             skip_unmatched=self.unmatched == "skip",
@@ -191,6 +232,7 @@ class FolderData:
             train=partial(_open, self, "train"),
             evaluation={name: partial(_open, self, name) for name in names},
             orientation=self.orientation,
+            background=self.classes[0] if self.has_objects else BACKGROUND,
         )
 
 
@@ -210,7 +252,7 @@ def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckR
     assert data.masks is not None
     found, classes = contents.mask_format, whole.classes
     if found is not None and not classes:
-        classes = class_names(found)
+        classes = class_names(found.holds, class_count(contents))
     report = check_folders(
         contents,
         classes=classes,
@@ -242,87 +284,15 @@ def _open(data: FolderData, split: str) -> FolderSource:
     return source
 
 
-def class_names(found: MaskFormat) -> tuple[str, ...]:
+def class_count(contents: FolderContents) -> int:
+    """Counts the classes that masks hold, the background included; numbered objects are of one."""
+    found = contents.label_format
+    return len(found.values) if found is not None and found.holds != "instances" else 2
+
+
+def class_names(holds: Holds, count: int) -> tuple[str, ...]:
     """Names classes that nobody named. Two are the background and the rest; many are numbered."""
-    if found.holds == "instances":
-        return (BACKGROUND, "object")
-    if len(found.values) == 2:
-        return (BACKGROUND, "foreground")
-    return tuple(f"class {number}" for number in range(len(found.values)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderConfig(ExperimentConfig):
-    """Settings common to the experiments on the user's own folders."""
-
-    data: Annotated[FolderData, tyro.conf.OmitArgPrefixes] = FolderData()
-
-    def with_data(
-        self, *, holds: Holds | None = None, channels: int | None = None, otherwise: str = ""
-    ) -> Self:
-        """Reads the folders, prints what they hold, and fills in what follows from them.
-
-        Args:
-          holds: what the masks must hold; None takes both.
-          channels: the channels that the network takes; None takes 1 and 3.
-          otherwise: what to do with masks that hold something else, for the error.
-
-        Raises:
-          ValueError: a folder is missing or has problems, which the message lists, or the network
-            cannot learn what the masks hold.
-        """
-        data = self.data
-        if channels is not None and data.channels not in (None, channels):
-            raise ValueError(f"channels={data.channels}; this network takes images of {channels}")
-        try:
-            data = dataclasses.replace(data, channels=data.channels or channels).resolved()
-        except OSError as error:
-            raise ValueError(error) from error
-        if holds is not None and data.holds != holds:
-            raise ValueError(f"the masks hold {data.holds}, and this network learns {otherwise}")
-        config = dataclasses.replace(self, data=data)
-        contents = config.data.read()
-        for note in contents.notes:
-            print(note)
-        print(f"examples: {config.data.found}; classes: {', '.join(config.data.classes)}")
-        rare = describe_balance(contents.pixels, config.data.classes)
-        if config.data.holds == "classes" and rare:
-            print(rare)
-        return config
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Height and width of each training image, [n, 2]."""
-        sizes = self.data.read().sources["train"].sizes
-        assert sizes is not None
-        return sizes
-
-    def fitted(self, given: Collection[str], bytes_per_example: float) -> Self:
-        """Fills in batch size and number of steps where they are not given, and prints them.
-
-        Args:
-          given: the settings on the command line.
-          bytes_per_example: the memory that a training example takes, estimated.
-        """
-        train, examples = self.train, len(self.sizes)
-        if "train.batch_size" not in given:
-            size = batch_size(bytes_per_example, examples)
-            train = dataclasses.replace(train, batch_size=size)
-        if "train.num_steps" not in given:
-            train = dataclasses.replace(
-                train, num_steps=number_of_steps(examples, train.batch_size)
-            )
-        for name in ("eval_every", "checkpoint_every"):
-            if f"train.{name}" not in given:
-                train = dataclasses.replace(train, **{name: max(train.num_steps // 10, 1)})
-        print(
-            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: batch "
-            f"size {train.batch_size}, {train.num_steps} steps"
-        )
-        return dataclasses.replace(self, train=train)
-
-
-def _spread(sizes: np.ndarray) -> str:
-    low, high = sizes.min(axis=0), sizes.max(axis=0)
-    first = f"{low[0]} × {low[1]}"
-    return first if (low == high).all() else f"{first} to {high[0]} × {high[1]}"
+    if count == 2:
+        return (BACKGROUND, "foreground" if holds == "classes" else "object")
+    first = "class 0" if holds == "classes" else BACKGROUND
+    return (first, *(f"class {number}" for number in range(1, count)))

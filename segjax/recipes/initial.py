@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Self, TypeVar, cast
 
 from segjax import pretrained
-from segjax.pretrained.catalog import conversion_of
+from segjax.pretrained.catalog import check_has_file, conversion_of
 from segjax.pretrained.converted import Conversion, Pretrained
 from segjax.pretrained.published import is_published, read_variables
 from segjax.recipes.network_config import BackboneNetworkConfig, NetworkConfig
@@ -24,11 +24,13 @@ class InitialConfig:
     """Initial weights; random by default."""
 
     name: str | None = None
-    """Name of the model in the weights file, such as torchvision/resnet101; see
-    `segjax.pretrained.SOURCES`. The network takes over the settings that belong to these weights
-    (backbone, pixels, anchors, ...) in place of its defaults; in Python, by `config.resolved()`."""
+    """Name of weights, such as torchvision/resnet101; see `segjax weights list` and, for other
+    files, `segjax.pretrained.SOURCES`. The network takes over the settings that belong to these
+    weights (backbone, pixels, anchors, ...) in place of its defaults; in Python, by
+    `config.resolved()`."""
     weights: Path | None = None
-    """File of trained weights: .pth, .safetensors, .npz or .pkl. A first layer for RGB images is
+    """File of trained weights: .pth, .safetensors, .npz or .pkl. Without it, the published file of
+    this name must be on this machine (`segjax weights get NAME`). A first layer for RGB images is
     adapted to images of N other bands: it gets the kernels of R, G and B in turn, times 3/N, and
     for one band their sum."""
     run: Path | None = None
@@ -38,10 +40,15 @@ class InitialConfig:
     """Leave out the heads of trained networks, even if they fit."""
 
     def __post_init__(self):
-        if (self.name is None) != (self.weights is None):
-            raise ValueError("initial.name and initial.weights go together; one of them is missing")
+        if self.name is None and self.weights is not None:
+            raise ValueError("initial.weights needs initial.name, the name of the weights")
         if self.name is not None and self.run is not None:
             raise ValueError("initial: give either a file of weights or a run, not both")
+        if self.name is not None and self.weights is None:
+            try:
+                check_has_file(self.name)
+            except ValueError as error:
+                raise ValueError(f"initial.name without initial.weights: {error}") from error
 
     def resolve(self, network: Network, given: Collection[str] = ()) -> Network:
         """Returns the network with the settings of the weights in place of its defaults.
@@ -98,14 +105,16 @@ class InitialConfig:
           moved: see `pretrained.initialize`.
 
         Raises:
-          FileNotFoundError: there is no such file or run, or the run has no checkpoint.
+          FileNotFoundError: there is no such file or run, the run has no checkpoint, or the
+            published file is not on this machine; the message says how to get it.
           ValueError: the weights do not fit, or need other settings of the network; the message
             lists every misfit.
         """
-        if self.name is not None and self.weights is not None:
-            found = pretrained.load(self.name, self.weights)
+        if self.name is not None:
+            source = self.weights or pretrained.find_file(self.name)
+            found = pretrained.load(self.name, source)
             self.check(network, found)
-            source, trained = self.weights, found.variables
+            trained = found.variables
         elif self.run is not None:
             source, trained = self.run, _variables_of_run(self.run)
         else:

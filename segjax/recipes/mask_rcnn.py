@@ -22,6 +22,7 @@ from segjax.data.sources.empty_images import check_share
 from segjax.data.sources.splits import Splits, as_objects, prepared_splits
 from segjax.evaluation.instance_evaluator import CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision, example_panoptic_quality
+from segjax.inference.instance_tiles import tiles_of
 from segjax.losses.instance import DetectionLoss
 from segjax.models.regions import AnchorSampling, RegionSampling
 from segjax.models.rpn import ProposalConfig
@@ -122,6 +123,12 @@ class MaskRCNNPredictionConfig:
     """Factors of the image's own size, one for each view, instead of short_sides."""
     flip: bool = False
     """Also predict the mirror image of each view."""
+    tile: int | None = None
+    """Side in pixels of the windows in which a larger image is predicted; each is resized like an
+    image of its own, and objects across windows are joined. About the side of the training images,
+    so that objects have the sizes that the network knows. None predicts images as a whole."""
+    tile_overlap: float = 0.25
+    """Share of a window that the next one sees again, up to 0.5."""
     buckets: tuple[tuple[int, int], ...] = COCO_BUCKETS
     """Height and width of each shape to which images are padded; larger images are padded to
     multiples of 32."""
@@ -130,6 +137,9 @@ class MaskRCNNPredictionConfig:
     max_detections: tuple[int, int, int] = (1, 10, 100)
     """Numbers of detections per image at which average recall is scored; average precision uses the
     last."""
+
+    def __post_init__(self):
+        tiles_of(self.tile, self.tile_overlap)  # refuses bad values
 
     @property
     def views(self) -> tuple[InstanceView, ...]:
@@ -226,6 +236,7 @@ def instance_task(
         mask_threshold=prediction.mask_threshold,
         category_ids=category_ids,
         pixel_range=config.network.pixel_range,
+        tiles=tiles_of(prediction.tile, prediction.tile_overlap),
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from segjax.data.augmentation.instance import Enlarge, ResizeShortSide
+from segjax.inference.instance_tiles import tiles_of
 from segjax.inference.views import scales_and_flips
 from segjax.models.detections import DetectionConfig
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
@@ -52,10 +53,13 @@ class DetectorPrediction:
     max_size: int = 1333
     flip: bool = False
     mask_threshold: float = 0.5
+    tile: int | None = None
+    tile_overlap: float = 0.25
 
     def __post_init__(self):
         if not self.short_sides:
             raise ValueError("short_sides=[]; expected one or more lengths in pixels")
+        tiles_of(self.tile, self.tile_overlap)  # refuses bad values
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,15 @@ def settings_of(model: Pretrained) -> dict[str, Any]:
         )
     rules = [_rule(view.resize) for view in task.views]
     sides = tuple(dict.fromkeys(rule.short_sides[0] for rule in rules))
+    tiles = {}
+    if task.tiles is not None:
+        tiles = {"tile": task.tiles.side, "tile_overlap": task.tiles.overlap}
     prediction = DetectorPrediction(
         sides,
         rules[0].max_size,
         flip=any(view.flip for view in task.views),
         mask_threshold=task.mask_threshold,
+        **tiles,
     )
     network = DetectorNetwork(task.model.detections)
     return configuration.to_dict(DetectorSettings(prediction, network))
@@ -147,6 +155,7 @@ def _detector(
         model=task.model.clone(detections=settings.network.detections),
         views=tuple(views) if VIEWS & changes.keys() else task.views,
         mask_threshold=prediction.mask_threshold,
+        tiles=tiles_of(prediction.tile, prediction.tile_overlap),
     )
 
 

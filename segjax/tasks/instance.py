@@ -1,5 +1,7 @@
 """Instance segmentation: the task of Mask R-CNN, a class, a box and a mask for each object."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.inference.instance_tiles import InstanceTiles, Window, join_windows
 from segjax.inference.instance_views import merge_views, to_original_frame
-from segjax.inference.paste import PasteRule, paste_to_rle
+from segjax.inference.paste import PasteRule, paste_to_masks, paste_to_rle
 from segjax.labels import check_classes
 from segjax.losses.instance import DetectionLoss, take
 from segjax.losses.terms import LossTerm, check_names, extra_terms
@@ -82,6 +85,8 @@ class InstanceTask:
         COCO's format; None if the data have none.
       pixel_range: values that become 0 and 255 in images of types that `preprocess` does not take,
         such as (0, 65535); None refuses them.
+      tiles: windows in which a larger image is predicted, each like an image of its own; see
+        `segjax.inference.instance_tiles`. None predicts every image as a whole.
     """
 
     entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
@@ -105,6 +110,7 @@ class InstanceTask:
     mask_threshold: float = 0.5
     category_ids: tuple[int | str, ...] | None = None
     pixel_range: tuple[float, float] | None = None
+    tiles: InstanceTiles | None = None
 
     def __post_init__(self):
         check_classes(self.classes)
@@ -112,6 +118,11 @@ class InstanceTask:
     @property
     def image_channels(self) -> tuple[int, ...]:
         return (1, self.channels) if self.channels > 1 else (1,)  # grey is repeated
+
+    @property
+    def most_detections(self) -> float:
+        """The largest number of detections in an image: with tiles, only each tile has one."""
+        return math.inf if self.tiles else self.model.detections.max_detections
 
     def init(self, key, batch):
         return self.model.init(key, batch["image"][:1], train=False)
@@ -245,8 +256,12 @@ class InstanceTask:
         return found | {"size": batch["size"]}  # for `merge`
 
     def inputs(self, example: dict) -> Iterator[dict[str, np.ndarray]]:
+        for window in self._windows(example["image"]):
+            yield from self._inputs(window.cut(example["image"]))
+
+    def _inputs(self, pixels: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         for view in self.views:
-            image = view.resize({"image": example["image"]}, None)["image"]
+            image = view.resize({"image": pixels}, None)["image"]
             if image.shape[2] < self.channels:  # a grey image for a colour network
                 image = image.repeat(self.channels, axis=2)
             image = self.preprocess({"image": image}, None)["image"]
@@ -258,6 +273,12 @@ class InstanceTask:
             padded[:height, :width] = image
             yield {"image": padded, "size": np.array([height, width], np.int32)}
 
+    def _windows(self, image: np.ndarray) -> list[Window]:
+        height, width = image.shape[:2]
+        if self.tiles is None:
+            return [Window(0, 0, height, width)]
+        return self.tiles.windows((height, width))
+
     def _bucket(self, height: int, width: int) -> tuple[int, int]:
         fitting = [size for size in self.buckets if size[0] >= height and size[1] >= width]
         if fitting:
@@ -268,6 +289,21 @@ class InstanceTask:
     def merge(self, example: dict, outputs: Iterable[dict]) -> dict:
         """Returns "boxes", "scores", "classes" and "masks" (run lengths) in image coordinates."""
         size = example["image"].shape[:2]
+        windows, outputs = self._windows(example["image"]), iter(outputs)
+        options: dict = {"rule": self.paste_rule, "threshold": self.mask_threshold}
+        if len(windows) == 1:
+            found = self._merge_views(outputs, size)
+            masks = paste_to_rle(found["masks"], found["boxes"], size, **options)
+            return found | {"masks": masks}
+        in_windows = []
+        for window in windows:
+            found = self._merge_views(itertools.islice(outputs, len(self.views)), window.size)
+            masks = paste_to_masks(found["masks"], found["boxes"], window.size, **options)
+            in_windows.append(found | {"masks": masks})
+        return join_windows(in_windows, windows, size)
+
+    def _merge_views(self, outputs: Iterable[dict], size: tuple[int, int]) -> dict:
+        """Returns "boxes", "scores", "classes" and "masks" (in the frames of the boxes)."""
         views = []
         for view, output in zip(self.views, outputs, strict=True):
             valid = output["valid"]
@@ -275,21 +311,13 @@ class InstanceTask:
             views.append(
                 to_original_frame(found, view_size=output["size"], size=size, mirrored=view.flip)
             )
-        found = views[0]
-        if len(views) > 1:
-            found = merge_views(
-                views,
-                iou_threshold=self.model.detections.nms_threshold,
-                max_detections=self.model.detections.max_detections,
-            )
-        masks = paste_to_rle(
-            found["masks"],
-            found["boxes"],
-            size,
-            rule=self.paste_rule,
-            threshold=self.mask_threshold,
+        if len(views) == 1:
+            return views[0]
+        return merge_views(
+            views,
+            iou_threshold=self.model.detections.nms_threshold,
+            max_detections=self.model.detections.max_detections,
         )
-        return found | {"masks": masks}
 
     def evaluator(self):
         return self.make_evaluator()

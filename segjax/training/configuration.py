@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import sys
 import types
 import typing
@@ -10,12 +9,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tyro
 
 from segjax.files.nested import flatten, with_value
 from segjax.messages.hints import did_you_mean
+from segjax.training.distributed import DistributedConfig
 from segjax.training.optimizer import OptimizerConfig, check_least
 from segjax.training.precision import MatmulPrecision
 from segjax.training.ranking import read_best_metric
@@ -76,17 +76,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class DistributedConfig:
-    """Training in several processes. On clusters that JAX knows (SLURM, TPU pods), set `auto`."""
-
-    auto: bool = False
-    coordinator_address: str | None = None
-    """host:port of process 0."""
-    num_processes: int | None = None
-    process_id: int | None = None
-
-
-@dataclass(frozen=True)
 class ExperimentConfig:
     """The settings that every experiment has."""
 
@@ -103,6 +92,12 @@ class ExperimentConfig:
     float32, as CPUs always compute."""
     accept_changes: bool = False
     """Resume even if the configuration has changed since the run began."""
+    track: Literal["wandb", "mlflow", "trackio"] | None = None
+    """Also sends metrics and pictures to W&B, MLflow or trackio, which are extras of segjax. Their
+    own environment variables say where to. None keeps them in the run directory."""
+    track_project: str | None = None
+    """W&B's or trackio's project, or MLflow's experiment. None takes WANDB_PROJECT or
+    MLFLOW_EXPERIMENT_NAME from the environment, or else segjax."""
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     distributed: DistributedConfig = DistributedConfig()
@@ -127,6 +122,8 @@ FREE_KEYS = (
     "workdir",
     "data_dir",
     "accept_changes",
+    "track",
+    "track_project",
     "distributed",
     "train.log_every",
     "train.eval_batch_size",
@@ -339,8 +336,3 @@ def describe(values: dict) -> str:
     flat = flatten(values)
     width = max(map(len, flat))
     return "\n".join(f"  {key:{width}}  {json.dumps(value)}" for key, value in flat.items())
-
-
-def command_line() -> str:
-    """Returns the command that started this process, as it would be typed."""
-    return shlex.join(["python", *sys.argv])

@@ -2,19 +2,24 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 from segjax.training.checkpoint import Checkpoints
-from segjax.training.parallel import in_main_process
+from segjax.training.meeting import ProcessesDiffer
+from segjax.training.parallel import gather_bytes, in_main_process
 from segjax.training.run_directory import changed_versions, open_run, steps_on_disk
 from segjax.training.run_lock import RunLock
 from segjax.training.set_aside import set_damaged_aside
 from segjax.training.storage import storage_failures
+
+SEEN_WITHIN = 10.0  # seconds until a network file system shows a new file everywhere
 
 
 @contextlib.contextmanager
@@ -35,6 +40,7 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
       RunLocked: another run holds the directory.
       ChangedConfiguration: the directory holds a run with another configuration.
       DamagedCheckpoint: the directory has checkpoints, but none is intact.
+      ProcessesDiffer: the directory is not the same in all processes.
       MainProcessFailed: in the other processes, with the message of one of these.
       StorageFailure: the directory cannot be written; also raised from the block.
       ValueError: `experiment_file` is not a Python file.
@@ -64,7 +70,26 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
                 print(moved)
 
         in_main_process(open_directory)
+        _check_shared(config.workdir, lock)
         yield lock
+
+
+def _check_shared(workdir: Path, lock: RunLock) -> None:
+    """Raises ProcessesDiffer in all processes unless all see the lock of the main process."""
+    if jax.process_count() == 1:
+        return
+    owner = json.loads(gather_bytes(json.dumps(lock.owner).encode())[0])
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not (seen := lock.holder().items() >= owner.items()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = b"" if seen else str(lock.owner["host"]).encode()
+    places = [each.decode() for each in gather_bytes(blind)]
+    for index, host in enumerate(places):
+        if host:
+            raise ProcessesDiffer(
+                f"process {index} on {host} does not see process 0's files in {workdir}: expected "
+                "a --workdir on a file system that all machines share"
+            )
 
 
 class Watch:

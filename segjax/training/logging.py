@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard files.
+"""The log of a run: `metrics.jsonl`, TensorBoard files and other trackers.
 
 Each line of `metrics.jsonl` is one JSON object, `{"step": 7, "split": "train", "loss": 0.31, ...,
 "elapsed_seconds": 12.5}`. JSON has no NaN or infinity, so they are written as the strings "NaN",
@@ -6,13 +6,14 @@ Each line of `metrics.jsonl` is one JSON object, `{"step": 7, "split": "train", 
 strings, and `read_metrics` converts them back.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -90,14 +91,42 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
     return lines
 
 
+class Tracker(Protocol):
+    """Receives what a run logs: TensorBoard's `EventFile`, or a service of `tracking`."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes finite numbers by name, such as "train/loss"."""
+        ...
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Takes pictures, uint8 RGB [height, width, 3], by name, such as "validation/cell_07"."""
+        ...
+
+    def close(self, *, failed: bool) -> None:
+        """Ends the tracking; `failed` says whether the run ends by an error or a signal."""
+        ...
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the finite numbers of a line of the log by "split/name", without the log's own."""
+    return {
+        f"{entry['split']}/{name}": value
+        for name, value in entry.items()
+        if isinstance(value, int | float) and name not in ("step", "elapsed_seconds")
+    }
+
+
 class MetricsLog:
-    """Writes metrics to `metrics.jsonl` and TensorBoard, and pictures to TensorBoard.
+    """Writes metrics to `metrics.jsonl` and to trackers, and pictures to trackers.
 
     With `resume_step`, the log continues from the checkpoint of that step. Lines of later steps and
     a half-written last line are deleted, and TensorBoard is told to discard those steps. The log of
     a resumed run then equals that of an uninterrupted one except in `WALL_CLOCK_FIELDS`, provided
     that each checkpoint is saved after the training of its step is logged. Without `resume_step`,
     an existing log is discarded. Both files are flushed at every call.
+
+    TensorBoard is always among the trackers. The others also get the kept lines of the log, and
+    leave out what they already have.
 
     "elapsed_seconds" continues from the last line kept. It leaves out the time that a killed run
     spent after that line, and the pause before the run was resumed.
@@ -106,6 +135,7 @@ class MetricsLog:
         workdir: the run directory, created if needed. TensorBoard's files go to `tensorboard/`.
         resume_step: the step of the restored checkpoint; None for a run from the start.
         evaluated: whether the evaluation of that step was finished; if not, its lines are deleted.
+        trackers: further trackers, which the log closes.
         write: whether this process writes the log; otherwise it reads and writes nothing.
         clock: returns seconds, for `elapsed_seconds`.
 
@@ -119,6 +149,7 @@ class MetricsLog:
         *,
         resume_step: int | None = None,
         evaluated: bool = True,
+        trackers: Sequence[Tracker] = (),
         write: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -138,13 +169,17 @@ class MetricsLog:
         write_bytes(path, b"".join(raw + b"\n" for _, raw in kept))
         self._clock, self._start = clock, clock() - elapsed
         self._file = path.open("a", encoding="utf-8")
-        self._events = EventFile(
+        events = EventFile(
             path.parent / "tensorboard", purge_step=0 if resume_step is None else resume_step + 1
         )
+        for tracker in trackers:
+            for values, _ in kept:
+                tracker.scalars(values["step"], _numbers(values))
+        self._trackers: list[Tracker] = [events, *trackers]
         self._closed = False
 
     def metrics(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Writes the values of a step as one line, and its finite numbers to TensorBoard.
+        """Writes the values of a step as one line, and its finite numbers to the trackers.
 
         Args:
             step: number of updates made so far.
@@ -165,30 +200,34 @@ class MetricsLog:
         line = json.dumps(entry | {"elapsed_seconds": elapsed}, allow_nan=False)
         self._file.write(line + "\n")
         self._file.flush()
-        for name, value in entry.items():
-            if isinstance(value, int | float) and name != "step":
-                self._events.scalar(f"{split}/{name}", value, int(step))
+        for tracker in self._trackers:
+            tracker.scalars(int(step), _numbers(entry))
 
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Writes a picture, uint8 RGB [H, W, 3], to TensorBoard."""
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures, uint8 RGB [height, width, 3], to the trackers by name."""
         if self._write:
-            self._events.picture(name, picture, int(step))
+            for tracker in self._trackers:
+                tracker.pictures(int(step), pictures)
 
-    def close(self) -> None:
-        """Closes the files; a second call does nothing."""
+    def close(self, *, failed: bool = False) -> None:
+        """Closes the files and trackers; a second call does nothing.
+
+        Args:
+            failed: whether the run ends by an error or a signal.
+        """
         if self._write and not self._closed:
             self._closed = True
-            try:
-                self._events.close()
-            finally:
-                self._file.close()
+            with contextlib.ExitStack() as stack:
+                for tracker in reversed(self._trackers):
+                    stack.callback(tracker.close, failed=failed)
+                stack.callback(self._file.close)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
         try:
-            self.close()
+            self.close(failed=exception[0] is not None)
         except OSError:
             if exception[0] is None:  # otherwise that one says what went wrong first
                 raise

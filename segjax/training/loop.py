@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 from collections import deque
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ import jax
 
 from segjax.data.checks.examples import check_before_training, check_for, open_sources
 from segjax.data.loading.loader import training_batches
+from segjax.data.loading.read_ahead import worker_count
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
 from segjax.training.changes import changes, recorded
@@ -19,10 +19,10 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations
 from segjax.training.experiment import Experiment
 from segjax.training.hold import Watch, hold_run
-from segjax.training.interruption import stop_signals
+from segjax.training.interruption import Stopped, stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
-from segjax.training.parallel import DataParallel, is_main_process, wait_for_all
+from segjax.training.parallel import DataParallel, check_same_data, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.scoring import log_results, score_splits
 from segjax.training.state import TrainState, create_state, state_shapes
@@ -33,6 +33,7 @@ from segjax.training.stopping import (
     stop_message,
     stopping_so_far,
 )
+from segjax.training.tracking import check_tracker, open_trackers
 
 
 class NonFiniteLoss(RuntimeError):
@@ -63,10 +64,11 @@ def train(
       DamagedCheckpoint: the directory has checkpoints, but none is intact.
       StorageFailure: the directory cannot be written; the message says what is safe.
       BadData: an example cannot be used; the message names it.
+      ProcessesDiffer: the processes see other data or another run directory.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
       ValueError: the batch does not divide over the devices, a name in `eval_splits` is unknown,
-        or `stop_after` is set without `eval_every`.
+        `stop_after` is set without `eval_every`, or the package of `track` is not installed.
     """
     experiment = experiment.ranked_by(config.train.best_metric)
     parallel = replace(parallel or DataParallel(), matmul_precision=config.matmul_precision)
@@ -77,10 +79,13 @@ def train(
             known = ", ".join(experiment.evaluation)
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
     check_evaluations(settings)
+    check_tracker(config.track)
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
     source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
     check = check_for(experiment.task)
-    pixels = check_before_training(sources, check, progress=is_main_process())["train"].pixels()
+    reports = check_before_training(sources, check, progress=is_main_process())
+    check_same_data({name: reports[name].digest(len(sources[name])) for name in sources})
+    pixels = reports["train"].pixels()
 
     def announce(resumed):
         _print_start(experiment, config, resumed, sources, parallel)
@@ -137,20 +142,21 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
         seed=config.seed,
         start=examples_seen // settings.batch_size,
         groups=None if experiment.groups is None else experiment.groups(source),
-        num_workers=_worker_count(settings.num_workers),
+        num_workers=worker_count(settings.num_workers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with (
         contextlib.closing(batches),
+        Progress(settings.num_steps, first_step=start, write=main) as progress,
         MetricsLog(
             config.workdir,
             resume_step=start if resumed else None,
             evaluated=checkpoints.evaluated(start),
+            trackers=open_trackers(config, say=progress.message),
             write=main,
         ) as log,
-        Progress(settings.num_steps, first_step=start, write=main) as progress,
-        stop_signals() as stop,
+        stop_signals() as asked_to_stop,
     ):
         if resumed:
             progress.message(f"resuming from step {start}")
@@ -244,6 +250,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             throughput.add(settings.batch_size)
             last = step == settings.num_steps
             due = is_due(step)
+            stop = asked_to_stop(step)
             keep = due or step % settings.checkpoint_every == 0 or stop
 
             if step == start + 1:  # includes compilation
@@ -267,9 +274,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
                 throughput.restart()
             if stop:
                 checkpoints.wait()
-                raise KeyboardInterrupt(
-                    f"stopped by signal {stop[0]}; the same command resumes from step {step}"
-                )
+                raise Stopped(stop, step)
 
 
 def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) -> TrainState:
@@ -336,12 +341,3 @@ def _print_start(experiment, config, resumed, sources, parallel):
             f"learning rate {optimizer.learning_rate:g} for batches of "
             f"{optimizer.reference_batch_size}, scaled to {scaled:g} for batches of {size}"
         )
-
-
-def _worker_count(num_workers):
-    if num_workers is not None:
-        return num_workers
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return 0 if cores < 4 else cores // 2

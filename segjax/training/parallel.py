@@ -5,10 +5,12 @@ strategy, such as `jit` with a mesh of data × rows for images that do not fit o
 offer the same methods and take the same step.
 """
 
+import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import AXIS_NAME
+from segjax.training.meeting import ProcessesDiffer
 from segjax.training.precision import MatmulPrecision, with_precision
 
 
@@ -172,6 +175,27 @@ def gather_bytes(payload: bytes) -> list[bytes]:
     padded[: len(payload)] = np.frombuffer(payload, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_same_data(described: Mapping[str, Any]):
+    """Compares what all processes see of their data; every process must call this.
+
+    Args:
+      described: JSON values by name.
+
+    Raises:
+      ProcessesDiffer: in all processes; the message names a process and the values.
+    """
+    mine = json.dumps(described, sort_keys=True, default=str).encode()
+    first, *others = (json.loads(each) for each in gather_bytes(mine))
+    for index, found in enumerate(others, 1):
+        unlike = [name for name in {**first, **found} if first.get(name) != found.get(name)]
+        if unlike:
+            name = unlike[0]
+            raise ProcessesDiffer(
+                f"process {index} reads other data than process 0: {name} is {found.get(name)} "
+                f"there, and {first.get(name)} in process 0; all need the same files"
+            )
 
 
 def wait_for_all(name: str):

@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -70,7 +72,7 @@ def open_run(config, experiment_file: Path) -> bool:
         path,
         {
             "experiment": str(experiment_file),
-            "command": configuration.command_line(),
+            "command": command_line(),
             "config": values,
         },
     )
@@ -158,15 +160,20 @@ def read_config(run: Path) -> dict:
         ) from error
 
 
+def command_line() -> str:
+    """Returns the command that started this process, as it would be typed."""
+    return shlex.join(["python", *sys.argv])
+
+
 def environment() -> dict:
     """Returns the versions, the commit and the devices of this process."""
-    devices, versions = jax.devices(), _versions()
+    devices, found = jax.devices(), versions()
     return {
-        "python": versions.pop("python"),
+        "python": found.pop("python"),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "versions": versions,
-        "commit": _commit(),
+        "versions": found,
+        "commit": commit(),
         "backend": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
@@ -183,7 +190,7 @@ def changed_versions(run: Path) -> list[str]:
     before = _read_environment(Path(run) / "environment.json")
     if before is None:
         return []
-    old, new = {"python": before["python"], **before["versions"]}, _versions()
+    old, new = {"python": before["python"], **before["versions"]}, versions()
     return [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
 
 
@@ -202,7 +209,8 @@ def _read_environment(path):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _versions():
+def versions() -> dict[str, str | None]:
+    """Returns the versions of Python and of the packages that a run's numbers depend on."""
     return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
@@ -213,7 +221,7 @@ def _version(package):
         return None
 
 
-def _commit():
+def commit() -> str | None:
     """Returns the commit of the checkout that segjax runs from; None for an installed package.
 
     An installed package may lie inside the checkout of another project, which does not track it.

@@ -96,6 +96,18 @@ class RunLock:
                 os.ftruncate(self._file, 0)
         self._close()
 
+    @property
+    def owner(self) -> dict[str, str | int]:
+        """What the file says about this process while it holds the lock."""
+        return dict(self._owner)
+
+    def holder(self) -> dict:
+        """Returns what the file says about the process that holds the lock; empty if none does."""
+        try:
+            return _holder(self._path.read_bytes())
+        except OSError:
+            return {}
+
     def check(self):
         """Raises if the run directory has gone or another run has taken it over."""
         self._look()

@@ -73,8 +73,8 @@ def log_results(
                 headline=key,
                 workdir=config.workdir,
             )
-            for name, picture in result.pictures.items():
-                log.picture(result.step, f"{result.split}/{name}", picture)
+            drawn = {f"{result.split}/{name}": each for name, each in result.pictures.items()}
+            log.pictures(result.step, drawn)
         progress.message(
             f"step {result.step}  {result.split}  {key} {result.metrics.get(key, math.nan):.4f}"
         )

@@ -2,17 +2,21 @@
 
 import os
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import jax
 
+from segjax.files.nested import flatten
+from segjax.training import configuration
 from segjax.training.configuration import ExperimentConfig
+from segjax.training.distributed import own_place
+from segjax.training.meeting import Meeting, ProcessesDiffer, meet
+from segjax.training.run_directory import commit, versions
 
 
-def set_up(config: ExperimentConfig):
-    """Sets the compile cache, deterministic kernels and the processes of a distributed run."""
+def set_up_alone():
+    """Sets the compile cache and deterministic kernels, for a process that works by itself."""
     # Some GPU kernels add in the order in which threads arrive, but a resumed run must equal an
     # uninterrupted one bit for bit. CPUs ignore the flag.
     flag = "--xla_gpu_deterministic_ops"
@@ -21,16 +25,53 @@ def set_up(config: ExperimentConfig):
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segjax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    distributed = config.distributed
-    if distributed.auto or distributed.coordinator_address:
-        check_own_address()
-        jax.distributed.initialize(
-            distributed.coordinator_address, distributed.num_processes, distributed.process_id
-        )
+
+
+def set_up(config: ExperimentConfig) -> Meeting | None:
+    """Does what `set_up_alone` does, and joins the processes that train together.
+
+    Returns:
+      The meeting of the processes, which they watch until they leave it; None for one process.
+
+    Raises:
+      ProcessesDiffer: several processes cannot train together; the message says why.
+      ValueError: the settings of the processes are wrong.
+    """
+    set_up_alone()
+    place = own_place(config.distributed)
+    if place is None or place.count == 1:
+        return None
+    check_own_address()
+    wait = config.distributed.wait_seconds
+    meeting = meet(place, _facts(config), wait=wait)
+    meeting.watch()
+    jax.distributed.initialize(
+        meeting.jax_address,
+        place.count,
+        place.index,
+        local_device_ids=place.local_device_ids,
+        initialization_timeout=max(int(wait), 1),
+        # JAX would still ask the cluster for the devices, if they are None.
+        cluster_detection_method="deactivate",
+    )
+    return meeting
+
+
+def _facts(config: ExperimentConfig) -> dict:
+    """Returns what processes must have in common: versions, and settings but those of a machine."""
+    values = flatten(configuration.to_dict(config))
+    own = ("workdir", "train.num_workers", *configuration.paths(config))
+    settings = {
+        name: value
+        for name, value in values.items()
+        if name not in own and not name.startswith("distributed.")
+    }
+    packages = {f"version of {name}": value for name, value in versions().items()}
+    return settings | packages | {"commit of segjax": commit()}
 
 
 def check_own_address():
-    """Exits with a remedy if this machine's host name does not resolve to the machine itself.
+    """Raises ProcessesDiffer if this machine's host name does not resolve to the machine itself.
 
     JAX's CPU backend connects processes by gloo, which listens on the address of the host name; JAX
     has no option to change it. JAX also starts the CPU backend on machines with accelerators,
@@ -48,8 +89,8 @@ def check_own_address():
             listener.bind(address)
             return
     problem = "leads to another machine" if found else "has no address"
-    sys.exit(
-        f"error: the host name {name!r} {problem}, and processes that train together listen on its "
+    raise ProcessesDiffer(
+        f"the host name {name!r} {problem}, and processes that train together listen on its "
         f'address: add the line "127.0.0.1 {name}" to /etc/hosts (on several machines, with this '
         "machine's address in their network)"
     )

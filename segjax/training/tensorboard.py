@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ _messages: Any = event_pb2
 
 
 class EventFile:
-    """Writes scalars and pictures to a new event file.
+    """Writes scalars and pictures to a new event file: a `segjax.training.logging.Tracker`.
 
     Args:
       folder: the folder, created if needed.
@@ -37,18 +38,20 @@ class EventFile:
         start = _messages.SessionLog(status=_messages.SessionLog.START)
         self._write(_messages.Event(step=purge_step, session_log=start))
 
-    def scalar(self, name: str, value: float, step: int):
-        """Writes a number."""
-        self._write(_messages.Event(step=step, summary=summary.scalar(name, value)))
+    def scalars(self, step: int, values: Mapping[str, float]):
+        """Writes numbers by name."""
+        for name, value in values.items():
+            self._write(_messages.Event(step=step, summary=summary.scalar(name, value)))
 
-    def picture(self, name: str, picture: np.ndarray, step: int):
-        """Writes a picture, uint8 RGB [height, width, 3]."""
-        self._write(
-            _messages.Event(step=step, summary=summary.image(name, picture, dataformats="HWC"))
-        )
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]):
+        """Writes pictures, uint8 RGB [height, width, 3], by name."""
+        for name, picture in pictures.items():
+            image = summary.image(name, picture, dataformats="HWC")
+            self._write(_messages.Event(step=step, summary=image))
 
-    def close(self):
+    def close(self, *, failed: bool):
         """Closes the file."""
+        del failed
         self._file.close()
 
     def _write(self, event):

@@ -55,6 +55,27 @@ def command(family, folders, workdir, *, masks=None):
     ]
 
 
+@pytest.mark.parametrize("variant", ["", "v3plus"])
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "tf/mobilenet_v2", "tf/xception65"])
+def test_deeplabs_network_follows_trained_weights(folders, tmp_path, name, variant):
+    module = load_module(EXPERIMENTS / "deeplab" / "folder.py")
+    arguments = ["--workdir", str(tmp_path / "run"), "--images", str(folders / "images")]
+    arguments += ["--masks", str(folders / "classes"), "--initial.name", name]
+    arguments += ["--initial.weights", "weights.npz", "--variant", variant]
+    variants = {"": {}, **module.VARIANTS}
+    network = parse(module.Config, arguments, variants=variants).network
+    tensorflow = name.startswith("tf/")
+    assert network.backbone == name.partition("/")[2]
+    assert network.pixels == ("tensorflow" if tensorflow else "imagenet")
+    assert network.batch_norm.epsilon == (1e-3 if tensorflow else 1e-5)
+    assert network.batch_norm.momentum == 0.99
+    chosen = [*arguments, "--network.backbone", "vgg16"]
+    with pytest.raises(
+        SystemExit, match=f"need network.backbone='{network.backbone}', not 'vgg16'"
+    ):
+        parse(module.Config, chosen, variants=variants)
+
+
 def train(family, arguments):
     file = EXPERIMENTS / family / "folder.py"
     module = load_module(file)

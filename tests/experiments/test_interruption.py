@@ -17,6 +17,7 @@ import pytest
 
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
+from segjax.training.meeting import TRY_AGAIN
 from tests.processes import kill, started
 from tests.readme import readme_code
 
@@ -200,7 +201,7 @@ def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
             assert process.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == TRY_AGAIN
     output = workdir.with_suffix(".log").read_text()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         latest = checkpoints.latest_step
@@ -219,8 +220,8 @@ def two_processes(tmp_path_factory):
     return one, two
 
 
-def started_together(stack, workdir, *arguments):
-    """Starts a run of two processes with two devices each."""
+def started_together(stack, workdir, *arguments, each=([], [])):
+    """Starts a run of two processes with two devices each, and with arguments of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -228,7 +229,7 @@ def started_together(stack, workdir, *arguments):
     together += ("--distributed.num-processes", "2")
     processes = []
     for index in range(2):
-        which = (*together, "--distributed.process-id", str(index))
+        which = (*together, "--distributed.process-id", str(index), *each[index])
         process = start(TINY, workdir, *arguments, *which, devices=2)
         processes.append(stack.enter_context(process))
     return processes
@@ -249,6 +250,72 @@ def test_what_the_main_process_refuses_ends_all_in_one_line(two_processes, tmp_p
     output = workdir.with_suffix(".log").read_text()
     assert output.count(f"error: {workdir} holds a run with another configuration") == 2
     assert "Traceback" not in output
+
+
+ENDLESS = ["--train.num-steps", "100000", "--train.checkpoint-every", "100000"]
+ENDLESS += ["--train.eval-every", "None"]
+
+
+def test_processes_with_other_settings_end_in_one_line(tmp_path):
+    workdir = tmp_path / "run"
+    with ExitStack() as stack:
+        each = (["--seed", "0"], ["--seed", "7"])
+        for process in started_together(stack, workdir, each=each):
+            assert process.wait(timeout=120) == 1
+    output = workdir.with_suffix(".log").read_text()
+    assert output.count("differs from process 0") == 2
+    assert output.count("seed: 7 there, 0 in process 0") == 2
+    assert "Traceback" not in output
+
+
+def test_run_directories_that_are_not_shared_are_named(tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    with ExitStack() as stack:
+        for process in started_together(stack, workdir, each=([], ["--workdir", str(other)])):
+            assert process.wait(timeout=120) == 1
+    output = workdir.with_suffix(".log").read_text()
+    assert output.count("does not see process 0's files in") == 2
+    assert "Traceback" not in output
+
+
+def wait_for_step(workdir, processes, step):
+    while not any(line["step"] >= step for line in logged(workdir)):
+        for process in processes:
+            assert process.poll() is None, workdir.with_suffix(".log").read_text()[-4000:]
+        time.sleep(0.05)
+
+
+def test_sigterm_to_one_of_two_processes_ends_both_after_the_same_step(tmp_path):
+    workdir = tmp_path / "run"
+    with ExitStack() as stack:
+        processes = started_together(stack, workdir, *ENDLESS)
+        wait_for_step(workdir, processes, 3)
+        processes[1].send_signal(signal.SIGTERM)
+        for process in processes:
+            assert process.wait(timeout=120) == TRY_AGAIN, workdir.with_suffix(".log").read_text()
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        latest = checkpoints.latest_step
+    assert latest >= 3
+    output = workdir.with_suffix(".log").read_text()
+    message = f"stopped by signal SIGTERM; the same command resumes from step {latest}"
+    assert output.count(message) == 2
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_end_of_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
+    workdir = tmp_path / "run"
+    with ExitStack() as stack:
+        processes = started_together(stack, workdir, *ENDLESS)
+        wait_for_step(workdir, processes, 3)
+        kill(processes[victim])
+        left = processes[1 - victim]
+        assert left.wait(timeout=30) == TRY_AGAIN, workdir.with_suffix(".log").read_text()
+    output = workdir.with_suffix(".log").read_text()
+    assert output.count(f"error: process {victim} ") == 1
+    assert "ended without a word" in output
+    assert "Traceback" not in output
+    assert "coordination" not in output.lower()  # JAX's own words
 
 
 def numbers(workdir):

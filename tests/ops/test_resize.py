@@ -10,7 +10,15 @@ from jax import export
 
 from segjax.ops import resize, resize_bilinear
 from segjax.ops.linear import define_transposes, linear_operator
-from segjax.ops.resize import _multiplied, _repeated, _sums, upsample_nearest
+from segjax.ops.resize import (
+    _columns_by_row,
+    _multiplied,
+    _repeated,
+    _resized_columns,
+    _resized_columns_gradient,
+    _sums,
+    upsample_nearest,
+)
 
 
 def oracle(x, size, align_corners):
@@ -59,6 +67,32 @@ def test_values_equal_those_of_loops_and_gradients_their_transpose(old, new, ali
     np.testing.assert_allclose(
         np.vdot(oracle(other, new, align_corners), gradient), np.vdot(other, pulled), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("options", [(4, 13, True), (7, 3, False), (1, 5, True), (6, 1, False)])
+def test_both_forms_resize_columns_alike_and_the_gpus_has_no_transposition(options):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, options[0], 5)).astype(np.float32)
+    gradient = rng.normal(size=(2, 3, options[1], 5)).astype(np.float32)
+    expected = oracle(x, (3, options[1]), options[2])
+    by_row = functools.partial(_columns_by_row, contracted=1)
+    for form, transpose in (
+        (_resized_columns, _resized_columns_gradient),
+        (_columns_by_row, by_row),
+    ):
+        np.testing.assert_allclose(form(x, options=options), expected, atol=1e-6)
+        pulled = transpose(gradient, options=options)
+        np.testing.assert_allclose(np.vdot(expected, gradient), np.vdot(x, pulled), rtol=1e-5)
+
+    def loss(x):
+        return (resize_bilinear(x, (3, options[1]), align_corners=options[2]) ** 2).sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(x)
+    found = {
+        platform: "stablehlo.transpose" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert found == {"cpu": True, "cuda": False, "tpu": True}
 
 
 def test_aligned_corners_put_33_positions_on_every_16th_pixel_of_513():

@@ -168,7 +168,7 @@ def test_arrays_of_objects_are_refused(tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": objects}))
     np.savez(tmp_path / "x.npz", x=objects, allow_pickle=True)
     for name, named in (
-        ("x.pkl", r"x\.pkl: .*posix\.system"),
+        ("x.pkl", r"x\.pkl: expected arrays of numbers, found one of object"),
         ("x.npz", r"x\.npz: damaged or not"),
     ):
         with pytest.raises(ValueError, match=named):

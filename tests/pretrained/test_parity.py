@@ -20,6 +20,7 @@ from tests.pretrained.source_shapes import forward
         pytest.param("smp/unet_resnet34", marks=pytest.mark.optimized),
         "smp/unet_mobilenet_v2",
         "smp/deeplabv3plus_resnet50",
+        "smp/deeplabv3plus_mobilenet_v2",
     ],
 )
 def test_logits_are_those_of_pytorch(name):

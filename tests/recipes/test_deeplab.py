@@ -216,7 +216,9 @@ def test_a_next_phase_begins_with_the_last_variables_of_a_run(tmp_path):
 
 
 def test_initial_settings_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match=r"initial.name and initial.weights go together"):
-        InitialConfig(name="torchvision/vgg16")
+    with pytest.raises(ValueError, match=r"initial.weights needs initial.name"):
+        InitialConfig(weights=Path("a"))
+    with pytest.raises(ValueError, match=r"initial.name without initial.weights: keras/vgg16: no"):
+        InitialConfig(name="keras/vgg16")
     with pytest.raises(ValueError, match="either a file of weights or a run"):
         InitialConfig(name="torchvision/vgg16", weights=Path("a"), run=Path("b"))

@@ -13,14 +13,19 @@ from segjax.recipes.fitting import (
 
 
 def test_class_weights_keep_the_mean_over_pixels():
-    counts = np.array([900.0, 100.0, 0.0])
-    weights = class_weights(counts)
-    assert weights[1] / weights[0] == pytest.approx(3)  # √9
-    assert weights[2] == weights[1]
-    assert np.sum(weights * counts) / np.sum(counts) == pytest.approx(1)
-    text = describe_balance({0: 900, 1: 100, 255: 7}, ("background", "cell"))
-    assert "cell, has 10 % of the labelled pixels" in text
-    assert "--loss.class-weights 0.833 2.5" in text
+    pixels = {0: 900, 1: 100, 255: 7}
+    for rule, ratio in (("root", 3), ("balanced", 9)):
+        weights = class_weights(rule, pixels, 3)
+        assert weights[1] / weights[0] == pytest.approx(ratio, rel=1e-3)
+        assert weights[2] == weights[1]
+        assert 0.9 * weights[0] + 0.1 * weights[1] == pytest.approx(1, rel=1e-3)
+    # "balanced" is scikit-learn's pixels / (classes · pixels of the class).
+    assert class_weights("balanced", pixels, 2) == (0.5556, 5.0)
+    text = describe_balance(pixels, ("background", "cell"))
+    assert text == (
+        "the rarest class, cell, has 10 % of the labelled pixels; --loss.class-weights root makes "
+        "each of them count 2.5 times"
+    )
     assert not describe_balance({0: 800, 1: 200}, ("background", "cell"))
 
 

@@ -55,6 +55,8 @@ def test_a_detector_keeps_its_settings_unless_they_change(detector):
         "max_size": 64,
         "flip": False,
         "mask_threshold": 0.5,
+        "tile": None,
+        "tile_overlap": 0.25,
     }
 
 
@@ -105,6 +107,7 @@ def test_bad_settings_are_refused(detector, segmenter):
         (segmenter, "prediction.flip", "yes", "flip='yes'; expected bool"),
         (detector, "prediction.short_sides", [], "expected one or more lengths"),
         (detector, "prediction.short_sides", [80], "max_size 64 is less than 80"),
+        (detector, "prediction.tile", 0, "tile=0; expected a side of at least 1 pixel"),
         (detector, "network.detections.score_threshold", 2, "score_threshold=2.0; expected 0 to 1"),
         (detector, "network.detections.max_detections", 0, "max_detections=0; expected at least 1"),
     ):

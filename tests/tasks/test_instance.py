@@ -12,6 +12,7 @@ import pytest
 from segjax.coco import run_lengths as rle
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.augmentation.semantic import Normalize
+from segjax.inference.instance_tiles import InstanceTiles
 from segjax.losses.instance import DetectionLoss
 from segjax.models.normalization import BatchNorm, GroupNorm
 from segjax.models.regions import RegionSampling
@@ -332,6 +333,30 @@ def test_detections_of_several_views_are_merged():
     found = predict(tiny_task(Given(), views=views, buckets=((64, 128),)), IMAGE)
     # The first two views see the same object.
     np.testing.assert_allclose(found["boxes"], [[0, 0, 20, 10], [40, 0, 60, 10]], atol=1e-4)
+
+
+def test_an_image_that_one_tile_covers_is_predicted_as_without_tiles():
+    task = tiny_task(Given(), views=(view(30), view(60)), buckets=((64, 128),))
+    tiled = dataclasses.replace(task, tiles=InstanceTiles(60))
+    chex.assert_trees_all_equal(predict(tiled, IMAGE), predict(task, IMAGE))
+
+
+def test_each_tile_is_resized_like_an_image_and_its_objects_return_to_their_places():
+    """Each window has an object in its upper left ninth, which no other window finds."""
+    views = (view(40), view(40, flip=True))
+    task = tiny_task(Given(), views=views, buckets=((64, 64),), tiles=InstanceTiles(20))
+    items = [*task.inputs({"id": "a", "image": IMAGE})]
+    assert len(items) == 2 * 2 * 4  # views × rows × columns
+    assert all(item["size"].tolist() == [40, 40] for item in items)
+    single = dataclasses.replace(task, views=views[:1])
+    found = predict(single, IMAGE)
+    corners = [[x, y, x + 20 / 3, y + 20 / 3] for y in (0, 10) for x in (0, 15, 30, 40)]
+    np.testing.assert_allclose(found["boxes"], corners, atol=1e-4)
+    expected = np.zeros((30, 60), bool)
+    expected[10:17, 15:18] = True
+    np.testing.assert_array_equal(rle.decode(found["masks"][5]), expected)
+    with pytest.raises(ValueError, match="shorter"):
+        task.merge({"id": "a", "image": IMAGE}, [])
 
 
 def test_inputs_are_resized_normalized_mirrored_and_padded_with_zeros():

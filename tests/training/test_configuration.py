@@ -15,7 +15,6 @@ from segjax.training.configuration import (
     FREE_KEYS,
     ExperimentConfig,
     TrainConfig,
-    command_line,
     describe,
     differences,
     flatten,
@@ -248,11 +247,6 @@ def test_the_description_has_a_line_for_each_entry():
     config = Config(workdir=Path("run"), names=("a",))
     lines = dict(line.split(maxsplit=1) for line in describe(to_dict(config)).splitlines())
     assert {key: json.loads(value) for key, value in lines.items()} == flatten(to_dict(config))
-
-
-def test_the_command_is_recorded_as_it_would_be_typed(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["experiments/a.py", "--workdir", "my run"])
-    assert command_line() == "python experiments/a.py --workdir 'my run'"
 
 
 VARIANTS = {

@@ -167,7 +167,7 @@ def test_reading_leaves_out_a_half_written_last_line(tmp_path):
 def test_only_the_writing_process_touches_the_run_directory(tmp_path):
     with MetricsLog(tmp_path / "run", write=False) as log:
         log.metrics(1, "train", {"loss": 1.0})
-        log.picture(1, "a", np.zeros((4, 4, 3), np.uint8))
+        log.pictures(1, {"a": np.zeros((4, 4, 3), np.uint8)})
     assert not (tmp_path / "run").exists()
 
 
@@ -182,7 +182,7 @@ def test_tensorboard_gets_finite_scalars_and_pictures(tmp_path, caplog):
     with MetricsLog(tmp_path) as log:
         log.metrics(3, "train", {"loss": jnp.float32(0.5), "bad": math.nan, "iou": [1.0, 2.0]})
         log.metrics(3, "validation", {"mean_iou": 0.25})
-        log.picture(3, "validation/0007", picture)
+        log.pictures(3, {"validation/0007": picture})
     assert scalars(tmp_path) == [("train/loss", 3, 0.5), ("validation/mean_iou", 3, 0.25)]
     (image,) = [v.image for e in events(tmp_path) for v in e.summary.value if v.HasField("image")]
     assert (image.height, image.width) == (6, 8)

@@ -58,12 +58,12 @@ def committed(folder, *names):
 
 
 def test_a_new_run_is_written_down_and_found_again(config, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["unet.py", "--seed", "3"])
+    monkeypatch.setattr("sys.argv", ["my unet.py", "--seed", "3"])
     assert not open_run(config, Path("experiments") / "unet.py")
     assert {path.name for path in config.workdir.iterdir()} == {"config.json", "environment.json"}
     assert read_config(config.workdir) == {
         "experiment": str(Path("experiments/unet.py").absolute()),
-        "command": "python unet.py --seed 3",
+        "command": "python 'my unet.py' --seed 3",
         "config": configuration.to_dict(config) | {"data_dir": str(Path("data").absolute())},
     }
     assert open_run(config, Path("experiments") / "unet.py")

@@ -8,6 +8,7 @@ from segjax.data.checks.report import CheckReport
 from segjax.data.folders.contents import FolderContents
 from segjax.data.folders.source import SETTING
 from segjax.data.orientation import note_turned
+from segjax.data.sources.instance import ObjectSource
 
 
 def check_folders(
@@ -42,10 +43,12 @@ def check_folders(
     sources = contents.sources
     if not sources:
         return report
-    readers = {
-        split: [partial(source.__getitem__, index) for index in range(len(source))]
-        for split, source in sources.items()
-    }
+    # Objects of several classes are counted by class, and drawn with their names.
+    several = len(classes) > 2 and contents.has_objects
+    readers = {}
+    for split, source in sources.items():
+        read = (ObjectSource(source) if several else source).__getitem__
+        readers[split] = [partial(read, index) for index in range(len(source))]
     for source in sources.values():
         files = [pair.image for pair in source.pairs]
         report.notes += note_turned(files, orientation=source.orientation, setting=SETTING)

@@ -1,5 +1,6 @@
 """The report of `segjax data check`: counts, sizes, label values, problems and notes."""
 
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,11 @@ class SplitReport:
         elif "instances" in example:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
+
+    def digest(self, length: int) -> str:
+        """Describes a split of this length by a checksum of what was read, for comparisons."""
+        counts = (self.images, self.value_range, self.label_pixels, self.instances, self.objects)
+        return f"{length} examples, checksum {zlib.crc32(repr(counts).encode()):08x}"
 
     def pixels(self) -> dict[str, list]:
         """Returns the images' "types", such as ["uint8"], and their "range" of values, for JSON."""

@@ -4,17 +4,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
-from tqdm import tqdm
 
 from segjax.data.folders.division import DivisionConfig, NothingLeft, divide
-from segjax.data.folders.mask_format import MaskFacts, MaskFormat, color_name, examine, find_format
-from segjax.data.folders.pairing import Pair, pair_folders
+from segjax.data.folders.facts import Example, find_pairs, read_examples, read_objects
+from segjax.data.folders.found_format import find_format
+from segjax.data.folders.mask_format import Holds, MaskFacts, MaskFormat, color_name
+from segjax.data.folders.objects import ObjectFacts, object_notes
+from segjax.data.folders.pairing import Pair
 from segjax.data.folders.source import FolderSource, count_channels
-from segjax.data.loading.ordered_map import map_in_threads
 from segjax.data.orientation import Orientation
 from segjax.labels import IGNORE_LABEL
 from segjax.messages.lists import few
@@ -30,6 +31,8 @@ class FolderContents:
       sources: the examples of each split that has any, without those that have problems.
       mask_format: what the values of the masks mean; the likeliest if a problem says that it is
         not sure.
+      class_format: what the values of the masks of classes mean that lie beside masks of numbered
+        objects; None without such masks.
       channels: the number of channels of the images.
       pixels: the pixels of each class in the training masks, and of 255 (ignored).
       problems: what must be mended before training, one sentence each.
@@ -38,10 +41,21 @@ class FolderContents:
 
     sources: Mapping[str, FolderSource]
     mask_format: MaskFormat | None
+    class_format: MaskFormat | None
     channels: int
     pixels: Mapping[int, int]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def label_format(self) -> MaskFormat | None:
+        """What the values mean in those masks that hold the classes."""
+        return self.class_format or self.mask_format
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the masks tell objects apart."""
+        return self.mask_format is not None and self.mask_format.holds != "classes"
 
     @property
     def digest(self) -> str:
@@ -58,10 +72,13 @@ def read_folders(
     places: Mapping[str, tuple[Path, Path]],
     division: DivisionConfig,
     *,
+    class_masks: Mapping[str, Path] = MappingProxyType({}),
     suffix: str | None = None,
+    holds: Holds | None = None,
     mask_format: MaskFormat | None = None,
     num_classes: int = 0,
     ignored: Sequence[str] = (),
+    classes: Sequence[str] = (),
     channels: int | None = None,
     orientation: Orientation = "upright",
     skip_unmatched: bool = False,
@@ -72,10 +89,14 @@ def read_folders(
       places: the folders of images and of masks, by split: "train", and "val" and "test" if they
         have folders of their own.
       division: how the examples of "train" are divided into the other splits.
+      class_masks: the folder of masks of classes, by split, for objects that the other masks
+        number. The next arguments but the first two are then about these.
       suffix: what the names of masks have behind the image's; see `pair_folders`.
+      holds: what the masks hold, if it is known.
       mask_format: what the values of masks mean; None finds it.
       num_classes: the number of classes, if it is known; 0 takes it from the masks.
       ignored: values that are of no class, if the format is to be found.
+      classes: the names of the classes, for notes about objects.
       channels: the number of channels; None takes 3 if any image has colours.
       orientation: how files with an EXIF orientation are read; see `segjax.data.orientation`.
       skip_unmatched: leave out images without a mask and masks without an image.
@@ -85,95 +106,81 @@ def read_folders(
         list of the division is missing or does not fit. Everything else is a problem of the result.
     """
     problems, notes = [], []
-    pairs: dict[str, list[tuple[Pair, MaskFacts]]] = {}
-    for split, (images, masks) in places.items():
-        pairing = pair_folders(images, masks, suffix=suffix)
-        notes.append(f"{split}: {len(pairing.pairs)} images with masks; {pairing.rule}")
-        (notes if skip_unmatched else problems).extend(pairing.problems)
-        if pairing.others:
-            files = f"{len(pairing.others)} files, such as {pairing.others[0]}"
-            notes.append(f"{files}, belong to an image and are not its mask: skipped")
-        pairs[split], unreadable = _read_masks(pairing.pairs, orientation)
-        problems += unreadable
-    every_mask = [mask for each in pairs.values() for _, mask in each]
-    if mask_format is None and every_mask:
-        found = find_format(every_mask, num_classes=num_classes, ignored=ignored)
+    pairs = {}
+    for split, folders in places.items():
+        pairs[split] = find_pairs(split, *folders, class_masks.get(split), suffix, notes)
+        (notes if skip_unmatched else problems).extend(pairs[split].problems)
+    examples = {
+        split: read_examples(each.pairs, orientation, problems) for split, each in pairs.items()
+    }
+    every = [example for each in examples.values() for example in each]
+    class_format = None
+    if mask_format is None and every:
+        found = find_format(
+            [example.labels for example in every],
+            holds="classes" if class_masks else holds,
+            num_classes=num_classes,
+            ignored=ignored,
+        )
         mask_format = found.mask_format
         notes += [found.sentence] * bool(found.sentence)
         problems += [found.problem] * bool(found.problem)
     if mask_format is None:
-        return FolderContents({}, None, channels or 1, {}, tuple(problems), tuple(notes))
-    for split, each in pairs.items():
+        return FolderContents({}, None, None, channels or 1, {}, tuple(problems), tuple(notes))
+    label_format = mask_format
+    if class_masks:
+        mask_format, class_format = MaskFormat("instances"), mask_format
+    for split, each in examples.items():
         wrong = {
-            mask.path: problem for _, mask in each for problem in value_problems(mask, mask_format)
+            example.labels.path: problem
+            for example in each
+            for problem in value_problems(example.labels, label_format)
         }
         problems += wrong.values()
-        pairs[split] = [(pair, mask) for pair, mask in each if mask.path not in wrong]
+        examples[split] = [x for x in each if x.labels.path not in wrong]
+    objects = None
+    if mask_format.holds == "components" or class_format is not None:
+        objects = read_objects(examples, mask_format, class_format, orientation, problems)
+        notes += _object_notes(objects, examples, mask_format, label_format, classes)
     if channels is None:
         channels, note, problem = _common_channels(
-            [pair for each in pairs.values() for pair, _ in each]
+            [example.pair for each in examples.values() for example in each]
         )
         notes += note
         problems += problem
-    parts = {split: each for split, each in pairs.items() if split != "train"}
+    parts = {split: each for split, each in examples.items() if split != "train"}
     try:
         places_of = divide(
-            [pair.id for pair, _ in pairs["train"]],
-            [_classes_in(mask, mask_format) for _, mask in pairs["train"]],
+            [example.pair.id for example in examples["train"]],
+            [_classes_in(example.labels, label_format) for example in examples["train"]],
             division,
             held_out=parts.keys(),
         )
     except NothingLeft as error:
         problems += [] if problems else [str(error)]  # other problems may be the reason
-        places_of = {"train": [*range(len(pairs["train"]))]}
+        places_of = {"train": [*range(len(examples["train"]))]}
     parts |= {
-        split: [pairs["train"][x] for x in found] for split, found in places_of.items() if found
+        split: [examples["train"][x] for x in found] for split, found in places_of.items() if found
     }
     sources = {
         split: FolderSource(
             f"{split} of {places.get(split, places['train'])[0]}",
-            tuple(pair for pair, _ in parts[split]),
+            tuple(example.pair for example in parts[split]),
             mask_format,
             channels,
             orientation,
-            sizes=np.array([mask.size for _, mask in parts[split]], np.int32).reshape(-1, 2),
+            class_format=class_format,
+            sizes=np.array([x.mask.size for x in parts[split]], np.int32).reshape(-1, 2),
             notes=tuple(notes) if split == "train" else (),
-            object_counts=_object_counts([mask for _, mask in parts[split]], mask_format),
+            object_counts=_object_counts(parts[split], mask_format, objects),
         )
         for split in SPLITS
         if split in parts
     }
-    pixels = _class_pixels([mask for _, mask in parts.get("train", ())], mask_format)
-    return FolderContents(sources, mask_format, channels, pixels, tuple(problems), tuple(notes))
-
-
-def _read_masks(
-    pairs: Sequence[Pair], orientation: Orientation
-) -> tuple[list[tuple[Pair, MaskFacts]], list[str]]:
-    """Reads masks; returns the pairs with what their masks hold, and why others cannot be read."""
-    found, problems = [], []
-    stamps = tuple((x.st_size, x.st_mtime_ns) for x in (pair.mask.stat() for pair in pairs))
-    for pair, facts in zip(pairs, _facts(tuple(pairs), orientation, stamps), strict=True):
-        if isinstance(facts, Exception):
-            problems.append(str(facts))
-        else:
-            found.append((pair, facts))
-    return found, problems
-
-
-@lru_cache(maxsize=8)
-def _facts(
-    pairs: tuple[Pair, ...], orientation: Orientation, stamps: tuple
-) -> tuple[MaskFacts | Exception, ...]:
-    """Examines masks once: the command line, and each split when it opens, ask for the same.
-
-    Args:
-      stamps: size and time of each file, so that changed files are read again.
-    """
-    del stamps
-    read = map_in_threads(partial(_examine, orientation=orientation), pairs)
-    bar = tqdm(read, "reading masks", len(pairs), unit="mask", leave=False, disable=None)
-    return tuple(bar)
+    pixels = _class_pixels([x.labels for x in parts.get("train", ())], label_format)
+    return FolderContents(
+        sources, mask_format, class_format, channels, pixels, tuple(problems), tuple(notes)
+    )
 
 
 def _common_channels(pairs: Sequence[Pair]) -> tuple[int, list[str], list[str]]:
@@ -209,13 +216,6 @@ def value_problems(mask: MaskFacts, mask_format: MaskFormat) -> list[str]:
     ]
 
 
-def _examine(pair: Pair, *, orientation: Orientation) -> MaskFacts | Exception:
-    try:
-        return examine(pair, orientation=orientation)
-    except (OSError, ValueError) as error:
-        return error
-
-
 def _classes_in(mask: MaskFacts, mask_format: MaskFormat) -> set[int]:
     return {each for each in _class_pixels([mask], mask_format) if each != IGNORE_LABEL}
 
@@ -225,18 +225,35 @@ def _class_pixels(masks: Sequence[MaskFacts], mask_format: MaskFormat) -> Counte
     counts, ids = Counter(), mask_format.class_ids
     for mask in masks:
         for value, pixels in _in_units(mask, mask_format).items():
-            if mask_format.holds == "classes":
-                counts[ids[value]] += pixels
-            else:
+            if mask_format.holds == "instances":
                 counts[IGNORE_LABEL if value in ids else int(value > 0)] += pixels
+            else:
+                counts[ids[value]] += pixels
     return counts
 
 
-def _object_counts(masks: Sequence[MaskFacts], mask_format: MaskFormat) -> np.ndarray | None:
+def _object_notes(objects, examples, mask_format, label_format, classes) -> list[str]:
+    names = classes or [f"class {number}" for number in range(len(label_format.values))]
+    pairs = [example.pair for each in examples.values() for example in each]
+    return object_notes(
+        [objects[pair] for pair in pairs],
+        [pair.mask for pair in pairs],
+        classes=names,
+        connected=mask_format.holds == "components",
+    )
+
+
+def _object_counts(
+    examples: Sequence[Example],
+    mask_format: MaskFormat,
+    objects: Mapping[Pair, ObjectFacts] | None,
+) -> np.ndarray | None:
     if mask_format.holds == "classes":
         return None
+    if objects is not None:
+        return np.array([len(objects[x.pair].areas) for x in examples], np.int64)
     ids = mask_format.class_ids
-    counts = [sum(x > 0 and x not in ids for x in _in_units(m, mask_format)) for m in masks]
+    counts = [sum(v > 0 and v not in ids for v in _in_units(x.mask, mask_format)) for x in examples]
     return np.array(counts, np.int64)
 
 

@@ -1,14 +1,15 @@
-"""What the stored values of masks mean: classes or objects; found from the masks, or given."""
+"""What the stored values of masks mean: classes or objects."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from segjax.data.folders.objects import components
 from segjax.data.folders.pairing import Pair
 from segjax.data.folders.stored_mask import read_stored_mask
 from segjax.data.label_maps import to_class_ids
@@ -16,10 +17,9 @@ from segjax.data.orientation import Orientation
 from segjax.labels import IGNORE_LABEL
 from segjax.messages.lists import few
 
-Holds = Literal["classes", "instances"]
-MOST_CLASSES = 64  # more different values are no classes that someone numbered
+Holds = Literal["classes", "instances", "components"]
 _COLOR = re.compile(r"#[0-9a-f]{6}")
-_BLURRED = "Was it resized with interpolation, drawn with smooth edges or saved as JPEG?"
+BLURRED = "Was it resized with interpolation, drawn with smooth edges or saved as JPEG?"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class MaskFormat:
 
     Attributes:
       holds: "classes": a value stands for a class. "instances": each object has its own number
-        or colour, and 0 or black is the background.
+        or colour, and 0 or black is the background. "components": a value stands for a class, the
+        first for the background, and each connected region of another class is an object; see
+        `segjax.data.folders.objects`.
       values: the stored value of each class, in the order of the classes: numbers ("255") or
         colours ("#ff0000"). Not used for instances.
       ignored: stored values of pixels that neither train nor count in scores. 255 is ignored too,
@@ -75,26 +77,32 @@ class MaskFormat:
           origin: the file, for errors.
 
         Returns:
-          "labels" uint8 [H, W]; for instances also "instances" int32 [H, W].
+          "labels" uint8 [H, W]; for objects also "instances" int32 [H, W].
 
         Raises:
           ValueError: values occur that the format does not name.
         """
         if self.holds == "instances":
             return self._decode_instances(stored)
+        labels = self._decode_classes(stored, origin=origin)
+        if self.holds == "components":
+            return {"labels": labels, "instances": components(labels)}
+        return {"labels": labels}
+
+    def _decode_classes(self, stored: np.ndarray, *, origin: str) -> np.ndarray:
         if self.colors:
             packed, known = pack_colors(stored), self.class_ids
             found, places = np.unique(packed, return_inverse=True)
             if unknown := [color_name(x) for x in found.tolist() if x not in known]:
                 raise ValueError(
                     f"{origin}: {len(unknown)} colours that --values does not name: "
-                    f"{few(unknown)}. {_BLURRED}"
+                    f"{few(unknown)}. {BLURRED}"
                 )
             ids = np.array([known[x] for x in found.tolist()], np.uint8)
-            return {"labels": ids[places].reshape(packed.shape)}
+            return ids[places].reshape(packed.shape)
         if stored.ndim == 3:
             raise ValueError(f"{origin}: colours, but --values are numbers")
-        return {"labels": to_class_ids(stored, self.class_ids, origin=origin)}
+        return to_class_ids(stored, self.class_ids, origin=origin)
 
     def _decode_instances(self, stored: np.ndarray) -> dict[str, np.ndarray]:
         values = pack_colors(stored) if stored.ndim == 3 or self.colors else stored
@@ -141,87 +149,6 @@ def examine(pair: Pair, *, orientation: Orientation = "upright") -> MaskFacts:
         values, counts = np.unique(packed, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return MaskFacts(pair.mask, stored.shape[:2], stored.ndim == 3, found)
-
-
-@dataclass(frozen=True)
-class FoundFormat:
-    """What the values of masks seem to mean.
-
-    Attributes:
-      mask_format: the format; the likeliest one if there is a problem, None if nothing is likely.
-      sentence: what it is.
-      problem: why it is not sure, with the settings that say which it is; empty if it is sure.
-    """
-
-    mask_format: MaskFormat | None
-    sentence: str = ""
-    problem: str = ""
-
-
-def find_format(
-    masks: Sequence[MaskFacts], *, num_classes: int = 0, ignored: Sequence[str] = ()
-) -> FoundFormat:
-    """Finds what the values of masks mean, and does not guess where they could mean two things.
-
-    Args:
-      masks: the facts of all masks, at least one.
-      num_classes: the number of classes, if it is known; 0 takes it from the masks.
-      ignored: values or colours that are of no class.
-    """
-    if any(mask.colors for mask in masks):
-        found = _propose_colors(masks, {value.lower() for value in ignored})
-    else:
-        others = {int(value) for value in ignored if value.isdecimal()}
-        kept = [replace(mask, counts=_without(mask.counts, others)) for mask in masks]
-        found = _find_numbers([mask for mask in kept if mask.counts], num_classes)
-    if found.mask_format is None:
-        return found
-    return replace(found, mask_format=replace(found.mask_format, ignored=tuple(ignored)))
-
-
-def _without(counts: Mapping[int, int], others: set[int]) -> dict[int, int]:
-    return {value: count for value, count in counts.items() if value not in others}
-
-
-def _find_numbers(masks: Sequence[MaskFacts], num_classes: int) -> FoundFormat:
-    if not masks:
-        return FoundFormat(None, problem="all values of the masks are ignored")
-    values = sorted({value for mask in masks for value in mask.counts})
-    others = [value for value in values if value != IGNORE_LABEL]
-    ignored = ", and 255 is ignored" if IGNORE_LABEL in values else ""
-    if values == [0, IGNORE_LABEL] and num_classes in (0, 2):
-        return FoundFormat(
-            MaskFormat("classes", ("0", "255")),
-            "a mask is black (0, class 0) and white (255, class 1); if 255 means ignored, give "
-            "--values 0 1",
-        )
-    if num_classes and others and others[-1] < num_classes:
-        text = f"a mask holds class numbers below {num_classes}{ignored}"
-        return FoundFormat(_classes(num_classes), text)
-    if values[-1] > IGNORE_LABEL and not num_classes:
-        text = f"a mask holds the numbers of objects (up to {values[-1]}), 0 is the background"
-        return FoundFormat(MaskFormat("instances"), text)
-    if others == [*range(len(others))] and len(others) <= MOST_CLASSES and not num_classes:
-        count = max(len(others), 2)
-        text = f"a mask holds the class numbers 0 to {count - 1}{ignored}"
-        problem = ""
-        if _could_be_objects(masks):
-            problem = (
-                f"masks have the values {_ranges(values)}, and each has all from 0 to its own "
-                "highest: classes, or the numbers of objects? Give --holds classes or --holds "
-                "instances"
-            )
-        return FoundFormat(_classes(count), text, problem)
-    if len(values) > MOST_CLASSES:
-        most = max(masks, key=lambda mask: len(mask.counts))
-        problem = (
-            f"{most.path}: {len(most.counts)} different values up to {max(most.counts)}. Numbers "
-            f"of objects? Give --holds instances. Classes? {_BLURRED}"
-        )
-        return FoundFormat(None, problem=problem)
-    proposal = MaskFormat("classes", tuple(map(str, values)))
-    text = f"a mask holds the class numbers {_ranges(values)}"
-    return FoundFormat(proposal, text, _propose_values(masks, values, num_classes))
 
 
 def color_name(packed: int) -> str:
@@ -275,60 +202,3 @@ def read_color_table(path: Path) -> dict[str, str]:
 
 def _number(value: str) -> int:
     return int(value) if value.isdecimal() else int(value[1:], 16)
-
-
-def _classes(count: int) -> MaskFormat:
-    return MaskFormat("classes", tuple(map(str, range(count))))
-
-
-def _could_be_objects(masks: Sequence[MaskFacts]) -> bool:
-    """Whether each mask has all numbers up to its own highest, as numbered objects have."""
-    highest = [max(mask.counts) for mask in masks]
-    complete = all(
-        sorted(mask.counts)[-top:] == [*range(1, top + 1)]
-        for mask, top in zip(masks, highest, strict=True)
-        if top
-    )
-    return complete and max(highest) >= 4 and len({*highest}) >= 3
-
-
-def _propose_colors(masks: Sequence[MaskFacts], ignored: set[str]) -> FoundFormat:
-    totals = Counter()
-    for mask in masks:
-        step = 1 if mask.colors else 0x010101
-        totals.update({value * step: count for value, count in mask.counts.items()})
-    if len(totals) > MOST_CLASSES:
-        most = max(masks, key=lambda mask: len(mask.counts))
-        problem = f"{most.path}: {len(most.counts)} colours; expected one for each class. "
-        return FoundFormat(None, problem=problem + _BLURRED)
-    names = [color_name(value) for value, _ in totals.most_common()]
-    names = [name for name in names if name not in ignored]
-    problem = (
-        f"masks have {len(names)} colours. Give the colour of each class by --values "
-        f"{' '.join(map(repr, names))} (the commonest first) and names by --classes, or both by "
-        "--color-table FILE"
-    )
-    text = f"a mask has a colour for each class: {few(names, most=8)}"
-    return FoundFormat(MaskFormat("classes", tuple(names)), text, problem)
-
-
-def _propose_values(masks: Sequence[MaskFacts], values: list[int], num_classes: int) -> str:
-    """Explains values with gaps, and names the masks whose values few others have."""
-    users = Counter(value for mask in masks for value in mask.counts)
-    rare = min(values, key=lambda value: (users[value], -value))
-    where = ""
-    if len(masks) > 2 and users[rare] == 1:
-        file = next(mask.path for mask in masks if rare in mask.counts)
-        where = f" Only {file} has {rare}: an error there?"
-    expected = f"0 to {num_classes - 1}" if num_classes else "class numbers from 0 without gaps"
-    return (
-        f"masks have the values {_ranges(values)}; expected {expected}.{where} If each is a class, "
-        f"give --values {' '.join(map(str, values))}; --ignored takes those that are none. If each "
-        "object has a number, give --holds instances"
-    )
-
-
-def _ranges(values: Sequence[int]) -> str:
-    if len(values) > 12:
-        return f"{values[0]} to {values[-1]} ({len(values)} different ones)"
-    return ", ".join(map(str, values))

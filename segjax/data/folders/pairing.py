@@ -26,12 +26,14 @@ class Pair:
       image: the file of the image.
       mask: the file of the mask.
       page: the page of both files, from 0.
+      classes: the file of the mask of classes, if `mask` numbers objects of several classes.
     """
 
     id: str
     image: Path
     mask: Path
     page: int = 0
+    classes: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from segjax.data.augmentation.normalization import band_statistics
 from segjax.data.folders.mask_format import MaskFormat
+from segjax.data.folders.objects import give_classes
 from segjax.data.folders.pairing import Pair
 from segjax.data.folders.stored_mask import read_stored_mask
 from segjax.data.image_arrays import for_network, read_arrays
@@ -30,7 +31,7 @@ class FolderSource:
     """Pairs of images and masks; see `segjax.data.sources.protocol.Source`.
 
     An example has "id", "image" (uint8, uint16 or float32) and "labels" uint8 [H, W]; masks of
-    instances add "instances" int32 [H, W].
+    objects add "instances" int32 [H, W].
 
     Attributes:
       name: what messages call the source.
@@ -39,6 +40,7 @@ class FolderSource:
       channels: the number of channels of the images. Grey is repeated for 3, and colours become
         grey for 1; other images must have as many.
       orientation: how images and masks with an EXIF orientation are read.
+      class_format: what the values mean in the masks of classes, if the pairs have such.
       sizes: height and width of each mask, int32 [n, 2].
       object_counts: the objects of each mask, int64 [n]; None for masks of classes.
       notes: what a user should know, one sentence each.
@@ -49,6 +51,7 @@ class FolderSource:
     mask_format: MaskFormat
     channels: int
     orientation: Orientation = "upright"
+    class_format: MaskFormat | None = None
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
     object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
     notes: tuple[str, ...] = ()
@@ -61,10 +64,9 @@ class FolderSource:
             raise IndexError(f"example {index} of {len(self)} in {self.name}")
         pair = self.pairs[index]
         image = self._image(pair)
-        stored = read_stored_mask(pair.mask, page=pair.page, orientation=self.orientation)
-        if problem := self._size_problem(pair, image.shape[:2], stored.shape[:2]):
+        entries, _ = read_masks(pair, self.mask_format, self.class_format, self.orientation)
+        if problem := self._size_problem(pair, image.shape[:2], entries["labels"].shape):
             raise ValueError(problem)
-        entries = self.mask_format.decode(stored, origin=str(pair.mask))
         return {"id": pair.id, "image": image, **entries}
 
     def file_problems(self) -> dict[int, str]:
@@ -102,6 +104,32 @@ class FolderSource:
             f"{pair.image} is {image[0]} × {image[1]} pixels (height × width), but its mask "
             f"{pair.mask} {mask[0]} × {mask[1]}{cause or '. Was one of them resized?'}"
         )
+
+
+def read_masks(
+    pair: Pair,
+    mask_format: MaskFormat,
+    class_format: MaskFormat | None,
+    orientation: Orientation,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Reads the mask of a pair, and its mask of classes if it has one.
+
+    Returns:
+      "labels" uint8 [H, W], and for objects "instances" int32 [H, W]; the number of objects whose
+      pixels have several classes in the mask of classes.
+
+    Raises:
+      OSError, ValueError: a file is no mask, or the two do not fit each other.
+    """
+    stored = read_stored_mask(pair.mask, page=pair.page, orientation=orientation)
+    entries = mask_format.decode(stored, origin=str(pair.mask))
+    if class_format is None or pair.classes is None:
+        return entries, 0
+    stored = read_stored_mask(pair.classes, page=pair.page, orientation=orientation)
+    labels = class_format.decode(stored, origin=str(pair.classes))["labels"]
+    return give_classes(
+        entries["instances"], labels, origin=f"{pair.mask} with the classes of {pair.classes}"
+    )
 
 
 @dataclass(frozen=True)

@@ -99,3 +99,16 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def worker_count(asked: int | None) -> int:
+    """Returns the processes to start: those asked for, or by default one per two cores.
+
+    Machines with fewer than four cores need theirs for the training.
+    """
+    if asked is not None:
+        return asked
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return 0 if cores < 4 else cores // 2

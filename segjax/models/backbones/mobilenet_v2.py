@@ -3,13 +3,15 @@ Bottlenecks", CVPR 2018 (arXiv:1801.04381), dilated as in TensorFlow's DeepLab.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 
 from segjax.models.layers import ConvolutionNorm, atrous_units, check_multi_grid
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
+
+LowLevel = Literal["depthwise", "stage1"]
 
 # TensorFlow initialises so in mobilenet.training_scope; the paper does not say how.
 truncated_normal = nn.initializers.truncated_normal(0.09)
@@ -58,11 +60,12 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """MobileNetV2 up to its last bottleneck, without the 1×1 convolution to 1280 channels.
+    """MobileNetV2 up to its last bottleneck, or up to the 1×1 convolution to 1280 channels.
 
-    DeepLab reads the last bottleneck's output ("layer_18" in TensorFlow's numbering, which counts
-    the stem). Parameters: "stem" and "expanded_conv_0" … "expanded_conv_16" with "expand" (not in
-    0), "depthwise" and "project", each with "convolution" and "norm"; TensorFlow's names "Conv",
+    TensorFlow's DeepLab reads the last bottleneck's output ("layer_18" in TensorFlow's numbering,
+    which counts the stem), segmentation-models-pytorch's the 1280 channels. Parameters: "stem",
+    "expanded_conv_0" … "expanded_conv_16" with "expand" (not in 0), "depthwise" and "project", and
+    with `top_features` "top", each with "convolution" and "norm"; TensorFlow's names are "Conv",
     "expanded_conv" and "expanded_conv_1" ….
 
     Attributes:
@@ -70,6 +73,10 @@ class MobileNetV2(Network):
       divisor: channels are rounded to multiples of this: 1 in TensorFlow DeepLab's narrow models,
         8 in the classifiers of TensorFlow and torchvision. Width 1 is the same with both.
       stages: expansion, features, units and stride of each line of the paper's table 2.
+      top_features: channels of the 1×1 convolution with ReLU6 after the last bottleneck; None
+        leaves it out.
+      low_level: map of stride 4 for DeepLab v3+'s decoder: "depthwise", 144 channels in the last
+        bottleneck at that stride (TensorFlow), or "stage1", that bottleneck's output (SMP).
       norm: normalisation of all layers; TensorFlow's batch norm has epsilon 1e-3.
     """
 
@@ -84,6 +91,8 @@ class MobileNetV2(Network):
         (6, 160, 3, 2),
         (6, 320, 1, 1),
     )
+    top_features: int | None = None
+    low_level: LowLevel = "depthwise"
     norm: Norm = BatchNorm
     dtype: Any = None
 
@@ -101,10 +110,10 @@ class MobileNetV2(Network):
         Returns:
           "stem", "stage1" … "stage4": the last bottleneck's output at stride 2, 4, 8, 16 and 32,
             with 16, 24, 32, 96 and 320 channels · the multiplier.
-          "features": the last of them.
+          "features": the last of them, or the 1×1 convolution's output.
           "auxiliary": the bottleneck before the last stride, 96 channels.
-          "low_level": the depthwise map of the last bottleneck at stride 4 (expanded_conv_2, 144
-            channels), TensorFlow DeepLab's "layer_4/depthwise_output".
+          "low_level": see `low_level`; by default the depthwise map of expanded_conv_2, TensorFlow
+            DeepLab's "layer_4/depthwise_output".
 
         Raises:
           ValueError: `output_stride` or `multi_grid` does not fit.
@@ -123,15 +132,15 @@ class MobileNetV2(Network):
         check_multi_grid(multi_grid, length=len(table) - last_stage)
         units = atrous_units([2, *strides], output_stride=output_stride)[1:]
 
-        x = ConvolutionNorm(
-            multiplied(32, self.width_multiplier, self.divisor),
-            stride=2,
+        layer = functools.partial(
+            ConvolutionNorm,
             activation=nn.relu6,
             norm=self.norm,
             kernel_init=truncated_normal,
             dtype=self.dtype,
-            name="stem",
-        )(images, train)
+        )
+        stem_features = multiplied(32, self.width_multiplier, self.divisor)
+        x = layer(stem_features, stride=2, name="stem")(images, train)
         reached, maps = 2, {}
         for i, ((expansion, features, stride), unit) in enumerate(zip(table, units, strict=True)):
             if i == last_stage:
@@ -154,4 +163,8 @@ class MobileNetV2(Network):
             if reached == 4:
                 maps["low_level"] = depthwise
             maps[STRIDES[reached]] = x  # overwritten by the next bottleneck at this stride
+        if self.low_level == "stage1":
+            maps["low_level"] = maps["stage1"]
+        if self.top_features is not None:
+            x = layer(self.top_features, kernel_size=1, name="top")(x, train)
         return {**maps, "features": x}

@@ -6,6 +6,7 @@ configuration that takes its name; see `experiments/extending/convnext_backbone.
 entry, a model takes the module itself: `DeepLabV3(21, backbone=MyBackbone())`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,7 @@ BackboneName = Literal[
     "xception65",
     "xception71",
     "mobilenet_v2",
+    "mobilenet_v2_1280",
 ]
 
 
@@ -98,6 +100,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "xception65": xception65,
     "xception71": xception71,
     "mobilenet_v2": MobileNetV2,
+    "mobilenet_v2_1280": functools.partial(MobileNetV2, top_features=1280, low_level="stage1"),
 }
 
 
@@ -113,7 +116,8 @@ def make_backbone(
     Args:
       name: a key of `BACKBONES`. "_msra" strides in the 1×1 convolutions, as MSRA's weights need;
         "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2); "resnext101"
-        is ResNeXt-101-32×8d. For other sizes make the module itself.
+        is ResNeXt-101-32×8d; "mobilenet_v2_1280" ends with the 1×1 convolution to 1280 channels, as
+        in segmentation-models-pytorch. For other sizes make the module itself.
       norm: normalisation of all layers; VGG-16 has none. Xception's and MobileNetV2's papers and
         weights have epsilon 1e-3, the ResNets' 1e-5.
       dtype: computation dtype.

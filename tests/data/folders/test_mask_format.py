@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segjax.data.folders.found_format import find_format
 from segjax.data.folders.mask_format import (
     MaskFacts,
     MaskFormat,
-    find_format,
     pack_colors,
     read_color_table,
 )

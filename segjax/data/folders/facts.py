@@ -1,0 +1,139 @@
+"""Pairs files and reads what their masks hold, each once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segjax.data.folders.mask_format import MaskFacts, MaskFormat, examine
+from segjax.data.folders.objects import ObjectFacts, object_facts
+from segjax.data.folders.pairing import Pair, pair_folders
+from segjax.data.folders.source import read_masks
+from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.orientation import Orientation
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair and what its masks hold; `labels` is of the mask that holds the classes."""
+
+    pair: Pair
+    mask: MaskFacts
+    labels: MaskFacts
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a split, and what is wrong with other files, one sentence each."""
+
+    pairs: Sequence[Pair]
+    problems: Sequence[str]
+
+
+def find_pairs(
+    split: str, images: Path, masks: Path, classes: Path | None, suffix: str | None, notes: list
+) -> Pairs:
+    """Pairs images with masks, and with masks of classes if there are any; adds notes."""
+    pairing = pair_folders(images, masks, suffix=suffix)
+    notes.append(f"{split}: {len(pairing.pairs)} images with masks; {pairing.rule}")
+    if pairing.others:
+        files = f"{len(pairing.others)} files, such as {pairing.others[0]}"
+        notes.append(f"{files}, belong to an image and are not its mask: skipped")
+    if classes is None:
+        return Pairs(pairing.pairs, pairing.problems)
+    second = pair_folders(images, classes)
+    notes.append(f"{split}: masks of classes in {classes}; {second.rule}")
+    mask_of = {pair.id: pair.mask for pair in second.pairs}
+    pairs = [replace(x, classes=mask_of[x.id]) for x in pairing.pairs if x.id in mask_of]
+    return Pairs(pairs, [*pairing.problems, *second.problems])
+
+
+def read_examples(
+    pairs: Sequence[Pair], orientation: Orientation, problems: list[str]
+) -> list[Example]:
+    """Reads masks; returns the examples that can be read, and adds why others cannot."""
+    masks = _read_facts(pairs, orientation)
+    labels = masks
+    if any(pair.classes is not None for pair in pairs):
+        labels = _read_facts([replace(x, mask=x.classes or x.mask) for x in pairs], orientation)
+    found = []
+    for pair, *facts in zip(pairs, masks, labels, strict=True):
+        errors = dict.fromkeys(str(each) for each in facts if isinstance(each, Exception))
+        problems += errors
+        if not errors:
+            found.append(Example(pair, *facts))
+    return found
+
+
+def _read_facts(pairs: Sequence[Pair], orientation: Orientation) -> Sequence[MaskFacts | Exception]:
+    return _facts(tuple(pairs), orientation, _stamps([pair.mask for pair in pairs]))
+
+
+def _stamps(paths: Sequence[Path]) -> tuple:
+    """Returns size and time of each file, so that changed files are read again."""
+    return tuple((x.st_size, x.st_mtime_ns) for x in (path.stat() for path in paths))
+
+
+@lru_cache(maxsize=8)
+def _facts(
+    pairs: tuple[Pair, ...], orientation: Orientation, stamps: tuple
+) -> tuple[MaskFacts | Exception, ...]:
+    """Examines masks once: the command line, and each split when it opens, ask for the same."""
+    del stamps
+    return _map(partial(_examine, orientation=orientation), pairs)
+
+
+def read_objects(
+    examples: dict[str, list[Example]],
+    mask_format: MaskFormat,
+    class_format: MaskFormat | None,
+    orientation: Orientation,
+    problems: list[str],
+) -> dict[Pair, ObjectFacts]:
+    """Finds the objects of each example, and takes out the examples that have problems."""
+    pairs = tuple(example.pair for each in examples.values() for example in each)
+    files = [path for pair in pairs for path in (pair.mask, pair.classes) if path is not None]
+    read = _objects(pairs, mask_format, class_format, orientation, _stamps(files))
+    found = {}
+    for pair, facts in zip(pairs, read, strict=True):
+        if isinstance(facts, Exception):
+            problems.append(str(facts))
+        else:
+            found[pair] = facts
+    for split, each in examples.items():
+        examples[split] = [example for example in each if example.pair in found]
+    return found
+
+
+@lru_cache(maxsize=8)
+def _objects(
+    pairs: tuple[Pair, ...],
+    mask_format: MaskFormat,
+    class_format: MaskFormat | None,
+    orientation: Orientation,
+    stamps: tuple,
+) -> tuple[ObjectFacts | Exception, ...]:
+    del stamps
+
+    def read(pair: Pair) -> ObjectFacts | Exception:
+        try:
+            entries, mixed = read_masks(pair, mask_format, class_format, orientation)
+            return object_facts(entries, mixed=mixed)
+        except (OSError, ValueError) as error:
+            return error
+
+    return _map(read, pairs)
+
+
+def _map(function: Callable, pairs: Sequence[Pair]) -> tuple:
+    read = map_in_threads(function, pairs)
+    return tuple(tqdm(read, "reading masks", len(pairs), unit="mask", leave=False, disable=None))
+
+
+def _examine(pair: Pair, *, orientation: Orientation) -> MaskFacts | Exception:
+    try:
+        return examine(pair, orientation=orientation)
+    except (OSError, ValueError) as error:
+        return error
