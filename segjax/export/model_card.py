@@ -186,7 +186,11 @@ def _scores(task, facts, record: TrainingRecord | None) -> list[str]:
 
 def _training(facts, about, record: TrainingRecord | None) -> list[str]:
     if record is None:
-        return [f"The weights are {facts['source']}, converted by segjax {facts['segjax']}."]
+        rows = {name.lower(): value for name, value in about.items()}
+        return [
+            f"The weights are {facts['source']}, converted by segjax {facts['segjax']}.",
+            _table(["", ""], rows.items()) if rows else "",
+        ]
     found = record.environment
     versions = [f"{name} {found.get(f'versions.{name}')}" for name in ("segjax", "jax", "flax")]
     count, device = found.get("device_count"), found.get("device_kind")
@@ -213,8 +217,8 @@ def _training(facts, about, record: TrainingRecord | None) -> list[str]:
 def _license(facts) -> str:
     stated = facts["license"]
     if stated is None:
-        return "Not stated. Ask the publisher before you use the weights."
-    return f"{_text(stated)}, as the publisher states it."
+        return "Not stated. Ask whoever published the weights before you use them."
+    return f"{_text(stated)}."
 
 
 def _score(of: Mapping[str, Any], name: str) -> Any:
