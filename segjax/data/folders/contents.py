@@ -171,7 +171,6 @@ def read_folders(
             orientation,
             class_format=class_format,
             sizes=np.array([x.mask.size for x in parts[split]], np.int32).reshape(-1, 2),
-            notes=tuple(notes) if split == "train" else (),
             object_counts=_object_counts(parts[split], mask_format, objects),
         )
         for split in SPLITS
