@@ -59,11 +59,12 @@ def read_examples(
     if any(pair.classes is not None for pair in pairs):
         labels = _read_facts([replace(x, mask=x.classes or x.mask) for x in pairs], orientation)
     found = []
-    for pair, *facts in zip(pairs, masks, labels, strict=True):
-        errors = dict.fromkeys(str(each) for each in facts if isinstance(each, Exception))
-        problems += errors
-        if not errors:
-            found.append(Example(pair, *facts))
+    for pair, mask, classes in zip(pairs, masks, labels, strict=True):
+        if isinstance(mask, MaskFacts) and isinstance(classes, MaskFacts):
+            found.append(Example(pair, mask, classes))
+        else:
+            errors = [each for each in (mask, classes) if isinstance(each, Exception)]
+            problems += dict.fromkeys(map(str, errors))
     return found
 
 
