@@ -61,8 +61,8 @@ class FolderData:
     """Values or colours of pixels that neither train nor count; 255 is ignored unless it is a
     class."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of their values. One named "background" is left out of
-    scores of the foreground."""
+    """Names of the classes, in the order of their values; of objects, the background first. One
+    named "background" is left out of scores of the foreground."""
     color_table: Path | None = None
     """Text file with a class and its colour on each line, such as road,#804080 or road,128,64,128.
     Classes that `classes` leaves out are ignored."""

@@ -106,13 +106,14 @@ def read_folders(
         list of the division is missing or does not fit. Everything else is a problem of the result.
     """
     problems, notes = [], []
-    pairs = {}
+    examples = {}
     for split, folders in places.items():
-        pairs[split] = find_pairs(split, *folders, class_masks.get(split), suffix, notes)
-        (notes if skip_unmatched else problems).extend(pairs[split].problems)
-    examples = {
-        split: read_examples(each.pairs, orientation, problems) for split, each in pairs.items()
-    }
+        pairs, seen, wrong = find_pairs(
+            folders, class_masks.get(split), suffix=suffix, skip_unmatched=skip_unmatched
+        )
+        notes += [f"{split}: {note}" for note in seen]
+        problems += wrong
+        examples[split] = read_examples(pairs, orientation, problems)
     every = [example for each in examples.values() for example in each]
     class_format = None
     if mask_format is None and every:

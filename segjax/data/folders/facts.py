@@ -24,30 +24,42 @@ class Example:
     labels: MaskFacts
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of a split, and what is wrong with other files, one sentence each."""
-
-    pairs: Sequence[Pair]
-    problems: Sequence[str]
-
-
 def find_pairs(
-    split: str, images: Path, masks: Path, classes: Path | None, suffix: str | None, notes: list
-) -> Pairs:
-    """Pairs images with masks, and with masks of classes if there are any; adds notes."""
-    pairing = pair_folders(images, masks, suffix=suffix)
-    notes.append(f"{split}: {len(pairing.pairs)} images with masks; {pairing.rule}")
+    places: tuple[Path, Path],
+    class_masks: Path | None,
+    *,
+    suffix: str | None,
+    skip_unmatched: bool,
+) -> tuple[Sequence[Pair], list[str], list[str]]:
+    """Pairs images with masks, and with masks of classes if there are any.
+
+    Args:
+      places: the folders of images and of masks.
+      class_masks: the folder of the masks of classes; None if there is none.
+      suffix: what the names of masks have behind the image's; see `pair_folders`.
+      skip_unmatched: leave out files without a partner; otherwise they are problems.
+
+    Returns:
+      The pairs; notes and problems, one sentence each.
+    """
+    pairing = pair_folders(*places, suffix=suffix)
+    pairs, pairings = pairing.pairs, [pairing]
+    notes = [f"{len(pairs)} images with masks; {pairing.rule}"]
     if pairing.others:
         files = f"{len(pairing.others)} files, such as {pairing.others[0]}"
         notes.append(f"{files}, belong to an image and are not its mask: skipped")
-    if classes is None:
-        return Pairs(pairing.pairs, pairing.problems)
-    second = pair_folders(images, classes)
-    notes.append(f"{split}: masks of classes in {classes}; {second.rule}")
-    mask_of = {pair.id: pair.mask for pair in second.pairs}
-    pairs = [replace(x, classes=mask_of[x.id]) for x in pairing.pairs if x.id in mask_of]
-    return Pairs(pairs, [*pairing.problems, *second.problems])
+    if class_masks is not None:
+        second = pair_folders(places[0], class_masks)
+        pairings.append(second)
+        notes.append(f"masks of classes in {class_masks}; {second.rule}")
+        mask_of = {pair.id: pair.mask for pair in second.pairs}
+        pairs = [replace(pair, classes=mask_of[pair.id]) for pair in pairs if pair.id in mask_of]
+    unmatched = [
+        sentence
+        for each in pairings
+        for sentence in each.describe_unmatched(skipped=skip_unmatched)
+    ]
+    return pairs, [*notes, *unmatched * skip_unmatched], unmatched * (not skip_unmatched)
 
 
 def read_examples(
