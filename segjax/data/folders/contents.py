@@ -112,8 +112,8 @@ def read_folders(
             folders, class_masks.get(split), suffix=suffix, skip_unmatched=skip_unmatched
         )
         notes += [f"{split}: {note}" for note in seen]
-        problems += wrong
-        examples[split] = read_examples(pairs, orientation, problems)
+        examples[split], unreadable = read_examples(pairs, orientation)
+        problems += [*wrong, *unreadable]
     every = [example for each in examples.values() for example in each]
     class_format = None
     if mask_format is None and every:
@@ -140,14 +140,15 @@ def read_folders(
         problems += wrong.values()
         examples[split] = [x for x in each if x.labels.path not in wrong]
     objects = None
+    every = [example for each in examples.values() for example in each]
     if mask_format.holds == "components" or class_format is not None:
-        objects = read_objects(examples, mask_format, class_format, orientation, problems)
+        objects, wrong = read_objects(
+            [example.pair for example in every], mask_format, class_format, orientation
+        )
+        problems += wrong
+        examples = {k: [x for x in each if x.pair in objects] for k, each in examples.items()}
     elif mask_format.holds == "instances":
-        objects = {
-            x.pair: _numbered_objects(x.mask, mask_format)
-            for each in examples.values()
-            for x in each
-        }
+        objects = {x.pair: _numbered_objects(x.mask, mask_format) for x in every}
     if objects:
         names = classes or [f"class {number}" for number in range(len(label_format.values))]
         notes += object_notes(

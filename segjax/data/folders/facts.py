@@ -63,21 +63,21 @@ def find_pairs(
 
 
 def read_examples(
-    pairs: Sequence[Pair], orientation: Orientation, problems: list[str]
-) -> list[Example]:
-    """Reads masks; returns the examples that can be read, and adds why others cannot."""
+    pairs: Sequence[Pair], orientation: Orientation
+) -> tuple[list[Example], list[str]]:
+    """Reads masks; returns the examples that can be read, and why others cannot."""
     masks = _read_facts(pairs, orientation)
     labels = masks
     if any(pair.classes is not None for pair in pairs):
         labels = _read_facts([replace(x, mask=x.classes or x.mask) for x in pairs], orientation)
-    found = []
+    found, problems = [], []
     for pair, mask, classes in zip(pairs, masks, labels, strict=True):
         if isinstance(mask, MaskFacts) and isinstance(classes, MaskFacts):
             found.append(Example(pair, mask, classes))
         else:
             errors = [each for each in (mask, classes) if isinstance(each, Exception)]
             problems += dict.fromkeys(map(str, errors))
-    return found
+    return found, problems
 
 
 def _read_facts(pairs: Sequence[Pair], orientation: Orientation) -> Sequence[MaskFacts | Exception]:
@@ -99,25 +99,17 @@ def _facts(
 
 
 def read_objects(
-    examples: dict[str, list[Example]],
+    pairs: Sequence[Pair],
     mask_format: MaskFormat,
     class_format: MaskFormat | None,
     orientation: Orientation,
-    problems: list[str],
-) -> dict[Pair, ObjectFacts]:
-    """Finds the objects of each example, and takes out the examples that have problems."""
-    pairs = tuple(example.pair for each in examples.values() for example in each)
+) -> tuple[dict[Pair, ObjectFacts], list[str]]:
+    """Finds the objects of each pair whose masks fit each other, and why others do not."""
     files = [path for pair in pairs for path in (pair.mask, pair.classes) if path is not None]
-    read = _objects(pairs, mask_format, class_format, orientation, _stamps(files))
-    found = {}
-    for pair, facts in zip(pairs, read, strict=True):
-        if isinstance(facts, Exception):
-            problems.append(str(facts))
-        else:
-            found[pair] = facts
-    for split, each in examples.items():
-        examples[split] = [example for example in each if example.pair in found]
-    return found
+    read = _objects(tuple(pairs), mask_format, class_format, orientation, _stamps(files))
+    found = dict(zip(pairs, read, strict=True))
+    problems = [str(each) for each in read if isinstance(each, Exception)]
+    return {k: each for k, each in found.items() if isinstance(each, ObjectFacts)}, problems
 
 
 @lru_cache(maxsize=8)
