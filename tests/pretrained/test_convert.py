@@ -74,8 +74,8 @@ def test_every_name_has_a_rule_for_each_array_of_its_model():
             },
             None,
         ),
-        # The stem, 15 bottlenecks of which all but the first expand, and the last convolution. Eight
-        # have a squeeze-and-excitation, with four arrays.
+        # The stem, 15 bottlenecks of which all but the first expand, and the last convolution.
+        # Eight have a squeeze-and-excitation, with four arrays.
         (
             "torchvision/mobilenet_v3_large",
             {

@@ -54,12 +54,16 @@ class Pairing:
     unmatched_masks: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()
 
-    @property
-    def problems(self) -> list[str]:
-        """One sentence for the images without a mask, and one for the masks without an image."""
+    def describe_unmatched(self, *, skipped: bool = False) -> list[str]:
+        """One sentence for the images without a mask, and one for the masks without an image.
+
+        Args:
+          skipped: whether they are left out, or are problems.
+        """
+        consequence = "left out" if skipped else "--unmatched skip leaves them out"
         return [
             f"{len(files)} {kind}{'s' * (len(files) > 1)} without {other} of a fitting name: "
-            f"{few([str(path) for path in files])} ({self.rule}; --unmatched skip leaves them out)"
+            f"{few([str(path) for path in files])} ({self.rule}; {consequence})"
             for files, kind, other in (
                 (self.unmatched_images, "image", "a mask"),
                 (self.unmatched_masks, "mask", "an image"),

@@ -42,7 +42,6 @@ class FolderSource:
       class_format: what the values mean in the masks of classes, if the pairs have such.
       sizes: height and width of each mask, int32 [n, 2].
       object_counts: the objects of each mask, int64 [n]; None for masks of classes.
-      notes: what a user should know, one sentence each.
     """
 
     name: str
@@ -53,7 +52,6 @@ class FolderSource:
     class_format: MaskFormat | None = None
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
     object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
