@@ -28,6 +28,7 @@ class FakeWandb(types.ModuleType):
 
     Image = staticmethod(lambda picture: ("picture", picture.shape))
     Settings = staticmethod(dict)
+    offline = False
 
     def __init__(self):
         super().__init__("wandb")
@@ -44,6 +45,7 @@ class FakeWandb(types.ModuleType):
 class FakeRun:
     def __init__(self, module, id):
         self.module, self.id, self.axis = module, id, {}
+        self.offline = module.offline
 
     def define_metric(self, name, step_metric=None):
         self.axis[name] = step_metric
@@ -209,6 +211,19 @@ def test_another_tracker_has_a_run_and_a_record_of_its_own(tmp_path, wandb):
         "wandb": {"id": "abc123", "sent": {"train/loss": 1}}
     }
     assert wandb.logged == [(1, "train/loss", 0.5)]
+
+
+def test_offline_each_part_of_a_run_in_wandb_has_all_metrics(tmp_path, wandb):
+    """`wandb sync` replaces one part of a run by the next."""
+    wandb.offline = True
+    for resume_step, steps in ((None, (1, 2, 3)), (2, (3, 4))):
+        wandb.logged.clear()
+        trackers = open_trackers(opened(tmp_path), say=print)
+        with MetricsLog(tmp_path, resume_step=resume_step, trackers=trackers) as log:
+            for step in steps:
+                log.metrics(step, "train", {"loss": 1 / step})
+    assert wandb.logged == [(step, "train/loss", 1 / step) for step in (1, 2, 3, 4)]
+    assert [start["id"] for start in wandb.starts] == [None, "abc123"]
 
 
 def test_a_run_that_fails_is_marked_as_failed(tmp_path, wandb):
