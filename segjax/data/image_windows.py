@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from segjax.data.image_arrays import (
     TIFF_STARTS,
@@ -161,8 +162,6 @@ def stored_sizes(path: Path) -> list[tuple[int, int]]:
     Sizes of a turned image may be swapped. A file that cannot be read has none: reading it says
     why.
     """
-    from PIL import Image
-
     try:
         with path.open("rb") as file:
             if file.read(6) == b"\x93NUMPY":
