@@ -94,7 +94,7 @@ class FolderConfig(ExperimentConfig):
         print(
             f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: tiles "
             f"of {side[0]} × {side[1]}, batch size {train.batch_size}, {train.num_steps} steps "
-            f"(about {train.num_steps * train.batch_size / examples:.0f} passes)"
+            f"({train.num_steps * train.batch_size / examples:.1f} passes)"
         )
         return dataclasses.replace(self, train=train)
 
