@@ -20,7 +20,7 @@ MAY_KNOW = {
     "coco": [],
     "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
-    "weights": ["files", "messages"],
+    "weights": ["data.datasets.ade20k.class_names", "files", "messages"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],

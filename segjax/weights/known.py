@@ -7,6 +7,7 @@ publisher's too, rounded as it rounds them, unless a comment says otherwise.
 from collections.abc import Mapping
 from typing import Any
 
+from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
 from segjax.weights import openmmlab
 from segjax.weights.row import KnownWeights
 
@@ -114,8 +115,8 @@ def _tensorflow(
     (tensorflow/models, d318246).
 
     It gives no hashes. The repository is Apache-2.0. Scores are those at one scale without flips,
-    where the page has one. Networks without a converter are left out: Xception-71, MobileNetV3, and
-    MobileNetV2 with a decoder.
+    where the page has one; `options` has their output stride. Networks without a converter are left
+    out: Xception-71, MobileNetV3, and MobileNetV2 with a decoder.
     """
     return KnownWeights(
         name=f"tf/{name}",
@@ -139,8 +140,11 @@ CITYSCAPES = (
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
     *("motorcycle", "bicycle"),
 )
-# g3doc/cityscapes.md evaluates whole images, as 1025×2049.
-CITY_OPTIONS = {"input_side": 2049, "classes": CITYSCAPES}
+# The output strides of TensorFlow's scores. g3doc/cityscapes.md evaluates images as 1025×2049.
+AT_8, AT_16 = {"output_stride": 8}, {"output_stride": 16}
+CITY_OPTIONS = {"input_side": 2049, "classes": CITYSCAPES} | AT_16
+# Class 0, everything else, was ignored in training (deeplab/datasets/data_generator.py).
+ADE20K_OPTIONS = {"classes": ("background", *CLASS_NAMES)} | AT_8
 SCALES = "with scales, flips"
 
 KNOWN = {
@@ -202,6 +206,7 @@ KNOWN = {
             23,
             "val mIoU 75.32",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "mobilenetv2_coco_voc_trainval",
@@ -210,6 +215,7 @@ KNOWN = {
             23,
             f"test mIoU 80.25 {SCALES}",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "mobilenetv2_dm05_coco_voc_trainaug",
@@ -218,6 +224,7 @@ KNOWN = {
             7.6,
             "val mIoU 70.19",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "mobilenetv2_dm05_coco_voc_trainval",
@@ -226,6 +233,7 @@ KNOWN = {
             7.6,
             "test mIoU 71.83",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "mobilenetv2_coco_cityscapes_trainfine",
@@ -243,6 +251,7 @@ KNOWN = {
             439,
             "val mIoU 82.20",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "xception65_coco_voc_trainval",
@@ -251,6 +260,7 @@ KNOWN = {
             439,
             f"test mIoU 87.80 {SCALES}",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "xception65_cityscapes_trainfine",
@@ -268,6 +278,7 @@ KNOWN = {
             439,
             f"val mIoU 45.65 {SCALES}",
             "ImageNet, ADE20K",
+            ADE20K_OPTIONS,
         ),
         _tensorflow(
             "xception65_imagenet",
