@@ -43,8 +43,8 @@ MAY_KNOW = {
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
     "trained": [
-        *("data.checks.examples", "data.loading", "data.orientation"),
-        *("messages", "pretrained", "training"),
+        *("data.checks.examples", "data.image_windows", "data.loading", "data.orientation"),
+        *("inference.views", "messages", "pretrained", "training"),
     ],
     # trained models that leave: published folders, and the forms in JAX of what other rooms
     # compute in NumPy

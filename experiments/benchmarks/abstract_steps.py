@@ -130,6 +130,7 @@ def program(
         config = module.Config(workdir=workdir)
     for name, value in settings:
         config = replaced(config, name.split("."), value)
+    config = config.resolved({name for name, _ in settings})
     if per_device is None:
         per_device = config.train.batch_size
     return Program(module.build(config), config, per_device, predicts)

@@ -139,7 +139,7 @@ def evaluate_images(
             recorded = FolderData(**run.masks)
         else:
             recorded = getattr(run.config, "data", None)
-        step, description = run.step, run.description
+        step, description = run.step or 0, run.description
         batch_size = batch_size or run.eval_batch_size
     folder = output or model
     check_writable(folder)

@@ -8,7 +8,7 @@ import tyro
 
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.experiments import read_docstring
-from segjax.commands.models import Checkpoint, load_weights, load_with_splits
+from segjax.commands.models import Checkpoint, find_weights, load_weights, load_with_splits
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
@@ -43,9 +43,9 @@ def publish_command(
     it. Read the card before you share it, and add what only you know.
 
     Args:
-      model: Run directory: the --workdir of a training. With --weights: the name of a model trained
-        elsewhere, such as torchvision/deeplabv3_resnet50. With --push alone: a folder that was
-        published before.
+      model: Run directory: the --workdir of a training. Or the name of a model trained elsewhere,
+        such as torchvision/deeplabv3_resnet50, whose file is on this machine or given by --weights.
+        With --push alone: a folder that was published before.
       output: Folder to write.
       weights: Weights of the model NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
         TensorFlow's .index.
@@ -63,18 +63,22 @@ def publish_command(
         with user_errors():
             check_push(push)
     if output is None:
-        _push_folder(Path(model), push, weights=weights, license=license)
+        _push_folder(Path(model), push, private=private, weights=weights, license=license)
         return
     with user_errors():
         refuse_full_folder(output)
-    if weights is not None:
+    file = find_weights(model, weights, download=False)
+    if file is not None:
         if checkpoint != "best":
-            raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
-        trained, source = load_weights(model, weights), {"name": model}
+            raise UserError("--checkpoint is for a run, not for a model trained elsewhere")
+        trained, source = load_weights(model, file), {"name": model}
+        source |= _facts_of_known(model) if weights is None else {}
     else:
         trained = run = load_with_splits(Path(model), checkpoint)
         source = _source_of_run(Path(model), run)
-    _write(trained, output, source | {"license": license}, run=model)
+    if license is not None:
+        source["license"] = license
+    _write(trained, output, source, run=model)
     if push is not None:
         _push(output, push, private=private)
 
@@ -98,11 +102,24 @@ def _write(trained: "Pretrained", output: Path, source: dict[str, Any], *, run: 
         print(note)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"published  {output} ({size / 1e6:.1f} MB)\ncard       {output / 'README.md'}")
-    if source["license"] is None:
+    if source.get("license") is None:
         print("licence    not stated; --license TEXT states one")
     record = source.get("record")
     if record is not None and not record.scores:
         print(f"scores     none of this checkpoint: run segjax evaluate {run}, and publish again")
+
+
+def _facts_of_known(name: str) -> dict[str, Any]:
+    """What the table of published weights says about weights of this name."""
+    from segjax.weights.known import find
+
+    known = find(name)
+    assert known is not None
+    about = {"Data": known.data, "Address": known.address, "Published score": known.score}
+    return {
+        "about": {key: value for key, value in about.items() if value},
+        "license": None if known.licence == "not stated" else known.licence,
+    }
 
 
 def _source_of_run(path: Path, run: "TrainedRun") -> dict[str, Any]:
@@ -131,20 +148,23 @@ def _source_of_run(path: Path, run: "TrainedRun") -> dict[str, Any]:
     }
 
 
-def _push_folder(folder: Path, push: str | None, **others: Any) -> None:
+def _push_folder(folder: Path, push: str | None, *, private: bool, **others: Any) -> None:
     """Uploads a folder that was published before."""
     from segjax.pretrained.published import is_published, read_facts
 
     given = [f"--{name}" for name, value in others.items() if value is not None]
-    if push is None or given or not is_published(folder):
+    if push is None or given:
         raise UserError(
-            "publish needs --output FOLDER to write to; without it, --push USER/NAME uploads a "
-            f"FOLDER that was published before, which {folder} is "
-            f"{'' if is_published(folder) else 'not'}".rstrip()
+            f"{', '.join(given) or 'publish'} needs --output FOLDER, the folder to write; without "
+            "it, --push USER/NAME uploads a folder that was published before"
+        )
+    if not is_published(folder):
+        raise UserError(
+            f"{folder} is not a folder that segjax publish wrote; --output FOLDER writes one"
         )
     with user_errors():
         read_facts(folder)
-    _push(folder, push, private=False)
+    _push(folder, push, private=private)
 
 
 def _push(folder: Path, repository: str, *, private: bool) -> None:

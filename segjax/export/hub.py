@@ -1,6 +1,7 @@
 """Uploads published folders to the Hugging Face Hub, by the package huggingface_hub."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -15,7 +16,7 @@ def check_push(repository: str) -> None:
     if not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"{repository}: expected a repository on the Hub, as in USER/NAME")
     try:
-        import huggingface_hub  # noqa: F401
+        import_module("huggingface_hub")
     except ImportError as error:
         raise ValueError(
             "uploads need the package huggingface_hub: pip install 'segjax[hub]'"
@@ -38,9 +39,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     Raises:
       NotPushed: the Hub cannot be reached, or refuses; the message has its reason.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = import_module("huggingface_hub").HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(

@@ -18,6 +18,16 @@ HUB_LICENSES = re.compile(
     r"mit|isc|apache-2\.0|a?gpl-[23]\.0|lgpl-(2\.1|3\.0)|mpl-2\.0|epl-2\.0|bsd(-[23]-clause)?|cc0-1\.0"
     r"|cc-by(-nc)?(-sa|-nd)?-[234]\.0|odbl|openrail|unlicense|zlib"
 )
+# Networks as their papers call them.
+NAMES = {
+    "UNet": "U-Net",
+    "EncoderUNet": "U-Net",
+    "DeepLabV1": "DeepLab v1",
+    "DeepLabV2": "DeepLab v2",
+    "DeepLabV3": "DeepLab v3",
+    "DeepLabV3Plus": "DeepLab v3+",
+    "MaskRCNN": "Mask R-CNN",
+}
 CLASS_SCORES = ("iou", "precision", "recall")  # of each class, in columns
 # What the scores that readers look at first mean.
 MEANINGS = {
@@ -75,15 +85,15 @@ def _front_matter(task, facts) -> str:
 
 
 def _summary(task, facts) -> str:
-    network = type(task.model).__name__
+    network = NAMES.get(type(task.model).__name__, type(task.model).__name__)
     if isinstance(task, InstanceTask):
         does = f"finds objects in images: a box, a mask, a score and {_of(len(task.classes) - 1)}"
     else:
         does = f"gives each pixel of an image {_of(len(task.classes))}"
         does += ", and numbers the objects" if task.decode is not None else ""
     return (
-        f"This {network} {does}. It was made with segjax, which reads this folder without running "
-        "any code from it."
+        f"This {network} {does}. It runs with segjax, which reads this folder without executing "
+        "code from it."
     )
 
 
@@ -94,11 +104,13 @@ def _of(count: int) -> str:
 def _model(task, facts) -> str:
     channels = {1: "grey", 3: "RGB"}.get(task.channels, f"{task.channels} bands")
     kinds = ", ".join(facts["images"]["dtypes"])
+    network, backbone = type(task.model).__name__, getattr(task.model, "backbone", None)
+    if backbone is not None:
+        network += f" on {backbone if isinstance(backbone, str) else type(backbone).__name__}"
     rows = {
-        "network": f"{type(task.model).__name__}, {_count(facts['weights']['parameters'])} "
-        "parameters",
+        "network": f"{network}, {_count(facts['weights']['parameters'])} parameters",
         "images": f"{channels}, {kinds}",
-        "normalisation": type(task.preprocess).__name__,
+        "normalisation": f"`{task.preprocess}`",
         "classes": ", ".join(f"{number} {each}" for number, each in enumerate(task.classes)),
     }
     if facts["pixels"]:
@@ -153,6 +165,7 @@ def _scores(task, facts, record: TrainingRecord | None) -> list[str]:
         n for n in names if not any(isinstance(_score(of, n), list) for of in scores.values())
     ]
     single.sort(key=lambda name: first.index(name) if name in first else len(first))
+    single = [n for n in single if any(_score(of, n) is not None for of in scores.values())]
     rows = [(name, *(_number(_score(of, name)) for of in scores.values())) for name in single]
     parts = [
         f"Scores of this checkpoint, {record.checkpoint}, as `segjax evaluate` computes them on "
@@ -173,7 +186,11 @@ def _scores(task, facts, record: TrainingRecord | None) -> list[str]:
 
 def _training(facts, about, record: TrainingRecord | None) -> list[str]:
     if record is None:
-        return [f"The weights are {facts['source']}, converted by segjax {facts['segjax']}."]
+        rows = {name.lower(): value for name, value in about.items()}
+        return [
+            f"The weights are {facts['source']}, converted by segjax {facts['segjax']}.",
+            _table(["", ""], rows.items()) if rows else "",
+        ]
     found = record.environment
     versions = [f"{name} {found.get(f'versions.{name}')}" for name in ("segjax", "jax", "flax")]
     count, device = found.get("device_count"), found.get("device_kind")
@@ -200,8 +217,8 @@ def _training(facts, about, record: TrainingRecord | None) -> list[str]:
 def _license(facts) -> str:
     stated = facts["license"]
     if stated is None:
-        return "Not stated. Ask the publisher before you use the weights."
-    return f"{_text(stated)}, as the publisher states it."
+        return "Not stated. Ask whoever published the weights before you use them."
+    return f"{_text(stated)}."
 
 
 def _score(of: Mapping[str, Any], name: str) -> Any:

@@ -133,7 +133,7 @@ def _pictures(path: Path, evaluations: Mapping) -> tuple[Picture, ...]:
         chosen += [("worst", each) for each in shown[BEST:][-WORST:]]
         if chosen:
             return tuple(
-                Picture(picture, f"{which} of the pictured images of {split}: {name}, {score:.3f}")
+                Picture(picture, f"among the {which} of {split}: {name}, score {score:.3f}")
                 for which, (score, name, picture) in chosen
             )
     return ()

@@ -195,7 +195,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"no pretrained weights {name!r}{hint} There are {', '.join(SOURCES)}")
 
 
-def _source_of(name: str) -> tuple[str, Mapping[str, Any]]:
+def _source_of(name: str) -> tuple[str, dict[str, Any]]:
     """Returns the entry of `SOURCES` for a name, and the options of known weights."""
     check_name(name)
     weights = KNOWN.get(name)

@@ -8,7 +8,7 @@ a number, a string, true, false, null                 itself
 {"class": "segjax.models.unet.UNet", "depth": 4, …}   a dataclass or Linen module with its fields
 {"function": "segjax.models.normalization.BatchNorm"} a function, or a class to call
 {"partial": "segjax…", "arguments": […], "keywords":  `functools.partial` of a function or class
-{"mapping": …}}
+{…}}
 {"mapping": {…}}                                      a dict with strings as keys
 {"dtype": "bfloat16"}                                 a type of numbers
 {"number": "inf"}                                     a number that JSON lacks
@@ -81,7 +81,10 @@ def describe(value: Any, place: str, *, without: Collection[str] = ()) -> Any:
         if value.args:
             described["arguments"] = describe(value.args, place)
         if value.keywords:
-            described["keywords"] = describe(value.keywords, place)
+            keywords = value.keywords
+            described["keywords"] = {
+                key: describe(keywords[key], f"{place}.{key}") for key in keywords
+            }
         return described
     if dataclasses.is_dataclass(value):
         fields = [name for name in _fields(type(value)) if name not in without]
@@ -119,7 +122,7 @@ def rebuild(description: Any, place: str) -> Any:
     if "partial" in description and description.keys() <= {"partial", "arguments", "keywords"}:
         function = _resolve(description["partial"], place)
         arguments = rebuild(description.get("arguments", []), place)
-        keywords = rebuild(description.get("keywords", {"mapping": {}}), place)
+        keywords = rebuild({"mapping": description.get("keywords", {})}, place)
         return functools.partial(function, *arguments, **keywords)
     raise ValueError(f"{place}: no such kind of value: {{{', '.join(map(str, description))}}}")
 

@@ -33,7 +33,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import flax.traverse_util
 import jax
@@ -43,6 +43,7 @@ from safetensors.numpy import load
 
 from segjax import __version__
 from segjax.data.orientation import Orientation
+from segjax.models.network import Network
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.description import rebuild
 from segjax.tasks.instance import InstanceTask
@@ -61,7 +62,7 @@ class Published(Pretrained):
 
     Attributes:
       description: the folder and what the model came from, as one line of text.
-      step: the step of the run's checkpoint; 0 for converted weights.
+      step: the step of the run's checkpoint; None for converted weights.
       orientation: how `segjax predict` reads image files with an EXIF orientation.
       pixels: the "types" of the training images and the "range" of their values; empty if unknown.
       masks: "holds", "values" and "ignored" of the training's mask files; empty if unknown.
@@ -71,7 +72,7 @@ class Published(Pretrained):
     """
 
     description: str
-    step: int = 0
+    step: int | None = None
     orientation: Orientation = "upright"
     pixels: Mapping[str, list] = field(default_factory=dict)
     masks: Mapping[str, Any] = field(default_factory=dict)
@@ -119,14 +120,14 @@ def load_published(folder: str | Path) -> Published:
         ) from error
     try:
         return Published(
-            model=task.model,
+            model=cast(Network, task.model),
             variables=read_variables(folder),
             preprocess=task.preprocess,
             task=task,
             dtypes=tuple(facts["images"]["dtypes"]),
             matmul_precision=facts["prediction"]["matmul_precision"],
             description=f"{folder} ({_origin(facts)})",
-            step=facts["step"] or 0,
+            step=facts["step"],
             orientation=facts["images"]["orientation"],
             pixels=facts["pixels"],
             masks={name: _tuple(value) for name, value in (facts["masks"] or {}).items()},

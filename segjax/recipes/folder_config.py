@@ -54,11 +54,13 @@ class FolderConfig(ExperimentConfig):
         return config
 
     def weighted(self, loss: SemanticLoss) -> SemanticLoss:
-        """Replaces the name of a rule in `class_weights` by the weights of the training masks."""
+        """Replaces the name of a rule in `class_weights` by the weights, and prints them."""
         if not isinstance(loss.class_weights, str):
             return loss
-        count = len(self.data.classes)
-        weights = class_weights(loss.class_weights, self.data.read().pixels, count)
+        classes = self.data.classes
+        weights = class_weights(loss.class_weights, self.data.read().pixels, len(classes))
+        named = [f"{weight:g} {name}" for weight, name in zip(weights, classes, strict=True)]
+        print(f"class weights ({loss.class_weights}): {', '.join(named)}")
         return dataclasses.replace(loss, class_weights=weights)
 
     @property

@@ -5,47 +5,10 @@ publisher's too, rounded as it rounds them, unless a comment says otherwise.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class KnownWeights:
-    """A published file of weights.
-
-    Attributes:
-      name: the name that selects it.
-      converter: its entry in `segjax.pretrained.SOURCES`.
-      address: where the publisher has it.
-      licence: the licence that the publisher names; "not stated" if we found none.
-      data: the data that the network was trained on.
-      size: bytes, approximately; None if the publisher does not say.
-      checksum: kind and first digits of its hash, such as "sha256:cd0a2569"; None if the publisher
-        gives none.
-      score: the published score, or None.
-      file: the file's name in segjax's folder; by default that of the address.
-      options: the converter's options for these weights.
-    """
-
-    name: str
-    converter: str
-    address: str
-    licence: str
-    data: str
-    size: int | None = None
-    checksum: str | None = None
-    score: str | None = None
-    file: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        if not self.file:
-            object.__setattr__(self, "file", self.address.rpartition("/")[2])
-
-    @property
-    def source(self) -> str:
-        """The publisher: "torchvision", "detectron2", "smp" or "tf"."""
-        return self.name.partition("/")[0]
+from segjax.weights import openmmlab
+from segjax.weights.row import KnownWeights
 
 
 def find(name: str) -> KnownWeights | None:
@@ -59,7 +22,14 @@ def find(name: str) -> KnownWeights | None:
 
 
 def _torchvision(
-    network: str, hash_: str, mebibytes: float, score: str, data: str, *, version: str = ""
+    network: str,
+    hash_: str,
+    mebibytes: float,
+    score: str,
+    data: str,
+    *,
+    version: str = "",
+    file: str | None = None,
 ) -> KnownWeights:
     """Addresses, sizes and scores are those of torchvision 0.29.1's enums of weights.
 
@@ -67,11 +37,11 @@ def _torchvision(
     `load_state_dict_from_url`). The package is BSD-3-Clause; its README adds that weights "may have
     their own licenses or terms and conditions derived from the dataset used for training".
     """
-    part = "" if data == IMAGENET else "_coco"
+    file = file or (network if data == IMAGENET else f"{network}_coco")
     return KnownWeights(
         name=f"torchvision/{network}{version}",
         converter=f"torchvision/{network}",
-        address=f"https://download.pytorch.org/models/{network}{part}-{hash_}.pth",
+        address=f"https://download.pytorch.org/models/{file}-{hash_}.pth",
         licence="BSD-3-Clause",
         data=data,
         size=round(mebibytes * 2**20),
@@ -123,7 +93,7 @@ def _smp(encoder: str, revision: str) -> KnownWeights:
     repository = f"smp-hub/{encoder}.imagenet"
     return KnownWeights(
         name=f"smp/{encoder}",
-        converter=f"torchvision/{encoder}",
+        converter=f"smp/{encoder}",
         address=f"https://huggingface.co/{repository}/resolve/{revision}/model.safetensors",
         licence="not stated",
         data=IMAGENET,
@@ -179,6 +149,14 @@ KNOWN = {
         _torchvision("deeplabv3_resnet50", "cd0a2569", 160.515, "mIoU 66.4", COCO_AS_VOC),
         _torchvision("deeplabv3_resnet101", "586e9e4e", 233.217, "mIoU 67.4", COCO_AS_VOC),
         _torchvision(
+            "deeplabv3_mobilenet_v3_large",
+            "fc3c493d",
+            42.301,
+            "mIoU 60.3",
+            COCO_AS_VOC,
+            file="deeplabv3_mobilenet_v3_large",
+        ),
+        _torchvision(
             "maskrcnn_resnet50_fpn", "bf2d0c1e", 169.84, "box AP 37.9, mask AP 34.6", COCO
         ),
         _torchvision(
@@ -193,6 +171,10 @@ KNOWN = {
         _torchvision("vgg16", "397923af", 527.796, "top-1 71.592", IMAGENET),
         _torchvision("mobilenet_v2", "b0353104", 13.555, "top-1 71.878", IMAGENET),
         _torchvision("mobilenet_v2", "7ebf99e0", 13.598, "top-1 72.154", IMAGENET, version=V2),
+        _torchvision("mobilenet_v3_large", "8738ca79", 21.114, "top-1 74.042", IMAGENET),
+        _torchvision(
+            "mobilenet_v3_large", "5c1a4163", 21.107, "top-1 75.274", IMAGENET, version=V2
+        ),
         # The longer schedule first: a name without a schedule means it.
         _detectron2("R_50_FPN_3x", 137849600, "f10217", 178, 41.0, 37.2),
         _detectron2("R_50_FPN_1x", 137260431, "a54504", 178, 38.6, 35.2),
@@ -207,6 +189,7 @@ KNOWN = {
         _detectron2_backbone("resnet50", "MSRA/R-50"),
         _detectron2_backbone("resnet101", "MSRA/R-101"),
         _detectron2_backbone("resnext101", "FAIR/X-101-32x8d"),
+        *openmmlab.ROWS,
         _smp("resnet18", "3f2325ff978283d47aa6a1d6878ca20565622683"),
         _smp("resnet34", "7a57b34f723329ff020b3f8bc41771163c519d0c"),
         _smp("resnet50", "00cb74e366966d59cd9a35af57e618af9f88efe9"),

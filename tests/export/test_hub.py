@@ -59,14 +59,14 @@ def stub(monkeypatch):
 
 
 def test_a_published_folder_is_uploaded_as_it_is(folder, stub, capsys):
-    main(["publish", str(folder), "--push", "me/squares"])
+    main(["publish", str(folder), "--push", "me/squares", "--private"])
     assert stub.calls == [
-        ("me/squares", False, True),
+        ("me/squares", True, True),
         ("me/squares", folder, "Publish a model with segjax"),
     ]
     assert capsys.readouterr().out == "uploaded   https://huggingface.co/me/squares\n"
-    push(folder, "me/other", private=True)
-    assert stub.calls[2] == ("me/other", True, True)
+    push(folder, "me/other")
+    assert stub.calls[2] == ("me/other", False, True)
 
 
 def test_a_failed_upload_says_why_and_how_to_try_again(folder, stub, capsys):
@@ -98,7 +98,7 @@ def test_an_upload_that_cannot_be_tried_is_refused_before_anything_is_written(
 def test_only_published_folders_are_uploaded_without_output(tmp_path, stub, capsys):
     with pytest.raises(SystemExit):
         main(["publish", str(tmp_path), "--push", "me/squares"])
-    assert f"which {tmp_path} is not" in capsys.readouterr().err
+    assert f"{tmp_path} is not a folder that segjax publish wrote" in capsys.readouterr().err
     assert stub.calls == []
 
 

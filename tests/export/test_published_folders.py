@@ -20,14 +20,15 @@ from segjax.data.instance_masks import crop_mask, tight_boxes
 from segjax.pretrained.published import FACTS, WEIGHTS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.unet_networks import UNetConfig
-from tests.experiments.test_folders import EXPERIMENTS, SMALL
-from tests.test_trained import MASK_RCNN, blobs, same_flags, save_run  # noqa: F401
+from segjax.weights.known import find
+from tests.test_trained import EXPERIMENTS, MASK_RCNN, blobs, same_flags, save_run  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
+UNET = ["--network.features", "2", "--network.depth", "1", "--network.tile", "32"]
 # The experiments on folders with random weights: families, masks and flags.
 RUNS = {
-    "unet": ("unet", "classes", ["--network.tile", "32"]),
-    "cells": ("unet", "objects", ["--holds", "instances", "--network.tile", "32"]),
+    "unet": ("unet", "classes", UNET),
+    "cells": ("unet", "objects", [*UNET, "--holds", "instances"]),
     "v3plus": (
         "deeplab",
         "classes",
@@ -66,12 +67,11 @@ def runs(files, tmp_path_factory):
     def make(name):
         if name not in made:
             family, masks, flags = RUNS[name]
-            small = SMALL["unet"] if family == "unet" else []
             arguments = ["--images", str(files / "images"), "--masks", str(files / masks)]
             made[name] = save_run(
                 tmp_path_factory.mktemp("runs") / name,
                 EXPERIMENTS / family / "folder.py",
-                [*arguments, *small, *flags],
+                [*arguments, *flags],
                 scores={5: 0.9, 10: 0.1},
             )
         return made[name]
@@ -372,3 +372,25 @@ def test_a_failure_leaves_nothing_behind(runs, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         publish(runs("unet"), tmp_path / "model")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_weights_of_another_package_are_published_with_their_publishers_facts(
+    real_data, tmp_path, monkeypatch
+):
+    name, file = "tf/deeplabv3_mobilenetv2", "deeplabv3_mobilenetv2_dm05_voc.npz"
+    path = real_data / "weights" / file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    main(["publish", name, "--weights", str(path), "--output", str(tmp_path / "own")])
+    found, expected = segjax.load_run(tmp_path / "own"), segjax.pretrained.load(name, path)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
+    assert (found.classes, found.dtypes, found.step) == (expected.classes, expected.dtypes, None)
+    assert found.license is None
+
+    known = find(name)
+    monkeypatch.setattr("segjax.commands.publish.find_weights", lambda *_, **__: path)
+    main(["publish", name, "--output", str(tmp_path / "known")])
+    card = (tmp_path / "known" / "README.md").read_text()
+    assert segjax.load_run(tmp_path / "known").license == known.licence
+    assert f"| address | {known.address} |" in card
+    assert f"| published score | {known.score} |" in card

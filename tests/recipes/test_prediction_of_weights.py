@@ -1,19 +1,22 @@
 """Settings of prediction for converted weights: what each does to the task and its predictions."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from segjax.data.augmentation.instance import ResizeShortSide
-from segjax.inference.views import View
+from segjax.data.augmentation.instance import Enlarge, ResizeShortSide
+from segjax.inference.coverings import SlidingWindow, WholeImage
+from segjax.inference.views import View, rotations_and_flips
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.pretrained.converted import Pretrained
 from segjax.pretrained.instance_tasks import coco_task
 from segjax.pretrained.preprocess import IMAGENET
 from segjax.pretrained.torchvision_detection import Resize
 from segjax.recipes.prediction_of_weights import settings_of, with_prediction
+from segjax.tasks.instance import InstanceView
 from segjax.training.configuration import UnknownSetting
 from tests.models.mask_rcnn_tiny import CLASSES, tiny_model, variables_of
 from tests.training import tiny
@@ -95,6 +98,19 @@ def test_a_semantic_model_takes_scales_flips_and_a_crf(segmenter):
     assert dataclasses.replace(task, views=segmenter.task.views, refine=None) == segmenter.task
 
 
+def test_windows_of_a_semantic_model_replace_the_sizes_of_its_source(segmenter):
+    changes = {"prediction.size": [64, 96], "prediction.window_stride": [48, 64]}
+    task = with_prediction(segmenter, changes).task
+    assert task.covering == SlidingWindow((64, 96), (48, 64))
+    assert task.input_size is None
+    whole = dataclasses.replace(segmenter.task, covering=WholeImage((33, 33), 16))
+    whole = dataclasses.replace(segmenter, task=whole)
+    with pytest.raises(ValueError, match="multiple of 16 plus 1"):
+        with_prediction(whole, changes)
+    with pytest.raises(ValueError, match="size and window_stride go together"):
+        with_prediction(segmenter, {"prediction.size": [64, 96]})
+
+
 def test_bad_settings_are_refused(detector, segmenter):
     for model, name in ((segmenter, "prediction.output_stride"), (detector, "prediction.scales")):
         with pytest.raises(UnknownSetting, match=name.rpartition(".")[2]):
@@ -111,3 +127,26 @@ def test_bad_settings_are_refused(detector, segmenter):
     ):
         with pytest.raises(ValueError, match=complaint):
             with_prediction(model, {name: value})
+
+
+def test_the_settings_of_a_published_model_are_those_that_it_predicts_with(detector, segmenter):
+    views = (InstanceView(ResizeShortSide((48,), 64)), InstanceView(ResizeShortSide((56,), 64)))
+    flipped = tuple(InstanceView(view.resize, flip) for view in views for flip in (False, True))
+    changed = dataclasses.replace(detector.task, views=flipped, mask_threshold=0.4)
+    model = dataclasses.replace(detector, task=changed)
+    assert settings_of(model)["prediction"] == {
+        **{"short_sides": [48, 56], "max_size": 64, "flip": True, "mask_threshold": 0.4}
+    }
+    assert with_prediction(model, {"prediction.mask_threshold": 0.3}).task.views == flipped
+    enlarged = dataclasses.replace(detector.task, views=(InstanceView(Enlarge(2.0)),))
+    model = dataclasses.replace(detector, task=enlarged)
+    assert with_prediction(model, {"prediction.mask_threshold": 0.3}).task.views == enlarged.views
+    found = with_prediction(model, {"prediction.short_sides": [64]}).task.views
+    assert found == (InstanceView(ResizeShortSide((64,), 1333)),)
+
+    refine = partial(refine_probabilities, config=CrfConfig(num_iterations=3))
+    task = dataclasses.replace(segmenter.task, views=rotations_and_flips(), refine=refine)
+    model = dataclasses.replace(segmenter, task=task)
+    found = with_prediction(model, {"prediction.crf.appearance_weight": 7.0}).task
+    assert found.views == rotations_and_flips()
+    assert found.refine.keywords["config"] == CrfConfig(num_iterations=3, appearance_weight=7.0)
