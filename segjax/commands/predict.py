@@ -86,8 +86,8 @@ def predict_command(
       images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
         model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
-      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
-        file is looked for on this machine.
+      weights: File of the weights NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
+        TensorFlow's .index. Without it, the published file is looked for on this machine.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
         image ids and, by the names of the classes, its category ids.
       orientation: How images with an EXIF orientation are read: upright, as viewers show them, or

@@ -33,12 +33,8 @@ from segjax.pretrained.mapping import (
 from segjax.pretrained.preprocess import IMAGENET
 from segjax.pretrained.torchvision import COUNTERS, resnet_table
 from segjax.tasks.semantic import SemanticTask
+from segjax.weights.known import CITYSCAPES
 
-CITYSCAPES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
 CLASSES = {len(CITYSCAPES): CITYSCAPES, len(CLASS_NAMES): CLASS_NAMES}
 DEPTHS = {"r50": ("resnet50_v1c", resnet50), "r101": ("resnet101_v1c", resnet101)}
 

@@ -74,7 +74,7 @@ def test_every_name_has_a_rule_for_each_array_of_its_model():
             },
             None,
         ),
-        # The stem, 15 bottlenecks of which all but the first expand, and the last convolution.
+        # The stem, 15 bottlenecks (all but the first with an expansion) and the last convolution.
         # Eight have a squeeze-and-excitation, with four arrays.
         (
             "torchvision/mobilenet_v3_large",
@@ -308,6 +308,8 @@ def test_unknown_names_and_options_are_errors():
         pretrained.convert("torchvision/deeplab_resnet101", {})
     with pytest.raises(ValueError, match=r"no pretrained weights 'x'.* keras/vgg16"):
         pretrained.load("x", "nowhere.pth")
+    with pytest.raises(ValueError, match=r"output_stride=8: expected 16; at 8, stage 3"):
+        pretrained.convert("smp/deeplabv3plus_resnet50", {}, output_stride=8)
     with pytest.raises(TypeError, match="output_strid"):
         pretrained.convert("tf/deeplabv3_mobilenetv2", {}, output_strid=8)
 

@@ -9,7 +9,7 @@ import pytest
 from segjax import pretrained
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.ops.resize import resize_bilinear
-from segjax.pretrained.mmseg import CITYSCAPES
+from segjax.weights.known import CITYSCAPES
 from tests.fixtures.reference_weights import FOLDER, load_record
 from tests.pretrained.source_shapes import forward
 

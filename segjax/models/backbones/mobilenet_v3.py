@@ -4,7 +4,8 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,8 @@ from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
 
 
-class Bottleneck(NamedTuple):
+@dataclass(frozen=True)
+class Bottleneck:
     """A line of table 1: side of the depthwise kernel, channels, squeeze-and-excitation, …"""
 
     kernel_size: int
@@ -163,7 +165,7 @@ class MobileNetV3(Network):
             if multi_grid and i >= last_stage:
                 rate = unit.rate_after * multi_grid[i - last_stage]
             block = SqueezedResidual(
-                line._replace(expanded=sized(line.expanded), features=sized(line.features)),
+                replace(line, expanded=sized(line.expanded), features=sized(line.features)),
                 stride=unit.stride,
                 rate=rate,
                 norm=self.norm,
