@@ -136,7 +136,8 @@ def evaluate_images(
                 raise UserError(
                     "a published folder needs --output DIR, the folder for scores and pictures"
                 )
-            recorded = FolderData(**run.masks)
+            with user_errors():
+                recorded = _recorded_masks(run)
         else:
             recorded = getattr(run.config, "data", None)
         step, description = run.step or 0, run.description
@@ -167,6 +168,14 @@ def evaluate_images(
         folder=folder,
         batch_size=batch_size or 1,
         matmul_precision=trained.matmul_precision,
+    )
+
+
+def _recorded_masks(model: Published) -> FolderData:
+    """How the masks of a published model's training were read."""
+    second = model.masks.get("class_masks")
+    return FolderData(
+        **{**model.masks, "class_masks": None if second is None else Path(second)},
     )
 
 

@@ -135,6 +135,7 @@ def _source_of_run(path: Path, run: "TrainedRun") -> dict[str, Any]:
     data, masks = getattr(run.config, "data", None), None
     if isinstance(data, FolderData):
         masks = {name: getattr(data, name) for name in ("holds", "values", "ignored")}
+        masks["class_masks"] = None if data.class_masks is None else data.class_masks.name
         about = about | {"Data": f"a folder of images and masks: {data.found}"}
     return {
         "name": path.resolve().name,

@@ -18,7 +18,8 @@ The entries of `segjax.json`:
   `segjax.pretrained.description`. Losses and what else only training needs is left out.
 - "images": "dtypes" that the model takes, and the "orientation" in which image files are read.
 - "pixels": the types and the range of the training images, where known.
-- "masks": how the training's mask files were read ("holds", "values", "ignored"), or null.
+- "masks": how the training's mask files were read ("holds", "values", "ignored"), and the name of
+  the second folder with "class_masks" for objects; or null.
 - "prediction": "batch_size" on each device, and "matmul_precision".
 - "weights": "file", "sha256" and the number of "parameters".
 - "scores": by split, the number of "examples" and the "metrics" that are single numbers, or one
@@ -65,7 +66,7 @@ class Published(Pretrained):
       step: the step of the run's checkpoint; None for converted weights.
       orientation: how `segjax predict` reads image files with an EXIF orientation.
       pixels: the "types" of the training images and the "range" of their values; empty if unknown.
-      masks: "holds", "values" and "ignored" of the training's mask files; empty if unknown.
+      masks: how the training's mask files were read; empty if unknown.
       eval_batch_size: tiles or images that a device predicts at a time.
       scores: the scores of the model by split, as they were published.
       license: the licence as its publisher stated it, or None.

@@ -201,7 +201,9 @@ def test_the_card_and_the_files_say_what_the_run_recorded_and_name_no_place(runs
     assert facts["scores"]["val"]["metrics"]["mean_iou"] == measured["metrics"]["mean_iou"]
     assert facts["scores"]["val"]["examples"] == len(measured["examples"])
     assert f"| mean_iou | {measured['metrics']['mean_iou']:.4f} |" in card
-    assert facts["masks"] == {"holds": "classes", "values": ["0", "255"], "ignored": []}
+    assert facts["masks"] == {
+        **{"holds": "classes", "values": ["0", "255"], "ignored": [], "class_masks": None}
+    }
     assert re.match(r"---\nlibrary_name: segjax\n(.+\n)*license: cc-by-4.0\n(.+\n)*---\n", card)
     assert "| classes | 0 background, 1 foreground |" in card
     assert "(best mean_iou on val: 0.9000)" in card
@@ -362,6 +364,16 @@ def test_damaged_and_newer_folders_say_what_to_do(runs, tmp_path):
             segjax.load_run(bad)
         assert "\n" not in str(caught.value)
         assert f"bad{number}" in str(caught.value)
+
+
+def test_masks_whose_classes_were_in_a_second_folder_need_one_again(runs, files, tmp_path, capsys):
+    folder = publish(runs("unet"), tmp_path / "model")
+    second = {"holds": "instances", "values": ["0", "1"], "ignored": [], "class_masks": "kinds"}
+    edited(folder, masks=second)
+    own = ["--images", files / "images", "--masks", files / "objects", "--output", tmp_path / "o"]
+    capsys.readouterr()
+    message = refused(["evaluate", folder, *own], capsys)
+    assert "classes in a second folder, kinds; give that of these masks by --class-masks" in message
 
 
 def test_a_failure_leaves_nothing_behind(runs, tmp_path, monkeypatch):
