@@ -95,7 +95,7 @@ def settings_of(model: Pretrained) -> dict[str, Any]:
         refine = task.refine is not None
         crf = task.refine.keywords["config"] if isinstance(task.refine, partial) else CrfConfig()
         return configuration.to_dict(
-            SemanticSettings(SemanticPrediction(scales, flip, refine=refine, crf=crf))
+            SemanticSettings(SemanticPrediction(scales=scales, flip=flip, refine=refine, crf=crf))
         )
     rules = [_rule(view.resize) for view in task.views]
     sides = tuple(dict.fromkeys(rule.short_sides[0] for rule in rules))
