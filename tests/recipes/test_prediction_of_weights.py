@@ -135,7 +135,8 @@ def test_the_settings_of_a_published_model_are_those_that_it_predicts_with(detec
     changed = dataclasses.replace(detector.task, views=flipped, mask_threshold=0.4)
     model = dataclasses.replace(detector, task=changed)
     assert settings_of(model)["prediction"] == {
-        **{"short_sides": [48, 56], "max_size": 64, "flip": True, "mask_threshold": 0.4}
+        **{"short_sides": [48, 56], "max_size": 64, "flip": True, "mask_threshold": 0.4},
+        **{"tile": None, "tile_overlap": 0.25},
     }
     assert with_prediction(model, {"prediction.mask_threshold": 0.3}).task.views == flipped
     enlarged = dataclasses.replace(detector.task, views=(InstanceView(Enlarge(2.0)),))
