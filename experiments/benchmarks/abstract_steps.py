@@ -133,6 +133,7 @@ def program(
     config = config.resolved({name for name, _ in settings})
     if per_device is None:
         per_device = config.train.batch_size
+    assert per_device is not None  # by `resolved`
     return Program(module.build(config), config, per_device, predicts)
 
 
