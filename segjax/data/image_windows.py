@@ -183,7 +183,8 @@ def _tiff_sizes(path: Path) -> list[tuple[int, int]]:
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
-            return [(page.imagelength, page.imagewidth) for page in tiff.pages]
+            pages = [page.keyframe for page in tiff.pages]
+            return [(page.imagelength, page.imagewidth) for page in pages]
     except Exception:
         return []
 
