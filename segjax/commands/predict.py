@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tqdm import tqdm
@@ -141,7 +141,7 @@ def predict_command(
         orientation=orientation,
     )
     refuse_other_record(output, record, overwrite=overwrite)
-    task = trained.segmenter
+    task: Any = trained.segmenter
     detects = hasattr(task, "category_ids")
     large = [] if detects else [path for path in paths if is_large(path, whole_pixels)]
     if large:

@@ -129,7 +129,8 @@ def write_large(
     from segjax.data.instance_bands import rows_of_parts
     from segjax.data.label_tiffs import write_label_tiff_in_parts
 
-    size = large.image.shape[:2]
+    height, width = large.image.shape[:2]
+    size = height, width
     seen = Mapped(large.image, lambda pixels: for_network(pixels, task.channels, path=path))
     drawn: dict[str, list[np.ndarray]] = {}
 

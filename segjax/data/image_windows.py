@@ -21,6 +21,7 @@ from segjax.data.image_arrays import (
     with_known_type,
 )
 from segjax.data.orientation import Orientation
+from segjax.data.tiff import opened
 from segjax.data.tiff_windows import NotInParts, open_tiff
 
 BLOCK = 1024  # rows and columns of the windows in which an image is read once through
@@ -180,10 +181,9 @@ def stored_sizes(path: Path) -> list[tuple[int, int]]:
 
 def _tiff_sizes(path: Path) -> list[tuple[int, int]]:
     try:
-        import tifffile
-
-        with tifffile.TiffFile(path) as tiff:
-            return [(page.imagelength, page.imagewidth) for page in tiff.pages]
+        with opened(path) as tiff:
+            pages = [page.keyframe for page in tiff.pages]
+            return [(page.imagelength, page.imagewidth) for page in pages]
     except Exception:
         return []
 

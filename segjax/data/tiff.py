@@ -51,10 +51,10 @@ class TiffImage:
         """Decodes the stored pixels, [height, width, bands]."""
         if self.decode is not None:
             return bands_last(self.decode(), self.axes)
-        if len(self.pages) > 1:
+        first, *others = self.pages
+        if others:
             return np.stack([page.asarray() for page in self.pages], axis=-1)
-        array = self.pages[0].asarray()
-        return bands_last(array.reshape(_page_shape(self.pages[0], self.axes)), self.axes)
+        return bands_last(first.asarray().reshape(_page_shape(first, self.axes)), self.axes)
 
 
 def read_tiff(

@@ -239,7 +239,7 @@ def _sees_beyond(detection: Detection, other: Window) -> bool:
     """Whether more than `BEYOND` of a mask lies outside of another window."""
     inside = detection.pixels_in(other.top, other.left, other.bottom, other.right)
     area = np.count_nonzero(detection.mask)
-    return area - np.count_nonzero(inside) > BEYOND * area
+    return bool(area - np.count_nonzero(inside) > BEYOND * area)
 
 
 def _neighbours(windows: Sequence[Window]) -> Iterator[tuple[int, int]]:
