@@ -105,7 +105,8 @@ def test_nor_has_an_experiment_on_folders(family, predicts, tmp_path):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         for number in range(10):
-            picture = np.zeros((64, 80), np.uint8)
+            # On smaller ones P6 is one position, and the RPN multiplies a strided slice (of P5).
+            picture = np.zeros((256, 320), np.uint8)
             picture[8:24, 8 + number : 40] = 1
             picture[40:56, 8:40] = 1
             Image.fromarray(picture).save(tmp_path / kind / f"n{number}.png")
