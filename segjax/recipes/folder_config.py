@@ -92,9 +92,9 @@ class FolderConfig(ExperimentConfig):
             if f"train.{name}" not in given:
                 train = dataclasses.replace(train, **{name: max(train.num_steps // 10, 1)})
         print(
-            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: windows "
-            f"of {side[0]} × {side[1]}, batch size {train.batch_size}, {train.num_steps} steps "
-            f"({train.num_steps * train.batch_size / examples:.1f} passes)"
+            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: "
+            f"windows of {side[0]} × {side[1]}, batch size {train.batch_size}, {train.num_steps} "
+            f"steps ({train.num_steps * train.batch_size / examples:.1f} passes)"
         )
         return dataclasses.replace(self, train=train)
 
