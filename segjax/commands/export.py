@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.models import Checkpoint, load_trained_run, load_weights
+from segjax.commands.models import Checkpoint, find_weights, load_trained_run, load_weights
 from segjax.commands.settings import Settings, read_settings, with_settings
 
 if TYPE_CHECKING:
     from segjax.pretrained import Pretrained
 
-SUFFIXES = (".stablehlo", ".onnx")
+SUFFIX = ".stablehlo"
 
 
 def export_command(
@@ -24,7 +24,7 @@ def export_command(
     *,
     output: Annotated[Path, tyro.conf.arg(metavar="FILE")],
     weights: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(with a NAME)")
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for a NAME)")
     ] = None,
     checkpoint: Checkpoint = "best",
     size: Annotated[
@@ -48,24 +48,25 @@ def export_command(
     the same name beside it has the facts: inputs, outputs, classes, versions and the command.
 
     Args:
-      model: Run directory: the --workdir of a training. With the option --weights: the name of the
-        model, such as torchvision/deeplabv3_resnet50.
+      model: Run directory: the --workdir of a training; or a folder of `segjax publish`. Or the
+        name of weights, such as torchvision/deeplabv3_resnet50; see `segjax weights list`.
       output: File to write. NAME.stablehlo is for `jax.export.deserialize` and runs on CPUs, GPUs
         and TPUs.
       weights: Weights of the model NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
-        TensorFlow's .index. Nothing is downloaded.
+        TensorFlow's .index. Without it, the published file of this name must be on this machine.
       size: Height and width of all images. Models that resize images need it; others run faster
         with it on CPUs.
       dtype: Type of the images' pixels.
       settings: Settings of prediction that differ from the run's; see `segjax predict`.
       overwrite: Replace existing files.
     """
-    if output.suffix not in SUFFIXES:
-        raise UserError(f"--output {output}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if output.suffix != SUFFIX:
+        raise UserError(f"--output {output}: expected a name that ends in {SUFFIX}")
     if size is not None and min(size) < 1:
         raise UserError(f"--size {size[0]} {size[1]}: expected at least 1 pixel")
+    weights = find_weights(model, weights, download=False)
     if weights is not None and checkpoint != "best":
-        raise UserError("--checkpoint is for a run, --weights for a model trained elsewhere")
+        raise UserError(f"--checkpoint is for a run; {model} is a model trained elsewhere")
 
     from segjax.export.facts import facts_path
 
@@ -80,7 +81,7 @@ def export_command(
     from segjax.files.atomic import write_json
     from segjax.training.run_directory import environment
 
-    config = getattr(trained, "config", None)
+    config = getattr(trained, "config", None)  # a published folder has none
     with user_errors():
         function = image_function(
             trained,
@@ -125,7 +126,7 @@ def _load(
     else:
         trained = run = load_trained_run(Path(model), checkpoint, settings=settings)
         source = {
-            "run": str(Path(model).resolve()),
+            "folder": str(Path(model).resolve()),
             "step": run.step,
             "commit": _commit_of(Path(model)),
         }

@@ -23,7 +23,7 @@ def make_facts(
 
     Args:
       function: what was exported.
-      form: "stablehlo" or "onnx".
+      form: the format of the file, "stablehlo".
       platforms: where the file runs.
       model: which model it is: its run or name, and the commit of the training.
       command: the command that made the file.

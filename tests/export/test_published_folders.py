@@ -17,6 +17,7 @@ import segjax
 from segjax.cli import main
 from segjax.coco.run_lengths import decode
 from segjax.data.instance_masks import crop_mask, tight_boxes
+from segjax.export.stablehlo import load_stablehlo
 from segjax.pretrained.published import FACTS, WEIGHTS
 from segjax.recipes.initial import InitialConfig
 from segjax.recipes.unet_networks import UNetConfig
@@ -272,6 +273,19 @@ def test_settings_of_prediction_may_differ_and_others_stay(runs, files, tmp_path
     assert (len(changed.task.views), changed.task.refine is None) == (7, False)
     with pytest.raises(SystemExit):
         main(["predict", str(folder), image, "--output", str(tmp_path / "o"), "--set", "a.b=1"])
+
+
+def test_a_published_folder_is_exported_as_its_run(runs, files, tmp_path):
+    image = np.asarray(Image.open(files / "images" / "n0.png"))
+    folder, output = publish(runs("unet"), tmp_path / "model"), tmp_path / "model.stablehlo"
+    size = [str(side) for side in image.shape[:2]]
+    main(["export", str(folder), "--output", str(output), "--size", *size])
+    images = image.reshape(1, *image.shape[:2], -1)
+    found = load_stablehlo(output).call(images)
+    labels = segjax.load_run(folder).predict(images[0])["labels"]
+    np.testing.assert_array_equal(found["labels"][0], labels)
+    facts = json.loads(output.with_suffix(".json").read_text())
+    assert facts["model"]["folder"] == str(folder)
 
 
 def refused(arguments, capsys):

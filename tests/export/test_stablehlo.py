@@ -200,7 +200,7 @@ def test_the_command_refuses_bad_values_before_it_loads(tmp_path, capsys):
     there = tmp_path / "a.stablehlo"
     there.touch()
     for arguments, message in [
-        (["--output", "model.pt"], "expected a name that ends in .stablehlo or .onnx"),
+        (["--output", "model.pt"], "expected a name that ends in .stablehlo"),
         (["--output", "a.stablehlo", "--size", "0", "4"], "--size 0 4: expected at least 1"),
         (["--output", str(there)], "exists already"),
     ]:
