@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # type checkers and editors do not run `__getattr__`
         coco,
         data,
         evaluation,
+        export,
         inference,
         losses,
         models,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # type checkers and editors do not run `__getattr__`
         recipes,
         tasks,
         training,
+        weights,
     )
     from segjax.trained import load_run, predict_all
 
@@ -28,6 +30,7 @@ __all__ = [
     "coco",
     "data",
     "evaluation",
+    "export",
     "inference",
     "load_run",
     "losses",
@@ -39,6 +42,7 @@ __all__ = [
     "recipes",
     "tasks",
     "training",
+    "weights",
 ]
 __version__ = "0.1.0"
 

@@ -281,7 +281,7 @@ def test_mistakes_about_weights_are_named_before_anything_is_written(
             [name, photo, "--weights", weights, "--checkpoint", "last"],
             "--checkpoint is for a run",
         ),
-        ([name, photo], "--weights FILE"),
+        ([name, photo], "its file is not on this machine"),
     ):
         message = fails(["predict", *arguments, "--output", tmp_path / "out"], capsys)
         assert named in message, arguments

@@ -81,13 +81,12 @@ def export_command(
     from segjax.files.atomic import write_json
     from segjax.training.run_directory import environment
 
-    config = getattr(trained, "config", None)  # a published folder has none
     with user_errors():
         function = image_function(
             trained,
             size=size,
             dtype=dtype,
-            precision=config.matmul_precision if config is not None else "default",
+            precision=trained.matmul_precision,
         )
     exported = to_stablehlo(function)
     facts = make_facts(

@@ -238,7 +238,7 @@ def test_without_a_checkout_or_without_git_there_is_no_commit(tmp_path, monkeypa
 
 def test_the_environments_of_earlier_parts_of_a_run_are_kept(config, monkeypatch):
     for commit in ("a", "a", "b", "c"):
-        monkeypatch.setattr(run_directory, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(run_directory, "commit", lambda commit=commit: commit)
         open_run(config, __file__)
     written = json.loads((config.workdir / "environment.json").read_text())
     assert written["commit"] == "c"
