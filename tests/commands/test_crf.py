@@ -161,6 +161,6 @@ def test_mistakes_are_named_before_the_model_is_read(run, tmp_path, monkeypatch)
         crf_command(run, split="valid")
     trained = load_run(run)
     other = dataclasses.replace(trained, task=object())
-    monkeypatch.setattr(crf, "load_trained_run", lambda *_, **__: other)
+    monkeypatch.setattr(crf, "load_with_splits", lambda *_, **__: other)
     with pytest.raises(UserError, match="does not predict class probabilities"):
         crf_command(run)
