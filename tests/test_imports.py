@@ -20,7 +20,7 @@ MAY_KNOW = {
     "coco": [],
     "pictures": ["coco", "files", "labels"],
     "inference": ["coco"],
-    "weights": ["files", "messages"],
+    "weights": ["data.datasets.ade20k.class_names", "files", "messages"],
     "evaluation": ["coco", "inference", "labels"],
     "data": ["coco", "labels", "messages", "pictures"],  # the contact sheet
     "tasks": ["labels", "models", "losses", "ops", "inference", "evaluation", "pictures"],
@@ -33,7 +33,8 @@ MAY_KNOW = {
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
-        *("data.augmentation", "data.images", "data.voc_classes", "messages", "weights"),
+        *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
+        *("data.voc_classes", "messages", "weights"),
         # published folders: how their images are read, and the version that reads them
         *("data.orientation", "training.precision", "__version__"),
     ],
@@ -42,8 +43,8 @@ MAY_KNOW = {
         *("models", "ops", "pretrained", "tasks", "training"),
     ],
     "trained": [
-        *("data.checks.examples", "data.loading", "data.orientation"),
-        *("messages", "pretrained", "training"),
+        *("data.checks.examples", "data.image_windows", "data.loading", "data.orientation"),
+        *("inference.views", "messages", "pretrained", "training"),
     ],
     # trained models that leave: published folders, and the forms in JAX of what other rooms
     # compute in NumPy

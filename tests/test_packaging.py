@@ -27,7 +27,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 CONSTRAINTS = ("constraints.txt", "constraints-py311.txt")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 # The benchmark of the CRF takes pydensecrf from an interpreter that the user names.
-ELSEWHERE = {"pydensecrf"}
+ELSEWHERE = {"lightning", "pydensecrf"}
 LINK = re.compile(r"\[[^]]*\]\(([^)]*)\)")
 
 

@@ -130,8 +130,10 @@ def program(
         config = module.Config(workdir=workdir)
     for name, value in settings:
         config = replaced(config, name.split("."), value)
+    config = config.resolved({name for name, _ in settings})
     if per_device is None:
         per_device = config.train.batch_size
+    assert per_device is not None  # by `resolved`
     return Program(module.build(config), config, per_device, predicts)
 
 

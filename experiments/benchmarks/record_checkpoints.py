@@ -56,9 +56,46 @@ def lightning(folder: Path):
     np.savez_compressed(folder / "lightning_arrays.npz", **state)
 
 
+def tensorflow(folder: Path):
+    """Saves variables by the names of slim's MobileNetV2 in two data files, as shards."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    arrays = {"global_step": np.int64(30_000)}
+    for i in range(3):
+        unit = f"MobilenetV2/expanded_conv_{i}"
+        arrays[f"{unit}/depthwise/depthwise_weights"] = rng.normal(size=(3, 3, 4, 1))
+        for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+            arrays[f"{unit}/project/BatchNorm/{part}"] = rng.normal(size=8).astype(np.float32)
+    arrays["half"] = rng.normal(size=3).astype(np.float16)
+    arrays["flags"] = np.array([True, False])
+    arrays["empty"] = np.zeros((0, 3), np.float32)
+    arrays["wide"] = np.arange(300, dtype=np.int32).reshape(2, 150)
+    names = sorted(arrays)
+    prefixes = [str(folder / f"part{i}") for i in range(2)]
+    for i, prefix in enumerate(prefixes):
+        chosen = names[i::2]
+        values = [tf.constant(arrays[name]) for name in chosen]
+        if i == 0:
+            bfloat16 = tf.cast(tf.constant([1.5, -3e38, 0.1]), tf.bfloat16)
+            values += [bfloat16, tf.constant([b"the objects", b"of Keras"])]
+            chosen = [*chosen, "bfloat16", "_CHECKPOINTABLE_OBJECT_GRAPH"]
+            arrays["bfloat16"] = tf.cast(bfloat16, tf.float32).numpy()
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=chosen,
+            shape_and_slices=[""] * len(chosen),
+            tensors=values,
+        )
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=prefixes, destination_prefix=str(folder / "tensorflow.ckpt-30000")
+    )
+    np.savez_compressed(folder / "tensorflow_arrays.npz", **arrays)
+
+
 def main():
     folder, kind = Path(sys.argv[1]), sys.argv[2]
-    {"lightning": lightning}[kind](folder)
+    {"lightning": lightning, "tensorflow": tensorflow}[kind](folder)
 
 
 if __name__ == "__main__":

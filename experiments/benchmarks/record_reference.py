@@ -3,8 +3,9 @@
     PYTHONPATH=. python experiments/benchmarks/record_reference.py tests/fixtures [NAME ...]
 
 Needs torch, torchvision and segmentation-models-pytorch (the extra "benchmarks"); Mask R-CNN needs
-torchvision's compiled operators. The records of Mask R-CNN come from torch 2.14.1 and torchvision
-0.29.1, the others from torch 2.13, torchvision 0.28 and segmentation-models-pytorch 0.6.
+torchvision's compiled operators. The records of Mask R-CNN, MobileNetV3 and SMP's DeepLabV3Plus on
+MobileNetV2 come from torch 2.14.1 and torchvision 0.29.1, the others from torch 2.13 and
+torchvision 0.28; segmentation-models-pytorch is 0.6.
 
 Each record is one `NAME.npz` with inputs, outputs and "shapes", {name: shape} of the state dict.
 The weights are those of `tests/fixtures/reference_weights.py`. "torch_files" writes files of
@@ -33,6 +34,15 @@ MASK_RCNN_SIZE = 192, 256  # the transform leaves images of this size as they ar
 
 def torchvision_deeplabv3_resnet50():
     return outputs(_torchvision_deeplabv3(), height=129, width=161)
+
+
+def torchvision_deeplabv3_mobilenet_v3_large():
+    from torchvision.models import segmentation
+
+    model = segmentation.deeplabv3_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=5, aux_loss=True
+    )
+    return outputs(model, height=65, width=97)
 
 
 def smp_unet_resnet34():
@@ -259,6 +269,7 @@ def torch_files(folder: Path):
 
 RECORDS = (
     torchvision_deeplabv3_resnet50,
+    torchvision_deeplabv3_mobilenet_v3_large,
     torchvision_deeplabv3_resnet50_gradients,
     smp_unet_resnet34,
     smp_unet_mobilenet_v2,

@@ -76,8 +76,8 @@ def evaluate_command(
       images: Folder of images to score the model on.
       masks: Folder of their masks; a mask has the name of its image, with or without more.
       labels: Folder of label maps to score; pixel values are class or object numbers.
-      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
-        file is looked for on this machine.
+      weights: File of the weights NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
+        TensorFlow's .index. Without it, the published file is looked for on this machine.
       split: Splits of the experiment to score.
       output: Folder for the scores and pictures, for a run directory that you cannot write to. The
         run's report then stays as it is.

@@ -204,9 +204,8 @@ def evaluate_labels(labels: Path, flags: MaskFlags, *, output: Path | None) -> N
             *([CellTracking()] if holds != "classes" else []),
         ]
         evaluator, rows = SummingEvaluator(metrics), []
-        bar = tqdm(
-            _predictions(source, len(classes)), "scoring", len(source), unit="image", leave=False
-        )
+        read = _predictions(source, len(classes))
+        bar = tqdm(read, "scoring", len(source), unit="image", leave=False, disable=None)
         for example, prediction in bar:
             rows.append({"id": example["id"], "score": evaluator.update(example, prediction)})
     result = Evaluation("labels", 0, evaluator.result(), rows)

@@ -52,7 +52,8 @@ def export_command(
         model, such as torchvision/deeplabv3_resnet50.
       output: File to write. NAME.stablehlo is for `jax.export.deserialize` and runs on CPUs, GPUs
         and TPUs.
-      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl. Nothing is downloaded.
+      weights: Weights of the model NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
+        TensorFlow's .index. Nothing is downloaded.
       size: Height and width of all images. Models that resize images need it; others run faster
         with it on CPUs.
       dtype: Type of the images' pixels.

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tqdm import tqdm
@@ -28,6 +28,7 @@ from segjax.commands.prediction_inputs import (
     refuse_other_bits,
 )
 from segjax.commands.prediction_names import ProbabilityFormat, planned_files, refuse_to_replace
+from segjax.commands.prediction_parts import is_large, note_large, refuse_in_parts, write_large
 from segjax.commands.prediction_record import make_record, refuse_other_record, write_record
 from segjax.commands.settings import Settings, read_settings, with_settings
 from segjax.data.augmentation.photometric import check_pixel_range
@@ -67,6 +68,7 @@ def predict_command(
         ProbabilityFormat | None,
         tyro.conf.arg(metavar="npy|png", help_behavior_hint="(default: none)"),
     ] = None,
+    whole_pixels: Annotated[int, tyro.conf.arg(metavar="N")] = 100_000_000,
     overwrite: bool = False,
 ) -> None:
     """Segment images with a trained model.
@@ -84,8 +86,8 @@ def predict_command(
       images: PNG, JPEG, TIFF (every page), BMP, GIF, WebP or .npy files, or folders of them. A
         model of images with other bands than grey or RGB takes images with as many.
       output: Folder to write to.
-      weights: File of the weights NAME: .pth, .safetensors, .npz or .pkl. Without it, the published
-        file is looked for on this machine.
+      weights: File of the weights NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
+        TensorFlow's .index. Without it, the published file is looked for on this machine.
       annotations: JSON file in COCO's format that lists the images by name. Detections get its
         image ids and, by the names of the classes, its category ids.
       orientation: How images with an EXIF orientation are read: upright, as viewers show them, or
@@ -99,12 +101,17 @@ def predict_command(
         without a run have some of them.
       probabilities: Also write the class probabilities to probabilities/. npy: NAME.npy, float32
         [height, width, classes]. png: NAME_CLASS.png for each class, 16 bits, 65535 for 1.
+      whole_pixels: Images of more pixels are read, predicted and written part by part, so that they
+        may be larger than memory, by models that label pixels in windows. The labels are the same.
+        Their maps are written to labels_tiff/ and instances_tiff/ only, their pictures reduced.
       overwrite: Replace existing predictions.
     """
     check_batch_size(batch_size)
     weights = find_weights(model, weights, download=download)
     if weights is not None and checkpoint != "best":
         raise UserError(f"--checkpoint is for a run; {model} is a model trained elsewhere")
+    if whole_pixels < 0:
+        raise UserError(f"--whole-pixels {whole_pixels}: expected a number of pixels, 0 or more")
     with user_errors():
         check_pixel_range(pixel_range)
     changes = read_settings(settings)
@@ -134,10 +141,14 @@ def predict_command(
         orientation=orientation,
     )
     refuse_other_record(output, record, overwrite=overwrite)
-    files = read_all(paths, orientation, channels=trained.segmenter.channels)
-    notes += note_turned(paths, orientation=orientation, setting="--orientation")
-    task = trained.segmenter
+    task: Any = trained.segmenter
     detects = hasattr(task, "category_ids")
+    large = [] if detects else [path for path in paths if is_large(path, whole_pixels)]
+    if large:
+        refuse_in_parts(large[0], task, whole_pixels=whole_pixels, probabilities=probabilities)
+    files = read_all(paths, orientation, channels=task.channels, large=large)
+    notes += note_turned(paths, orientation=orientation, setting="--orientation")
+    notes += note_large(files, whole_pixels=whole_pixels)
     if probabilities is not None and detects:
         raise UserError("--probabilities is for models that label pixels; this one detects objects")
     planned = planned_files(files, output, classes=task.classes, probabilities=probabilities)
@@ -159,7 +170,9 @@ def predict_command(
     from segjax.coco.ids import result_ids
     from segjax.commands.prediction_files import DetectionFiles, LabelFiles
     from segjax.data.image_arrays import for_network, read_arrays
+    from segjax.data.label_tiffs import PageTags
     from segjax.trained import predict_all
+    from segjax.trained.parts import PartPredictor
 
     if listing is not None and not detects:
         raise UserError("--annotations is for models that detect objects; this one labels pixels")
@@ -174,6 +187,8 @@ def predict_command(
 
     def examples():
         for file in files:
+            if file.large:
+                continue
             for page, image in enumerate(read_arrays(file.path, orientation=orientation)):
                 matched = for_network(image, task.channels, path=file.path)
                 example = {"id": file.names[page], "image": matched, "original": image}
@@ -184,8 +199,12 @@ def predict_command(
                     example["image_id"] = image_ids[file.path]
                 yield example | ({"page": page} if len(file.names) > 1 else {})
 
+    def label_files():
+        background = getattr(task, "background_class", None)
+        return LabelFiles(output, task.classes, background=background, probabilities=probabilities)
+
     predictions = predict_all(trained, examples(), batch_size=batch_size or 1)
-    count = sum(len(file.names) for file in files)
+    count = sum(len(file.names) for file in files if not file.large)
     bar = tqdm(predictions, total=count, desc="predicting", unit="image", disable=None)
     written = None
     for example, prediction in bar:
@@ -204,11 +223,23 @@ def predict_command(
                         notes=[*(listing.notes if listing is not None else ()), described],
                     )
                 else:
-                    background = getattr(task, "background_class", None)
-                    written = LabelFiles(
-                        output, task.classes, background=background, probabilities=probabilities
-                    )
+                    written = label_files()
         written.write(example, prediction)
+    if large:
+        label_maps = written = written if isinstance(written, LabelFiles) else label_files()
+        predictor = PartPredictor(trained, batch_size=batch_size or 1)
+        for file in files:
+            for page, image in enumerate(file.large):
+                write_large(
+                    predictor,
+                    task,
+                    image,
+                    label_maps,
+                    name=file.names[page],
+                    path=file.path,
+                    tags=file.tags[page] if file.tags else PageTags(),
+                    probabilities=probabilities,
+                )
     if written is not None:
         print("\n".join(written.finish()))
 

@@ -38,12 +38,11 @@ class LabelFiles:
         background: int | None,
         probabilities: ProbabilityFormat | None = None,
     ):
-        self._output = output
+        self.output = output
         self._classes = classes
         self._background = background
         self._probabilities: ProbabilityFormat | None = probabilities
         self._written: set[str] = set()
-        self._folder("labels")
 
     def write(self, example: dict, prediction: dict) -> None:
         """Writes the files of one image, named after its "id"; see `segjax.data.label_tiffs`.
@@ -65,12 +64,12 @@ class LabelFiles:
         else:
             self._write_map("instances", instances, example)
             picture = overlay_instances(example["original"], instances)
-        write_png(self._folder("overlays") / f"{name}.png", picture)
+        write_png(self.folder("overlays") / f"{name}.png", picture)
         if self._probabilities is not None:
             if "probabilities" not in prediction:
                 raise UserError("--probabilities: this model predicts none")
             write_probabilities(
-                self._folder("probabilities"),
+                self.folder("probabilities"),
                 name,
                 prediction["probabilities"],
                 classes=self._classes,
@@ -89,27 +88,28 @@ class LabelFiles:
         }
         lines = {
             "labels": values,
-            "labels_tiff": f"the same {kept}",
+            "labels_tiff": f"the same {kept}" if "labels" in self._written else values,
             "instances": objects,
-            "instances_tiff": f"the same {kept}",
+            "instances_tiff": f"the same {kept}" if "instances" in self._written else objects,
             "probabilities": formats[self._probabilities],
             "overlays": "",
         }
         width = max(map(len, self._written)) + 2
         return [
-            f"{name:{width}}{self._output / name}" + f"  ({text})" * bool(text)
+            f"{name:{width}}{self.output / name}" + f"  ({text})" * bool(text)
             for name, text in lines.items()
             if name in self._written
         ]
 
     def _write_map(self, kind: str, values: np.ndarray, example: dict) -> None:
-        write_labels(self._folder(kind) / f"{example['id']}.png", values)
+        write_labels(self.folder(kind) / f"{example['id']}.png", values)
         if example.get("tags"):
-            path = self._folder(f"{kind}_tiff") / f"{example['id']}.tif"
+            path = self.folder(f"{kind}_tiff") / f"{example['id']}.tif"
             write_label_tiff(path, values, example["tags"])
 
-    def _folder(self, name: str) -> Path:
-        folder = self._output / name
+    def folder(self, name: str) -> Path:
+        """Returns a folder of the output, which is made when it is first asked for."""
+        folder = self.output / name
         if name not in self._written:
             folder.mkdir(parents=True, exist_ok=True)
             self._written.add(name)

@@ -1,6 +1,6 @@
 """The image files that `segjax predict` reads, and the names of what it writes of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.prediction_names import output_names
+from segjax.commands.prediction_parts import LargeImage, open_large
 from segjax.data.orientation import Orientation
 from segjax.messages.lists import list_problems
 
@@ -28,6 +29,7 @@ class ImageFile:
       dtypes: the pixel types of the pages, as networks read them: "uint8", "uint16" or "float32".
       sizes: the sizes (height, width) of the pages.
       tags: the tags of each page that its label map keeps; empty if the file is no TIFF.
+      large: the pages, if they are predicted in parts; else empty.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class ImageFile:
     dtypes: set[str]
     sizes: set[tuple[int, int]]
     tags: tuple["PageTags", ...]
+    large: tuple["LargeImage", ...] = ()
 
 
 def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -52,8 +55,20 @@ def find_all(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
         return find_images(images, suffixes=ARRAY_SUFFIXES), notes
 
 
-def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) -> list[ImageFile]:
+def read_all(
+    paths: Sequence[Path],
+    orientation: Orientation,
+    *,
+    channels: int,
+    large: Collection[Path] = (),
+) -> list[ImageFile]:
     """Reads every image once, to find damaged files before anything is written.
+
+    Args:
+      paths: the files.
+      orientation: how they are read.
+      channels: the bands that the model takes.
+      large: files that are read in windows; see `prediction_parts.is_large`.
 
     Raises:
       UserError: files are damaged, or have other bands than the model's `channels`.
@@ -61,13 +76,19 @@ def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) 
     from segjax.data.image_arrays import for_network, read_arrays
     from segjax.data.label_tiffs import read_page_tags
 
-    kinds, tags, problems = [], [], []
+    kinds, tags, parts, problems = [], [], [], []
     for path in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
         try:
             kinds.append([])
-            for page in read_arrays(path, orientation=orientation):
-                dtype = for_network(page, channels, path=path).dtype.name
-                kinds[-1].append((page.shape[2], dtype, page.shape[:2]))
+            parts.append(tuple(open_large(path, orientation)) if path in large else ())
+            pages = (
+                ((page.image.shape, page.image[:1, :1]) for page in parts[-1])
+                if parts[-1]
+                else ((page.shape, page) for page in read_arrays(path, orientation=orientation))
+            )
+            for shape, pixels in pages:
+                dtype = for_network(pixels, channels, path=path).dtype.name
+                kinds[-1].append((shape[2], dtype, shape[:2]))
             tags.append(read_page_tags(path, len(kinds[-1]), orientation=orientation))
         except (ValueError, OSError) as error:
             problems.append(str(error))
@@ -77,8 +98,12 @@ def read_all(paths: Sequence[Path], orientation: Orientation, *, channels: int) 
         raise UserError(list_problems("the images", problems))
     names = output_names(paths, [len(pages) for pages in kinds])
     return [
-        ImageFile(path, page_names, *map(set, zip(*pages, strict=True)), tags=(*page_tags,))
-        for path, page_names, pages, page_tags in zip(paths, names, kinds, tags, strict=True)
+        ImageFile(
+            path, page_names, *map(set, zip(*pages, strict=True)), tags=(*page_tags,), large=of_file
+        )
+        for path, page_names, pages, page_tags, of_file in zip(
+            paths, names, kinds, tags, parts, strict=True
+        )
     ]
 
 

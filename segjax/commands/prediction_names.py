@@ -70,9 +70,9 @@ def planned_files(
     planned = [output / "detections.json", output / "images.json"]
     for file in files:
         for page, name in enumerate(file.names):
-            folders = ("labels", "instances", "overlays")
+            folders = ("overlays",) if file.large else ("labels", "instances", "overlays")
             planned += [output / folder / f"{name}.png" for folder in folders]
-            if file.tags and file.tags[page]:
+            if file.large or (file.tags and file.tags[page]):
                 folders = ("labels_tiff", "instances_tiff")
                 planned += [output / folder / f"{name}.tif" for folder in folders]
     if probabilities is not None:

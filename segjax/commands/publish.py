@@ -47,7 +47,8 @@ def publish_command(
         such as torchvision/deeplabv3_resnet50, whose file is on this machine or given by --weights.
         With --push alone: a folder that was published before.
       output: Folder to write.
-      weights: Weights of the model NAME: .pth, .safetensors, .npz or .pkl.
+      weights: Weights of the model NAME: .pth, .ckpt, .safetensors, .npz, .pkl or
+        TensorFlow's .index.
       license: Licence of the weights, such as MIT or CC-BY-4.0.
       push: Repository on the Hugging Face Hub to upload the folder to; it is created if it is new.
         Needs the extra "hub", and `hf auth login` once.

@@ -41,9 +41,8 @@ def list_command() -> None:
 HERE says whose folder has the file: a package's own cache, or segjax's,
 {own_folder()}
 Scores are the publishers', in per cent: mIoU of labelled pixels; AP of objects; top-1 of images of
-ImageNet, for backbones, which start a training. Licences are the publishers' too, for torchvision
-and tf that of the package; the data may set terms of its own. tf/ are TensorFlow checkpoints, which
-need a conversion: README.md, section Weights trained elsewhere.
+ImageNet, for backbones, which start a training. Licences are the publishers' too, for torchvision,
+mmdet, mmseg and tf that of the package; the data may set terms of its own.
 
 To download one, once:  segjax weights get NAME
 To segment images:      segjax predict NAME IMAGES... --output DIR

@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segjax.data.images import SUFFIXES, decode_pages, match_channels
 from segjax.data.orientation import Orientation
-from segjax.data.tiff import read_tiff
+from segjax.data.tiff import find_images, opened, read_tiff
 from segjax.data.tiff_tags import (
     is_grey_of_another_type,
     is_photograph,
@@ -23,7 +23,7 @@ from segjax.data.tiff_tags import (
 ARRAY_SUFFIXES = (*SUFFIXES, ".npy")
 
 _NPY = b"\x93NUMPY"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _MOST_CHANNELS = 16  # a first axis up to this length, shorter than the others, looks like channels
 
 
@@ -58,21 +58,43 @@ def read_array(path: str | Path, *, orientation: Orientation = "upright") -> np.
     return image
 
 
-def read_arrays(path: str | Path, *, orientation: Orientation = "upright") -> Iterator[np.ndarray]:
+def read_arrays(
+    path: str | Path, *, orientation: Orientation = "upright", only: int | None = None
+) -> Iterator[np.ndarray]:
     """Yields the images of a TIFF one by one, or the one image of any other file.
 
-    Pixels and errors are as in `read_array`.
+    Pixels and errors are as in `read_array`. With `only`, a number from 0, no other image of a TIFF
+    is decoded; a file without such an image yields none.
     """
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(len(_NPY))
     if start == _NPY:
-        images = iter([_read_npy(path)])
-    elif start[:4] in _TIFF and _needs_tifffile(path):
-        images = read_tiff(path, orientation=orientation)
+        images = iter([_read_npy(path)] if only in (None, 0) else [])
+    elif start[:4] in TIFF_STARTS and needs_tifffile(path):
+        images = read_tiff(path, orientation=orientation, only=only)
     else:
-        images = decode_pages(path, orientation=orientation, any_type=True)
-    return (_with_known_type(image, path) for image in images)
+        images = decode_pages(path, orientation=orientation, any_type=True, only=only)
+    return (with_known_type(image, path) for image in images)
+
+
+def count_images(path: Path) -> int:
+    """Counts the images that `read_arrays` yields, without decoding them.
+
+    Raises ValueError, naming the file, or one of Pillow's many errors if it is damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(4) not in TIFF_STARTS:
+            return 1
+    if needs_tifffile(path):
+        with opened(path) as tiff:
+            return sum(1 for _ in find_images(tiff, path))
+    count = 0
+    with path.open("rb") as file, TiffImageFile(file) as image:
+        for page in range(image.n_frames):
+            image.seek(page)
+            count += not page or not image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 0b101
+    return count
 
 
 def for_network(image: np.ndarray, channels: int, *, path: Path) -> np.ndarray:
@@ -107,6 +129,15 @@ def _read_npy(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path}: damaged, cut short or no array of numbers ({reason:.200})"
         ) from error
+    return check_npy(array, path)
+
+
+def check_npy(array: np.ndarray, path: Path) -> np.ndarray:
+    """Returns the image of a NumPy file, [height, width, bands].
+
+    Raises:
+      ValueError: the array has another shape.
+    """
     if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(
             f"{path}: expected an array [height, width] or [height, width, bands], found shape "
@@ -124,7 +155,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def _needs_tifffile(path: Path) -> bool:
+def needs_tifffile(path: Path) -> bool:
     """Whether Pillow and OpenCV would refuse a TIFF, drop bands of it or take channels for pages.
 
     True also for a file that Pillow cannot open. Damaged pixels are left to Pillow's errors.
@@ -149,7 +180,7 @@ def _needs_tifffile(path: Path) -> bool:
     return False
 
 
-def _with_known_type(image: np.ndarray, path: Path) -> np.ndarray:
+def with_known_type(image: np.ndarray, path: Path) -> np.ndarray:
     """Converts an image to one of the six types of `read_array`."""
     image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
     kind, size = image.dtype.kind, image.dtype.itemsize

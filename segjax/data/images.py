@@ -122,14 +122,18 @@ def read_images(path: str | Path, *, orientation: Orientation = "upright") -> It
 
 
 def decode_pages(
-    path: str | Path, *, orientation: Orientation = "upright", any_type: bool = False
+    path: str | Path,
+    *,
+    orientation: Orientation = "upright",
+    any_type: bool = False,
+    only: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields what `read_images` yields, or more of a TIFF.
 
     With `any_type`, a TIFF may be grey of int16, int32 or float32, and alpha that is not opaque is
-    the last band.
+    the last band. With `only`, a number from 0, no other image is decoded.
     """
-    path = Path(path)
+    path, number = Path(path), -1
     # Pillow gets an open file, not a path. From a path it maps uncompressed TIFFs to memory, and
     # swaps height and width if the orientation tag says so (seen in Pillow 13.0).
     with path.open("rb") as file:
@@ -155,6 +159,9 @@ def decode_pages(
                 else:
                     found, is_wrong = "", False
                     bits = header[24] if image.format == "PNG" else 8  # depth in a PNG's IHDR
+            number += 1
+            if only not in (None, number):
+                continue
             if is_wrong:  # Pillow would drop the other bands or the sign
                 raise ValueError(f"{path}: {_EXPECTED}; found {found}")
             with _decoding(path):

@@ -12,7 +12,9 @@ Three kinds of tags are kept:
 
 import math
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from segjax.data.orientation import QUARTER_TURNS, Orientation, tag_of
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 GDAL_METADATA, GDAL_NODATA = GEO_TAGS[-2:]
 
+_TILE = 512  # pixels on a side of the tiles of a large map
+_CLASSIC = 2**32 - 2**25  # bytes that a TIFF of 32-bit offsets holds, with room for its tags
 _X, _Y, _UNIT = (ExifTags.Base[name] for name in ("XResolution", "YResolution", "ResolutionUnit"))
 _DESCRIPTION = ExifTags.Base.ImageDescription
 _TYPES: dict[int, int] = {_X: 5, _Y: 5, _UNIT: 3, _DESCRIPTION: 2}  # rational, short, ASCII
@@ -104,7 +108,9 @@ def write_label_tiff(path: Path, labels: np.ndarray, tags: PageTags) -> None:
     if tags.resolution is not None:
         values |= dict(zip((_X, _Y, _UNIT), tags.resolution, strict=True))
     if tags.imagej or tags.ome:
-        values[_DESCRIPTION] = (tags.imagej or _ome_xml(labels, tags.ome)).encode("latin-1")
+        values[_DESCRIPTION] = (
+            tags.imagej or _ome_xml(labels.shape, labels.dtype, tags.ome)
+        ).encode("latin-1")
     directory = ImageFileDirectory_v2()
     for tag, value in values.items():
         directory.tagtype[tag], directory[tag] = _TYPES[tag], value
@@ -114,6 +120,81 @@ def write_label_tiff(path: Path, labels: np.ndarray, tags: PageTags) -> None:
         directory.tagtype[tag], directory[tag] = kind, value
     image = Image.fromarray(labels)
     image.save(path, format="TIFF", tiffinfo=directory, compression="tiff_adobe_deflate")
+
+
+def write_label_tiff_in_parts(
+    path: Path, bands: Iterable[np.ndarray], size: tuple[int, int], dtype: Any, tags: PageTags
+) -> None:
+    """Writes a label map as it comes: a grey TIFF in compressed tiles, with the tags of its image.
+
+    A map of 4 GB and more is a BigTIFF. An interrupted file has the suffix .part.
+
+    Args:
+      path: the file.
+      bands: the rows of the map, [rows, width] bands.
+      size: height and width.
+      dtype: unsigned integers of 8, 16 or 32 bits.
+      tags: the tags of the page that the labels belong to.
+
+    Raises:
+      ValueError: tifffile is not installed.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(
+            f"{path}: tifffile writes large label maps; pip install 'segjax[tiff]'"
+        ) from None
+    dtype = np.dtype(dtype)
+    options: dict[str, Any] = {}
+    if tags.resolution is not None:
+        x, y, unit = tags.resolution
+        options |= {"resolution": (_ratio(x), _ratio(y)), "resolutionunit": unit}
+    if tags.imagej or tags.ome:
+        options["description"] = (tags.imagej or _ome_xml(size, dtype, tags.ome)).encode("latin-1")
+    extra = []
+    for tag, (kind, value) in tags.geo.items():
+        if isinstance(value, str):
+            value = value.encode("latin-1")
+        is_text = isinstance(value, bytes)
+        values = value if is_text or isinstance(value, tuple) else (value,)
+        extra.append((tag, kind, len(values), values, True))
+    part = path.with_name(f"{path.name}.part")
+    large = size[0] * size[1] * dtype.itemsize >= _CLASSIC
+    with tifffile.TiffWriter(part, bigtiff=large) as writer:
+        writer.write(
+            (tile.astype(dtype) for tile in _tiles(bands, size[1])),
+            shape=size,
+            dtype=dtype,
+            tile=(_TILE, _TILE),
+            compression="zlib",
+            photometric="minisblack",
+            software=False,
+            metadata=None,
+            extratags=extra,
+            **options,
+        )
+    part.replace(path)
+
+
+def _tiles(bands: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
+    """Cuts bands of any heights into tiles, row by row; zeros fill the last ones."""
+    rows = np.zeros((0, width), np.uint8)
+    for band in chain(bands, (None,)):
+        rows = rows if band is None else np.concatenate([rows, band])
+        while len(rows) >= _TILE or (band is None and len(rows)):
+            for left in range(0, width, _TILE):
+                tile = rows[:_TILE, left : left + _TILE]
+                room = [(0, _TILE - length) for length in tile.shape]
+                yield np.pad(tile, room)
+            rows = rows[_TILE:]
+
+
+def _ratio(value: Any) -> Any:
+    """A resolution as numerator and denominator, if it is a fraction."""
+    if hasattr(value, "numerator") and hasattr(value, "denominator"):
+        return int(value.numerator), int(value.denominator)
+    return float(value)
 
 
 def _read(tags, description: PageTags) -> PageTags:
@@ -182,15 +263,15 @@ def _turned(tags: PageTags, tag: int) -> PageTags:
     return replace(tags, ome=ome, resolution=(y, x, unit))
 
 
-def _ome_xml(labels: np.ndarray, sizes: dict[str, str]) -> str:
+def _ome_xml(size: Sequence[int], dtype: np.dtype, sizes: dict[str, str]) -> str:
     """OME's description of a single page, as text in Latin-1 of the bytes in UTF-8."""
-    height, width = labels.shape
+    height, width = size
     attributes = "".join(f' {name}="{value}"' for name, value in sizes.items())
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
         '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
-        f'Type="{labels.dtype.name}" SizeX="{width}" SizeY="{height}" SizeC="1" SizeZ="1" '
+        f'Type="{dtype.name}" SizeX="{width}" SizeY="{height}" SizeC="1" SizeZ="1" '
         f'SizeT="1"{attributes}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
         '<TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
     )

@@ -18,12 +18,17 @@ predicts many images in one stream of windows::
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
 import numpy as np
 
-from segjax.inference.stitching import checked_outputs, image_size, mean_of_windows
+from segjax.inference.stitching import (
+    checked_outputs,
+    image_size,
+    mean_in_parts,
+    mean_of_windows,
+)
 
 
 class Covering(Protocol):
@@ -161,6 +166,18 @@ class SlidingWindow:
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
         count = len(self.positions(image_shape))
         return mean_of_windows(
+            checked_outputs(outputs, count=count, size=self.size, covering=self),
+            image_size(image_shape),
+            starts=self._starts(image_shape),
+            window=self.size,
+        )
+
+    def stitch_parts(
+        self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Joins as `stitch`, part by part; see `segjax.inference.stitching.mean_in_parts`."""
+        count = len(self.positions(image_shape))
+        return mean_in_parts(
             checked_outputs(outputs, count=count, size=self.size, covering=self),
             image_size(image_shape),
             starts=self._starts(image_shape),

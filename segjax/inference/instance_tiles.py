@@ -24,6 +24,7 @@ from segjax.coco import run_lengths as rle
 from segjax.inference.coverings import SlidingWindow
 
 SAME_OBJECT = 0.5  # smallest overlap of two masks of one object, where both windows see
+BEYOND = 0.1  # share of a mask outside of a window that tells that the object goes on there
 # A box ends at a border if it comes within this share of its own side, or within two pixels.
 # Predicted boxes rarely end on the very pixel.
 _NEAR, _NEAR_PIXELS = 0.05, 2.0
@@ -122,13 +123,17 @@ def join_windows(
     of one class in different windows are compared in the region that both windows see. If a border
     that cuts one of them runs through the other's window, their overlap is the intersection divided
     by the smaller mask there: the cut one may be a sliver. Otherwise it is the intersection over
-    union. From `SAME_OBJECT` on, they are one object:
+    union. From `SAME_OBJECT` on, they are one object. A detection sees beyond the other's window if
+    more than `BEYOND` of its pixels lie there.
 
-    1. Of two that are not cut, the one with the lower score is dropped. Each suppresses at most one
-       detection of another window, so that neighbours which a window tells apart stay apart.
-    2. A cut one is dropped if one that is not cut sees the same object whole.
-    3. Cut ones that remain are joined, also in chains: the mask is their union, the box surrounds
-       theirs, and the score is their highest.
+    1. If both see beyond the other's window, they are joined.
+    2. If one does, the other is dropped, unless the one is cut: then they are joined.
+    3. If none does, a cut one is dropped for one that is not cut. Of two that are not cut, the one
+       with the lower score is dropped; each suppresses at most one detection of another window, so
+       that neighbours which a window tells apart stay apart. Two cut ones are joined.
+
+    Joined detections form chains: the mask is the union of all that are not dropped, the box
+    surrounds theirs, and the score is their highest.
 
     Args:
       found: for each window, "boxes" [n, 4], "scores" [n] and "classes" [n] in the frame of the
@@ -155,13 +160,20 @@ def join_windows(
             *(windows[place] for place in (first, second)),
         ):
             pair = (first, i), (second, j)
-            match cut[first][i], cut[second][j]:
-                case False, False:
-                    whole_pairs.append((overlap, pair))
-                case True, True:
+            ours, theirs = (detections[place][number] for place, number in pair)
+            beyond = _sees_beyond(ours, windows[second]), _sees_beyond(theirs, windows[first])
+            cuts = cut[first][i], cut[second][j]
+            if beyond == (False, False) and cuts == (False, False):
+                whole_pairs.append((overlap, pair))
+            elif beyond[0] == beyond[1]:
+                if all(beyond) or all(cuts):
                     links.append(pair)
-                case is_cut, _:
-                    dropped.add(pair[0 if is_cut else 1])
+                else:
+                    dropped.add(pair[cuts.index(True)])
+            elif cuts[beyond.index(True)]:
+                links.append(pair)
+            else:
+                dropped.add(pair[beyond.index(False)])
         dropped |= _suppressed(whole_pairs, detections)
     groups = _connected(
         [
@@ -221,6 +233,13 @@ def _is_cut_within(box, window: Window, other: Window) -> bool:
         other.bottom > window.bottom,
     )
     return any(end and inside for end, inside in zip(_ends(box, window), inner, strict=True))
+
+
+def _sees_beyond(detection: Detection, other: Window) -> bool:
+    """Whether more than `BEYOND` of a mask lies outside of another window."""
+    inside = detection.pixels_in(other.top, other.left, other.bottom, other.right)
+    area = np.count_nonzero(detection.mask)
+    return bool(area - np.count_nonzero(inside) > BEYOND * area)
 
 
 def _neighbours(windows: Sequence[Window]) -> Iterator[tuple[int, int]]:

@@ -41,6 +41,26 @@ class LongSide:
         return enlarged_size(image_shape, self.length / max(image_shape[:2]))
 
 
+@dataclass(frozen=True)
+class Within:
+    """The largest size of the image's aspect ratio whose sides have at most these lengths.
+
+    mmsegmentation resizes so; the longer limit is for the longer side, whichever that is.
+    """
+
+    short: int
+    long: int
+
+    def __post_init__(self):
+        if not 1 <= self.short <= self.long:
+            raise ValueError(f"expected 1 ≤ short ≤ long, found {self.short} and {self.long}")
+
+    def __call__(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """Takes [height, width, ...], returns (height, width)."""
+        short, long = sorted(image_shape[:2])
+        return enlarged_size(image_shape, min(self.short / short, self.long / long))
+
+
 def enlarged_size(image_shape: Sequence[int], scale: float) -> tuple[int, int]:
     """Multiplies an image's height and width by `scale` and rounds, to at least 1 pixel each."""
     height, width = (max(int(length * scale + 0.5), 1) for length in image_shape[:2])

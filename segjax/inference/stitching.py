@@ -72,6 +72,54 @@ def mean_of_windows(
     return mean
 
 
+def mean_in_parts(
+    outputs: Iterable[np.ndarray],
+    size: tuple[int, int],
+    *,
+    starts: Sequence[Sequence[int]],
+    window: Sequence[int],
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Averages as `mean_of_windows`, bit for bit, and yields each part once it is complete.
+
+    Memory holds one window, and the rows that the next row of windows overlaps.
+
+    Args:
+      outputs, size, starts, window: as in `mean_of_windows`.
+
+    Yields:
+      (row, column, part [h, w, ...]) row by row of windows; the parts cover the image once.
+    """
+    shares = [_shares(of_axis, length) for of_axis, length in zip(starts, window, strict=True)]
+    stops = [[*of_axis[1:], length] for of_axis, length in zip(starts, size, strict=True)]
+    outputs = iter(outputs)
+    above = None  # sums of the rows that the windows above share with this row of windows
+    for row, next_row in zip(starts[0], stops[0], strict=True):
+        below, before = None, None
+        height = min(window[0], size[0] - row)
+        for column, next_column in zip(starts[1], stops[1], strict=True):
+            output = next(outputs)
+            width = min(window[1], size[1] - column)
+            dtype = np.result_type(output.dtype, np.float32)
+            sums = np.zeros((height, width, *output.shape[2:]), dtype)
+            done = 0 if before is None else before.shape[1]
+            if before is not None:
+                sums[:, :done] = before
+            if above is not None:
+                sums[: len(above), done:] = above[:, column + done : column + width]
+            share = np.outer(shares[0][row], shares[1][column])[:height, :width]
+            sums += output[:height, :width] * np.expand_dims(share, tuple(range(2, output.ndim)))
+            step, across = next_row - row, next_column - column
+            yield row, column, sums[:step, :across]
+            if step < height:
+                if below is None:
+                    below = np.zeros((height - step, size[1], *output.shape[2:]), dtype)
+                below[:, column:next_column] = sums[step:, :across]
+            before = sums[:, across:].copy()
+        above = below
+    if next(outputs, None) is not None:
+        raise ValueError("expected an output for each window, found more")
+
+
 def _shares(starts: Sequence[int], length: int) -> Mapping[int, np.ndarray]:
     """Maps each start along one axis to its window's share of each pixel, float32 [length]."""
     count = np.zeros(starts[-1] + length)

@@ -12,11 +12,16 @@ further into its mirror image.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from segjax.inference.stitching import checked_outputs, image_size, mean_of_windows
+from segjax.inference.stitching import (
+    checked_outputs,
+    image_size,
+    mean_in_parts,
+    mean_of_windows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,18 @@ class Tiling:
     def stitch(self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]) -> np.ndarray:
         count = len(self.positions(image_shape))
         return mean_of_windows(
+            checked_outputs(outputs, count=count, size=self.output_size, covering=self),
+            image_size(image_shape),
+            starts=self._starts(image_shape),
+            window=self.output_size,
+        )
+
+    def stitch_parts(
+        self, outputs: Iterable[np.ndarray], image_shape: Sequence[int]
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Joins as `stitch`, part by part; see `segjax.inference.stitching.mean_in_parts`."""
+        count = len(self.positions(image_shape))
+        return mean_in_parts(
             checked_outputs(outputs, count=count, size=self.output_size, covering=self),
             image_size(image_shape),
             starts=self._starts(image_shape),

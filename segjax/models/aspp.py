@@ -26,7 +26,7 @@ def rates_at(output_stride: int) -> tuple[int, ...]:
 
 
 class ASPP(nn.Module):
-    """1×1, 3×3 at each rate, image pooling → concatenation in that order → 1×1 → dropout.
+    """1×1, 3×3 at each rate, image pooling → concatenation in that order → projection → dropout.
 
     Parameters: "pointwise", "atrous1" …, "image_pooling", "projection".
 
@@ -40,6 +40,7 @@ class ASPP(nn.Module):
       separable: whether the 3×3 branches are atrous separable convolutions.
       normalize_depthwise: whether a separable convolution has norm and ReLU between its two parts.
         TensorFlow DeepLab has them; segmentation-models-pytorch does not.
+      projection_size: side of the projection's kernel; the paper's is 1, mmsegmentation's 3.
       dropout_rate: dropout after the projection.
       align_corners: whether upsampling the window means keeps corner positions in place.
     """
@@ -49,6 +50,7 @@ class ASPP(nn.Module):
     image_pooling: ImagePooling = True
     separable: bool = False
     normalize_depthwise: bool = True
+    projection_size: int = 1
     dropout_rate: float = 0.1
     align_corners: bool = True
     norm: Norm = BatchNorm
@@ -78,7 +80,10 @@ class ASPP(nn.Module):
         if self.image_pooling:
             maps.append(self._pooled(x, train))
         x = jnp.concatenate(maps, axis=-1)
-        x = ConvolutionNorm(self.features, kernel_size=1, name="projection", **shared)(x, train)
+        projection = ConvolutionNorm(
+            self.features, kernel_size=self.projection_size, name="projection", **shared
+        )
+        x = projection(x, train)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
     def _pooled(self, x, train):

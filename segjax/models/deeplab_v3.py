@@ -14,6 +14,8 @@ multi-scale input. The paper's tables and the well-known implementations, by arg
   torchvision                 output_stride=8, multi_grid=None, head_features=256,
                               dropout_rate=0.5, auxiliary_head=True, align_corners=False
   detectron2                  image_pooling=(32, 64), align_corners=False
+  mmsegmentation              as torchvision, with backbone="resnet50_v1c", aspp_features=512,
+                              projection_size=3, head_features=None, dropout_rate=0.1
 """
 
 from typing import Any
@@ -47,6 +49,7 @@ class DeepLabV3(Network):
       image_pooling: ASPP's image-level branch: True for the mean over the map, (height, width) for
         means over windows of that many positions, as in detectron2, False for none.
       aspp_features: channels of ASPP.
+      projection_size: side of the kernel of ASPP's projection: 1 in the paper, 3 in mmsegmentation.
       head_features: channels of a 3×3 convolution between ASPP and the classifier; None for none.
       dropout_rate: dropout after ASPP's projection: 0.1 in the released code, 0.5 in torchvision.
       auxiliary_head: whether there is an `AuxiliaryHead` on the stage before the last.
@@ -66,6 +69,7 @@ class DeepLabV3(Network):
     atrous_rates: tuple[int, ...] | None = None
     image_pooling: ImagePooling = True
     aspp_features: int = 256
+    projection_size: int = 1
     head_features: int | None = None
     dropout_rate: float = 0.1
     auxiliary_head: bool = False
@@ -96,6 +100,7 @@ class DeepLabV3(Network):
                 rates_at(self.output_stride) if rates is None else rates,
                 features=self.aspp_features,
                 image_pooling=self.image_pooling,
+                projection_size=self.projection_size,
                 dropout_rate=self.dropout_rate,
                 align_corners=self.align_corners,
                 norm=self.norm,

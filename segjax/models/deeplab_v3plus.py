@@ -82,7 +82,7 @@ class DeepLabV3Plus(Network):
       num_classes: number of classes, background included.
       backbone: a backbone's name, or a module, which keeps its own norm and dtype.
       output_stride: the encoder's: 8, 16 or 32.
-      multi_grid, atrous_rates, image_pooling, aspp_features: as in `DeepLabV3`.
+      multi_grid, atrous_rates, image_pooling, aspp_features, projection_size: as in `DeepLabV3`.
       head_features: channels of a 3×3 convolution between ASPP and decoder; None for none.
       dropout_rate: dropout after ASPP's projection.
       low_level_features: channels to which the map of stride 4 is reduced; None for no decoder.
@@ -104,6 +104,7 @@ class DeepLabV3Plus(Network):
     atrous_rates: tuple[int, ...] | None = None
     image_pooling: ImagePooling = True
     aspp_features: int = 256
+    projection_size: int = 1
     head_features: int | None = None
     dropout_rate: float = 0.1
     low_level_features: int | None = 48
@@ -138,6 +139,7 @@ class DeepLabV3Plus(Network):
             rates_at(self.output_stride) if rates is None else rates,
             features=self.aspp_features,
             image_pooling=self.image_pooling,
+            projection_size=self.projection_size,
             separable=self.separable,
             normalize_depthwise=self.normalize_depthwise,
             dropout_rate=self.dropout_rate,

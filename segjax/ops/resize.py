@@ -52,7 +52,8 @@ def _resized_columns(x, *, options):
     """Multiplies [batch, height, width, channels] and the weights, for the options of `_columns`:
     width, new width, and whether corners are aligned.
     """
-    weights = _interpolation_matrix(*options, x.dtype)
+    width, new, align_corners = options
+    weights = _interpolation_matrix(width, new, align_corners, x.dtype)
     return _product(x, weights, (((2,), (1,)), ((), ()))).swapaxes(2, 3)
 
 
@@ -64,12 +65,13 @@ def _columns_by_row(x, *, options, contracted=2):
     it finds no tiles for the fusion and refuses the program: "Couldn't find output tile sizes"
     (openxla/xla#36792; jax 0.10.2, two classes or ResNet-101's whole step).
     """
-    batch, height, width, channels = x.shape
-    weights = _interpolation_matrix(*options, x.dtype)
+    batch, height = x.shape[:2]
+    width, new, align_corners = options
+    weights = _interpolation_matrix(width, new, align_corners, x.dtype)
     weights = jnp.broadcast_to(weights[None], (batch * height, *weights.shape))
-    rows = x.reshape(batch * height, width, channels)
+    rows = x.reshape(batch * height, *x.shape[2:])
     columns = _product(weights, rows, (((contracted,), (1,)), ((0,), (0,))))
-    return columns.reshape(batch, height, -1, channels)
+    return columns.reshape(batch, height, *columns.shape[1:])
 
 
 def _resized_columns_gradient(gradient, *, options):

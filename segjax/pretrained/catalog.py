@@ -11,13 +11,15 @@ from segjax.pretrained import (
     detectron2,
     detectron2_detection,
     keras,
+    mmdet,
+    mmseg,
     smp,
     tf_deeplab,
     torchvision,
     torchvision_detection,
 )
 from segjax.pretrained.converted import Conversion, Pretrained
-from segjax.pretrained.files import is_readable, read_weights
+from segjax.pretrained.files import read_weights
 from segjax.pretrained.mapping import Source
 from segjax.pretrained.published import is_published, load_published
 from segjax.pretrained.state_dict import without_prefixes
@@ -28,6 +30,7 @@ from segjax.weights.places import MissingWeights, known, locate
 SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/deeplabv3_resnet50": torchvision.convert_deeplabv3,
     "torchvision/deeplabv3_resnet101": torchvision.convert_deeplabv3,
+    "torchvision/deeplabv3_mobilenet_v3_large": torchvision.convert_deeplabv3,
     "torchvision/maskrcnn_resnet50_fpn": torchvision_detection.convert_maskrcnn,
     "torchvision/maskrcnn_resnet50_fpn_v2": torchvision_detection.convert_maskrcnn,
     "torchvision/resnet18": torchvision.convert_resnet,
@@ -35,6 +38,7 @@ SOURCES: dict[str, Callable[..., Conversion]] = {
     "torchvision/resnet50": torchvision.convert_resnet,
     "torchvision/resnet101": torchvision.convert_resnet,
     "torchvision/mobilenet_v2": torchvision.convert_mobilenet_v2,
+    "torchvision/mobilenet_v3_large": torchvision.convert_mobilenet_v3,
     "torchvision/vgg16": torchvision.convert_vgg16,
     "smp/resnet18": torchvision.convert_resnet,
     "smp/resnet34": torchvision.convert_resnet,
@@ -65,6 +69,19 @@ SOURCES: dict[str, Callable[..., Conversion]] = {
     "detectron2/resnet50": detectron2.convert_resnet,
     "detectron2/resnet101": detectron2.convert_resnet,
     "detectron2/resnext101": detectron2.convert_resnet,
+    "mmseg/deeplabv3_r50-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r101-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r50-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3_r101-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r50-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r101-d8": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r50-d8_769x769": mmseg.convert_deeplab,
+    "mmseg/deeplabv3plus_r101-d8_769x769": mmseg.convert_deeplab,
+    "mmdet/mask-rcnn_r50_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r101_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r50-caffe_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_r101-caffe_fpn": mmdet.convert_mask_rcnn,
+    "mmdet/mask-rcnn_x101-32x8d_fpn": mmdet.convert_mask_rcnn,
     "keras/vgg16": keras.convert_vgg16,
 }
 
@@ -77,13 +94,14 @@ def convert(name: str, state_dict: Mapping[str, np.ndarray], **options) -> Pretr
         (`segjax weights list`).
       state_dict: arrays by the package's names, in its layout and of any float type. Prefixes that
         all names have, such as "model." or "_orig_mod.", are removed if the names fit better
-        without; see `segjax.pretrained.state_dict`. The arrays decide
-        the number of classes and channels, and whether the model has an auxiliary head. A semantic
-        head with a single output, a sigmoid, becomes one of two classes with the same
-        probabilities: background and foreground, unless `classes` names them.
+        without; see `segjax.pretrained.state_dict`. The arrays decide the number of classes and
+        channels, and whether the model has an auxiliary head. A semantic head with a single output,
+        a sigmoid, becomes one of two classes with the same probabilities: background and
+        foreground, unless `classes` names them.
       options: options of the converter, such as `classes`, or `output_stride` for TensorFlow's
         models; see `segjax.pretrained.{torchvision,torchvision_detection,smp,tf_deeplab,detectron2,
-        detectron2_detection,keras}`. Known weights have options of their own, which these replace.
+        detectron2_detection,mmseg,mmdet,keras}`. Known weights have options of their own, which
+        these replace.
 
     Raises:
       ValueError: there is no such name, or arrays are missing, unknown or wrongly shaped; the
@@ -164,17 +182,10 @@ def find_file(name: str, *, download: bool = False) -> Path:
 
 
 def check_has_file(name: str) -> None:
-    """Raises ValueError for a name without a known file that `read_weights` reads."""
+    """Raises ValueError for a name without a known file."""
     check_name(name)
-    weights = find(name)
-    if weights is None:
+    if find(name) is None:
         raise ValueError(f"{name}: no published file is known; name your own file of weights")
-    if not is_readable(weights.file):
-        raise ValueError(
-            f"{name}: {weights.file} holds a TensorFlow checkpoint; README.md, section Weights "
-            "trained elsewhere, says how to save it as .npz. Then name that file: --weights FILE, "
-            "or --initial.weights FILE"
-        )
 
 
 def check_name(name: str) -> None:
@@ -184,7 +195,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"no pretrained weights {name!r}{hint} There are {', '.join(SOURCES)}")
 
 
-def _source_of(name: str) -> tuple[str, Mapping[str, Any]]:
+def _source_of(name: str) -> tuple[str, dict[str, Any]]:
     """Returns the entry of `SOURCES` for a name, and the options of known weights."""
     check_name(name)
     weights = KNOWN.get(name)

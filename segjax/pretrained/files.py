@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from segjax.messages.lists import few
 from segjax.pretrained.restricted_pickle import ArrayUnpickler, RefusedPickle, plain
 from segjax.pretrained.state_dict import unwrapped
+from segjax.pretrained.tf_checkpoint import read_tf_archive, read_tf_checkpoint
 from segjax.pretrained.torch_file import read_torch_file
 
 
@@ -20,6 +21,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     - .pth, .pt, .bin, .ckpt: files of `torch.save`, in either of its formats; .ckpt is Lightning's.
     - .safetensors, .npz.
     - .pkl: a pickle of NumPy arrays, as in detectron2's model zoo.
+    - .index: a TensorFlow checkpoint, with its .data files beside it. The name without .index, as
+      TensorFlow takes it, and the folder with one checkpoint do too.
+    - .gz: a .tar.gz with one TensorFlow checkpoint, as TensorFlow DeepLab's model zoo has them.
 
     A dict such as {"model": {...}, "optimizer": ...} gives the model's arrays; whatever else is in
     it, such as a Lightning module's callbacks, is neither read nor run. If all names begin with
@@ -27,11 +31,16 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     `segjax.pretrained.convert`. Arrays keep their type, except that bfloat16 becomes float32.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: there is no such file, or a checkpoint's data file is missing.
       ValueError: the suffix is none of these; the file is damaged or not what its suffix says; or
         the model's part holds anything but arrays. The message names the file.
     """
     path = Path(path)
+    index = path.with_name(f"{path.name}.index")
+    if path.is_dir():
+        path = _checkpoint_in(path)
+    elif not path.exists() and index.is_file():
+        path = index
     if path.suffix.lower() not in _READERS:
         raise ValueError(f"{path}: expected a file of weights ending in {', '.join(_READERS)}")
     if not path.is_file():
@@ -41,6 +50,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         value = read(path)
     except RefusedPickle as error:
         raise ValueError(f"{path}: {error}") from error
+    except FileNotFoundError:
+        raise
     # A damaged pickle or archive can raise anything from KeyError to MemoryError.
     except Exception as error:
         reason = str(error) or type(error).__name__
@@ -48,9 +59,15 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return _named_arrays(value, path)
 
 
-def is_readable(path: str | Path) -> bool:
-    """Whether `read_weights` reads files with this suffix."""
-    return Path(path).suffix.lower() in _READERS
+def _checkpoint_in(folder: Path) -> Path:
+    found = sorted(folder.glob("*.index"))
+    if len(found) != 1:
+        names = f": {few([file.name for file in found], most=5)}" if found else ""
+        raise ValueError(
+            f"{folder}: a folder; expected a file of weights, or a folder with one TensorFlow "
+            f"checkpoint (NAME.index), found {len(found)}{names}"
+        )
+    return found[0]
 
 
 def _read_npz(path: Path) -> dict:
@@ -102,4 +119,6 @@ _READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     ".safetensors": ("a file of safetensors", _read_safetensors),
     ".npz": ("an archive of np.savez", _read_npz),
     ".pkl": ("a pickle of arrays", _read_pickle),
+    ".index": ("a TensorFlow checkpoint", read_tf_checkpoint),
+    ".gz": ("a .tar.gz with one TensorFlow checkpoint", read_tf_archive),
 }

@@ -83,9 +83,10 @@ class Constant:
 Table = dict[str, Source | Constant]
 
 
-def torch_convolution(path: str, name: str, *, bias: bool = False) -> Table:
-    """Returns the entries of a `Convolution` for a `Conv2d`, depthwise or not."""
-    table: Table = {f"params/{path}/kernel": Source(f"{name}.weight", OIHW)}
+def torch_convolution(path: str, name: str, *, bias: bool = False, first_input: int = 0) -> Table:
+    """Returns the entries of a `Convolution` for a `Conv2d`, depthwise or not; see `Source`."""
+    kernel = Source(f"{name}.weight", OIHW, first_input=first_input)
+    table: Table = {f"params/{path}/kernel": kernel}
     return table | ({f"params/{path}/bias": Source(f"{name}.bias")} if bias else {})
 
 

@@ -104,7 +104,7 @@ class Inert:
     extend = add = append
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Replaces the arrays in nested dicts and lists by NumPy arrays.
 
     Raises:

@@ -80,10 +80,19 @@ def convert_deeplabv3plus(
     Args:
       output_stride, atrous_rates: `encoder_output_stride` and `decoder_atrous_rates` of the
         trained model, which its state dict does not hold. Unlike the paper, the package does not
-        halve the rates at output stride 16.
+        halve the rates at output stride 16. Models trained at 8 are refused: there the package
+        gives all blocks of stage 3 the larger rate, and our backbones all but the first.
       classes: names of the classes; VOC's by default if there are 21. A head with one output has
         two classes, of which the first is the background.
+
+    Raises:
+      ValueError: `output_stride` is not 16.
     """
+    if output_stride != 16:
+        raise ValueError(
+            f"output_stride={output_stride}: expected 16; at 8, stage 3 of the package's encoders "
+            "is dilated otherwise than ours, and the logits would differ"
+        )
     encoder = name.removeprefix("smp/deeplabv3plus_")
     resnet = RESNETS[encoder]() if encoder in RESNETS else None
     outputs = length_of(state_dict, f"{HEAD}.weight", 0, otherwise=1)

@@ -2,9 +2,10 @@
 https://github.com/tensorflow/models/tree/master/research/deeplab.
 
 Follows its code (model.py, core/xception.py, slim's mobilenet_v2.py) and, for MobileNetV2, a
-trained network. Save a checkpoint as .npz with NumPy: {variable name: array}. Batch norms may be
-present ("BatchNorm/gamma" ...) or folded into weights and "biases", as in inference graphs. A
-folded norm becomes one whose statistics change nothing; it must stay frozen in training.
+trained network. `read_weights` reads the checkpoints in its archives (model.ckpt-….index). Batch
+norms may be present ("BatchNorm/gamma" ...) or folded into weights and "biases", as in inference
+graphs, whose constants a .npz may hold. A folded norm becomes one whose statistics change nothing;
+it must stay frozen in training.
 """
 
 import functools

@@ -4,6 +4,7 @@ Follows the module names of version 0.28, which segmentation-models-pytorch's en
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from segjax.inference.coverings import WholeImage
 from segjax.inference.resizing import ShortSide
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.mobilenet_v3 import LARGE, MobileNetV3
 from segjax.models.backbones.registry import BackboneName
 from segjax.models.backbones.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.deeplab_v3 import DeepLabV3
+from segjax.models.normalization import BatchNorm
 from segjax.pretrained.converted import Conversion, class_names
 from segjax.pretrained.mapping import (
     Table,
@@ -33,6 +36,7 @@ RESNETS = {
     "resnet50": resnet50,
     "resnet101": resnet101,
 }
+MOBILE_NORM = partial(BatchNorm, epsilon=1e-3)  # MobileNetV3's
 # Ignored: counters of batches, which a norm with a fixed momentum does not use.
 COUNTERS = r"\.num_batches_tracked$"
 
@@ -66,6 +70,29 @@ def mobilenet_v2_table(*, prefix: str) -> Table:
     return table
 
 
+def mobilenet_v3_table(prefix: str) -> Table:
+    """Returns the entries of a `MobileNetV3`; the prefix is such as "features."."""
+    table = torch_layer("stem", f"{prefix}0.0", f"{prefix}0.1")
+    channels = 16
+    for i, line in enumerate(LARGE, 1):
+        ours, theirs, place = f"bottleneck{i}", f"{prefix}{i}.block", 0
+        for name in ("expand", "depthwise", "squeeze", "project"):
+            if name == "squeeze" and line.squeeze:
+                for part, layer in (("reduce", "fc1"), ("restore", "fc2")):
+                    table |= torch_convolution(
+                        f"{ours}/squeeze/{part}", f"{theirs}.{place}.{layer}", bias=True
+                    )
+            elif name == "squeeze" or (name == "expand" and line.expanded == channels):
+                continue
+            else:
+                layer = f"{theirs}.{place}"
+                table |= torch_layer(f"{ours}/{name}", f"{layer}.0", f"{layer}.1")
+            place += 1
+        channels = line.features
+    top = f"{prefix}{len(LARGE) + 1}"
+    return table | torch_layer("top", f"{top}.0", f"{top}.1")
+
+
 def convert_resnet(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts an ImageNet ResNet to a backbone, without its classifier "fc".
 
@@ -85,6 +112,13 @@ def convert_mobilenet_v2(state_dict: Mapping[str, np.ndarray], *, name: str) -> 
     return Conversion(MobileNetV2(), table, state_dict, ignored, IMAGENET)
 
 
+def convert_mobilenet_v3(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
+    """Converts the ImageNet MobileNetV3-Large to a backbone, without its "classifier"."""
+    ignored = rf"{COUNTERS}|^classifier\."
+    table = mobilenet_v3_table("features.")
+    return Conversion(MobileNetV3(norm=MOBILE_NORM), table, state_dict, ignored, IMAGENET)
+
+
 def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Conversion:
     """Converts the ImageNet VGG-16 without batch norm to a backbone, without its "classifier"."""
     vgg = VGG16()
@@ -101,9 +135,10 @@ def convert_vgg16(state_dict: Mapping[str, np.ndarray], *, name: str) -> Convers
 def convert_deeplabv3(
     state_dict: Mapping[str, np.ndarray], *, name: str, classes: tuple[str, ...] | None = None
 ) -> Conversion:
-    """Converts DeepLab v3 at output stride 8, with the auxiliary head if the state dict has one.
+    """Converts DeepLab v3, with the auxiliary head if the state dict has one.
 
-    Prediction resizes the shorter side to 520 pixels, as torchvision's reference evaluation does.
+    The output stride is 8, and 16 with MobileNetV3-Large; the atrous rates are the same. Prediction
+    resizes the shorter side to 520 pixels, as torchvision's reference evaluation does.
 
     Args:
       classes: names of the classes; VOC's by default if there are 21. A head with one output has
@@ -113,17 +148,21 @@ def convert_deeplabv3(
     outputs = length_of(state_dict, "classifier.4.weight", 0, otherwise=21)
     classes = class_names(outputs, classes)
     has_auxiliary_head = any(key.startswith("aux_classifier.") for key in state_dict)
+    resnet = RESNETS[backbone]() if backbone in RESNETS else None
     model = DeepLabV3(
         len(classes),
-        backbone=backbone,
-        output_stride=8,
-        multi_grid=None,
+        backbone=backbone if resnet else MobileNetV3(norm=MOBILE_NORM),
+        output_stride=8 if resnet else 16,
+        # The last stage of MobileNetV3 has the larger rate in all blocks, the first included.
+        multi_grid=None if resnet else (1, 1, 1),
+        atrous_rates=None if resnet else (12, 24, 36),
         head_features=256,
         dropout_rate=0.5,
         auxiliary_head=has_auxiliary_head,
         align_corners=False,
     )
-    table = within("backbone", resnet_table(RESNETS[backbone](), prefix="backbone."))
+    table = resnet_table(resnet, prefix="backbone.") if resnet else mobilenet_v3_table("backbone.")
+    table = within("backbone", table)
     aspp = "classifier.0"
     table |= torch_layer("aspp/pointwise", f"{aspp}.convs.0.0", f"{aspp}.convs.0.1")
     for i in (1, 2, 3):

@@ -76,8 +76,8 @@ def describe_balance(pixels: Mapping[int, int], classes: tuple[str, ...]) -> str
         return ""
     weight = class_weights("root", pixels, len(classes))[rarest]
     return (
-        f"the rarest class, {classes[rarest]}, has {100 * share:.2g} % of the labelled pixels; "
-        f"--loss.class-weights root makes each of them count {weight:.2g} times"
+        f"the rarest class is {classes[rarest]}, with {100 * share:.2g} % of the labelled pixels; "
+        f"--loss.class-weights root would weight them by {weight:.2g}"
     )
 
 

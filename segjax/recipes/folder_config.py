@@ -54,11 +54,13 @@ class FolderConfig(ExperimentConfig):
         return config
 
     def weighted(self, loss: SemanticLoss) -> SemanticLoss:
-        """Replaces the name of a rule in `class_weights` by the weights of the training masks."""
+        """Replaces the name of a rule in `class_weights` by the weights, and prints them."""
         if not isinstance(loss.class_weights, str):
             return loss
-        count = len(self.data.classes)
-        weights = class_weights(loss.class_weights, self.data.read().pixels, count)
+        classes = self.data.classes
+        weights = class_weights(loss.class_weights, self.data.read().pixels, len(classes))
+        named = [f"{weight:g} {name}" for weight, name in zip(weights, classes, strict=True)]
+        print(f"class weights ({loss.class_weights}): {', '.join(named)}")
         return dataclasses.replace(loss, class_weights=weights)
 
     @property
@@ -90,9 +92,9 @@ class FolderConfig(ExperimentConfig):
             if f"train.{name}" not in given:
                 train = dataclasses.replace(train, **{name: max(train.num_steps // 10, 1)})
         print(
-            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: tiles "
-            f"of {side[0]} × {side[1]}, batch size {train.batch_size}, {train.num_steps} steps "
-            f"(about {train.num_steps * train.batch_size / examples:.0f} passes)"
+            f"fitted to {examples} images of {_spread(self.sizes)} pixels, where not given: "
+            f"windows of {side[0]} × {side[1]}, batch size {train.batch_size}, {train.num_steps} "
+            f"steps ({train.num_steps * train.batch_size / examples:.1f} passes)"
         )
         return dataclasses.replace(self, train=train)
 

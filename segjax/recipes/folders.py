@@ -61,8 +61,8 @@ class FolderData:
     """Values or colours of pixels that neither train nor count; 255 is ignored unless it is a
     class."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of their values. One named "background" is left out of
-    scores of the foreground."""
+    """Names of the classes, in the order of their values; of objects, the background first. One
+    named "background" is left out of scores of the foreground."""
     color_table: Path | None = None
     """Text file with a class and its colour on each line, such as road,#804080 or road,128,64,128.
     Classes that `classes` leaves out are ignored."""
@@ -260,7 +260,7 @@ def check_data(data: FolderData, *, contact_sheet: Path | None = None) -> CheckR
         masks=data.masks,
         contact_sheet=contact_sheet,
     )
-    if found is not None and found.holds == "classes" and contents.pixels:
+    if found is not None and found.holds == "classes" and contents.pixels and not contents.problems:
         rare = describe_balance(contents.pixels, classes)
         report.notes += [rare] if rare else []
     return report
@@ -278,10 +278,7 @@ def _open(data: FolderData, split: str) -> FolderSource:
         )
     if split not in contents.sources:
         raise ValueError(f"{data.images}: no images for {split}")
-    source = contents.sources[split]
-    for note in source.notes:
-        print(note)
-    return source
+    return contents.sources[split]
 
 
 def class_count(contents: FolderContents) -> int:

@@ -29,10 +29,10 @@ class InitialConfig:
     weights (backbone, pixels, anchors, ...) in place of its defaults; in Python, by
     `config.resolved()`."""
     weights: Path | None = None
-    """File of trained weights: .pth, .safetensors, .npz or .pkl. Without it, the published file of
-    this name must be on this machine (`segjax weights get NAME`). A first layer for RGB images is
-    adapted to images of N other bands: it gets the kernels of R, G and B in turn, times 3/N, and
-    for one band their sum."""
+    """File of trained weights: .pth, .ckpt, .safetensors, .npz, .pkl or TensorFlow's .index.
+    Without it, the published file of this name must be on this machine (`segjax weights get NAME`).
+    A first layer for RGB images is adapted to images of N other bands: it gets the kernels of R, G
+    and B in turn, times 3/N, and for one band their sum."""
     run: Path | None = None
     """Run directory to start from instead of a file, at its last checkpoint (a paper's next
     phase); or a folder of `segjax publish`."""

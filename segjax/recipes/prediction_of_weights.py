@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from segjax.data.augmentation.instance import Enlarge, ResizeShortSide
+from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.instance_tiles import tiles_of
 from segjax.inference.views import scales_and_flips
 from segjax.models.detections import DetectionConfig
@@ -26,8 +27,14 @@ VIEWS = {f"prediction.{name}" for name in ("short_sides", "max_size", "flip")}
 
 @dataclass(frozen=True)
 class SemanticPrediction:
-    """Settings of a semantic model; see `DeepLabPredictionConfig`."""
+    """Settings of a semantic model; see `DeepLabPredictionConfig`.
 
+    With `size` and `window_stride`, windows of this size slide over the image in its own size: it
+    is not resized as its source does.
+    """
+
+    size: tuple[int, int] | None = None
+    window_stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     refine: bool = False
@@ -36,6 +43,8 @@ class SemanticPrediction:
     def __post_init__(self):
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales={[*self.scales]}; expected one or more above 0")
+        if (self.size is None) != (self.window_stride is None):
+            raise ValueError("size and window_stride go together, such as [512,512] and [384,384]")
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def settings_of(model: Pretrained) -> dict[str, Any]:
         refine = task.refine is not None
         crf = task.refine.keywords["config"] if isinstance(task.refine, partial) else CrfConfig()
         return configuration.to_dict(
-            SemanticSettings(SemanticPrediction(scales, flip, refine=refine, crf=crf))
+            SemanticSettings(SemanticPrediction(scales=scales, flip=flip, refine=refine, crf=crf))
         )
     rules = [_rule(view.resize) for view in task.views]
     sides = tuple(dict.fromkeys(rule.short_sides[0] for rule in rules))
@@ -133,7 +142,19 @@ def _semantic(
     views = task.views  # a U-Net's may be turned
     if {"prediction.scales", "prediction.flip"} & changes.keys():
         views = scales_and_flips(prediction.scales, flip=prediction.flip)
-    return dataclasses.replace(task, views=views, refine=refine)
+    task = dataclasses.replace(task, views=views, refine=refine)
+    if prediction.size is None or prediction.window_stride is None:
+        return task
+    if isinstance(task.covering, WholeImage):
+        multiple, known = task.covering.multiple, task.covering.size
+        rests = [length % multiple for length in known]
+        if [length % multiple for length in prediction.size] != rests:
+            raise ValueError(
+                f"size={[*prediction.size]}; the network takes heights and widths of a multiple of "
+                f"{multiple}" + (f" plus {rests[0]}" if rests[0] else "")
+            )
+    covering = SlidingWindow(prediction.size, prediction.window_stride)
+    return dataclasses.replace(task, covering=covering, input_size=None)
 
 
 def _detector(

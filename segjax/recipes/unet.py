@@ -13,6 +13,7 @@ import numpy as np
 from segjax.data.augmentation.photometric import GreyValues
 from segjax.data.augmentation.semantic import CropTruth, Warp
 from segjax.data.augmentation.weight_map import AddWeightMap
+from segjax.data.instance_bands import Bands, close_gaps_in_bands, components_in_bands
 from segjax.data.instances import SeparateTouching, close_gaps, label_components
 from segjax.data.sources.splits import Splits
 from segjax.evaluation.metrics import CellTracking, NegativeLogLikelihood
@@ -116,6 +117,23 @@ class CellInstances:
         if self.gap:
             instances = close_gaps(instances, width=self.gap)
         return {"instances": instances, "labels": (instances > 0).astype(np.uint8)}
+
+    def instances_in_bands(self, labels: Bands) -> tuple[int, Bands]:
+        """Separates the cells of an image that is larger than memory.
+
+        Args:
+          labels: yields the most probable classes, [rows, width] bands of the image; each call
+            begins again.
+
+        Returns:
+          The number of cells, and a function that yields the bands of "instances".
+        """
+        count, bands = components_in_bands(
+            lambda: (band == 1 for band in labels()), min_size=self.min_size
+        )
+        if not self.gap:
+            return count, bands
+        return count, lambda: close_gaps_in_bands(bands(), width=self.gap)
 
 
 def training_transforms(

@@ -86,6 +86,8 @@ def _start(name, config, say) -> list[Tracker]:
         say(_warning(name, f"cannot continue its run {record['id']}: {_in_one_line(error)}"))
         return []
     record["id"] = service.id
+    if not service.continues:
+        record["sent"] = {}
     save()
     return [Background(service, record["sent"], save, name=name, say=say)]
 

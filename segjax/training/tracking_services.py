@@ -3,6 +3,9 @@
 Each service reads its own environment variables, such as WANDB_MODE, MLFLOW_TRACKING_URI and
 TRACKIO_SPACE_ID. Its calls are slow and may fail; `segjax.training.tracking` keeps that from the
 training.
+
+A service is a `Tracker` with the `id` of its run. `continues` says whether a run that is started
+again still has what it was sent.
 """
 
 import os
@@ -55,10 +58,13 @@ class Wandb:
 
     W&B's own step may only grow, but a resumed run may send an evaluation after later steps. So the
     step is a value like others, and the x axis of all charts.
+
+    Offline, W&B cannot continue a run: `wandb sync` replaces one part of it by the next. So each
+    part has all metrics from the start, and the last one is the whole run.
     """
 
     def __init__(self, run: TrackedRun):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._image = wandb.Image
         self._run = wandb.init(
@@ -75,6 +81,7 @@ class Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self.id: str = self._run.id
+        self.continues = not self._run.offline
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Sends numbers."""
@@ -97,9 +104,11 @@ class Mlflow:
     config.json, which each start writes again.
     """
 
+    continues = True
+
     def __init__(self, run: TrackedRun):
-        import mlflow
-        from mlflow.entities import Metric, Param
+        import mlflow  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
 
         self._client, self._metric = mlflow.MlflowClient(), Metric
         if run.id is not None:
@@ -147,8 +156,10 @@ def _allowed(name: str) -> str:
 class Trackio:
     """A run of trackio, which knows runs by their names."""
 
+    continues = True
+
     def __init__(self, run: TrackedRun):
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._image = trackio.Image
         self.id = run.id or f"{run.name}-{uuid.uuid4().hex[:6]}"

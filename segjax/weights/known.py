@@ -5,47 +5,11 @@ publisher's too, rounded as it rounds them, unless a comment says otherwise.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class KnownWeights:
-    """A published file of weights.
-
-    Attributes:
-      name: the name that selects it.
-      converter: its entry in `segjax.pretrained.SOURCES`.
-      address: where the publisher has it.
-      licence: the licence that the publisher names; "not stated" if we found none.
-      data: the data that the network was trained on.
-      size: bytes, approximately; None if the publisher does not say.
-      checksum: kind and first digits of its hash, such as "sha256:cd0a2569"; None if the publisher
-        gives none.
-      score: the published score, or None.
-      file: the file's name in segjax's folder; by default that of the address.
-      options: the converter's options for these weights.
-    """
-
-    name: str
-    converter: str
-    address: str
-    licence: str
-    data: str
-    size: int | None = None
-    checksum: str | None = None
-    score: str | None = None
-    file: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        if not self.file:
-            object.__setattr__(self, "file", self.address.rpartition("/")[2])
-
-    @property
-    def source(self) -> str:
-        """The publisher: "torchvision", "detectron2", "smp" or "tf"."""
-        return self.name.partition("/")[0]
+from segjax.data.datasets.ade20k.class_names import CLASS_NAMES
+from segjax.weights import openmmlab
+from segjax.weights.row import KnownWeights
 
 
 def find(name: str) -> KnownWeights | None:
@@ -59,7 +23,14 @@ def find(name: str) -> KnownWeights | None:
 
 
 def _torchvision(
-    network: str, hash_: str, mebibytes: float, score: str, data: str, *, version: str = ""
+    network: str,
+    hash_: str,
+    mebibytes: float,
+    score: str,
+    data: str,
+    *,
+    version: str = "",
+    file: str | None = None,
 ) -> KnownWeights:
     """Addresses, sizes and scores are those of torchvision 0.29.1's enums of weights.
 
@@ -67,11 +38,11 @@ def _torchvision(
     `load_state_dict_from_url`). The package is BSD-3-Clause; its README adds that weights "may have
     their own licenses or terms and conditions derived from the dataset used for training".
     """
-    part = "" if data == IMAGENET else "_coco"
+    file = file or (network if data == IMAGENET else f"{network}_coco")
     return KnownWeights(
         name=f"torchvision/{network}{version}",
         converter=f"torchvision/{network}",
-        address=f"https://download.pytorch.org/models/{network}{part}-{hash_}.pth",
+        address=f"https://download.pytorch.org/models/{file}-{hash_}.pth",
         licence="BSD-3-Clause",
         data=data,
         size=round(mebibytes * 2**20),
@@ -123,7 +94,7 @@ def _smp(encoder: str, revision: str) -> KnownWeights:
     repository = f"smp-hub/{encoder}.imagenet"
     return KnownWeights(
         name=f"smp/{encoder}",
-        converter=f"torchvision/{encoder}",
+        converter=f"smp/{encoder}",
         address=f"https://huggingface.co/{repository}/resolve/{revision}/model.safetensors",
         licence="not stated",
         data=IMAGENET,
@@ -144,8 +115,8 @@ def _tensorflow(
     (tensorflow/models, d318246).
 
     It gives no hashes. The repository is Apache-2.0. Scores are those at one scale without flips,
-    where the page has one. Networks without a converter are left out: Xception-71, MobileNetV3, and
-    MobileNetV2 with a decoder.
+    where the page has one; `options` has their output stride. Networks without a converter are left
+    out: Xception-71, MobileNetV3, and MobileNetV2 with a decoder.
     """
     return KnownWeights(
         name=f"tf/{name}",
@@ -169,8 +140,11 @@ CITYSCAPES = (
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
     *("motorcycle", "bicycle"),
 )
-# g3doc/cityscapes.md evaluates whole images, as 1025×2049.
-CITY_OPTIONS = {"input_side": 2049, "classes": CITYSCAPES}
+# The output strides of TensorFlow's scores. g3doc/cityscapes.md evaluates images as 1025×2049.
+AT_8, AT_16 = {"output_stride": 8}, {"output_stride": 16}
+CITY_OPTIONS = {"input_side": 2049, "classes": CITYSCAPES} | AT_16
+# Class 0, everything else, was ignored in training (deeplab/datasets/data_generator.py).
+ADE20K_OPTIONS = {"classes": ("background", *CLASS_NAMES)} | AT_8
 SCALES = "with scales, flips"
 
 KNOWN = {
@@ -178,6 +152,14 @@ KNOWN = {
     for each in (
         _torchvision("deeplabv3_resnet50", "cd0a2569", 160.515, "mIoU 66.4", COCO_AS_VOC),
         _torchvision("deeplabv3_resnet101", "586e9e4e", 233.217, "mIoU 67.4", COCO_AS_VOC),
+        _torchvision(
+            "deeplabv3_mobilenet_v3_large",
+            "fc3c493d",
+            42.301,
+            "mIoU 60.3",
+            COCO_AS_VOC,
+            file="deeplabv3_mobilenet_v3_large",
+        ),
         _torchvision(
             "maskrcnn_resnet50_fpn", "bf2d0c1e", 169.84, "box AP 37.9, mask AP 34.6", COCO
         ),
@@ -193,6 +175,10 @@ KNOWN = {
         _torchvision("vgg16", "397923af", 527.796, "top-1 71.592", IMAGENET),
         _torchvision("mobilenet_v2", "b0353104", 13.555, "top-1 71.878", IMAGENET),
         _torchvision("mobilenet_v2", "7ebf99e0", 13.598, "top-1 72.154", IMAGENET, version=V2),
+        _torchvision("mobilenet_v3_large", "8738ca79", 21.114, "top-1 74.042", IMAGENET),
+        _torchvision(
+            "mobilenet_v3_large", "5c1a4163", 21.107, "top-1 75.274", IMAGENET, version=V2
+        ),
         # The longer schedule first: a name without a schedule means it.
         _detectron2("R_50_FPN_3x", 137849600, "f10217", 178, 41.0, 37.2),
         _detectron2("R_50_FPN_1x", 137260431, "a54504", 178, 38.6, 35.2),
@@ -207,6 +193,7 @@ KNOWN = {
         _detectron2_backbone("resnet50", "MSRA/R-50"),
         _detectron2_backbone("resnet101", "MSRA/R-101"),
         _detectron2_backbone("resnext101", "FAIR/X-101-32x8d"),
+        *openmmlab.ROWS,
         _smp("resnet18", "3f2325ff978283d47aa6a1d6878ca20565622683"),
         _smp("resnet34", "7a57b34f723329ff020b3f8bc41771163c519d0c"),
         _smp("resnet50", "00cb74e366966d59cd9a35af57e618af9f88efe9"),
@@ -219,6 +206,7 @@ KNOWN = {
             23,
             "val mIoU 75.32",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "mobilenetv2_coco_voc_trainval",
@@ -227,6 +215,7 @@ KNOWN = {
             23,
             f"test mIoU 80.25 {SCALES}",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "mobilenetv2_dm05_coco_voc_trainaug",
@@ -235,6 +224,7 @@ KNOWN = {
             7.6,
             "val mIoU 70.19",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "mobilenetv2_dm05_coco_voc_trainval",
@@ -243,6 +233,7 @@ KNOWN = {
             7.6,
             "test mIoU 71.83",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "mobilenetv2_coco_cityscapes_trainfine",
@@ -260,6 +251,7 @@ KNOWN = {
             439,
             "val mIoU 82.20",
             TF_VOC,
+            AT_16,
         ),
         _tensorflow(
             "xception65_coco_voc_trainval",
@@ -268,6 +260,7 @@ KNOWN = {
             439,
             f"test mIoU 87.80 {SCALES}",
             TF_VOC,
+            AT_8,
         ),
         _tensorflow(
             "xception65_cityscapes_trainfine",
@@ -285,6 +278,7 @@ KNOWN = {
             439,
             f"val mIoU 45.65 {SCALES}",
             "ImageNet, ADE20K",
+            ADE20K_OPTIONS,
         ),
         _tensorflow(
             "xception65_imagenet",

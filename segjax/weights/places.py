@@ -2,7 +2,7 @@
 
 A file is looked for in segjax's own folder, then in the cache of the package that publishes it:
 
-- torchvision's in torch.hub's (`TORCH_HOME`);
+- torchvision's, mmdetection's and mmsegmentation's in torch.hub's (`TORCH_HOME`);
 - segmentation-models-pytorch's in Hugging Face's (`HF_HUB_CACHE`, `HF_HOME`), at one revision;
 - detectron2's in iopath's (`FVCORE_CACHE`).
 """
@@ -35,7 +35,7 @@ def candidates(weights: KnownWeights) -> Iterator[tuple[str, Path]]:
     """Yields the places where a file may lie, in the order of the search: owner and path."""
     yield "segjax", own_folder() / weights.file
     path = urlsplit(weights.address).path.lstrip("/")
-    if weights.source == "torchvision":
+    if weights.source in ("torchvision", "mmdet", "mmseg"):
         home = _folder("TORCH_HOME", _user_cache() / "torch")
         yield "torch.hub", home / "hub" / "checkpoints" / weights.file
     elif weights.source == "smp":

@@ -74,8 +74,7 @@ def test_results_of_an_evaluation_have_the_ids_of_the_split_and_its_scores(tmp_p
     prediction |= {"scores": np.array([0.5]), "masks": [rle.encode(mask)]}
     evaluator = CocoEvaluator(CLASSES)
     evaluator.update(example, prediction)
-    detections = SimpleNamespace(max_detections=100)
-    task = SimpleNamespace(classes=CLASSES, model=SimpleNamespace(detections=detections))
+    task = SimpleNamespace(classes=CLASSES, most_detections=100)
     source = SimpleNamespace(category_ids=(7, "n"))
     (line,) = write_results(evaluator, source, task, split="val", folder=tmp_path)
     assert "1 detections)" in line

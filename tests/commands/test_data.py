@@ -78,6 +78,47 @@ def test_folders_of_images_and_masks_are_checked_and_drawn(tmp_path, capsys):
     assert "label 255    5.33 % of pixels, in 3 examples: ignored" in capsys.readouterr().out
 
 
+def test_unmatched_files_are_left_out_of_the_check_as_of_training(tmp_path, capsys):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:8, 2:8] = 1
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            Image.fromarray(labels).save(tmp_path / kind / f"a{number}.png")
+    (tmp_path / "masks" / "a1.png").unlink()
+    folders = ["--images", tmp_path / "images", "--masks", tmp_path / "masks"]
+    folders += ["--contact-sheet", tmp_path / "sheet.png"]
+    assert "--unmatched skip leaves them out" in fails(folders, capsys, 1).out
+    main(["data", "check", *map(str, folders), "--unmatched", "skip"])
+    shown = capsys.readouterr().out
+    assert "train: 2 examples" in shown
+    assert "a1.png" in shown  # as a note
+
+
+def test_objects_of_several_classes_are_counted_by_class(tmp_path, capsys):
+    kinds = np.zeros((20, 30), np.uint8)
+    kinds[2:8, 2:8], kinds[2:8, 8:14], kinds[12:18, 2:8] = 1, 2, 2
+    numbers = np.array([0, 7, 8], np.uint8)[kinds]
+    numbers[12:18, 2:8] = 9
+    for kind, pixels in (("images", kinds * 9), ("numbers", numbers), ("kinds", kinds)):
+        (tmp_path / kind).mkdir()
+        for number in range(2):
+            Image.fromarray(pixels).save(tmp_path / kind / f"a{number}.png")
+    common = ["data", "check", "--images", tmp_path / "images", "--contact-sheet"]
+    common += [tmp_path / "sheet.png", "--classes", "background", "round", "square"]
+    for masks in (
+        ["--masks", tmp_path / "kinds", "--holds", "components"],
+        ["--masks", tmp_path / "numbers", "--class-masks", tmp_path / "kinds"],
+    ):
+        main([*map(str, [*common, *masks])])
+        shown = capsys.readouterr().out
+        assert "class   1  2 in 2 examples: round" in shown
+        assert "class   2  4 in 2 examples: square" in shown
+        assert "6 objects in 2 masks: 2 round, 4 square" in shown
+        assert "problems: none" in shown
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+
 def test_a_missing_file_is_an_error_of_one_line(tmp_path, capsys):
     message = fails(["--coco", tmp_path / "a.json", "--images", tmp_path], capsys, 2).err
     assert message == (

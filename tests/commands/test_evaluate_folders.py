@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from segjax.cli import main
+from segjax.commands.evaluate_folders import MaskFlags, open_folders
+from segjax.data.folders.division import DivisionConfig
+from segjax.data.sources.instance import ObjectSource
+from segjax.recipes.folders import FolderData
 from tests.experiments.test_folders import command, folders, train  # noqa: F401
 
 
@@ -82,6 +86,37 @@ def test_maps_of_numbered_objects_are_scored_against_masks_of_objects(tmp_path):
     found = scores(tmp_path / "out" / "evaluation" / "labels.json")
     # SEG counts an object only if more than half of it is found.
     assert found["seg"] == pytest.approx(0.5)
+
+    # The same objects as regions of two classes, which maps of numbers do not tell apart.
+    classes = write(tmp_path / "classes", np.where(truth == 7, 2, truth > 0).astype(np.uint8))
+    regions = ["--masks", str(classes), "--holds", "components"]
+    main(["evaluate", "--labels", str(labels), *regions, *out])
+    assert scores(tmp_path / "out" / "evaluation" / "labels.json") == found
+
+
+def test_a_detector_is_scored_on_objects_of_its_classes(tmp_path):
+    """Of numbered objects and a second folder, and of regions, as the masks of its training."""
+    kinds = np.zeros((1, 16, 20), np.uint8)
+    kinds[0, 2:8, 2:8], kinds[0, 2:8, 8:14] = 1, 2
+    folder = write(tmp_path / "kinds", kinds)
+    numbers = write(tmp_path / "numbers", kinds * 70)
+    images = write(tmp_path / "images", kinds)
+    options = {"classes": ("background", "round", "square"), "channels": 3, "instances": True}
+    regions = MaskFlags(folder, holds="components")
+    for flags in (MaskFlags(numbers, class_masks=folder), regions):
+        source = open_folders(images, flags, **options)
+        assert ObjectSource(source)[0]["classes"].tolist() == [1, 2]
+    own = {"images": images, "division": DivisionConfig(val_share=0.0)}
+    recorded = FolderData(masks=folder, holds="components", **own).resolved()
+    source = open_folders(images, MaskFlags(folder), recorded=recorded, **options)
+    assert ObjectSource(source)[0]["classes"].tolist() == [1, 2]
+    recorded = FolderData(masks=numbers, class_masks=folder, **own).resolved()
+    with pytest.raises(ValueError, match="give that of these masks by --class-masks DIR"):
+        open_folders(images, MaskFlags(numbers), recorded=recorded, **options)
+    with pytest.raises(ValueError, match="with --holds components each connected region"):
+        open_folders(images, MaskFlags(folder, values=("0", "1", "2")), **options)
+    with pytest.raises(ValueError, match=r"3 classes .*, but the masks hold 2: the background"):
+        open_folders(images, MaskFlags(numbers), **options)
 
 
 @pytest.mark.parametrize(

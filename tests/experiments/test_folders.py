@@ -12,6 +12,7 @@ from PIL import Image
 import segjax
 from segjax.cli import main
 from segjax.commands.launch import run
+from segjax.data.augmentation.weight_map import AddWeightMap
 from segjax.training.configuration import differences, from_dict, parse, to_dict
 from segjax.training.experiment import load_module
 from segjax.training.logging import read_metrics
@@ -30,10 +31,13 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Ten grey pictures of two squares, with masks of classes and of numbered objects."""
+    """Ten grey pictures of two squares, with masks of classes, of numbered objects and of kinds.
+
+    The kinds are the classes of the objects, as colours: the second square is of another one.
+    """
     folder = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
-    for kind in ("images", "classes", "objects"):
+    for kind in ("images", "classes", "objects", "kinds"):
         (folder / kind).mkdir()
     for number in range(10):
         objects = np.zeros((64, 80), np.uint16)
@@ -44,6 +48,9 @@ def folders(tmp_path_factory):
         white = (objects > 0).astype(np.uint8) * 255
         Image.fromarray(white).save(folder / "classes" / f"n{number}_mask.png")
         Image.fromarray(objects).save(folder / "objects" / f"n{number}.png")
+        colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)[objects // 200]
+        Image.fromarray(colors).save(folder / "kinds" / f"n{number}.png")
+    (folder / "labelmap.txt").write_text("background:0,0,0::\nround:128,0,0::\nsquare:0,128,0::\n")
     return folder
 
 
@@ -97,16 +104,27 @@ def test_a_folder_trains_evaluates_and_predicts_without_its_files(
 ):
     own = shutil.copytree(folders, tmp_path / "own")
     workdir = tmp_path / "run"
-    results = train(family, command(family, own, workdir, masks=masks))
+    kinds = ["--class-masks", str(own / "kinds"), "--color-table", str(own / "labelmap.txt")]
+    kinds = kinds if family == "mask_rcnn" else []
+    results = train(family, [*command(family, own, workdir, masks=masks), *kinds])
     assert metric in results["val"].metrics
     assert max(line["step"] for line in read_metrics(workdir / "metrics.jsonl")) == 2
     recorded = json.loads((workdir / "config.json").read_text())["config"]["data"]
     assert recorded["found"].startswith("8 train, 2 val (")
     assert recorded["holds"] == ("classes" if masks == "classes" else "instances")
+    assert (
+        recorded["values"]
+        == {
+            "unet": ["0", "255"] if masks == "classes" else [],
+            "deeplab": ["0", "255"],
+            "mask_rcnn": ["#000000", "#800000", "#008000"],
+        }[family]
+    )
     image = np.array(Image.open(own / "images" / "n0.png"))
     shutil.rmtree(own)
     trained = segjax.load_run(workdir)
-    assert trained.classes == ("background", "foreground" if masks == "classes" else "object")
+    one = ("foreground" if masks == "classes" else "object",)
+    assert trained.classes == ("background", *(("round", "square") if kinds else one))
     trained.predict(image)
 
 
@@ -167,6 +185,56 @@ def test_sides_batch_and_steps_follow_from_the_images_unless_they_are_given(fold
             assert config.augment.crop == (33, 33)
 
 
+def test_regions_of_masks_of_classes_are_objects_to_unet_and_mask_rcnn(folders, tmp_path):
+    """Black and white for U-Net with its weight map; two classes for Mask R-CNN."""
+    own = ["--workdir", str(tmp_path), "--images", str(folders / "images"), "--holds", "components"]
+    unet = load_module(EXPERIMENTS / "unet" / "folder.py")
+    config = parse(unet.Config, [*own, "--masks", str(folders / "classes"), *SMALL["unet"]])
+    assert config.weight_map.gap == 0  # regions do not touch
+    experiment = unet.build(config)
+    assert experiment.best_metric == "seg"
+    source = experiment.train()
+    example = next(source[x] for x in range(8) if source.object_counts[x] == 2)
+    objects = Image.open(folders / "objects" / f"{example['id']}.png")
+    np.testing.assert_array_equal(np.array(objects) > 0, example["instances"] > 0)
+    rng = np.random.default_rng(0)
+    (add_weights,) = (x for x in experiment.transforms if isinstance(x, AddWeightMap))
+    assert add_weights(example, rng)["weights"].max() > 1  # between the two squares
+    for transform in experiment.transforms:
+        example = transform(example, rng)
+    assert example["weights"].shape == (64, 64)
+    table = ["--masks", str(folders / "kinds"), "--color-table", str(folders / "labelmap.txt")]
+    with pytest.raises(SystemExit, match=r"of 2 classes \(round, square\).*mask_rcnn/folder.py"):
+        parse(unet.Config, [*own, *table, *SMALL["unet"]])
+
+    mask_rcnn = load_module(EXPERIMENTS / "mask_rcnn" / "folder.py")
+    config = parse(mask_rcnn.Config, [*own, *table, *SMALL["mask_rcnn"]])
+    assert (config.data.holds, config.data.classes[1:]) == ("components", ("round", "square"))
+    example = mask_rcnn.build(config).train()[0]
+    assert {*example["classes"]} == {1, 2}
+    # Where the first square touches the second, or hides a part of it, the classes part them.
+    numbers = np.array(Image.open(folders / "objects" / f"{example['id']}.png"))
+    assert sum(mask.area for mask in example["masks"]) == np.count_nonzero(numbers)
+
+
+@pytest.mark.parametrize("family", ["unet", "deeplab"])
+def test_class_weights_follow_from_the_masks_by_a_rule_and_are_recorded(family, folders, tmp_path):
+    module = load_module(EXPERIMENTS / family / "folder.py")
+    arguments = command(family, folders, tmp_path)
+    plain = parse(module.Config, arguments)
+    assert plain.loss.class_weights is None
+    pixels = plain.data.read().pixels
+    rooted = parse(module.Config, [*arguments, "--loss.class-weights", "root"])
+    assert rooted.loss.class_weights == plain.data.proposed_class_weights
+    ratio = np.divide(*rooted.loss.class_weights)
+    assert ratio == pytest.approx(np.sqrt(pixels[1] / pixels[0]), rel=1e-3)
+    balanced = parse(module.Config, [*arguments, "--loss.class-weights", "balanced"])
+    assert np.divide(*balanced.loss.class_weights) == pytest.approx(ratio**2, rel=1e-3)
+    assert module.build(balanced).task.loss_function.class_weights == balanced.loss.class_weights
+    given = parse(module.Config, [*arguments, "--loss.class-weights", "1", "3"])
+    assert given.loss.class_weights == (1.0, 3.0)
+
+
 def test_the_normalisation_is_chosen_and_its_statistics_are_recorded(folders, tmp_path):
     module = load_module(EXPERIMENTS / "unet" / "folder.py")
     own = command("unet", folders, tmp_path)
@@ -196,7 +264,7 @@ def test_the_configuration_survives_json(family, folders, tmp_path):
 def test_masks_of_the_other_kind_are_refused_with_the_experiment_that_takes_them(folders, tmp_path):
     for family, masks, message in (
         ("deeplab", "objects", "experiments/unet/folder.py"),
-        ("mask_rcnn", "classes", "--holds instances"),
+        ("mask_rcnn", "classes", "--holds components"),
     ):
         workdir = tmp_path / family
         with pytest.raises(SystemExit) as stop:

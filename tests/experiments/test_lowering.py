@@ -4,9 +4,12 @@ import math
 import re
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.benchmarks.abstract_steps import EXPERIMENTS, program
+from segjax.recipes.folders import FolderData
 
 # A scatter or a sort of this many numbers is one over pixels. Steps sample some hundred regions and
 # anchors, and sort some thousand scores.
@@ -21,7 +24,7 @@ OTHERS = [
     f"{path.parent.name}/{path.stem}"
     for folder in ("unet", "deeplab", "mask_rcnn")
     for path in sorted((EXPERIMENTS / folder).glob("*.py"))
-    if path.stem != "coco_files" and f"{folder}/{path.stem}" not in FAMILIES
+    if path.stem not in ("coco_files", "folder") and f"{folder}/{path.stem}" not in FAMILIES
 ]
 ASSIGNED = re.compile(r"^\s*(%\w+)(?::\d+)? = \"?(?:stablehlo|chlo)\.(\w+)\"?[ (](.*)$", re.M)
 MOVED = re.compile(r"\"stablehlo\.(scatter|sort)\"\(.*?\n\s*\}\) : (\([^\n]*)", re.S)
@@ -93,6 +96,23 @@ def test_products_have_the_precision_of_the_run():
 @pytest.mark.parametrize("name", OTHERS)
 def test_nor_has_any_other_experiment(name, predicts):
     check(name, (), predicts=predicts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("predicts", [False, True], ids=["train", "predict"])
+@pytest.mark.parametrize("family", ["unet", "deeplab", "mask_rcnn"])
+def test_nor_has_an_experiment_on_folders(family, predicts, tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number in range(10):
+            # On smaller ones P6 is one position, and the RPN multiplies a strided slice (of P5).
+            picture = np.zeros((256, 320), np.uint8)
+            picture[8:24, 8 + number : 40] = 1
+            picture[40:56, 8:40] = 1
+            Image.fromarray(picture).save(tmp_path / kind / f"n{number}.png")
+    holds = "classes" if family == "deeplab" else "instances"
+    data = FolderData(images=tmp_path / "images", masks=tmp_path / "masks", holds=holds)
+    check(f"{family}/folder", (("data", data),), predicts=predicts)
 
 
 BAD = """

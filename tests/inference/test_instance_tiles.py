@@ -85,19 +85,22 @@ def test_an_object_longer_than_three_windows_is_the_union_of_its_parts():
     np.testing.assert_array_equal(found["boxes"], [[3, 15, 190, 25]])
 
 
-def test_neighbours_at_a_border_stay_apart_also_if_another_window_takes_them_for_one():
+def test_neighbours_at_a_border_stay_apart():
     size = (40, 70)
-    left, right = disc(size, 20, 27, 5), disc(size, 20, 38, 5)
-    both = left | right
+    masks = [disc(size, 20, 27, 5), disc(size, 20, 38, 5), disc(size, 9, 32, 6)]
+    found = joined(masks, size)
+    assert as_set(map(rle.decode, found["masks"])) == as_set(masks)
+
+
+def test_a_part_whose_box_misses_the_border_does_not_suppress_the_rest():
+    """The second window sees a part of the bar, but its box does not end at the border."""
+    size = (40, 70)
     windows = TILES.windows(size)
-    assert [window.left for window in windows] == [0, 30]
-    # The first window, which cuts the right disc, sees one object; the second sees both whole,
-    # but for the left disc, which it cuts.
-    found = [seen_in(windows[0], [both]), seen_in(windows[1], [right])]
+    bar, part = (np.zeros(size, bool) for _ in range(2))
+    bar[15:25, 5:60], part[15:25, 36:60] = True, True
+    found = [seen_in(windows[0], [bar]), seen_in(windows[1], [part], scores=[0.99])]
     result = join_windows(found, windows, size)
-    assert as_set(map(rle.decode, result["masks"])) == as_set([right])
-    apart = joined([left, right], size)
-    assert as_set(map(rle.decode, apart["masks"])) == as_set([left, right])
+    assert as_set(map(rle.decode, result["masks"])) == as_set([bar])
 
 
 def test_of_two_whole_detections_the_better_one_stays():

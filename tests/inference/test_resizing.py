@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segjax.inference.resizing import LongSide, ShortSide, enlarged_size, resize_image
+from segjax.inference.resizing import LongSide, ShortSide, Within, enlarged_size, resize_image
 
 
 def slow_bilinear(image, size):
@@ -77,6 +77,11 @@ def test_rules_keep_the_aspect_and_round_to_the_nearest_pixel():
     assert LongSide(513)((375, 500, 3)) == (385, 513)
     assert LongSide(512)((2048, 1024)) == (512, 256)
     assert LongSide(10)((1, 1000)) == (1, 10)
+    within = Within(short=512, long=2048)
+    assert within((375, 500, 3)) == (512, 683)
+    assert within((4096, 512)) == (2048, 256)
+    with pytest.raises(ValueError, match="1 ≤ short ≤ long, found 3 and 2"):
+        Within(short=3, long=2)
     assert enlarged_size((375, 500, 3), 0.5) == (188, 250)
 
 

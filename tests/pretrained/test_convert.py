@@ -9,6 +9,8 @@ import pytest
 
 from segjax import pretrained
 from segjax.data.voc_classes import VOC_CLASSES
+from segjax.inference.coverings import SlidingWindow
+from segjax.pretrained import SOURCES
 from segjax.pretrained.preprocess import IMAGENET
 from tests.fixtures.reference_weights import load_record, reference_state
 from tests.pretrained.source_shapes import forward, source_shapes, zeros
@@ -41,9 +43,9 @@ def test_torch_kernels_are_transposed_and_norms_keep_their_four_arrays():
 
 
 def test_every_name_has_a_rule_for_each_array_of_its_model():
-    for name in pretrained.SOURCES:
-        if any(depth in name for depth in ("101", "18", "34")) or name == "smp/resnet50":
-            continue  # as ResNet-50 or torchvision's
+    for name in SOURCES:
+        if any(part in name for part in ("101", "18", "34", "caffe", "769", "smp/resnet50")):
+            continue  # as another name
         assert source_shapes(name), name
 
 
@@ -69,6 +71,32 @@ def test_every_name_has_a_rule_for_each_array_of_its_model():
             {
                 "encoder.features.18.0.weight": (1280, 320, 1, 1),
                 "decoder.blocks.0.conv1.0.weight": (256, 1376, 3, 3),
+            },
+            None,
+        ),
+        # The stem, 15 bottlenecks (all but the first with an expansion) and the last convolution.
+        # Eight have a squeeze-and-excitation, with four arrays.
+        (
+            "torchvision/mobilenet_v3_large",
+            {
+                "features.1.block.1.0.weight": (16, 16, 1, 1),
+                "features.4.block.1.0.weight": (72, 1, 5, 5),
+                "features.4.block.2.fc1.weight": (24, 72, 1, 1),
+                "features.12.block.2.fc2.bias": (672,),
+                "features.15.block.3.1.running_mean": (160,),
+                "features.16.0.weight": (960, 160, 1, 1),
+            },
+            46 * 5 + 8 * 4,
+        ),
+        ("mmseg/deeplabv3_r101-d8", {"backbone.stem.6.weight": (64, 32, 3, 3)}, None),
+        (
+            "mmseg/deeplabv3plus_r101-d8",
+            {
+                "backbone.layer3.22.conv3.weight": (1024, 256, 1, 1),
+                "decode_head.aspp_modules.3.depthwise_conv.bn.weight": (2048,),
+                "decode_head.bottleneck.conv.weight": (512, 5 * 512, 3, 3),
+                "decode_head.c1_bottleneck.conv.weight": (48, 256, 1, 1),
+                "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight": (560, 1, 3, 3),
             },
             None,
         ),
@@ -128,6 +156,25 @@ def test_sizes_are_read_from_the_shapes():
     rounded = MOBILENET_HINTS | {"MobilenetV2/expanded_conv_1/project/weights": (1, 1, 48, 8)}
     shapes = source_shapes("tf/mobilenet_v2", rounded)
     assert shapes["MobilenetV2/expanded_conv_1/project/weights"] == (1, 1, 48, 8)
+
+
+def test_mmsegmentations_data_sets_are_known_by_their_numbers_of_classes():
+    names = {
+        19: ("road", "bicycle", (1024, 2048)),
+        150: ("wall", "flag", (512, 1024)),
+        21: ("background", "tvmonitor", (512, 1024)),
+        171: ("class 0", "class 170", (512, 1024)),
+    }
+    for outputs, (first, last, size) in names.items():
+        hints = zeros({"decode_head.conv_seg.weight": (outputs, 512, 1, 1)})
+        name = "mmseg/deeplabv3_r50-d8"
+        task = SOURCES[name](hints, name=name).task
+        assert (len(task.classes), task.classes[0], task.classes[-1]) == (outputs, first, last)
+        assert task.input_size((300, 600, 3)) == size
+        name = "mmseg/deeplabv3_r50-d8_769x769"
+        cropped = SOURCES[name](hints, name=name).task
+        assert cropped.covering == SlidingWindow(size=(769, 769), stride=(513, 513))
+        assert (task.model.align_corners, cropped.model.align_corners) == (False, True)
 
 
 def test_all_that_does_not_fit_is_one_error():
@@ -261,6 +308,8 @@ def test_unknown_names_and_options_are_errors():
         pretrained.convert("torchvision/deeplab_resnet101", {})
     with pytest.raises(ValueError, match=r"no pretrained weights 'x'.* keras/vgg16"):
         pretrained.load("x", "nowhere.pth")
+    with pytest.raises(ValueError, match=r"output_stride=8: expected 16; at 8, stage 3"):
+        pretrained.convert("smp/deeplabv3plus_resnet50", {}, output_stride=8)
     with pytest.raises(TypeError, match="output_strid"):
         pretrained.convert("tf/deeplabv3_mobilenetv2", {}, output_strid=8)
 

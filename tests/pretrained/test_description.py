@@ -65,7 +65,8 @@ NORM = functools.partial(BatchNorm, epsilon=1e-3)
         functools.partial(refine_probabilities, config=CrfConfig(num_iterations=3)),
         functools.partial(CocoEvaluator, ("a", "b"), extra={"score": example_mean_precision}),
     ],
-    ids=str,
+    # xdist needs names that are the same in every process: no address of a function.
+    ids=range(10),
 )
 def test_a_value_survives_as_json(value):
     text = json.dumps(describe(value, "value"), allow_nan=False)

@@ -71,6 +71,21 @@ def deeplab_shapes(depth):
     return torchvision_resnet_shapes(depth, "backbone.") | heads
 
 
+def mobilenet_v3_shapes(network):
+    recorded = recorded_shapes("torchvision/deeplabv3_mobilenet_v3_large")
+    if network.startswith("deeplabv3"):
+        return {
+            name: (21, *shape[1:]) if "classifier.4." in name else shape
+            for name, shape in recorded.items()
+        }
+    trunk = {
+        name.replace("backbone.", "features."): shape
+        for name, shape in recorded.items()
+        if name.startswith("backbone.")
+    }
+    return trunk | {"classifier.0.weight": (1280, 960), "classifier.3.bias": (1000,)}
+
+
 def mask_rcnn_shapes(name):
     shapes = dict(recorded_shapes(name))
     for part, outputs in (("box_predictor.cls_score", 91), ("box_predictor.bbox_pred", 364)):
@@ -100,21 +115,50 @@ def tensorflow_shapes(row):
     return listed_by_converter(row, hints)
 
 
+def openmmlab_shapes(row):
+    """The recorded names for ResNet-50, with the further blocks of a ResNet-101."""
+    record = {
+        "mmdet": f"mmdet_mask_rcnn_r50_{'caffe_' * ('caffe' in row.name)}fpn",
+        "mmseg": "mmseg_deeplabv3plus_r50_d8_769x769"
+        if "deeplabv3plus" in row.name
+        else "mmseg_deeplabv3_r50_d8",
+    }
+    shapes = dict(recorded_shapes(record[row.source]))
+    if "101" in row.name:
+        last = "backbone.layer3.5."
+        more = [(name, shape) for name, shape in shapes.items() if name.startswith(last)]
+        for block in range(6, 23):
+            shapes |= {n.replace(last, f"backbone.layer3.{block}."): s for n, s in more}
+    classes = published_classes(row)
+    for name, shape in shapes.items():
+        if ".conv_seg." in name or ".fc_cls." in name:
+            shapes[name] = (classes, *shape[1:])
+        elif ".fc_reg." in name:
+            shapes[name] = (4 * (classes - 1), *shape[1:])
+        elif ".conv_logits." in name:
+            shapes[name] = (classes - 1, *shape[1:])
+    return shapes
+
+
 def published_shapes(row):
     """Returns {name: shape} of the arrays in the file of a row."""
     source, _, network = row.converter.partition("/")
     depth = re.search(r"(?:resnet|R_|X_)(\d+)", network)
     if source == "tf":
         return tensorflow_shapes(row)
+    if source in ("mmdet", "mmseg"):
+        return openmmlab_shapes(row)
     if source == "detectron2" and "mask_rcnn" in network:
         groups = {"groups": 32, "group_width": 8} if "X_" in network else {}
         neck = network.rpartition("_")[2]
         return detectron2_mask_rcnn_shapes(int(depth[1]), neck, classes=80, **groups)
+    if "mobilenet_v3" in network:
+        return mobilenet_v3_shapes(network)
     if "deeplabv3" in network:
         return deeplab_shapes(depth[1])
     if "maskrcnn" in network:
         return mask_rcnn_shapes(row.converter)
-    if source == "torchvision" and depth:
+    if source in ("torchvision", "smp") and depth:
         return torchvision_resnet_shapes(depth[1]) | {"fc.weight": (1000, 512), "fc.bias": (1000,)}
     unused = {
         "vgg16": "classifier.0.weight",
@@ -145,10 +189,13 @@ def test_the_converter_of_a_row_accepts_its_file(monkeypatch, row):
 
 def published_classes(row):
     """The number of classes, with the background where it is one."""
-    if row.source == "tf":
-        return {"VOC": 21, "Cityscapes": 19, "ADE20K": 151}[row.data.rpartition(", ")[2]]
+    if row.source in ("tf", "mmseg"):
+        background = row.source == "tf"
+        return {"VOC": 21, "Cityscapes": 19, "ADE20K": 150 + background}[
+            row.data.rpartition(", ")[2]
+        ]
     if row.data == "COCO":
-        return {"torchvision": 91, "detectron2": 81}[row.source]
+        return {"torchvision": 91, "detectron2": 81, "mmdet": 81}[row.source]
     return 21
 
 
@@ -189,7 +236,6 @@ def test_a_file_of_a_known_name_is_found_or_asked_for(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("keras/vgg16", "keras/vgg16: no published file is known; name your own"),
-        ("tf/mobilenetv2_coco_voc_trainaug", r"\.tar\.gz holds a TensorFlow checkpoint; README.md"),
         ("torchvision/resnet43", "did you mean 'torchvision/resnet34'"),
         ("detectron2/mask_rcnn_R_50_FPN_2x", "did you mean 'detectron2/mask_rcnn_R_50_FPN_[13]x'"),
     ],

@@ -1,13 +1,15 @@
 """Converted models equal those of PyTorch and TensorFlow with the same weights.
 
-With the rebuilt weights the logits are of order 0.2; the tolerance is 1e-4.
+With the rebuilt weights the logits are of order 0.1 to 0.3; the tolerance is 1e-4.
 """
 
 import numpy as np
 import pytest
 
 from segjax import pretrained
+from segjax.data.voc_classes import VOC_CLASSES
 from segjax.ops.resize import resize_bilinear
+from segjax.weights.known import CITYSCAPES
 from tests.fixtures.reference_weights import FOLDER, load_record
 from tests.pretrained.source_shapes import forward
 
@@ -17,6 +19,7 @@ from tests.pretrained.source_shapes import forward
     "name",
     [
         "torchvision/deeplabv3_resnet50",
+        "torchvision/deeplabv3_mobilenet_v3_large",
         pytest.param("smp/unet_resnet34", marks=pytest.mark.optimized),
         "smp/unet_mobilenet_v2",
         "smp/deeplabv3plus_resnet50",
@@ -28,13 +31,37 @@ def test_logits_are_those_of_pytorch(name):
     converted = pretrained.convert(name, state)
     outputs = forward(converted.model, converted.variables, record["input"][None])
     expected = record["out"].transpose(0, 2, 3, 1)
-    assert np.ptp(expected) > 0.2
+    assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(outputs["logits"], expected, rtol=0, atol=1e-4)
     if "aux" in record:
         (coarse,) = outputs["auxiliary_logits"]
         auxiliary = resize_bilinear(coarse, record["input"].shape[:2], align_corners=False)
         expected = record["aux"].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(auxiliary, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("mmseg/deeplabv3_r50-d8", VOC_CLASSES),
+        ("mmseg/deeplabv3plus_r50-d8_769x769", CITYSCAPES),
+    ],
+)
+def test_both_heads_of_mmsegmentations_deeplabs_are_its_own(name, classes):
+    record, state = load_record(name.replace("/", "_").replace("-", "_"))
+    converted = pretrained.convert(name, state)
+    assert converted.classes == classes
+    outputs = forward(converted.model, converted.variables, record["input"][None])
+    size, align_corners = record["input"].shape[:2], converted.model.align_corners
+    (coarse,) = outputs["auxiliary_logits"]
+    found = {
+        "out": outputs["logits"],
+        "aux": resize_bilinear(coarse, size, align_corners=align_corners),
+    }
+    for key, logits in found.items():
+        expected = record[key].transpose(0, 2, 3, 1)
+        assert np.ptp(expected) > 0.2
+        np.testing.assert_allclose(logits[:, ::2, ::2], expected, rtol=0, atol=1e-4)
 
 
 def test_a_real_deeplab_of_tensorflows_labels_photographs_as_it_did(real_data):

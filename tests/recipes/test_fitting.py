@@ -23,8 +23,8 @@ def test_class_weights_keep_the_mean_over_pixels():
     assert class_weights("balanced", pixels, 2) == (0.5556, 5.0)
     text = describe_balance(pixels, ("background", "cell"))
     assert text == (
-        "the rarest class, cell, has 10 % of the labelled pixels; --loss.class-weights root makes "
-        "each of them count 2.5 times"
+        "the rarest class is cell, with 10 % of the labelled pixels; --loss.class-weights root "
+        "would weight them by 2.5"
     )
     assert not describe_balance({0: 800, 1: 200}, ("background", "cell"))
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.folders.division import DivisionConfig
+from segjax.data.sources.splits import as_objects
 from segjax.recipes.folders import FolderData, check_data
 
 
@@ -72,7 +73,7 @@ def test_colours_without_values_are_refused_and_the_check_shows_the_proposal(fol
     report = check_data(named)
     assert not report.problems
     assert report.class_names == ("a", "b", "c")
-    assert "the rarest class, c, has 2.5 % of the labelled pixels" in report.notes[-1]
+    assert "the rarest class is c, with 2.5 % of the labelled pixels" in report.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +86,39 @@ def test_colours_without_values_are_refused_and_the_check_shows_the_proposal(fol
         ({"classes": ("a", "a")}, "two classes are named 'a'"),
         ({"channels": 0}, "channels=0; expected at least 1"),
         ({"color_table": "t", "values": ("0", "1")}, "both give the colours"),
+        ({"class_masks": "c", "holds": "components"}, "numbered objects, but holds is components"),
+        (
+            {"holds": "components", "classes": ("cell", "background")},
+            "the classes of objects begin with the background; found cell, background",
+        ),
+        (
+            {
+                **{"images": "a", "masks": "b", "class_masks": "c"},
+                **{"val_images": "a", "val_masks": "b"},
+            },
+            "--class-masks and --val-class-masks go together; one is missing",
+        ),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         FolderData(**settings)
+
+
+@pytest.mark.parametrize("holds", ["components", "instances"])
+def test_objects_of_several_classes_are_recorded_and_open_again(folders, holds):
+    """Of connected regions, and of coloured objects with a second folder of masks."""
+    values = ("#000000", "#ff0000", "#0000ff")
+    second = folders.masks if holds == "instances" else None
+    named = {"holds": holds, "values": values, "classes": ("ground", "a", "b")}
+    data = dataclasses.replace(folders, class_masks=second, **named).resolved()
+    assert (data.holds, data.values, data.has_objects) == (holds, values, True)
+    assert data.resolved() == data
+    splits = data.splits()
+    assert splits.background == "ground"
+    example = as_objects(splits).train()[0]
+    assert sorted(example["classes"]) == [1, 2]
+    assert len(data.proposed_class_weights) == 3
 
 
 def test_nothing_held_out_is_refused(folders):

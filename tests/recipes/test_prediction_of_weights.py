@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segjax.data.augmentation.instance import Enlarge, ResizeShortSide
+from segjax.inference.coverings import SlidingWindow, WholeImage
 from segjax.inference.views import View, rotations_and_flips
 from segjax.ops.dense_crf import CrfConfig, refine_probabilities
 from segjax.pretrained.converted import Pretrained
@@ -97,6 +98,19 @@ def test_a_semantic_model_takes_scales_flips_and_a_crf(segmenter):
     assert dataclasses.replace(task, views=segmenter.task.views, refine=None) == segmenter.task
 
 
+def test_windows_of_a_semantic_model_replace_the_sizes_of_its_source(segmenter):
+    changes = {"prediction.size": [64, 96], "prediction.window_stride": [48, 64]}
+    task = with_prediction(segmenter, changes).task
+    assert task.covering == SlidingWindow((64, 96), (48, 64))
+    assert task.input_size is None
+    whole = dataclasses.replace(segmenter.task, covering=WholeImage((33, 33), 16))
+    whole = dataclasses.replace(segmenter, task=whole)
+    with pytest.raises(ValueError, match="multiple of 16 plus 1"):
+        with_prediction(whole, changes)
+    with pytest.raises(ValueError, match="size and window_stride go together"):
+        with_prediction(segmenter, {"prediction.size": [64, 96]})
+
+
 def test_bad_settings_are_refused(detector, segmenter):
     for model, name in ((segmenter, "prediction.output_stride"), (detector, "prediction.scales")):
         with pytest.raises(UnknownSetting, match=name.rpartition(".")[2]):
@@ -121,7 +135,8 @@ def test_the_settings_of_a_published_model_are_those_that_it_predicts_with(detec
     changed = dataclasses.replace(detector.task, views=flipped, mask_threshold=0.4)
     model = dataclasses.replace(detector, task=changed)
     assert settings_of(model)["prediction"] == {
-        **{"short_sides": [48, 56], "max_size": 64, "flip": True, "mask_threshold": 0.4}
+        **{"short_sides": [48, 56], "max_size": 64, "flip": True, "mask_threshold": 0.4},
+        **{"tile": None, "tile_overlap": 0.25},
     }
     assert with_prediction(model, {"prediction.mask_threshold": 0.3}).task.views == flipped
     enlarged = dataclasses.replace(detector.task, views=(InstanceView(Enlarge(2.0)),))

@@ -251,6 +251,8 @@ def test_class_weights_that_are_not_one_for_each_class_are_refused(weights):
     with pytest.raises(ValueError, match=expected):
         make_task(loss_function=SemanticLoss(class_weights=weights))
     make_task(loss_function=SemanticLoss(class_weights=(1.0, 2.0)))
+    with pytest.raises(ValueError, match=r"root is computed from masks in folders.*2 numbers here"):
+        make_task(loss_function=SemanticLoss(class_weights="root"))
 
 
 def test_labels_of_another_size_than_the_logits_are_refused():

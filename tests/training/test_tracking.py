@@ -28,6 +28,7 @@ class FakeWandb(types.ModuleType):
 
     Image = staticmethod(lambda picture: ("picture", picture.shape))
     Settings = staticmethod(dict)
+    offline = False
 
     def __init__(self):
         super().__init__("wandb")
@@ -44,6 +45,7 @@ class FakeWandb(types.ModuleType):
 class FakeRun:
     def __init__(self, module, id):
         self.module, self.id, self.axis = module, id, {}
+        self.offline = module.offline
 
     def define_metric(self, name, step_metric=None):
         self.axis[name] = step_metric
@@ -140,16 +142,6 @@ def test_a_run_is_tracked_whole_and_once_though_the_network_fails_and_it_is_kill
     environment = json.loads((workdir / "environment.json").read_text())
     assert first["config"]["commit"] == environment["commit"]
 
-    cut(workdir, 2)  # killed once more: everything is there already
-    wandb.logged.clear()
-    assert numbers(train(workdir, track="wandb")) == numbers(alone)
-    assert sent(wandb) == []
-
-    cut(workdir, 2)  # a service that cannot be reached does not keep a tracked run from resuming
-    wandb.down_from = 0
-    assert numbers(train(workdir, track="wandb")) == numbers(alone)
-    assert "warning: wandb: cannot continue its run abc123: no route" in capsys.readouterr().err
-
 
 def opened(workdir, **changes):
     """A run directory that a run has opened; returns its configuration."""
@@ -163,6 +155,24 @@ def test_a_new_tracked_run_that_cannot_start_is_refused_in_one_line(tmp_path, wa
     with pytest.raises(ValueError, match=r"^--track wandb: cannot start .*: no route to host$"):
         open_trackers(opened(tmp_path), say=print)
     assert not (tmp_path / "tracking.json").exists()
+
+
+def test_a_service_that_is_down_does_not_keep_a_tracked_run_from_resuming(tmp_path, wandb):
+    said = []
+    open_trackers(opened(tmp_path), say=said.append)[0].close(failed=False)
+    wandb.down_from = 0
+    assert open_trackers(opened(tmp_path), say=said.append) == []
+    assert len(said) == 1
+    assert said[0].startswith("warning: wandb: cannot continue its run abc123: no route to host; ")
+
+
+def test_steps_that_a_killed_run_sent_are_not_sent_again(tmp_path, wandb):
+    for resume_step, steps in ((None, (1, 2, 3)), (1, (2, 3)), (1, (2, 3, 4))):
+        trackers = open_trackers(opened(tmp_path), say=print)
+        with MetricsLog(tmp_path, resume_step=resume_step, trackers=trackers) as log:
+            for step in steps:
+                log.metrics(step, "train", {"loss": 1 / step})
+    assert wandb.logged == [(step, "train/loss", 1 / step) for step in (1, 2, 3, 4)]
 
 
 def test_a_missing_package_is_refused_before_anything_is_written(tmp_path, monkeypatch):
@@ -209,6 +219,19 @@ def test_another_tracker_has_a_run_and_a_record_of_its_own(tmp_path, wandb):
         "wandb": {"id": "abc123", "sent": {"train/loss": 1}}
     }
     assert wandb.logged == [(1, "train/loss", 0.5)]
+
+
+def test_offline_each_part_of_a_run_in_wandb_has_all_metrics(tmp_path, wandb):
+    """`wandb sync` replaces one part of a run by the next."""
+    wandb.offline = True
+    for resume_step, steps in ((None, (1, 2, 3)), (2, (3, 4))):
+        wandb.logged.clear()
+        trackers = open_trackers(opened(tmp_path), say=print)
+        with MetricsLog(tmp_path, resume_step=resume_step, trackers=trackers) as log:
+            for step in steps:
+                log.metrics(step, "train", {"loss": 1 / step})
+    assert wandb.logged == [(step, "train/loss", 1 / step) for step in (1, 2, 3, 4)]
+    assert [start["id"] for start in wandb.starts] == [None, "abc123"]
 
 
 def test_a_run_that_fails_is_marked_as_failed(tmp_path, wandb):

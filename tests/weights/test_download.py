@@ -177,14 +177,21 @@ def test_a_full_disk_is_named_before_or_when_it_is_full(server, monkeypatch):
         with pytest.raises(DownloadFailed, match=r"3\.1 MB to download, 1 MB free"):
             download(weights)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_state", full)
-        with pytest.raises(DownloadFailed, match="the disk is full; make space"):
-            download(weights)
+    part = own_folder() / "net.npz.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(DownloadFailed, match="the disk is full; make space"):
+        download(weights)
+    part.unlink()
     assert download(weights).read_bytes() == CONTENT
+
+
+def test_a_file_system_without_locks_does_too(server, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", no_locks)
+    assert download(publish(server)).read_bytes() == CONTENT
+    assert left_in_folder() == ["net.npz"]
 
 
 def test_a_second_download_waits_for_the_first_and_uses_its_file(server, capsys):

@@ -8,13 +8,14 @@ integers; other maps of floats are interpolated (`segjax.data.sources.protocol.S
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import cv2
 import numpy as np
 
 from segjax.data.augmentation.elastic import elastic_displacement
 from segjax.data.augmentation.maps import by_opencv, is_interpolated, maps_of
+from segjax.data.augmentation.normalization import Shift, Windows, mean_and_deviation
 from segjax.data.sources.protocol import OBJECTS, VALUE_OUTSIDE
 from segjax.labels import IGNORE_LABEL
 
@@ -209,6 +210,10 @@ class Normalize:
         rows /= np.tile(np.resize(np.asarray(self.std, np.float32), channels), width)
         return {**example, "image": image}
 
+    def for_windows(self, windows: Windows) -> Self:
+        """Returns the transform itself: each pixel is normalised on its own."""
+        return self
+
 
 @dataclass(frozen=True)
 class Standardize:
@@ -224,6 +229,10 @@ class Standardize:
         image -= image.mean(dtype=np.float64).astype(np.float32)
         std = image.std(dtype=np.float64).astype(np.float32)
         return {**example, "image": image / std if std > 0 else image}
+
+    def for_windows(self, windows: Windows) -> Shift:
+        """Finds the statistics of an image that is read window by window, twice."""
+        return Shift(*mean_and_deviation(windows))
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def fill_report(
         split_report = report.splits[split] = SplitReport(len(read_all))
         shown = np.linspace(0, len(read_all) - 1, TILES_PER_SPLIT).astype(int)
         read = map_in_threads(partial(_read, hashed=find_copies), read_all)
-        bar = tqdm(read, f"check {split}", len(read_all), leave=False, unit="image")
+        bar = tqdm(read, f"check {split}", len(read_all), leave=False, unit="image", disable=None)
         for index, (example, digest) in enumerate(bar):
             if isinstance(example, ValueError | OSError):
                 report.problems.append(str(example))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from segjax.data.folders.division import DivisionConfig, NothingLeft, divide
-from segjax.data.folders.facts import Example, find_pairs, read_examples, read_objects
+from segjax.data.folders.facts import find_pairs, read_examples, read_objects
 from segjax.data.folders.found_format import find_format
 from segjax.data.folders.mask_format import Holds, MaskFacts, MaskFormat, color_name
 from segjax.data.folders.objects import ObjectFacts, object_notes
@@ -90,7 +90,7 @@ def read_folders(
         have folders of their own.
       division: how the examples of "train" are divided into the other splits.
       class_masks: the folder of masks of classes, by split, for objects that the other masks
-        number. The next arguments but the first two are then about these.
+        number. `mask_format`, `num_classes`, `ignored` and `classes` are then about these.
       suffix: what the names of masks have behind the image's; see `pair_folders`.
       holds: what the masks hold, if it is known.
       mask_format: what the values of masks mean; None finds it.
@@ -106,13 +106,14 @@ def read_folders(
         list of the division is missing or does not fit. Everything else is a problem of the result.
     """
     problems, notes = [], []
-    pairs = {}
+    examples = {}
     for split, folders in places.items():
-        pairs[split] = find_pairs(split, *folders, class_masks.get(split), suffix, notes)
-        (notes if skip_unmatched else problems).extend(pairs[split].problems)
-    examples = {
-        split: read_examples(each.pairs, orientation, problems) for split, each in pairs.items()
-    }
+        pairs, seen, wrong = find_pairs(
+            folders, class_masks.get(split), suffix=suffix, skip_unmatched=skip_unmatched
+        )
+        notes += [f"{split}: {note}" for note in seen]
+        examples[split], unreadable = read_examples(pairs, orientation)
+        problems += [*wrong, *unreadable]
     every = [example for each in examples.values() for example in each]
     class_format = None
     if mask_format is None and every:
@@ -139,9 +140,23 @@ def read_folders(
         problems += wrong.values()
         examples[split] = [x for x in each if x.labels.path not in wrong]
     objects = None
+    every = [example for each in examples.values() for example in each]
     if mask_format.holds == "components" or class_format is not None:
-        objects = read_objects(examples, mask_format, class_format, orientation, problems)
-        notes += _object_notes(objects, examples, mask_format, label_format, classes)
+        objects, wrong = read_objects(
+            [example.pair for example in every], mask_format, class_format, orientation
+        )
+        problems += wrong
+        examples = {k: [x for x in each if x.pair in objects] for k, each in examples.items()}
+    elif mask_format.holds == "instances":
+        objects = {x.pair: _numbered_objects(x.mask, mask_format) for x in every}
+    if objects:
+        names = classes or [f"class {number}" for number in range(len(label_format.values))]
+        notes += object_notes(
+            list(objects.values()),
+            [pair.mask for pair in objects],
+            classes=names,
+            connected=mask_format.holds == "components",
+        )
     if channels is None:
         channels, note, problem = _common_channels(
             [example.pair for each in examples.values() for example in each]
@@ -171,8 +186,11 @@ def read_folders(
             orientation,
             class_format=class_format,
             sizes=np.array([x.mask.size for x in parts[split]], np.int32).reshape(-1, 2),
-            notes=tuple(notes) if split == "train" else (),
-            object_counts=_object_counts(parts[split], mask_format, objects),
+            object_counts=(
+                None
+                if objects is None
+                else np.array([len(objects[x.pair].areas) for x in parts[split]], np.int64)
+            ),
         )
         for split in SPLITS
         if split in parts
@@ -232,29 +250,10 @@ def _class_pixels(masks: Sequence[MaskFacts], mask_format: MaskFormat) -> Counte
     return counts
 
 
-def _object_notes(objects, examples, mask_format, label_format, classes) -> list[str]:
-    names = classes or [f"class {number}" for number in range(len(label_format.values))]
-    pairs = [example.pair for each in examples.values() for example in each]
-    return object_notes(
-        [objects[pair] for pair in pairs],
-        [pair.mask for pair in pairs],
-        classes=names,
-        connected=mask_format.holds == "components",
-    )
-
-
-def _object_counts(
-    examples: Sequence[Example],
-    mask_format: MaskFormat,
-    objects: Mapping[Pair, ObjectFacts] | None,
-) -> np.ndarray | None:
-    if mask_format.holds == "classes":
-        return None
-    if objects is not None:
-        return np.array([len(objects[x.pair].areas) for x in examples], np.int64)
-    ids = mask_format.class_ids
-    counts = [sum(v > 0 and v not in ids for v in _in_units(x.mask, mask_format)) for x in examples]
-    return np.array(counts, np.int64)
+def _numbered_objects(mask: MaskFacts, mask_format: MaskFormat) -> ObjectFacts:
+    ids, counts = mask_format.class_ids, _in_units(mask, mask_format)
+    areas = [count for value, count in counts.items() if value > 0 and value not in ids]
+    return ObjectFacts(np.array(areas, np.int64), np.ones(len(areas), np.int64))
 
 
 def _in_units(mask: MaskFacts, mask_format: MaskFormat) -> Mapping[int, int]:

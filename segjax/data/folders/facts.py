@@ -24,47 +24,60 @@ class Example:
     labels: MaskFacts
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of a split, and what is wrong with other files, one sentence each."""
-
-    pairs: Sequence[Pair]
-    problems: Sequence[str]
-
-
 def find_pairs(
-    split: str, images: Path, masks: Path, classes: Path | None, suffix: str | None, notes: list
-) -> Pairs:
-    """Pairs images with masks, and with masks of classes if there are any; adds notes."""
-    pairing = pair_folders(images, masks, suffix=suffix)
-    notes.append(f"{split}: {len(pairing.pairs)} images with masks; {pairing.rule}")
+    places: tuple[Path, Path],
+    class_masks: Path | None,
+    *,
+    suffix: str | None,
+    skip_unmatched: bool,
+) -> tuple[Sequence[Pair], list[str], list[str]]:
+    """Pairs images with masks, and with masks of classes if there are any.
+
+    Args:
+      places: the folders of images and of masks.
+      class_masks: the folder of the masks of classes; None if there is none.
+      suffix: what the names of masks have behind the image's; see `pair_folders`.
+      skip_unmatched: leave out files without a partner; otherwise they are problems.
+
+    Returns:
+      The pairs; notes and problems, one sentence each.
+    """
+    pairing = pair_folders(*places, suffix=suffix)
+    pairs, pairings = pairing.pairs, [pairing]
+    notes = [f"{len(pairs)} images with masks; {pairing.rule}"]
     if pairing.others:
         files = f"{len(pairing.others)} files, such as {pairing.others[0]}"
         notes.append(f"{files}, belong to an image and are not its mask: skipped")
-    if classes is None:
-        return Pairs(pairing.pairs, pairing.problems)
-    second = pair_folders(images, classes)
-    notes.append(f"{split}: masks of classes in {classes}; {second.rule}")
-    mask_of = {pair.id: pair.mask for pair in second.pairs}
-    pairs = [replace(x, classes=mask_of[x.id]) for x in pairing.pairs if x.id in mask_of]
-    return Pairs(pairs, [*pairing.problems, *second.problems])
+    if class_masks is not None:
+        second = pair_folders(places[0], class_masks)
+        pairings.append(second)
+        notes.append(f"masks of classes in {class_masks}; {second.rule}")
+        mask_of = {pair.id: pair.mask for pair in second.pairs}
+        pairs = [replace(pair, classes=mask_of[pair.id]) for pair in pairs if pair.id in mask_of]
+    unmatched = [
+        sentence
+        for each in pairings
+        for sentence in each.describe_unmatched(skipped=skip_unmatched)
+    ]
+    return pairs, [*notes, *unmatched * skip_unmatched], unmatched * (not skip_unmatched)
 
 
 def read_examples(
-    pairs: Sequence[Pair], orientation: Orientation, problems: list[str]
-) -> list[Example]:
-    """Reads masks; returns the examples that can be read, and adds why others cannot."""
+    pairs: Sequence[Pair], orientation: Orientation
+) -> tuple[list[Example], list[str]]:
+    """Reads masks; returns the examples that can be read, and why others cannot."""
     masks = _read_facts(pairs, orientation)
     labels = masks
     if any(pair.classes is not None for pair in pairs):
         labels = _read_facts([replace(x, mask=x.classes or x.mask) for x in pairs], orientation)
-    found = []
-    for pair, *facts in zip(pairs, masks, labels, strict=True):
-        errors = dict.fromkeys(str(each) for each in facts if isinstance(each, Exception))
-        problems += errors
-        if not errors:
-            found.append(Example(pair, *facts))
-    return found
+    found, problems = [], []
+    for pair, mask, classes in zip(pairs, masks, labels, strict=True):
+        if isinstance(mask, MaskFacts) and isinstance(classes, MaskFacts):
+            found.append(Example(pair, mask, classes))
+        else:
+            errors = [each for each in (mask, classes) if isinstance(each, Exception)]
+            problems += dict.fromkeys(map(str, errors))
+    return found, problems
 
 
 def _read_facts(pairs: Sequence[Pair], orientation: Orientation) -> Sequence[MaskFacts | Exception]:
@@ -86,25 +99,17 @@ def _facts(
 
 
 def read_objects(
-    examples: dict[str, list[Example]],
+    pairs: Sequence[Pair],
     mask_format: MaskFormat,
     class_format: MaskFormat | None,
     orientation: Orientation,
-    problems: list[str],
-) -> dict[Pair, ObjectFacts]:
-    """Finds the objects of each example, and takes out the examples that have problems."""
-    pairs = tuple(example.pair for each in examples.values() for example in each)
+) -> tuple[dict[Pair, ObjectFacts], list[str]]:
+    """Finds the objects of each pair whose masks fit each other, and why others do not."""
     files = [path for pair in pairs for path in (pair.mask, pair.classes) if path is not None]
-    read = _objects(pairs, mask_format, class_format, orientation, _stamps(files))
-    found = {}
-    for pair, facts in zip(pairs, read, strict=True):
-        if isinstance(facts, Exception):
-            problems.append(str(facts))
-        else:
-            found[pair] = facts
-    for split, each in examples.items():
-        examples[split] = [example for example in each if example.pair in found]
-    return found
+    read = _objects(tuple(pairs), mask_format, class_format, orientation, _stamps(files))
+    found = dict(zip(pairs, read, strict=True))
+    problems = [str(each) for each in read if isinstance(each, Exception)]
+    return {k: each for k, each in found.items() if isinstance(each, ObjectFacts)}, problems
 
 
 @lru_cache(maxsize=8)

@@ -94,10 +94,13 @@ def _find_numbers(masks: Sequence[MaskFacts], holds: Holds | None, num_classes: 
         return FoundFormat(_classes(count), text, problem)
     if len(values) > MOST_CLASSES:
         most = max(masks, key=lambda mask: len(mask.counts))
-        problem = (
-            f"{most.path}: {len(most.counts)} different values up to {max(most.counts)}. Numbers "
-            f"of objects? Give --holds instances. Classes? {BLURRED}"
-        )
+        problem = f"{most.path}: {len(most.counts)} different values up to {max(most.counts)}. "
+        if most.path.suffix.lower() in (".jpg", ".jpeg"):
+            problem += "JPEG changes the values of masks; save them as PNG from the original"
+        elif holds is None:
+            problem += f"Numbers of objects? Give --holds instances. Classes? {BLURRED}"
+        else:
+            problem += BLURRED
         return FoundFormat(None, problem=problem)
     proposal = MaskFormat("classes", tuple(map(str, values)))
     text = f"a mask holds the class numbers {_ranges(values)}"
@@ -127,7 +130,8 @@ def _propose_colors(masks: Sequence[MaskFacts], ignored: set[str]) -> FoundForma
     if len(totals) > MOST_CLASSES:
         most = max(masks, key=lambda mask: len(mask.counts))
         problem = f"{most.path}: {len(most.counts)} colours; expected one for each class. "
-        return FoundFormat(None, problem=problem + BLURRED)
+        problem += f"{BLURRED} If each object has a colour of its own, give --holds instances"
+        return FoundFormat(None, problem=problem)
     names = [color_name(value) for value, _ in totals.most_common()]
     names = [name for name in names if name not in ignored]
     problem = (

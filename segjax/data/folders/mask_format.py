@@ -167,8 +167,9 @@ def pack_colors(stored: np.ndarray) -> np.ndarray:
 def read_color_table(path: Path) -> dict[str, str]:
     """Reads the colour of each class from a text file; returns colours by class name.
 
-    A line is `name,#ff0000`, `name,255,0,0` or the same with tabs or spaces; lines without a colour
-    at the end are refused, except a first one, which names the columns.
+    A line is `name,#ff0000`, `name,255,0,0`, the same with tabs or spaces, or `name:255,0,0::` as
+    in CVAT's labelmap.txt; lines without a colour at the end are refused, except a first one, which
+    names the columns.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -179,7 +180,7 @@ def read_color_table(path: Path) -> dict[str, str]:
         if not line.strip():
             continue
         match = re.fullmatch(
-            r"\s*(.+?)[\s,;]+(?:(#[0-9a-fA-F]{6})|(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3}))\s*",
+            r"\s*(.+?)[\s,;:]+(?:(#[0-9a-fA-F]{6})|(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3}))[\s:]*",
             line,
         )
         channels = [int(x) for x in match.groups()[2:]] if match and match[3] else []

@@ -67,7 +67,8 @@ def give_classes(
     if lost := ids[winners == 0].tolist():
         raise ValueError(
             f"{origin}: object{'s' * (len(lost) > 1)} {few([*map(str, lost)])} of the one "
-            "lie on background of the other; expected a class for each object"
+            f"lie{'s' * (len(lost) == 1)} on background of the other; expected a class for each "
+            "object"
         )
     found = labels.copy()
     found[is_object] = winners[places]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segjax.data.image_arrays import ARRAY_SUFFIXES, read_arrays
+from segjax.data.image_arrays import ARRAY_SUFFIXES, count_images
 from segjax.data.images import natural
 from segjax.messages.lists import few
 
@@ -54,12 +54,16 @@ class Pairing:
     unmatched_masks: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()
 
-    @property
-    def problems(self) -> list[str]:
-        """One sentence for the images without a mask, and one for the masks without an image."""
+    def describe_unmatched(self, *, skipped: bool = False) -> list[str]:
+        """One sentence for the images without a mask, and one for the masks without an image.
+
+        Args:
+          skipped: whether they are left out, or are problems.
+        """
+        consequence = "left out" if skipped else "--unmatched skip leaves them out"
         return [
             f"{len(files)} {kind}{'s' * (len(files) > 1)} without {other} of a fitting name: "
-            f"{few([str(path) for path in files])} ({self.rule}; --unmatched skip leaves them out)"
+            f"{few([str(path) for path in files])} ({self.rule}; {consequence})"
             for files, kind, other in (
                 (self.unmatched_images, "image", "a mask"),
                 (self.unmatched_masks, "mask", "an image"),
@@ -323,7 +327,7 @@ def count_pages(path: Path) -> int:
         with path.open("rb") as file, Image.open(file) as image:
             if getattr(image, "n_frames", 1) == 1:
                 return 1
-        return sum(1 for _ in read_arrays(path))
+        return count_images(path)
     # Reading the file later says what is wrong. Pillow raises many kinds of errors.
     except Exception:
         return 1

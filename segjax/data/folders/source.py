@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ class FolderSource:
       class_format: what the values mean in the masks of classes, if the pairs have such.
       sizes: height and width of each mask, int32 [n, 2].
       object_counts: the objects of each mask, int64 [n]; None for masks of classes.
-      notes: what a user should know, one sentence each.
     """
 
     name: str
@@ -54,7 +52,6 @@ class FolderSource:
     class_format: MaskFormat | None = None
     sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
     object_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -181,8 +178,8 @@ def read_page(pair: Pair, *, orientation: Orientation = "upright") -> np.ndarray
     Raises:
       OSError, ValueError: the image cannot be read.
     """
-    images = read_arrays(Path(pair.image), orientation=orientation)
-    image = next(islice(images, pair.page, None), None)
+    images = read_arrays(Path(pair.image), orientation=orientation, only=pair.page)
+    image = next(images, None)
     if image is None:
         raise ValueError(f"{pair.image}: no page {pair.page + 1}")
     return image

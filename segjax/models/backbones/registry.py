@@ -6,7 +6,6 @@ configuration that takes its name; see `experiments/extending/convnext_backbone.
 entry, a model takes the module itself: `DeepLabV3(21, backbone=MyBackbone())`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -14,6 +13,7 @@ import flax.linen as nn
 import jax
 
 from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.mobilenet_v3 import MobileNetV3
 from segjax.models.backbones.resnet import resnet18, resnet34, resnet50, resnet101, resnext101
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.backbones.xception import xception41, xception65, xception71
@@ -28,12 +28,15 @@ BackboneName = Literal[
     "resnet50_msra",
     "resnet101_msra",
     "resnet103",
+    "resnet50_v1c",
+    "resnet101_v1c",
     "resnext101",
     "xception41",
     "xception65",
     "xception71",
     "mobilenet_v2",
     "mobilenet_v2_1280",
+    "mobilenet_v3_large",
 ]
 
 
@@ -86,6 +89,10 @@ def _vgg16(*, width_multiplier, norm, dtype):
     return VGG16(width=round(64 * width_multiplier), dtype=dtype)
 
 
+def _mobilenet_v2_1280(**layers):
+    return MobileNetV2(top_features=1280, low_level="stage1", **layers)
+
+
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg16": _vgg16,
     "resnet18": _resnet(resnet18),
@@ -95,12 +102,15 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet50_msra": _resnet(resnet50, stride_in="1x1"),
     "resnet101_msra": _resnet(resnet101, stride_in="1x1"),
     "resnet103": _resnet(resnet101, stem="3x3x3"),
+    "resnet50_v1c": _resnet(resnet50, stem="v1c"),
+    "resnet101_v1c": _resnet(resnet101, stem="v1c"),
     "resnext101": _resnet(resnext101),
     "xception41": xception41,
     "xception65": xception65,
     "xception71": xception71,
     "mobilenet_v2": MobileNetV2,
-    "mobilenet_v2_1280": functools.partial(MobileNetV2, top_features=1280, low_level="stage1"),
+    "mobilenet_v2_1280": _mobilenet_v2_1280,
+    "mobilenet_v3_large": MobileNetV3,
 }
 
 
@@ -115,11 +125,12 @@ def make_backbone(
 
     Args:
       name: a key of `BACKBONES`. "_msra" strides in the 1×1 convolutions, as MSRA's weights need;
-        "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2); "resnext101"
-        is ResNeXt-101-32×8d; "mobilenet_v2_1280" ends with the 1×1 convolution to 1280 channels, as
-        in segmentation-models-pytorch. For other sizes make the module itself.
+        "resnet103" is ResNet-101 with a stem of three 3×3 convolutions (detectron2), and "_v1c" has
+        such a stem with half the channels (mmsegmentation); "resnext101" is ResNeXt-101-32×8d;
+        "mobilenet_v2_1280" ends with the 1×1 convolution to 1280 channels, as in
+        segmentation-models-pytorch. For other sizes make the module itself.
       norm: normalisation of all layers; VGG-16 has none. Xception's and MobileNetV2's papers and
-        weights have epsilon 1e-3, the ResNets' 1e-5.
+        weights have epsilon 1e-3, and so have MobileNetV3's weights; the ResNets' have 1e-5.
       dtype: computation dtype.
       width_multiplier: factor of all channels.
 

@@ -23,7 +23,7 @@ from segjax.models.normalization import BatchNorm, Norm
 
 Block = Literal["bottleneck", "basic"]
 StrideIn = Literal["3x3", "1x1"]
-Stem = Literal["7x7", "3x3x3"]
+Stem = Literal["7x7", "3x3x3", "v1c"]
 
 
 class ResidualBlock(nn.Module):
@@ -84,8 +84,9 @@ class ResNet(Network):
       width: channels of the stem and of the first stage's 3×3 convolutions.
       stride_in: which convolution of a bottleneck has the stride: "3x3" (torchvision) or "1x1" (the
         paper and MSRA's weights, which detectron2 loads).
-      stem: "7x7", or "3x3x3": three 3×3 convolutions of width, width and 2 · width channels
-        (resnet_v1_beta and detectron2's DeepLab).
+      stem: "7x7", or three 3×3 convolutions: of width, width and 2 · width channels in "3x3x3"
+        (resnet_v1_beta and detectron2's DeepLab), of half the width twice and of width in "v1c"
+        (mmsegmentation; He et al., 2019, arXiv:1812.01187, figure 2b).
       groups, group_width: ResNeXt (Xie et al., arXiv:1611.05431): number of groups of a
         bottleneck's 3×3 convolution, and channels of each where `width` is 64: 32 × 8d.
       num_stages: 4, or 3 without the last stage, which Mask R-CNN's C4 has in its heads.
@@ -179,9 +180,10 @@ class ResNet(Network):
         layer = functools.partial(ConvolutionNorm, norm=self.norm, dtype=self.dtype)
         if self.stem == "7x7":
             return layer(self.width, kernel_size=7, stride=2, name="stem")(x, train)
-        x = layer(self.width, stride=2, name="stem1")(x, train)
-        x = layer(self.width, name="stem2")(x, train)
-        return layer(2 * self.width, name="stem3")(x, train)
+        inner = self.width if self.stem == "3x3x3" else self.width // 2
+        x = layer(inner, stride=2, name="stem1")(x, train)
+        x = layer(inner, name="stem2")(x, train)
+        return layer(2 * inner, name="stem3")(x, train)
 
 
 def resnet18(**attributes) -> ResNet:

@@ -55,6 +55,16 @@ def test_what_could_be_two_things_is_refused_with_the_settings(masks, message):
     assert re.search(message, find_format(facts(*masks)).problem)
 
 
+def test_masks_that_are_known_to_hold_classes_are_not_taken_for_numbered_objects():
+    numbered = facts([0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4])
+    for holds in ("classes", "components"):
+        found = find_format(numbered, holds=holds)
+        assert not found.problem
+        assert found.mask_format == MaskFormat(holds, ("0", "1", "2", "3", "4"))
+    assert find_format(numbered, holds="instances").mask_format == MaskFormat("instances")
+    assert "--values 0 1 300" in find_format(facts([0, 1, 300]), holds="components").problem
+
+
 def test_a_known_number_of_classes_settles_gaps():
     found = find_format(facts([0, 3], [0, 255]), num_classes=5)
     assert not found.problem
@@ -146,6 +156,8 @@ def test_a_colour_table(tmp_path):
     path = tmp_path / "colors.csv"
     path.write_text("class,r,g,b\nroad,128,64,128\n\nside walk, #F423E8\nsky\t70 130 180\n")
     assert read_color_table(path) == {"road": "#804080", "side walk": "#f423e8", "sky": "#4682b4"}
+    path.write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncell:128,0,0::\n")  # CVAT
+    assert read_color_table(path) == {"background": "#000000", "cell": "#800000"}
     for text, message in (
         ("road,#804080\nsky,blue\n", "line 2: 'sky,blue'; expected a class and its colour"),
         ("road,#804080\nsky,300,0,0\n", "line 2"),

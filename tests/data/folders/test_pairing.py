@@ -45,7 +45,7 @@ def pairs(tmp_path, images, masks, **options):
 def test_each_image_finds_its_mask(tmp_path, images, masks):
     found, names = pairs(tmp_path, images, masks)
     assert names == [(Path(a).name, Path(b).name) for a, b in zip(images, masks, strict=True)]
-    assert not found.problems
+    assert not found.describe_unmatched()
 
 
 def test_a_number_behind_the_name_belongs_to_another_image(tmp_path):
@@ -57,7 +57,7 @@ def test_a_number_behind_the_name_belongs_to_another_image(tmp_path):
 
 def test_files_without_a_partner_are_listed(tmp_path):
     found, _ = pairs(tmp_path, ["a.png", "b.png", "c.png"], ["b.png", "c.png", "d.png"])
-    first, second = found.problems
+    first, second = found.describe_unmatched()
     assert re.match("1 image without a mask.*a.png", first)
     assert re.match("1 mask without an image.*d.png", second)
 
@@ -69,7 +69,7 @@ def test_one_folder_needs_the_suffix_and_names_those_it_has(tmp_path):
     found = pair_folders(folder, folder, suffix="_one")
     assert [pair.mask.name for pair in found.pairs] == ["a_one.png", "b_one.png"]
     assert [path.name for path in found.others] == ["a_two.png", "b_two.png"]
-    assert not found.problems
+    assert not found.describe_unmatched()
 
 
 def test_two_possible_masks_are_refused_until_the_suffix_chooses(tmp_path):

@@ -173,6 +173,8 @@ def test_variants_of_resnet_have_the_names_that_their_weights_are_known_by():
     assert make_backbone("resnet50_msra") == resnet50(stride_in="1x1")
     assert make_backbone("resnet101_msra") == resnet101(stride_in="1x1")
     assert make_backbone("resnet103") == resnet101(stem="3x3x3")
+    assert make_backbone("resnet50_v1c") == resnet50(stem="v1c")
+    assert make_backbone("resnet101_v1c") == resnet101(stem="v1c")
 
 
 # torchvision's counts without the classifiers (and, for MobileNetV2, without the 1×1 convolution to
@@ -186,6 +188,8 @@ def test_variants_of_resnet_have_the_names_that_their_weights_are_known_by():
         ("resnet50", 23_508_032, 2048, 256, 1024),
         ("resnet101", 42_500_160, 2048, 256, 1024),
         ("mobilenet_v2", 1_811_712, 320, 144, 96),
+        ("mobilenet_v2_1280", 2_223_872, 1280, 24, 96),
+        ("mobilenet_v3_large", 2_971_952, 960, 24, 40),
     ],
 )
 def test_full_sizes_are_the_published_ones(name, parameters, features, low_level, auxiliary):

@@ -11,6 +11,7 @@ import pytest
 from jax import export, lax
 
 from segjax.ops import convolution, up_convolution
+from segjax.ops.convolution import forms, taps, tpu
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -309,6 +310,41 @@ def test_the_derivative_is_that_of_each_device_in_a_map_over_devices(case):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
 
 
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("depthwise", "depthwise, dilated", "depthwise with a stride"),
+        *("depthwise with a stride, dilated", "depthwise on one pixel"),
+        *("depthwise, even kernel with a stride", "1×1 with a stride"),
+    ],
+)
+def test_the_forms_for_tpus_equal_xlas_own(case, dtype, monkeypatch):
+    even = (8, 9, 2, 8, 8, 2, 1, 8)
+    inputs, kernel, options = arrays(*CASES.get(case, even))
+    operands = []
+    monkeypatch.setattr(forms, "convolve", lambda *given: operands.extend(given) or inputs)
+    convolution(jnp.asarray(inputs, dtype), jnp.asarray(kernel, dtype), **options)
+    inputs, kernel, of = operands
+    output = taps.plain(inputs, kernel, of)
+    gradient = jnp.asarray(np.random.default_rng(1).normal(size=output.shape), dtype)
+    tolerance = 1e-6 if dtype == np.float32 else 0.02  # bfloat16 has 8 bits
+    for found, expected in (
+        (tpu.forward(inputs, kernel, of), output),
+        (
+            tpu.input_gradient(inputs, kernel, gradient, of),
+            taps.plain_input_gradient(inputs, kernel, gradient, of),
+        ),
+        (
+            tpu.kernel_gradient(inputs, kernel, gradient, of),
+            taps.plain_kernel_gradient(inputs, kernel, gradient, of),
+        ),
+    ):
+        assert found.dtype == expected.dtype == dtype
+        found, expected = (np.asarray(x, np.float32) for x in (found, expected))
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
 CASES_WITH_FORMS = ["taps mostly outside", "many channels", "depthwise", "1×1 with a stride"]
 
 
@@ -350,6 +386,13 @@ def test_other_platforms_keep_their_own_convolution(case, platform):
     program = lowered_gradients(case, platform)
     assert program.count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in program
+
+
+def test_on_tpus_the_last_axis_of_a_depthwise_convolution_is_dilated():
+    """XLA:TPU cuts this axis into strips otherwise."""
+    program = lowered_gradients("depthwise", "tpu")
+    assert program.count("stablehlo.convolution") == 3
+    assert len(re.findall(r"rhs_dilate = \[1, 1, 2\]", program)) == 2
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
