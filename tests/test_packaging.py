@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CONSTRAINTS = ("constraints.txt", "constraints-py311.txt")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-# The benchmark of the CRF takes pydensecrf from an interpreter that the user names, and scripts that
+# The benchmark of the CRF takes pydensecrf from an interpreter that the user names. Scripts that
 # record references run in environments of their own.
 ELSEWHERE = {"lightning", "mmdet", "mmengine", "mmseg", "pydensecrf", "tensorflow"}
 LINK = re.compile(r"\[[^]]*\]\(([^)]*)\)")

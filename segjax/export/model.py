@@ -90,6 +90,11 @@ def image_function(
         sizes = sizes_of(task, size, dtype)
         call = instance_function(task, model.variables, dtype=dtype, sizes=sizes)
         outputs, most = INSTANCE_OUTPUTS, sizes.most
+        if sizes.view != size or (size is None and most is None):
+            notes = (
+                "resized pixels may differ by one grey level from those of segjax predict, whose "
+                "libraries round in between; boxes and scores then differ a little",
+            )
     else:
         raise ValueError(
             f"a task of your own ({type(task).__name__}) cannot be exported; segjax exports "

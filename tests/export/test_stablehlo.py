@@ -8,12 +8,14 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from segjax.cli import main
 from segjax.coco import run_lengths as rle
-from segjax.data.augmentation.instance import ResizeShortSide
+from segjax.data.augmentation.instance import Enlarge, ResizeShortSide, resized_size
+from segjax.export.instances import _view, sizes_of
 from segjax.export.model import image_function
 from segjax.export.stablehlo import load_stablehlo, to_stablehlo
 from segjax.inference.coverings import WholeImage
@@ -47,7 +49,13 @@ def semantic(model, covering, side, **options) -> Pretrained:
     classes = ("background", "red", "green")
     task = SemanticTask(model, classes, 3, covering, IMAGENET, **options)
     variables = random_variables(model, np.zeros((1, side, side, 3), np.float32))
-    variables["params"]["logits"] = jax.tree.map(lambda x: 0.1 * x, variables["params"]["logits"])
+    # Logits of the classes that compete, so that labels vary over an image.
+    images = IMAGENET({"image": photos(1, side, side)[0]}, None)["image"][None]
+    logits = np.asarray(jax.jit(model.apply)(variables, images)["logits"])
+    scale = 1 / logits.std(axis=(0, 1, 2))
+    head = variables["params"]["logits"]
+    head["kernel"] = head["kernel"] * scale[None, None, None]
+    head["bias"] = (head["bias"] - logits.mean(axis=(0, 1, 2))) * scale
     return Pretrained(model, variables, IMAGENET, task)
 
 
@@ -72,7 +80,7 @@ def deeplab() -> Pretrained:
 def detector() -> Pretrained:
     model = tiny_model()
     task = coco_task(model, classes=CLASSES, preprocess=IMAGENET, paste_rule="detectron2")
-    views = (InstanceView(ResizeShortSide((48,), 64)),)
+    views = (InstanceView(Enlarge(1.0)),)
     task = dataclasses.replace(task, views=views, buckets=((64, 64),))
     return Pretrained(model, variables_of(model), IMAGENET, task)
 
@@ -82,6 +90,7 @@ def test_labels_and_probabilities_of_any_size_are_those_of_predict(make):
     model = make()
     exported = to_stablehlo(image_function(model))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+    seen = set()
     for images in (photos(2, 30, 41), photos(1, 70, 33)):
         found = exported.call(images)
         assert {name: x.dtype.name for name, x in found.items()} == {
@@ -90,11 +99,12 @@ def test_labels_and_probabilities_of_any_size_are_those_of_predict(make):
         }
         for number, image in enumerate(images):
             expected = model.predict(image)
-            assert len(np.unique(expected["labels"])) > 1
+            seen |= {*np.unique(expected["labels"]).tolist()}
             np.testing.assert_array_equal(found["labels"][number], expected["labels"])
             np.testing.assert_allclose(
                 found["probabilities"][number], expected["probabilities"], atol=1e-5
             )
+    assert len(seen) > 1
 
 
 def test_scales_flips_and_turns_are_averaged_for_images_of_one_size():
@@ -111,23 +121,34 @@ def test_scales_flips_and_turns_are_averaged_for_images_of_one_size():
     np.testing.assert_array_equal(found["labels"][0], expected["labels"])
 
 
-def test_detections_of_any_size_are_those_of_predict():
+def test_detections_of_any_size_in_the_bucket_are_those_of_predict():
     model = detector()
     exported = to_stablehlo(image_function(model))
-    for images in (photos(2, 50, 60), photos(1, 60, 30)):
-        found = jax.device_get(exported.call(images))
-        for number, image in enumerate(images):
-            expected = model.predict(image)
-            valid = found["valid"][number]
-            assert valid.sum() == len(expected["scores"]) > 0
-            for name, tolerance in (("boxes", 0.01), ("scores", 1e-4), ("classes", 0)):
-                np.testing.assert_allclose(
-                    found[name][number][valid], expected[name], atol=tolerance
-                )
-            masks = np.stack([rle.decode(mask) for mask in expected["masks"]])
-            assert masks.any()
-            assert np.mean(found["masks"][number][valid] != masks) < 1e-3
-            assert not found["masks"][number][~valid].any()
+    images = photos(2, 50, 60)
+    found = jax.device_get(exported.call(images))
+    for number, image in enumerate(images):
+        expected = model.predict(image)
+        valid = found["valid"][number]
+        assert valid.sum() == len(expected["scores"]) > 0
+        for name, tolerance in (("boxes", 1e-3), ("scores", 1e-5), ("classes", 0)):
+            np.testing.assert_allclose(found[name][number][valid], expected[name], atol=tolerance)
+        masks = np.stack([rle.decode(mask) for mask in expected["masks"]])
+        assert masks.any()
+        assert np.mean(found["masks"][number][valid] != masks) < 1e-3
+        assert not found["masks"][number][~valid].any()
+    with pytest.raises(ValueError, match="height <= 64"):
+        exported.call(photos(1, 70, 60))
+
+
+def test_images_of_any_size_get_the_size_and_a_bucket_of_prediction():
+    resize = ResizeShortSide((48,), 64)
+    for size in [(50, 60), (30, 77), (100, 41), (7, 7), (480, 640)]:
+        found = _view(resize, *(jnp.asarray(side, jnp.int32) for side in size))
+        assert tuple(map(int, found)) == resized_size(size, 48, 64)
+    task = detector().task
+    task = dataclasses.replace(task, views=(InstanceView(resize),), buckets=((48, 64),))
+    assert sizes_of(task, None, "uint8").buckets == ((48, 64), (64, 64))
+    assert sizes_of(task, (100, 41), "uint8").view == (64, 26)
 
 
 @pytest.fixture(scope="module")
