@@ -93,7 +93,7 @@ def image_function(
         if sizes.view != size or (size is None and most is None):
             notes = (
                 "resized pixels may differ by one grey level from those of segjax predict, whose "
-                "libraries round in between; boxes and scores then differ a little",
+                "libraries round in between; scores then differ, and close ones change places",
             )
     else:
         raise ValueError(
