@@ -15,7 +15,10 @@ import numpy as np
 
 
 def lightning(folder: Path):
-    """Trains a compiled module for one step: with callbacks, settings and an optimiser's state."""
+    """Trains a compiled module for one step: with callbacks, settings and an optimiser's state.
+
+    The callbacks record the absolute path of `folder`. In the fixture, "outputs" stands for it.
+    """
     import lightning as pl
     import torch
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint

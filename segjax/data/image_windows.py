@@ -184,6 +184,7 @@ def _tiff_sizes(path: Path) -> list[tuple[int, int]]:
         with opened(path) as tiff:
             pages = [page.keyframe for page in tiff.pages]
             return [(page.imagelength, page.imagewidth) for page in pages]
+    # tifffile raises many kinds of errors too; the reader names the damage when it reads the file.
     except Exception:
         return []
 

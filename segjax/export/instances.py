@@ -86,7 +86,7 @@ def instance_function(task: InstanceTask, variables: Any, *, dtype: str, sizes: 
       task: a task that `check_instances` accepts.
       variables: the network's variables, which become constants of the function.
       dtype: the type of the images' pixels.
-      sizes: of the images and the network's inputs; see `sizes_of`.
+      sizes: the sizes of the images and of the network's inputs; see `sizes_of`.
 
     Returns:
       A function of images [batch, height, width, channels]; see `model.INSTANCE_OUTPUTS`.

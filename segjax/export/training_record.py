@@ -42,7 +42,7 @@ class TrainingRecord:
       checkpoint: such as "step 150 (best seg on validation: 0.9077)".
       scores: by split, the number of "examples" (None if unknown), the name of the "headline" score
         and the "metrics" of the published checkpoint: numbers, or a number for each class.
-      pictures: of the split whose scores come first.
+      pictures: the pictures of the split whose scores come first.
     """
 
     experiment: str

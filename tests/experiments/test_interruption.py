@@ -67,6 +67,14 @@ def final_arrays(workdir):
     return [np.asarray(x) for x in jax.tree.leaves(state)], place
 
 
+def assert_same_bits(workdir, expected):
+    """Two runs have the same log and the same last checkpoint."""
+    assert logged(workdir) == logged(expected)
+    (arrays, place), (others, other_place) = final_arrays(workdir), final_arrays(expected)
+    assert place == other_place
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+
+
 def kill_after(process, workdir, step):
     """Kills a run −9 at some moment after it logged a step, its workers with it."""
     deadline = time.monotonic() + 300
@@ -88,11 +96,8 @@ def test_a_quickstart_killed_three_times_equals_an_uninterrupted_one_bit_for_bit
             kill_after(process, killed, step)
     run(QUICKSTART, killed, *SMALL, *data)
     assert killed.with_suffix(".log").read_text().count("resuming from step") >= 2
-    assert logged(killed) == logged(whole)
     assert [line["step"] for line in logged(whole) if line["split"] == "train"] == [*range(1, 13)]
-    (arrays, place), (expected, expected_place) = final_arrays(killed), final_arrays(whole)
-    assert place == expected_place
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+    assert_same_bits(killed, whole)
     evaluations = [(w / "evaluation" / "test.json").read_text() for w in (killed, whole)]
     assert evaluations[0] == evaluations[1]
 
@@ -163,10 +168,7 @@ def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_p
     output = killed.with_suffix(".log").read_text()
     assert "Traceback" not in output
     assert "is damaged" not in output
-    assert logged(killed) == logged(whole)
-    (arrays, place), (expected, expected_place) = final_arrays(killed), final_arrays(whole)
-    assert place == expected_place
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+    assert_same_bits(killed, whole)
     for split in ("validation", "test"):
         name = f"{split}.json"
         results = [(w / "evaluation" / name).read_bytes() for w in (killed, whole)]
@@ -349,10 +351,7 @@ def test_four_processes_of_which_one_is_killed_ten_times_equal_an_uninterrupted_
     output = killed.with_suffix(".log").read_text()
     assert "Traceback" not in output
     assert "is damaged" not in output
-    assert logged(killed) == logged(whole)
-    (arrays, place), (expected, expected_place) = final_arrays(killed), final_arrays(whole)
-    assert place == expected_place
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
+    assert_same_bits(killed, whole)
 
 
 def numbers(workdir):
