@@ -8,11 +8,14 @@ that all of them are given:
    these with its own and tells all of them the verdict, either what is wrong or the port at which
    JAX may then join them.
 2. The connections stay open. The kernel closes those of a process that dies, and keep-alive packets
-   find a machine that is gone. Process 0 tells the others, and all end with one line.
+   find a machine that is gone. Process 0 tells the others, and each ends with one line, which is
+   the last: JAX may have written of broken connections before it.
 """
 
+import ctypes
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -59,6 +62,8 @@ class Meeting:
           end: called with a message and an exit status; None prints the message and exits at once,
             since the main thread may wait for a process that is gone.
         """
+        if end is None:
+            _delay_aborts()
         thread = threading.Thread(
             target=self._watch, args=(end or _exit_at_once,), name="meeting", daemon=True
         )
@@ -275,6 +280,19 @@ def _is_hello(said: dict, hello: dict) -> bool:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _delay_aborts():
+    """Lets this process live for 6 s after an abort, in which the watch may end it with the cause.
+
+    When another process dies, JAX's coordination client and gloo abort in threads of their own, at
+    the moment at which the watch hears of the death. The signal's handler is C's `sleep`, which
+    takes the signal's number, 6, as seconds. It needs neither Python's lock nor memory.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
 
 
 def _exit_at_once(message: str, status: int) -> NoReturn:

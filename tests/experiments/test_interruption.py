@@ -314,10 +314,9 @@ def test_the_end_of_a_killed_process_ends_the_other_in_one_line(victim, tmp_path
         left = processes[1 - victim]
         assert left.wait(timeout=30) == TRY_AGAIN, workdir.with_suffix(".log").read_text()
     output = workdir.with_suffix(".log").read_text()
-    assert output.count(f"error: process {victim} ") == 1
-    assert "ended without a word" in output
+    assert output.splitlines()[-1].startswith(f"error: process {victim} ")
+    assert "ended without a word" in output.splitlines()[-1]
     assert "Traceback" not in output
-    assert "coordination" not in output.lower()  # JAX's own words
 
 
 @pytest.mark.slow
@@ -339,12 +338,9 @@ def test_four_processes_of_which_one_is_killed_ten_times_equal_an_uninterrupted_
             victim, by = rng.randrange(4), (signal.SIGKILL, signal.SIGTERM)[number % 2]
             processes[victim].send_signal(by)
             ends = [process.wait(timeout=120) for process in processes]
-        # Now and then gloo, which connects CPUs, aborts a process before it hears of the end.
-        allowed = {TRY_AGAIN} if by == signal.SIGTERM else {TRY_AGAIN, -signal.SIGABRT}
         if by == signal.SIGKILL:
             assert ends.pop(victim) == -signal.SIGKILL
-        assert TRY_AGAIN in ends
-        assert set(ends) <= allowed, killed.with_suffix(".log").read_text()[-4000:]
+        assert set(ends) == {TRY_AGAIN}, killed.with_suffix(".log").read_text()[-4000:]
     with ExitStack() as stack:
         for process in started_together(stack, killed, *steps, **settings):
             finish(process, killed)

@@ -2,6 +2,8 @@
 
 import queue
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -200,6 +202,33 @@ def test_all_hear_at_once_of_a_process_that_was_killed(address, victim):
         assert "The same command resumes from the last checkpoint" in message
         assert status == TRY_AGAIN
     assert ends[victim].empty()
+
+
+ABORTED = """
+import ctypes, socket, threading, time
+from segjax.training.connection import Connection
+from segjax.training.distributed import Place
+from segjax.training.meeting import Meeting
+server = socket.create_server(("localhost", 0))
+other = socket.create_connection(server.getsockname())
+mine, _ = server.accept()
+connection = Connection(mine)
+connection.name = "process 1"
+Meeting(Place("localhost:1", 2, 0), "", {1: connection}).watch()
+threading.Thread(target=ctypes.CDLL(None).abort, daemon=True).start()
+time.sleep(0.5)
+other.close()
+time.sleep(60)
+"""
+
+
+def test_a_process_that_a_broken_connection_aborts_still_ends_with_the_cause():
+    """JAX's client and gloo abort in threads of C++, here half a second before the news come."""
+    process = subprocess.run(
+        [sys.executable, "-c", ABORTED], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == TRY_AGAIN, process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: process 1 ended without a word")
 
 
 @pytest.mark.parametrize("failing", [0, 2])
