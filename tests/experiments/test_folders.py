@@ -16,7 +16,7 @@ from segjax.data.augmentation.weight_map import AddWeightMap
 from segjax.training.configuration import differences, from_dict, parse, to_dict
 from segjax.training.experiment import load_module
 from segjax.training.logging import read_metrics
-from tests.experiments.test_experiments import SHORT, SMALL_MASK_RCNN
+from tests.experiments.test_experiments import ONE_BUCKET, SHORT, SMALL_MASK_RCNN, WHOLE, WINDOW
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SMALL = {
@@ -25,7 +25,7 @@ SMALL = {
         *("--network.backbone", "vgg16", "--network.width-multiplier", "0.05"),
         *("--network.aspp-features", "4"),
     ],
-    "mask_rcnn": SMALL_MASK_RCNN,
+    "mask_rcnn": [*SMALL_MASK_RCNN, *WINDOW, *WHOLE, *ONE_BUCKET[3:]],
 }
 
 

@@ -24,11 +24,6 @@ from tests.readme import readme_code
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
 TINY = ROOT / "tests" / "training" / "tiny.py"
-SMALL = [
-    *("--train.num-steps", "12", "--train.batch-size", "2", "--train.log-every", "1"),
-    *("--train.checkpoint-every", "2", "--train.eval-every", "6", "--train.num-workers", "2"),
-    *("--network.features", "2", "--network.depth", "2", "--network.tile", "100"),
-]
 
 
 def start(file, workdir, *arguments, devices=1, cache=None):
@@ -87,16 +82,17 @@ def kill_after(process, workdir, step):
     kill(process)
 
 
-def test_a_quickstart_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    data = ["--data-dir", str(tmp_path / "data")]
+def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    settings = ["--train.num-steps", "40", "--train.checkpoint-every", "4", "--norm", "batch"]
+    settings += ["--train.eval-every", "20", "--train.num-workers", "1", "--dropout-rate", "0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(QUICKSTART, whole, *SMALL, *data)
-    for step in (1, 5, 9):
-        with start(QUICKSTART, killed, *SMALL, *data) as process:
+    run(TINY, whole, *settings)
+    for step in (1, 12, 24):
+        with start(TINY, killed, *settings) as process:
             kill_after(process, killed, step)
-    run(QUICKSTART, killed, *SMALL, *data)
+    run(TINY, killed, *settings)
     assert killed.with_suffix(".log").read_text().count("resuming from step") >= 2
-    assert [line["step"] for line in logged(whole) if line["split"] == "train"] == [*range(1, 13)]
+    assert [line["step"] for line in logged(whole) if line["split"] == "train"] == [*range(1, 41)]
     assert_same_bits(killed, whole)
     evaluations = [(w / "evaluation" / "test.json").read_text() for w in (killed, whole)]
     assert evaluations[0] == evaluations[1]
@@ -146,7 +142,7 @@ def killed_at(moment, process, workdir, rng, seconds_to_first_step):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+def test_a_quickstart_killed_twenty_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     data, rng = ["--data-dir", str(tmp_path / "data")], random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     start_time = time.monotonic()

@@ -1,17 +1,36 @@
 """The tutorial runs from its first cell to its last, as Jupyter would run it."""
 
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from segjax.cli import main
+from segjax.commands.launch import run
+from segjax.training.experiment import load_module
+
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-PROGRAMS = {"segjax": f"{sys.executable} -m segjax.cli", "python": sys.executable}
+
+
+def run_program(command: str) -> str:
+    """Runs `segjax …` or `python EXPERIMENT …` in this process; returns what it prints."""
+    program, *arguments = shlex.split(command)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        if program == "segjax":
+            with contextlib.suppress(SystemExit):  # a notebook goes on after a command that fails
+                main(arguments)
+        else:
+            module = load_module(EXPERIMENTS / arguments[0])
+            with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
+                run(module.Config, module.build, module.__file__, arguments[1:])
+    return printed.getvalue()
 
 
 def run_cell(source: str, names: dict, outputs: list[str]) -> None:
@@ -24,16 +43,7 @@ def run_cell(source: str, names: dict, outputs: list[str]) -> None:
         exec("\n".join(block), names)
         block = []
         if command := line[1:].format(**names):
-            program, _, arguments = command.partition(" ")
-            done = subprocess.run(
-                f"{PROGRAMS[program]} {arguments}",
-                shell=True,
-                cwd=EXPERIMENTS,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            outputs.append(done.stdout)
+            outputs.append(run_program(command))
 
 
 # Jupyter shows images that nobody closes.

@@ -65,7 +65,11 @@ def test_no_architecture_lacks_the_test_that_it_overfits():
     assert tested | {"UNet", "MaskRCNN"} == set(segjax.models.__all__)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# v1 has v2's parts, and v3+ those of v3 but for the auxiliary head, which test_deeplab.py trains.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in ("v2", "v3") else []) for x in MODELS],
+)
 def test_overfits_one_batch(name):
     model = MODELS[name]
     images, labels = squares()

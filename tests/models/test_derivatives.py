@@ -17,8 +17,9 @@ NETWORKS = {
     "DeepLab v3": (
         DeepLabV3(
             num_classes=3,
-            backbone=ResNet(stage_sizes=(1, 1, 1, 3), width=16),
+            backbone=ResNet(stage_sizes=(1, 1, 1, 1), width=16, block="basic"),
             output_stride=16,
+            multi_grid=(2,),
             aspp_features=16,
         ),
         (1, 65, 65, 3),
@@ -27,8 +28,9 @@ NETWORKS = {
         # Depthwise convolutions, in a network that compiles in seconds.
         DeepLabV3Plus(
             num_classes=3,
-            backbone=ResNet(stage_sizes=(1, 1, 1, 3), width=16),
+            backbone=ResNet(stage_sizes=(1, 1, 1, 1), width=16, block="basic"),
             output_stride=16,
+            multi_grid=(2,),
             separable=True,
             aspp_features=16,
             decoder_features=16,
@@ -58,8 +60,11 @@ def dot(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.parametrize("setting", ["", "plain"])
-@pytest.mark.parametrize("name", NETWORKS)
+# XLA's own convolutions need no more than one witness.
+FIRST_DERIVATIVES = [*((name, "") for name in NETWORKS), ("U-Net", "plain")]
+
+
+@pytest.mark.parametrize(("name", "setting"), FIRST_DERIVATIVES)
 def test_forward_and_reverse_mode_agree(name, setting, monkeypatch):
     monkeypatch.setenv("SEGJAX_CONVOLUTION", setting)
     logits, params, direction = network(name)

@@ -128,10 +128,9 @@ def slow_but(*quick):
 
 # v3 and v3+ have norms whose statistics the devices share; one of them is enough for a quick run.
 @pytest.mark.parametrize("version", slow_but("v3"))
-def test_one_two_and_four_devices_give_the_same_loss_curve(version):
-    one, two, four = (losses_on(count, version, num_steps=8) for count in (1, 2, 4))
+def test_one_and_four_devices_give_the_same_loss_curve(version):
+    one, four = (losses_on(count, version, num_steps=8) for count in (1, 4))
     assert one[-1] < one[0]
-    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)
     np.testing.assert_allclose(four, one, rtol=0, atol=2e-5)
 
 

@@ -50,9 +50,11 @@ def step(task, batch, variables):
     return jax.device_get(jax.jit(run)(state, batch))
 
 
-@pytest.mark.parametrize(
-    "family", [unet, deeplab, pytest.param(mask_rcnn, marks=pytest.mark.slow, id="mask_rcnn")]
-)
+def slow(family):
+    return pytest.param(family, marks=pytest.mark.slow, id=family.__name__)
+
+
+@pytest.mark.parametrize("family", [unet, slow(deeplab), slow(mask_rcnn)])
 def test_a_step_is_the_same_with_and_without_the_compilers_optimisations(family):
     arguments = family()
     plain = step(*arguments)

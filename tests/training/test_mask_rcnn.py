@@ -10,6 +10,7 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
+import pytest
 
 from segjax.data.augmentation.instance import ResizeShortSide
 from segjax.data.loading.loader import training_batches
@@ -95,14 +96,13 @@ def losses_on(devices, batches):
     return np.array(losses)
 
 
-def test_one_two_and_four_devices_give_the_same_loss_curve():
+def test_one_and_four_devices_give_the_same_loss_curve():
     """Objects are spread unevenly over the devices, and anchors and regions are sampled."""
     stream = training_batches(Ellipses(8), (PACK,), batch_size=4, seed=1)
     batches = list(itertools.islice(stream, 6))
     stream.close()
     assert len({tuple(np.sum(batch["classes"] > 0, axis=1)) for batch in batches}) > 1
-    one, two, four = (losses_on(count, batches) for count in (1, 2, 4))
-    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)
+    one, four = (losses_on(count, batches) for count in (1, 4))
     np.testing.assert_allclose(four, one, rtol=0, atol=2e-5)
 
 
@@ -138,6 +138,8 @@ def run(workdir: Path) -> dict:
         return jax.tree.map(np.asarray, checkpoints.read(checkpoints.latest_step))
 
 
+# The loop is that of all tasks, which U-Net and DeepLab v3 resume in quick tests.
+@pytest.mark.slow
 def test_a_run_cut_short_and_resumed_equals_the_whole_run_bit_for_bit(tmp_path):
     whole = run(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / str(NUM_STEPS))
