@@ -54,7 +54,10 @@ def test_the_tutorial_runs(tmp_path):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             source = "".join(cell["source"]).replace('Path("tutorial")', f'Path("{tmp_path}")')
-            run_cell(source.replace("num-steps 150", "num-steps 20"), names, outputs)
+            short = source.replace("num-steps 150", "num-steps 20").replace(
+                "features 16", "features 4"
+            )
+            run_cell(short, names, outputs)
     proposal, checked, trained, predicted, measured = outputs
     assert "--values '#000000'" in proposal
     assert "problems: none" in checked
