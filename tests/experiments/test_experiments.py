@@ -70,7 +70,7 @@ SMALL = {
     "v3_cityscapes": [*SMALL_DEEPLAB, *VGG, "--network.aspp-features", "4"],
     "v3plus_cityscapes": [*SMALL_DEEPLAB, *VGG, *V3PLUS],
     # This one refines by the CRF.
-    "camvid": [*SMALL_DEEPLAB[:-2], "--prediction.crf.num-iterations", "1"],
+    "camvid": [*SMALL_DEEPLAB[:-2], *VGG, "--prediction.crf.num-iterations", "1"],
     "coco_r50_fpn": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *TWO_BUCKETS],
     "coco_paper_tables": [*SMALL_MASK_RCNN, *SIDES, *WHOLE, *ONE_BUCKET],
     "coco_lsj": [
@@ -135,6 +135,8 @@ def shallow_convnext(module, *, width_multiplier, norm, dtype):
 @pytest.mark.parametrize("file", RUNS)
 def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path, monkeypatch):
     module = load_module(file)
+    if str(file.relative_to(EXPERIMENTS)) not in QUICK:
+        monkeypatch.setenv("SEGJAX_CONVOLUTION", "plain")  # quicker to compile
     if file.stem == "convnext_backbone":  # its 18 blocks take a minute to compile
         monkeypatch.setitem(module.BACKBONES, "convnext", partial(shallow_convnext, module))
     workdir = tmp_path / "run"
