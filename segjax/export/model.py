@@ -90,10 +90,11 @@ def image_function(
         sizes = sizes_of(task, size, dtype)
         call = instance_function(task, model.variables, dtype=dtype, sizes=sizes)
         outputs, most = INSTANCE_OUTPUTS, sizes.most
-        if sizes.view != size or (size is None and most is None):
+        resizes = sizes.view != size or (size is None and most is None)
+        if resizes and task.channels != 3:
             notes = (
-                "resized pixels may differ by one grey level from those of segjax predict, whose "
-                "libraries round in between; scores then differ, and close ones change places",
+                "where a resized pixel lies half way between two grey levels, segjax predict may "
+                "take the other one; scores then differ, and close ones change places",
             )
     else:
         raise ValueError(

@@ -121,11 +121,7 @@ def test_scales_flips_and_turns_are_averaged_for_images_of_one_size():
     np.testing.assert_array_equal(found["labels"][0], expected["labels"])
 
 
-def test_detections_of_any_size_in_the_bucket_are_those_of_predict():
-    model = detector()
-    exported = to_stablehlo(image_function(model))
-    images = photos(2, 50, 60)
-    found = jax.device_get(exported.call(images))
+def assert_detections_are_those_of_predict(found, model, images):
     for number, image in enumerate(images):
         expected = model.predict(image)
         valid = found["valid"][number]
@@ -136,8 +132,27 @@ def test_detections_of_any_size_in_the_bucket_are_those_of_predict():
         assert masks.any()
         assert np.mean(found["masks"][number][valid] != masks) < 1e-3
         assert not found["masks"][number][~valid].any()
+
+
+def test_detections_of_any_size_in_the_bucket_are_those_of_predict():
+    model = detector()
+    exported = to_stablehlo(image_function(model))
+    images = photos(2, 50, 60)
+    assert_detections_are_those_of_predict(jax.device_get(exported.call(images)), model, images)
     with pytest.raises(ValueError, match="height <= 64"):
         exported.call(photos(1, 70, 60))
+
+
+def test_detections_of_resized_images_are_those_of_predict():
+    model = detector()
+    views = (InstanceView(ResizeShortSide((48,), 64)),)
+    task = dataclasses.replace(model.task, views=views, buckets=((64, 64),))
+    model = dataclasses.replace(model, task=task)
+    exported = to_stablehlo(image_function(model))
+    # Smaller by Pillow, larger by OpenCV, and a tall one.
+    for images in (photos(2, 70, 90), photos(1, 40, 30), photos(1, 140, 50)):
+        found = jax.device_get(exported.call(images))
+        assert_detections_are_those_of_predict(found, model, images)
 
 
 def test_images_of_any_size_get_the_size_and_a_bucket_of_prediction():
