@@ -90,8 +90,8 @@ def image_function(
         sizes = sizes_of(task, size, dtype)
         call = instance_function(task, model.variables, dtype=dtype, sizes=sizes)
         outputs, most = INSTANCE_OUTPUTS, sizes.most
-        resizes = sizes.view != size or (size is None and most is None)
-        if resizes and task.channels != 3:
+        is_resized = sizes.view != size or (size is None and most is None)
+        if is_resized and task.channels != 3:
             notes = (
                 "where a resized pixel lies half way between two grey levels, segjax predict may "
                 "take the other one; scores then differ, and close ones change places",
