@@ -19,6 +19,18 @@ Precision = Literal["float32", "bfloat16", "int8"]
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
+def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Crops the centre of an image [height, width, channels] or mirrors its edges to fill a size.
+
+    The pixels stay as they are, and so does the size of objects.
+    """
+    change = [wanted - side for wanted, side in zip(size, image.shape[:2], strict=True)]
+    padding = [(max(n, 0) // 2, max(n, 0) - max(n, 0) // 2) for n in change]
+    image = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+    top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[:2], size, strict=True))
+    return image[top : top + size[0], left : left + size[1]]
+
+
 def with_bfloat16(proto: Any) -> Any:
     """Stores the weights of a model in bfloat16; the arithmetic stays float32.
 
@@ -36,7 +48,11 @@ def with_bfloat16(proto: Any) -> Any:
             stored = f"{tensor.name}_bfloat16"
             casts.append(
                 onnx.helper.make_node(
-                    "Cast", [stored], [tensor.name], name=f"{stored}_cast", to=onnx.TensorProto.FLOAT
+                    "Cast",
+                    [stored],
+                    [tensor.name],
+                    name=f"{stored}_cast",
+                    to=onnx.TensorProto.FLOAT,
                 )
             )
             values = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.extend import core
+from jax.core import Tracer
+from jax.extend.core import Literal
 
 from segjax.ops.linear import default_form
 
@@ -35,7 +36,7 @@ _CALLS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def portable(function: Callable, *arguments: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
+def portable(function: Callable, *arguments: jax.ShapeDtypeStruct) -> Any:
     """Traces a function of arrays to operators of JAX without a choice of platform.
 
     Small arrays that do not depend on the arguments are computed here. Known branches and short
@@ -60,7 +61,7 @@ def _evaluate(program: Any, *arguments) -> list:
     values = dict(zip((*program.constvars, *program.invars), (*constants, *arguments), strict=True))
 
     def value(variable):
-        return variable.val if isinstance(variable, core.Literal) else values[variable]
+        return variable.val if isinstance(variable, Literal) else values[variable]
 
     for equation in program.eqns:
         found = _apply(equation, [value(variable) for variable in equation.invars])
@@ -84,9 +85,9 @@ def _apply(equation, operands: list) -> list:
     if operator.name == "while":
         return _repeat(operands, options)
     if operator.name == "gather" and options["mode"] == lax.GatherScatterMode.CLIP:
-        return [_gather(*operands, options)]
+        return [_gather(operands[0], operands[1], options)]
     if operator.name == "select_n" and equation.outvars[0].aval.dtype == bool:
-        return [_select(*operands)]
+        return [_select(operands[0], operands[1], operands[2])]
     if operator.name == "sub" and _is_known(operands[1]) and not _is_known(operands[0]):
         # ONNX Runtime merges a convolution with additions after it, and not with subtractions.
         return [lax.add(operands[0], _bind(lax.neg_p, [operands[1]], {}))]
@@ -98,14 +99,19 @@ def _apply(equation, operands: list) -> list:
 
 def _is_known(value) -> bool:
     """Whether a value does not depend on the arguments of the traced function."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
+
+
+def _is_program(option) -> bool:
+    """Whether an option is a closed program. JAX's class of them has no public name."""
+    return hasattr(option, "jaxpr") and hasattr(option, "consts")
 
 
 def _rewritten(option):
     """Makes the programs in an option portable, such as the body of a loop."""
-    if isinstance(option, core.ClosedJaxpr):
+    if _is_program(option):
         return jax.make_jaxpr(partial(_evaluate, option))(*option.in_avals)
-    if isinstance(option, tuple) and any(isinstance(x, core.ClosedJaxpr) for x in option):
+    if isinstance(option, tuple) and any(map(_is_program, option)):
         return tuple(map(_rewritten, option))
     return option
 
