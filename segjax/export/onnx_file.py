@@ -108,23 +108,35 @@ def graphs(graph: Any) -> Iterator[Any]:
 
 
 def _name_activations(graph: Any) -> None:
-    """Replaces max(x, 0) by Relu, which ONNX Runtime merges with the product before it.
+    """Replaces max(x, 0) by Relu and min(Relu(x), limit) by Clip.
 
-    Without it, the quantisation would round the array between the two.
+    ONNX Runtime merges these with the product before them. Otherwise, the quantisation would round
+    the arrays in between.
     """
     onnx = import_module("onnx")
-    zeros = {
-        tensor.name
+    scalars = {
+        tensor.name: float(onnx.numpy_helper.to_array(tensor))
         for tensor in graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
-        and not tensor.dims
-        and not onnx.numpy_helper.to_array(tensor)
+        if tensor.data_type == onnx.TensorProto.FLOAT and not tensor.dims
     }
+    rectified: dict[str, tuple[str, str]] = {}  # the result of each Relu: its operand and the zero
     for node in graph.node:
-        if node.op_type == "Max" and len(node.input) == 2 and not zeros.isdisjoint(node.input):
-            (operand,) = (name for name in node.input if name not in zeros)
+        limits = [name for name in node.input if name in scalars]
+        if node.op_type not in ("Max", "Min") or len(node.input) != 2 or len(limits) != 1:
+            continue
+        (operand,) = (name for name in node.input if name not in scalars)
+        if node.op_type == "Max" and scalars[limits[0]] == 0:
             node.op_type = "Relu"
             node.input[:] = [operand]
+            rectified[node.output[0]] = operand, limits[0]
+        elif node.op_type == "Min" and operand in rectified:
+            node.op_type = "Clip"
+            node.input[:] = [*rectified[operand], limits[0]]
+    used = {name for each in graphs(graph) for node in each.node for name in node.input}
+    used |= {output.name for output in graph.output}
+    kept = [node for node in graph.node if node.op_type != "Relu" or node.output[0] in used]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def cleaned(proto: Any) -> Any:

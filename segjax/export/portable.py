@@ -54,6 +54,22 @@ def portable(function: Callable, *arguments: jax.ShapeDtypeStruct) -> Any:
     return jax.make_jaxpr(partial(_evaluate, program))(*arguments)
 
 
+class _Reshaped:
+    """What the reshaped arrays of a trace were before."""
+
+    def __init__(self):
+        self._arrays: dict[int, tuple[Any, Any]] = {}
+
+    def add(self, after, before):
+        """Notes a reshaped array, and returns it. Both are kept, so that ids stay unique."""
+        self._arrays[id(after)] = after, before
+        return after
+
+    def before(self, array):
+        """Returns what an array was before it was reshaped, or the array."""
+        return self._arrays.get(id(array), (array, array))[1]
+
+
 def _evaluate(program: Any, *arguments) -> list:
     """Evaluates a program, closed or without constants."""
     constants = getattr(program, "consts", ())
@@ -63,13 +79,14 @@ def _evaluate(program: Any, *arguments) -> list:
     def value(variable):
         return variable.val if isinstance(variable, Literal) else values[variable]
 
+    reshaped = _Reshaped()
     for equation in program.eqns:
-        found = _apply(equation, [value(variable) for variable in equation.invars])
+        found = _apply(equation, [value(variable) for variable in equation.invars], reshaped)
         values.update(zip(equation.outvars, found, strict=True))
     return [value(variable) for variable in program.outvars]
 
 
-def _apply(equation, operands: list) -> list:
+def _apply(equation, operands: list, reshaped: _Reshaped) -> list:
     """Applies one operator."""
     operator, options = equation.primitive, equation.params
     if (form := default_form(operator)) is not None:
@@ -84,6 +101,10 @@ def _apply(equation, operands: list) -> list:
         return _evaluate(options["branches"][int(operands[0])], *operands[1:])
     if operator.name == "while":
         return _repeat(operands, options)
+    if operator.name == "reshape" and options["dimensions"] is None:
+        return [_reshape(operands[0], options["new_sizes"], reshaped)]
+    if operator.name == "dot_general" and _is_pointwise(operands, options, reshaped):
+        return [_convolve_points(operands[0], operands[1], options["precision"], reshaped)]
     if operator.name == "gather" and options["mode"] == lax.GatherScatterMode.CLIP:
         return [_gather(operands[0], operands[1], options)]
     if operator.name == "select_n" and equation.outvars[0].aval.dtype == bool:
@@ -175,6 +196,44 @@ def _known_steps(test, step, state) -> int | None:
 
     jax.eval_shape(count, *(value for value in state if not _is_known(value)))
     return counts[0]
+
+
+def _reshape(array, shape, reshaped: _Reshaped):
+    """Reshapes an array, or returns what it was if that had the shape."""
+    before = reshaped.before(array)
+    if before.shape == tuple(shape):
+        return before
+    return reshaped.add(_bind(lax.reshape_p, [array], _reshaping(shape)), before)
+
+
+def _reshaping(shape) -> dict[str, Any]:
+    return {"new_sizes": tuple(shape), "dimensions": None, "sharding": None}
+
+
+def _is_pointwise(operands, options, reshaped: _Reshaped) -> bool:
+    """Whether a product is a 1×1 convolution, which segjax computes on flattened maps."""
+    positions, matrix = operands
+    maps = reshaped.before(positions)
+    return (
+        options["dimension_numbers"] == (((1,), (0,)), ((), ()))
+        and options["preferred_element_type"] in (None, positions.dtype)
+        and (positions.ndim, matrix.ndim, maps.ndim) == (2, 2, 4)
+        and maps.shape[3] == matrix.shape[0]
+    )
+
+
+def _convolve_points(positions, matrix, precision, reshaped: _Reshaped):
+    """Computes a 1×1 convolution as one, with which ONNX Runtime merges what follows."""
+    maps = lax.conv_general_dilated(
+        reshaped.before(positions),
+        _bind(lax.reshape_p, [matrix], _reshaping((1, 1, *matrix.shape))),
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+    flat = lax.reshape(maps, (positions.shape[0], matrix.shape[1]))
+    return reshaped.add(flat, maps)
 
 
 def _gather(array, places, options):
