@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from segjax.export.facts import versions_of
@@ -83,6 +84,7 @@ def to_onnx(function: ImageFunction, *, batch: int) -> Any:
         passes.RemoveUnusedNodesPass()(model)
         proto = ir.to_proto(model)
     for graph in graphs(proto.graph):
+        _transpose_constants(graph)
         _name_activations(graph)
     return cleaned(proto)
 
@@ -105,6 +107,22 @@ def graphs(graph: Any) -> Iterator[Any]:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node:
                     yield from graphs(inner)
+
+
+def _transpose_constants(graph: Any) -> None:
+    """Stores constants as they are needed, so that weights are inputs of their products."""
+    onnx = import_module("onnx")
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in constants:
+            array = onnx.numpy_helper.to_array(constants[node.input[0]])
+            turned = np.ascontiguousarray(array.transpose(node.attribute[0].ints))
+            graph.initializer.append(onnx.numpy_helper.from_array(turned, node.output[0]))
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _name_activations(graph: Any) -> None:
@@ -140,11 +158,14 @@ def _name_activations(graph: Any) -> None:
 
 
 def cleaned(proto: Any) -> Any:
-    """Removes constants that nothing uses, and shapes of intermediate arrays, some of them wrong.
+    """Removes constants that nothing uses and copies of the others, and shapes of other arrays.
 
-    ONNX Runtime would warn of both whenever it loads the file.
+    ONNX Runtime would warn of unused constants whenever it loads the file, and of the shapes, some
+    of which jax2onnx gets wrong.
     """
     found = [*graphs(proto.graph)]
+    for graph in found:
+        _share_constants(graph)
     used = {name for graph in found for node in graph.node for name in node.input}
     used |= {output.name for graph in found for output in graph.output}
     for graph in found:
@@ -153,6 +174,19 @@ def cleaned(proto: Any) -> Any:
         graph.initializer.extend(kept)
         del graph.value_info[:]
     return proto
+
+
+def _share_constants(graph: Any) -> None:
+    """Reads equal constants from one of them. Each window of an image has its own after merging."""
+    first: dict[tuple, str] = {}
+    names: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if tensor.raw_data:
+            content = tensor.data_type, tuple(tensor.dims), tensor.raw_data
+            names[tensor.name] = first.setdefault(content, tensor.name)
+    for each in graphs(graph):
+        for node in each.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from segjax.export.onnx_file import cleaned, graphs
 
 Precision = Literal["float32", "bfloat16", "int8"]
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+_ACTIVATIONS = ("Relu", "Clip")  # merged with the product before them
 
 
 def fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -81,7 +82,7 @@ def with_int8(proto: Any, images: Sequence[np.ndarray]) -> Any:
     proto = _simplified(proto)
     weights = _weights(proto.graph)
     products = [
-        node.name
+        node
         for node in proto.graph.node
         if node.op_type in _PRODUCTS and not weights.isdisjoint(node.input)
     ]
@@ -90,7 +91,12 @@ def with_int8(proto: Any, images: Sequence[np.ndarray]) -> Any:
             "int8: this model predicts the many windows of such images in a loop, and ONNX Runtime "
             "quantises no loops; give a --size with at most 32 windows, or --precision bfloat16"
         )
-
+    results = {name for node in products for name in node.output}
+    merged = [
+        node
+        for node in proto.graph.node
+        if node.op_type in _ACTIVATIONS and node.input[0] in results
+    ]
     quantization.quant_utils.add_pre_process_metadata(proto)
 
     class Reader(quantization.CalibrationDataReader):
@@ -107,8 +113,8 @@ def with_int8(proto: Any, images: Sequence[np.ndarray]) -> Any:
             proto,
             quantised,
             Reader(),
-            op_types_to_quantize=[*_PRODUCTS],
-            nodes_to_quantize=products,
+            op_types_to_quantize=[*_PRODUCTS, *_ACTIVATIONS],
+            nodes_to_quantize=[node.name for node in (*products, *merged)],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -117,15 +123,19 @@ def with_int8(proto: Any, images: Sequence[np.ndarray]) -> Any:
 
 
 def _simplified(proto: Any) -> Any:
-    """Folds constants, so that weights are inputs of the products that they belong to."""
+    """Merges products with the scales and biases after them, which then share their weights."""
     onnx, runtime = import_module("onnx"), import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(2):  # the first moves transpositions, the second folds what they parted
+        # The first pass moves transpositions, the second merges what they parted.
+        for number in range(2):
             options.optimized_model_filepath = str(Path(folder) / f"{number}.onnx")
             runtime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                proto.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["ConstantFolding"],  # it would store arrays of zeros
             )
             proto = onnx.load(options.optimized_model_filepath)
     for graph in graphs(proto.graph):

@@ -18,7 +18,8 @@ from jax.extend.core import Literal
 
 from segjax.ops.linear import default_form
 
-# Constants of more elements would make files large.
+# Results of more elements than this, and than the operands, are not stored as constants: they would
+# make files large.
 _SMALL = 1 << 16
 
 # Loops of at most so many steps are unrolled, if the number of steps is known.
@@ -138,11 +139,12 @@ def _rewritten(option):
 
 
 def _bind(operator, operands, options):
-    """Applies an operator of JAX: here if all operands are known and the result is small."""
+    """Applies an operator of JAX: now if all operands are known and the result is not larger."""
     if not all(map(_is_known, operands)):
         return operator.bind(*operands, **options)
     results = jax.eval_shape(lambda *x: operator.bind(*x, **options), *operands)
-    if sum(x.size for x in jax.tree.leaves(results)) > _SMALL:
+    largest = max([_SMALL, *(np.size(x) for x in operands)])
+    if sum(x.size for x in jax.tree.leaves(results)) > largest:
         return operator.bind(*operands, **options)
     with jax.ensure_compile_time_eval():
         return operator.bind(*operands, **options)
