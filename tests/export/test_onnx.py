@@ -87,6 +87,7 @@ def test_known_branches_and_short_loops_become_straight_programs():
 
 
 @needs_jax2onnx
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [unet, deeplab])
 def test_labels_and_probabilities_of_three_sizes_are_those_of_predict(make):
     model, seen = make(), set()
@@ -105,6 +106,7 @@ def test_labels_and_probabilities_of_three_sizes_are_those_of_predict(make):
 
 
 @needs_jax2onnx
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(50, 60), (64, 64), (33, 47)], ids=str)
 def test_detections_of_three_sizes_are_those_of_predict(size):
     model, images = detector(), photos(2, *size)
@@ -125,12 +127,13 @@ def test_lower_precisions_make_smaller_files_with_nearly_the_same_probabilities(
     whole = to_onnx(image_function(model, size=(50, 41)), batch=2)
     expected = found_by(whole, images)["probabilities"]
     for proto, tolerance in ((with_bfloat16(whole), 0.03), (with_int8(whole, [images]), 0.15)):
-        assert proto.ByteSize() < 0.8 * whole.ByteSize()
+        assert proto.ByteSize() < 0.75 * whole.ByteSize()
         difference = abs(found_by(proto, images)["probabilities"] - expected).max()
         assert 1e-4 < difference < tolerance
 
 
 @needs_jax2onnx
+@pytest.mark.slow
 def test_windows_in_a_loop_are_not_quantised():
     model = unet()
     size = (20 * 6, 20 * 6)  # 36 windows
