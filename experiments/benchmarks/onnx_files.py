@@ -55,6 +55,7 @@ class OnnxFilesOptions:
       calibration: a folder of images for int8.
       coco: a folder of COCO 2017, instead of these three.
       calibrated: at most so many images calibrate int8.
+      scored: the number of images to score, evenly spaced; None for all.
     """
 
     model: str
@@ -66,6 +67,7 @@ class OnnxFilesOptions:
     calibration: Path = Path()
     coco: Path | None = None
     calibrated: int = 24
+    scored: int | None = None
 
 
 Example = tuple[np.ndarray, np.ndarray]
@@ -119,9 +121,15 @@ def read_examples(
             fitted(example["image"], options.size),
             fitted(example["labels"][..., None], options.size)[..., 0],
         )
-        for example in examples
+        for example in _spaced(examples, options.scored)
     ]
     return pairs, [fitted(image, options.size) for image in seen]
+
+
+def _spaced(examples: list, number: int | None) -> list:
+    if number is None or number >= len(examples):
+        return examples
+    return [examples[index * len(examples) // number] for index in range(number)]
 
 
 def compare(
