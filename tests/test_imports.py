@@ -50,7 +50,7 @@ MAY_KNOW = {
     # compute in NumPy
     "export": [
         *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
-        *("pretrained", "report.run", "tasks", "trained", "training", "__version__"),
+        *("ops.linear", "pretrained", "report.run", "tasks", "trained", "training", "__version__"),
     ],
     "commands": [
         *(

@@ -93,7 +93,7 @@ def imported(folder):
     [
         ("segjax", ["tiff", "hub", "wandb", "mlflow", "trackio"]),
         ("experiments", ["benchmarks", "augmentation"]),
-        ("tests", ["test", "tensorflow", "wandb", "trackio"]),
+        ("tests", ["test", "tensorflow", "wandb", "trackio", "onnx"]),
     ],
 )
 def test_every_import_is_a_declared_requirement(folder, extras):

@@ -1,1 +1,1 @@
-"""Trained models that leave segjax: published folders and StableHLO."""
+"""Trained models that leave segjax: published folders, StableHLO and ONNX."""

@@ -18,16 +18,18 @@ def make_facts(
     model: dict[str, Any],
     command: str,
     environment: dict[str, Any],
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Returns the facts as JSON values.
 
     Args:
       function: what was exported.
-      form: the format of the file, "stablehlo".
+      form: the format of the file, "stablehlo" or "onnx".
       platforms: where the file runs.
       model: which model it is: its run or name, and the commit of the training.
       command: the command that made the file.
       environment: the versions and the commit of the process that made it.
+      batch: the number of images in a batch; None for any.
     """
     height, width = _sides(function)
     versions = environment["versions"] | {"python": environment["python"]}
@@ -36,7 +38,7 @@ def make_facts(
         "model": model,
         "inputs": {
             "images": {
-                "shape": ["any", height, width, function.channels],
+                "shape": ["any" if batch is None else batch, height, width, function.channels],
                 "axes": list(SHAPE),
                 "dtype": function.dtype,
                 "pixels": COLOURS.get(function.channels, f"{function.channels} bands")

@@ -14,6 +14,8 @@ from jax.interpreters import ad, batching, mlir
 
 Transpose = tuple[Primitive, tuple[int, ...]]
 
+_default_forms: dict[Primitive, Callable] = {}
+
 
 def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primitive:
     """Makes a primitive that computes the form of its platform, or else `default`.
@@ -60,10 +62,19 @@ def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primi
     operator.def_impl(jax.jit(operator.bind, static_argnames=("options", "mapped", "precision")))
     operator.def_abstract_eval(shape)
     batching.primitive_batchers[operator] = batch
+    _default_forms[operator] = of(default)
     mlir.register_lowering(operator, mlir.lower_fun(of(default), multiple_results=False))
     for platform, form in forms.items():
         mlir.register_lowering(operator, mlir.lower_fun(of(form), multiple_results=False), platform)
     return operator
+
+
+def default_form(operator: Primitive) -> Callable | None:
+    """Returns the default form of an operator of `linear_operator`, and None for any other.
+
+    The form is a function of the operands, with the operator's parameters as keywords.
+    """
+    return _default_forms.get(operator)
 
 
 def apply(operator: Primitive, *operands, options):
