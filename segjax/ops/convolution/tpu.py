@@ -1,7 +1,7 @@
 """The forms of a convolution that are fastest on TPU: XLA's own, and products for 1×1 kernels.
 
-A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. So is one of few
-channels, over pairs of columns; see `in_pairs`.
+A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. A convolution of
+few channels is XLA's own over pairs of columns; see `in_pairs`.
 """
 
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from jax import lax
 
 from segjax.ops.convolution.taps import plain, product
 from segjax.ops.linear import transposed
-
 
 LANES = 128  # the width of a TPU's vectors and of its matrix unit
 
