@@ -1,8 +1,8 @@
 """Applies a function to regions in fixed-size groups and skips inactive groups.
 
 A group is skipped if it has no active region in any image. Put each image's active regions first;
-otherwise few groups can be skipped. GPUs and TPUs sum over all regions at once instead: a loop of
-small groups would leave most of the device idle.
+otherwise few groups can be skipped. Small groups would leave most of a GPU or TPU idle: GPUs sum
+over larger groups, and TPUs over all regions at once.
 """
 
 import functools
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
+
+JOINED = 2  # number of groups that GPUs sum over at once
 
 
 def over_groups(function: Callable, regions, active, *, size: int):
@@ -87,6 +89,7 @@ def _sums(of_group, groups, active, zeros):
         active,
         zeros,
         cpu=functools.partial(_add_up, of_group),
+        cuda=functools.partial(_add_up_joined, of_group),
         default=functools.partial(_all_at_once, of_group),
     )
 
@@ -102,6 +105,21 @@ def _all_at_once(of_group, groups, active, zeros):
     return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, zeros)
 
 
+def _add_up_joined(of_group, groups, active, zeros):
+    """Sums over the groups a few at once, up to the last active one."""
+    together = min(JOINED, active.size)
+    number = -(-active.size // together)
+    missing = number * together - active.size
+
+    def join(x):
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        x = x.reshape(number, together, *x.shape[1:]).swapaxes(1, 2)
+        return x.reshape(*x.shape[:2], together * x.shape[3], *x.shape[4:])
+
+    active = jnp.pad(active, (0, missing)).reshape(number, together)
+    return _add_up(of_group, jax.tree.map(join, groups), jnp.any(active, axis=1), zeros)
+
+
 def _add_up(of_group, groups, active, zeros):
     """Sums over the groups one by one, up to the last active one."""
     number = jnp.max(jnp.where(active, jnp.arange(1, active.size + 1), 0))
@@ -110,7 +128,8 @@ def _add_up(of_group, groups, active, zeros):
         group = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), groups)
         return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, of_group(group))
 
-    return lax.fori_loop(0, number, add, zeros)
+    with jax.named_scope("groups"):
+        return lax.fori_loop(0, number, add, zeros)
 
 
 def _zeros_of(of_group, groups):

@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -87,11 +89,11 @@ def test_values_and_gradients_are_those_of_all_at_once_in_groups_with_an_active_
         ((0,), 0, 2),
     ],
 )
-@pytest.mark.parametrize("form", ["_add_up", "_all_at_once"])
+@pytest.mark.parametrize("form", ["_add_up", "_add_up_joined", "_all_at_once"])
 def test_a_sum_over_groups_and_its_gradients_are_those_of_the_active_regions(
     counts, places, size, form, monkeypatch
 ):
-    monkeypatch.setattr(groups, "_add_up", getattr(groups, form))  # the form of CPUs
+    monkeypatch.setattr(groups, "_sums", getattr(groups, form))
     regions, _ = regions_of(len(counts), places)
     regions |= {"active": first(counts, places)}
 
@@ -175,18 +177,22 @@ def test_only_groups_with_an_active_region_of_any_image_are_computed():
             assert sorted(computed) == expected
 
 
-@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
-def test_a_sum_is_a_loop_over_groups_on_cpu_alone(platform, loops):
-    regions, _ = regions_of(2, 12)
+@pytest.mark.parametrize(
+    ("platform", "places", "loops"), [("cpu", 3, 1), ("cuda", 6, 1), ("tpu", 24, 0)]
+)
+def test_groups_are_larger_on_gpus_and_one_on_tpus(platform, places, loops):
+    regions, _ = regions_of(2, 24)
 
     def loss(weights):
         def function(weights, regions):
             return jnp.sum(layer(weights)(regions)["hidden"]), ()
 
-        return sum_over_groups(function, weights, regions, first((4, 1), 12), size=3)[0]
+        return sum_over_groups(function, weights, regions, first((4, 1), 24), size=3)[0]
 
     program = jax.jit(jax.grad(loss)).trace(WEIGHTS).lower(lowering_platforms=(platform,)).as_text()
     assert program.count("stablehlo.while") == loops
+    products = re.findall(r"stablehlo.dot_general.*-> tensor<2x(\d+)x4xf32>", program)
+    assert set(products) == {str(places)}
 
 
 def test_the_function_is_compiled_once_however_many_groups_there_are():

@@ -1,42 +1,44 @@
 """The forms of a convolution that are fastest on TPU: XLA's own, and products for 1×1 kernels.
 
-A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`.
+A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. A convolution of
+few channels is XLA's own over pairs of columns; see `in_pairs`.
 """
 
+import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops.convolution.taps import (
-    plain,
-    plain_input_gradient,
-    plain_kernel_gradient,
-    product,
-    product_input_gradient,
-    product_kernel_gradient,
-)
+from segjax.ops.convolution.taps import plain, product
 from segjax.ops.linear import transposed
+
+LANES = 128  # the width of a TPU's vectors and of its matrix unit
 
 
 def forward(inputs, kernel, taps):
     """Computes the convolution."""
-    if taps.groups > 1:
-        return depthwise(inputs, kernel, taps)
-    return (product if taps.is_point else plain)(inputs, kernel, taps)
+    return form_of(kernel, taps)(inputs, kernel, taps)
 
 
 def input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs; only the inputs' shape and dtype are read."""
-    if taps.groups > 1:
-        return transposed(lambda x: depthwise(x, kernel, taps), inputs, gradient)
-    form = product_input_gradient if taps.is_point else plain_input_gradient
-    return form(inputs, kernel, gradient, taps)
+    form = form_of(kernel, taps)
+    return transposed(lambda x: form(x, kernel, taps), inputs, gradient)
 
 
 def kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel; only the kernel's shape and dtype are read."""
+    form = form_of(kernel, taps)
+    return transposed(lambda k: form(inputs, k, taps), kernel, gradient)
+
+
+def form_of(kernel, taps):
+    """Returns the form of the convolution's output; only the kernel's shape is read."""
     if taps.groups > 1:
-        return transposed(lambda k: depthwise(inputs, k, taps), kernel, gradient)
-    form = product_kernel_gradient if taps.is_point else plain_kernel_gradient
-    return form(inputs, kernel, gradient, taps)
+        return depthwise
+    if taps.is_point:
+        return product
+    few, many = sorted(kernel.shape[2:])
+    is_narrow = few <= LANES // 2 and many <= LANES
+    return in_pairs if is_narrow and taps.stride == taps.rate == 1 else plain
 
 
 def depthwise(inputs, kernel, taps):
@@ -57,3 +59,35 @@ def depthwise(inputs, kernel, taps):
         feature_group_count=taps.groups,
     )
     return output[:, :, :, 0]
+
+
+def in_pairs(inputs, kernel, taps):
+    """Computes a convolution of stride and rate 1 whose positions are pairs of columns.
+
+    A map of 64 channels would leave half of a TPU's lanes empty, and its products three quarters of
+    the matrix unit. A pair of columns has twice the channels. The kernel of 3 columns then has 2,
+    one third more numbers for two outputs, and these are zeros.
+    """
+    _, count, channels, features = kernel.shape
+    rows, (left, right) = taps.padding
+    batch, _, width, _ = inputs.shape
+    outputs = left + width + right - count + 1
+    pairs = -(-outputs // 2)
+    reach = 2 * (
+        count // 2 + 1
+    )  # the columns that a pair of outputs reads, and one for even kernels
+    missing = 2 * pairs + reach - 2 - (left + width + right)
+    around = [(0, 0, 0), (0, 0, 0), (left, right + missing, 0), (0, 0, 0)]
+    padded = lax.pad(inputs, jnp.zeros((), inputs.dtype), around)
+    kernels = [
+        jnp.pad(kernel, [(0, 0), (place, reach - count - place), (0, 0), (0, 0)])
+        for place in (0, 1)
+    ]
+    output = lax.conv_general_dilated(
+        padded.reshape(*padded.shape[:2], -1, 2 * channels),
+        jnp.concatenate([k.reshape(len(k), -1, 2 * channels, features) for k in kernels], axis=3),
+        window_strides=(1, 1),
+        padding=[rows, (0, 0)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return output.reshape(batch, -1, 2 * pairs, features)[:, :, :outputs]
