@@ -20,14 +20,14 @@ def forward(inputs, kernel, taps):
     """Computes the convolution."""
     if taps.groups > 1:
         return depthwise(inputs, kernel, taps)
-    return (product if taps.is_point else plain)(inputs, kernel, taps)
+    return (product if taps.is_point and not taps.shared else plain)(inputs, kernel, taps)
 
 
 def input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs; only the inputs' shape and dtype are read."""
     if taps.groups > 1:
         return transposed(lambda x: depthwise(x, kernel, taps), inputs, gradient)
-    form = product_input_gradient if taps.is_point else plain_input_gradient
+    form = product_input_gradient if taps.is_point and not taps.shared else plain_input_gradient
     return form(inputs, kernel, gradient, taps)
 
 
@@ -35,7 +35,7 @@ def kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel; only the kernel's shape and dtype are read."""
     if taps.groups > 1:
         return transposed(lambda k: depthwise(inputs, k, taps), kernel, gradient)
-    form = product_kernel_gradient if taps.is_point else plain_kernel_gradient
+    form = product_kernel_gradient if taps.is_point and not taps.shared else plain_kernel_gradient
     return form(inputs, kernel, gradient, taps)
 
 
