@@ -69,8 +69,8 @@ def train(
       ProcessesDiffer: the processes see other data or another run directory.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
-      ValueError: batch or images do not divide over the devices, a name in `eval_splits` is unknown,
-        `stop_after` is set without `eval_every`, or the package of `track` is not installed.
+      ValueError: batch or images do not divide over the devices, a name in `eval_splits` is
+        unknown, `stop_after` is set without `eval_every`, or the package of `track` is missing.
     """
     experiment = experiment.ranked_by(config.train.best_metric)
     parallel = parallel or strategy_of(config.parallel)

@@ -1,12 +1,13 @@
 """The choice between the strategies that spread a run over devices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
 from segjax.training.mesh_parallel import MeshParallel
 from segjax.training.optimizer import check_least
 from segjax.training.parallel import DataParallel
+from segjax.training.precision import MatmulPrecision
 
 Strategy = DataParallel | MeshParallel
 
@@ -50,3 +51,24 @@ def strategy_of(config: ParallelConfig, devices: tuple | None = None) -> Strateg
     # Too many rows for the devices leave a share of at least one, which `MeshParallel` refuses.
     data = config.data or max(count // rows, 1)
     return MeshParallel(data, rows, config.shard_parameters, devices)
+
+
+def strategy_for(
+    task,
+    rows: int,
+    *,
+    devices: tuple | None = None,
+    matmul_precision: MatmulPrecision = "default",
+) -> Strategy:
+    """Returns the strategy that predicts for a task while `rows` devices share each image's rows.
+
+    Args:
+      rows: 1 for whole images on each device.
+      devices: the devices of all processes; None takes all that JAX finds.
+
+    Raises:
+      ValueError: `rows` does not fit the devices or the task.
+    """
+    strategy = strategy_of(ParallelConfig(rows=rows if rows != 1 else None), devices)
+    strategy.check_task(task)
+    return replace(strategy, matmul_precision=matmul_precision)
