@@ -20,6 +20,7 @@ from segjax.ops.devices import AXIS_NAME
 from segjax.tasks import InstanceTask
 from segjax.training.configuration import ExperimentConfig, variant_config
 from segjax.training.experiment import Experiment, load_module
+from segjax.training.mesh_parallel import MeshParallel
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel
 from segjax.training.precision import with_precision
@@ -45,15 +46,38 @@ class Program:
     per_device: int
     predicts: bool
 
-    def on(self, devices: tuple):
+    def on(self, devices: tuple, *, rows: int = 1):
         """Returns the function for the devices and its abstract arguments; it has `.lower`.
 
         The devices may be those of a topology that is not there.
+
+        Args:
+          rows: number of devices that share the rows of each image of a train step.
         """
+        if rows > 1:
+            return self._on_mesh(devices, rows)
         function, *arguments = self._parts(len(devices))
         if self.predicts:
             return jax.pmap(function, in_axes=(None, 0), devices=devices), arguments
         return DataParallel(devices, self.config.matmul_precision).train_step(function), arguments
+
+    def _on_mesh(self, devices: tuple, rows: int):
+        parallel = MeshParallel(
+            len(devices) // rows,
+            rows,
+            devices=devices,
+            matmul_precision=self.config.matmul_precision,
+        )
+        step, state, batch = self._parts(parallel.data)
+
+        def placed(shape, sharding, x):
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+        state = jax.tree.map(lambda x: placed(x.shape, parallel.sharding_of(x), x), state)
+        for name, x in batch.items():
+            whole = jax.ShapeDtypeStruct((x.shape[0] * x.shape[1], *x.shape[2:]), x.dtype)
+            batch[name] = placed(whole.shape, parallel.batch_sharding(whole), whole)
+        return parallel.train_step(step), (state, batch)
 
     def lowered(self, *platforms: str, devices: int = 4) -> dict[str, str]:
         """Lowers the program for platforms such as "cuda" and "tpu"; returns the StableHLO texts.

@@ -75,6 +75,7 @@ class Case:
     predicts: bool = False
     settings: tuple[tuple[str, object], ...] = ()
     turns: tuple[tuple[str, float], ...] = ()
+    rows: int = 1  # devices that share each image's rows
 
 
 MASK_RCNN, VOC = "mask_rcnn/coco_r50_fpn", "deeplab/v3plus_voc2012"
@@ -107,6 +108,14 @@ def cases() -> dict[str, Case]:
         }
     for batch in (1, 4):
         found[f"mask lsj b{batch} bfloat16"] = Case("mask_rcnn/coco_lsj", "", batch, bfloat16=True)
+    for features, rows in ((32, 1), (32, 4), (64, 4)):
+        large = (("network.tile", 4096), ("network.padding", "SAME"))
+        found[f"unet 4096 {features} features rows {rows} bfloat16"] = Case(
+            "unet/dic_hela",
+            bfloat16=True,
+            settings=(*large, ("network.features", features)),
+            rows=rows,
+        )
     return found
 
 
@@ -235,7 +244,7 @@ def compiled(case: Case, options: Options) -> dict:
         predicts=case.predicts,
     )
     devices = devices_of(options)
-    function, arguments = program.on(devices)
+    function, arguments = program.on(devices, rows=case.rows)
     lowered = function.lower(*arguments)
     started = time.perf_counter()
     executable = lowered.compile()

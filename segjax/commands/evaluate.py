@@ -20,7 +20,9 @@ from segjax.commands.models import (
     Checkpoint,
     DataDir,
     Download,
+    Rows,
     check_batch_size,
+    check_rows,
     find_weights,
     load_with_splits,
     open_split,
@@ -53,6 +55,7 @@ def evaluate_command(
     checkpoint: Checkpoint = "best",
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
+    rows: Rows = 1,
     output: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run directory)"),
@@ -105,6 +108,7 @@ def evaluate_command(
             "--split": split or None,
             "--data-dir": data_dir,
             "--batch-size": batch_size,
+            "--parallel.rows": rows if rows != 1 else None,
             "--output": output,
             "--set": settings or None,
         },
@@ -123,11 +127,13 @@ def evaluate_command(
                 checkpoint=checkpoint,
                 settings=settings,
                 batch_size=batch_size,
+                rows=rows,
                 output=output,
             )
         return
     assert run is not None
     trained = load_with_splits(run, checkpoint, data_dir=data_dir, settings=settings)
+    check_rows(rows, trained)
 
     from segjax.report import write_report
 
@@ -148,6 +154,7 @@ def evaluate_command(
         headline=experiment.best_metric,
         folder=folder,
         batch_size=batch_size or trained.config.train.eval_batch_size,
+        rows=rows,
         matmul_precision=trained.config.matmul_precision,
     )
     if output is None:
@@ -158,9 +165,10 @@ _MASKS = (
     *("--mask-suffix", "--unmatched", "--class-masks", "--holds", "--values", "--ignored"),
     "--output",
 )
+_RUNNING = ("--batch-size", "--parallel.rows")
 # The ways to say what is scored: the arguments that go together, and those that may join them.
 WAYS = (
-    (("RUN",), ("--split", "--data-dir", "--batch-size", "--output", "--set")),
-    (("RUN", "--images", "--masks"), (*_MASKS, "--weights", "--download", "--batch-size", "--set")),
+    (("RUN",), ("--split", "--data-dir", *_RUNNING, "--output", "--set")),
+    (("RUN", "--images", "--masks"), (*_MASKS, "--weights", "--download", *_RUNNING, "--set")),
     (("--labels", "--masks"), _MASKS),
 )

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
-from segjax.commands.models import load_trained_run, load_weights
+from segjax.commands.models import check_rows, load_trained_run, load_weights
 from segjax.commands.scoring import check_writable, label, score_sources, score_table
 from segjax.data.folders.mask_format import Holds
 from segjax.data.folders.source import FolderSource, read_masks
@@ -115,6 +115,7 @@ def evaluate_images(
     checkpoint: str,
     settings: Sequence[str],
     batch_size: int | None,
+    rows: int,
     output: Path | None,
 ) -> None:
     """Scores a run, a published folder or converted weights on folders of images and masks.
@@ -142,6 +143,7 @@ def evaluate_images(
             recorded = getattr(run.config, "data", None)
         step, description = run.step or 0, run.description
         batch_size = batch_size or run.eval_batch_size
+    check_rows(rows, trained)
     folder = output or model
     check_writable(folder)
     task = trained.segmenter
@@ -167,6 +169,7 @@ def evaluate_images(
         headline="mask_AP" if finds_objects else "mean_iou",
         folder=folder,
         batch_size=batch_size or 1,
+        rows=rows,
         matmul_precision=trained.matmul_precision,
     )
 

@@ -28,6 +28,15 @@ BatchSize = Annotated[
         help_behavior_hint="(default: the run's train.eval_batch_size, or 1 without a run)",
     ),
 ]
+Rows = Annotated[
+    int,
+    tyro.conf.arg(
+        name="parallel.rows",
+        metavar="N",
+        help="Number of devices that share the rows of each tile or image, so that it may be "
+        "larger than one of them holds.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     tyro.conf.arg(
@@ -50,6 +59,14 @@ def check_batch_size(batch_size: int | None) -> None:
     """Raises UserError for a batch size below 1."""
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
+
+
+def check_rows(rows: int, trained: "Pretrained") -> None:
+    """Raises UserError unless so many devices can share the rows of a model's images."""
+    from segjax.training.strategies import strategy_for
+
+    with user_errors():
+        strategy_for(trained.segmenter, rows)
 
 
 def load_trained_run(

@@ -15,7 +15,9 @@ from segjax.commands.models import (
     BatchSize,
     Checkpoint,
     Download,
+    Rows,
     check_batch_size,
+    check_rows,
     find_weights,
     load_trained_run,
     load_weights,
@@ -63,6 +65,7 @@ def predict_command(
         tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="(default: the run's)"),
     ] = None,
     batch_size: BatchSize = None,
+    rows: Rows = 1,
     settings: Settings = (),
     probabilities: Annotated[
         ProbabilityFormat | None,
@@ -126,6 +129,7 @@ def predict_command(
         batch_size = batch_size or run.eval_batch_size
         orientation = orientation or run.orientation
         step, seen = run.step, run.pixels
+    check_rows(rows, trained)
     if pixel_range is not None:
         trained = _with_pixel_range(trained, pixel_range)
     if changes:
@@ -203,7 +207,7 @@ def predict_command(
         background = getattr(task, "background_class", None)
         return LabelFiles(output, task.classes, background=background, probabilities=probabilities)
 
-    predictions = predict_all(trained, examples(), batch_size=batch_size or 1)
+    predictions = predict_all(trained, examples(), batch_size=batch_size or 1, rows=rows)
     count = sum(len(file.names) for file in files if not file.large)
     bar = tqdm(predictions, total=count, desc="predicting", unit="image", disable=None)
     written = None
@@ -227,7 +231,7 @@ def predict_command(
         written.write(example, prediction)
     if large:
         label_maps = written = written if isinstance(written, LabelFiles) else label_files()
-        predictor = PartPredictor(trained, batch_size=batch_size or 1)
+        predictor = PartPredictor(trained, batch_size=batch_size or 1, rows=rows)
         for file in files:
             for page, image in enumerate(file.large):
                 write_large(

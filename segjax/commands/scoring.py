@@ -23,6 +23,7 @@ def score_sources(
     headline: str,
     folder: Path,
     batch_size: int,
+    rows: int = 1,
     matmul_precision: "MatmulPrecision" = "default",
 ) -> None:
     """Scores a model on each source, writes what comes of it, and prints the table of scores.
@@ -33,14 +34,15 @@ def score_sources(
       step: the step of the run's checkpoint, for the record; 0 for converted weights.
       headline: the score that comes first.
       folder: the folder for scores and pictures.
-      batch_size: tiles or images per device at a time.
+      batch_size: tiles or images at a time, per device or group of devices that share them.
+      rows: number of devices that share the rows of each tile or image.
       matmul_precision: see `ExperimentConfig`.
     """
     from segjax.training.evaluate import Evaluator, write_evaluation
-    from segjax.training.parallel import DataParallel
+    from segjax.training.strategies import strategy_for
 
     task = model.segmenter
-    parallel = DataParallel(matmul_precision=matmul_precision)
+    parallel = strategy_for(task, rows, matmul_precision=matmul_precision)
     evaluator = Evaluator(task, parallel, batch_size=batch_size, workdir=folder)
     variables = parallel.replicate(model.variables)
     results, paths, notes = [], [], []

@@ -17,6 +17,7 @@ from jax import lax
 
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import Padding, convolution, up_convolution
+from segjax.ops.devices import share_rows
 from segjax.ops.dtypes import sum_dtype
 
 Activation = Callable[[Any], Any]
@@ -90,13 +91,14 @@ def max_pool(x, *, size: int, stride: int, rate: int = 1):
     height, width = x.shape[1:3]
     around = (rate * ((size - 1) // 2), rate * (size // 2))
     padded = jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
-    return functools.reduce(
+    maxima = functools.reduce(
         jnp.maximum,
         [
             padded[:, top : top + height : stride, left : left + width : stride]
             for top, left in itertools.product(range(0, rate * size, rate), repeat=2)
         ],
     )
+    return share_rows(maxima)
 
 
 def add_bias(x, bias):

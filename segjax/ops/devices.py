@@ -1,14 +1,20 @@
-"""Sums and means over the mapped axis of devices, for functions that run with or without one.
+"""What functions need to know of devices: sums over them, and maps whose rows they share.
 
-Training maps a step over this axis. Each function here checks, when it is traced, whether the axis
-is bound. Without the axis, sums and means are those of the single device. So callers pass no
-information about devices, and cannot pass wrong information.
+Training maps a step over the axis `AXIS_NAME`. Each function here checks, when it is traced,
+whether the axis is bound. Without the axis, sums and means are those of the single device. So
+callers pass no information about devices, and cannot pass wrong information.
+
+The other strategy has no such axis: it traces the step for the whole batch, inside a mesh with the
+axes `DATA_AXIS` and `ROWS_AXIS`, and XLA divides each array. There, too, sums and means are those
+of all examples. Only the form of a few operations depends on the mesh; see `rows_are_shared`.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 AXIS_NAME = "devices"
+DATA_AXIS, ROWS_AXIS = "data", "rows"
 
 
 def bound_axis() -> str | None:
@@ -56,3 +62,43 @@ def mean_count(marked):
     """
     total = sum_over_devices(jnp.sum(marked, dtype=jnp.float32))
     return jnp.maximum(total, 1.0) / (device_count() or 1)
+
+
+def rows_are_shared() -> bool:
+    """Whether several devices share the rows of each map, inside a mesh with `ROWS_AXIS`.
+
+    Operations on maps then keep to forms that XLA divides with an exchange of the rows at the
+    borders. It gathers whole maps for others: products of flattened maps and loops over rows.
+    """
+    return row_shares() > 1
+
+
+def share_rows(x):
+    """Lets the devices of a mesh with `ROWS_AXIS` share the rows of [batch, height, ...].
+
+    Without such a mesh, or with fewer rows than devices, x stays as it is. XLA finds most layouts
+    by itself, but gives up where it cannot decide between two; then all that follows is computed
+    whole on every device.
+    """
+    shares = row_shares()
+    if shares == 1 or x.shape[1] < shares:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(DATA_AXIS, ROWS_AXIS))
+
+
+def row_shares() -> int:
+    """Returns the number of devices that share the rows of a map; 1 outside of such a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(ROWS_AXIS, 1)
+
+
+def share_examples(x):
+    """Divides the examples of [parts, batch, ...] over a mesh with `DATA_AXIS`, within each part.
+
+    Otherwise each device would keep the parts that its share of the whole batch falls into, and
+    compute parts of others alone.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA_AXIS not in mesh.shape:
+        return x
+    rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(None, DATA_AXIS, *rest))

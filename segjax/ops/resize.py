@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from segjax.ops.devices import row_shares, rows_are_shared, share_rows
 from segjax.ops.linear import apply, define_transposes, linear_operator, transposed
 
 
@@ -39,13 +41,58 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
             resized = apply(_columns, resized, options=options)
         else:  # symbolic sizes of `jax.export`
             resized = _resized_columns(resized, options=options)
-    if height != size[0]:
+    if height != size[0] and (halo := _halo(height, size[0], align_corners)) is not None:
+        resized = _resized_shares(resized, size[0], align_corners, halo)
+    elif height != size[0]:
         weights = _interpolation_matrix(height, size[0], align_corners, resized.dtype)
         weights = jnp.broadcast_to(weights[None], (batch, *weights.shape))
         rows = resized.reshape(batch, height, size[1] * channels)
         rows = _product(weights, rows, (((2,), (1,)), ((0,), (0,))))
         resized = rows.reshape(batch, *size, channels)
-    return resized.astype(x.dtype)
+    return share_rows(resized).astype(x.dtype)
+
+
+def _halo(height, new, align_corners) -> tuple[int, int] | None:
+    """Returns the numbers of rows that a device needs of the one before and of the one after it.
+
+    None: the rows are not shared, or a device needs rows of more than its two neighbours.
+    """
+    shares = row_shares()
+    if shares == 1 or min(height, new) < shares:
+        return None
+    own, made = -(-height // shares), -(-new // shares)
+    before = after = 0
+    for share in range(shares):
+        ends = [min(i, new - 1) for i in (share * made, share * made + made - 1)]
+        positions = (_position(i, height, new, align_corners, np) for i in ends)
+        low, high = (int(dividend // divisor) for dividend, divisor in positions)
+        before = max(before, share * own - low)
+        after = max(after, min(high + 1, height - 1) - (share + 1) * own + 1)
+    return (before, after) if max(before, after) <= own else None
+
+
+def _resized_shares(x, new, align_corners, halo):
+    """Resizes the rows of [batch, height, width, channels] by a product for each device's share.
+
+    One product for all rows would gather the map, and its transpose the gradient of the result.
+    """
+    batch, height, width, channels = x.shape
+    shares, (before, after) = row_shares(), halo
+    own, made = -(-height // shares), -(-new // shares)
+    x = jnp.pad(x, ((0, 0), (0, shares * own - height), (0, 0), (0, 0)))
+    x = x.reshape(batch, shares, own, width * channels)
+    ends = x[:, :-1, own - before :], x[:, 1:, :after]
+    past, coming = (
+        jnp.pad(end, ((0, 0), around, (0, 0), (0, 0)))
+        for end, around in zip(ends, ((1, 0), (0, 1)), strict=True)
+    )
+    seen = jnp.concatenate([past, x, coming], axis=2)
+    i = jnp.minimum(jnp.arange(shares * made), new - 1).reshape(shares, made, 1)
+    j = own * jnp.arange(shares)[:, None, None] + jnp.arange(-before, own + after)[None, None]
+    weights = _weights(i, j, height, new, align_corners, x.dtype)
+    rows = _product(weights, seen, (((2,), (2,)), ((0,), (1,))))  # [shares, made, batch, ...]
+    rows = rows.transpose(2, 0, 1, 3).reshape(batch, shares * made, width, channels)
+    return rows[:, :new]
 
 
 def _resized_columns(x, *, options):
@@ -68,6 +115,9 @@ def _columns_by_row(x, *, options, contracted=2):
     batch, height = x.shape[:2]
     width, new, align_corners = options
     weights = _interpolation_matrix(width, new, align_corners, x.dtype)
+    if rows_are_shared():  # merging the rows with the batch would gather them
+        weights = jnp.broadcast_to(weights[None, None], (batch, height, *weights.shape))
+        return _product(weights, x, (((contracted + 1,), (2,)), ((0, 1), (0, 1))))
     weights = jnp.broadcast_to(weights[None], (batch * height, *weights.shape))
     rows = x.reshape(batch * height, *x.shape[2:])
     columns = _product(weights, rows, (((contracted,), (1,)), ((0,), (0,))))
@@ -96,20 +146,28 @@ def _product(a, b, axes):
 
 
 def _interpolation_matrix(old, new, align_corners, dtype):
-    """Computes the weight [new, old] of each old position in each new one.
+    """Computes the weight [new, old] of each old position in each new one."""
+    return _weights(jnp.arange(new)[:, None], jnp.arange(old)[None], old, new, align_corners, dtype)
+
+
+def _weights(i, j, old, new, align_corners, dtype):
+    """Computes the weights of old positions j in new positions i.
 
     Positions come from integer division, which is exact for any size. Sizes may be symbolic, as in
     `jax.export`.
     """
-    i = jnp.arange(new)[:, None]
-    if align_corners:
-        dividend, divisor = i * (old - 1), jnp.maximum(new - 1, 1)
-    else:
-        dividend, divisor = (2 * i + 1) * old - new, jnp.asarray(2 * new)
-        dividend = jnp.clip(dividend, 0, divisor * (old - 1))
+    dividend, divisor = _position(i, old, new, align_corners)
     below, beyond = dividend // divisor, (dividend % divisor).astype(dtype) / divisor.astype(dtype)
-    steps = jnp.arange(old)[None] - below
+    steps = j - below
     return jnp.where(steps == 0, 1 - beyond, 0) + jnp.where(steps == 1, beyond, 0)
+
+
+def _position(i, old, new, align_corners, numpy=jnp):
+    """Returns dividend and divisor of the old position on which a new position i lies."""
+    if align_corners:
+        return i * (old - 1), numpy.maximum(new - 1, 1)
+    divisor = numpy.asarray(2 * new)
+    return numpy.clip((2 * i + 1) * old - new, 0, divisor * (old - 1)), divisor
 
 
 def upsample_nearest(x, size: Sequence[int]):

@@ -91,6 +91,10 @@ class InstanceTask:
 
     entries: ClassVar[tuple[str, ...]] = ("image", "boxes", "classes", "masks")
     background_class: ClassVar[int] = 0
+    whole_rows: ClassVar[str] = (
+        "Mask R-CNN keeps each image on one device, because proposals, regions and masks read any "
+        "part of it"
+    )
 
     model: MaskRCNN
     classes: tuple[str, ...]

@@ -43,7 +43,8 @@ class Task(Protocol):
 
     A task may have `pixel_range`, the values that become 0 and 255 in images of other types than
     the preprocessing takes; without it, such images are refused. It may have `background_class`,
-    the id of the class that is no object; without it, or with None, every class is one.
+    the id of the class that is no object; without it, or with None, every class is one. It may have
+    `whole_rows`, the reason why several devices cannot share the rows of an image.
     """
 
     entries: ClassVar[tuple[str, ...]]

@@ -17,7 +17,7 @@ from segjax.data.image_windows import Mapped, Turned, Windows, blocks
 from segjax.inference.views import View, augment, restore
 from segjax.pretrained.converted import Pretrained
 from segjax.trained.run import TrainedRun
-from segjax.training.parallel import DataParallel
+from segjax.training.strategies import strategy_for
 
 BAND = 256  # rows of averaged views that are read at once
 
@@ -47,14 +47,16 @@ class PartPredictor:
 
     Args:
       model: a trained model that labels pixels; see `why_not_in_parts`.
-      batch_size: windows per device at a time.
+      batch_size: windows at a time, per device or group of devices that share them.
+      rows: number of devices that share the rows of each window.
     """
 
-    def __init__(self, model: Pretrained, *, batch_size: int = 1):
+    def __init__(self, model: Pretrained, *, batch_size: int = 1, rows: int = 1):
         precision = model.config.matmul_precision if isinstance(model, TrainedRun) else "default"
-        parallel = DataParallel(tuple(jax.local_devices()), precision)
         self._task: Any = model.segmenter
-        self._batch_size = batch_size * len(parallel.local_devices)
+        devices = tuple(jax.local_devices())
+        parallel = strategy_for(self._task, rows, devices=devices, matmul_precision=precision)
+        self._batch_size = batch_size * parallel.local_shares
         self._predict = parallel.predict_step(self._task.predict)
         self._variables = parallel.local(parallel.replicate(model.variables))
 

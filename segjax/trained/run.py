@@ -27,8 +27,8 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.configuration import ExperimentConfig
 from segjax.training.evaluate import Evaluator
 from segjax.training.experiment import Experiment, load_experiment
-from segjax.training.parallel import DataParallel
 from segjax.training.state import TrainState
+from segjax.training.strategies import strategy_for
 
 NAMES_SHOWN = 8  # in an error that lists files or runs
 
@@ -145,6 +145,7 @@ def predict_all(
     source: Sequence[dict] | Iterator[dict],
     *,
     batch_size: int = 1,
+    rows: int = 1,
 ) -> Iterator[tuple[dict, dict]]:
     """Predicts every example of a source, in order, on all devices of this process.
 
@@ -153,19 +154,24 @@ def predict_all(
       source: examples with an "image" [height, width, channels], of any sizes: an object with
         `__len__` and a thread-safe `__getitem__`, such as an evaluation split, which two threads
         read ahead; or an iterator.
-      batch_size: tiles or images per device at a time.
+      batch_size: tiles or images at a time, per device or group of devices that share them.
+      rows: number of devices that share the rows of each tile or image, so that it may be larger
+        than one of them holds.
 
     Yields:
       (example, prediction); see `Pretrained.predict` for the entries of a prediction.
 
     Raises:
-      ValueError: the model is a backbone, or `batch_size` is below 1.
+      ValueError: the model is a backbone, `batch_size` is below 1, or `rows` does not fit the
+        devices or the model.
       RuntimeError: an example cannot be read; the message names it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    parallel = DataParallel(tuple(jax.local_devices()), model.matmul_precision)
-    evaluator = Evaluator(model.segmenter, parallel, batch_size=batch_size, workdir=None)
+    task, precision = model.segmenter, model.matmul_precision
+    devices = tuple(jax.local_devices())
+    parallel = strategy_for(task, rows, devices=devices, matmul_precision=precision)
+    evaluator = Evaluator(task, parallel, batch_size=batch_size, workdir=None)
     if not isinstance(source, Iterator):
         source = (example for _, example in evaluation_examples(source))
     variables = parallel.local(parallel.replicate(model.variables))

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals
 
 from segjax.files.atomic import write_json
@@ -56,8 +57,16 @@ def _array_checksum(array: np.ndarray) -> str:
 
 
 def on_host(state):
-    """Returns a replicated state as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), state)
+    """Returns a state as NumPy arrays; all processes must call it for one that they share."""
+
+    def whole(x):
+        if x.is_fully_replicated:
+            return np.asarray(x.addressable_data(0))
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(whole, state)
 
 
 class ChecksumHandler(ocp.AsyncCheckpointHandler):
@@ -69,9 +78,13 @@ class ChecksumHandler(ocp.AsyncCheckpointHandler):
     """
 
     async def async_save(self, directory, args: "ChecksumSave"):
-        if jax.process_index() != 0:
+        arrays = jax.tree.leaves(args.state)
+        shared = not all(x.is_fully_replicated or x.is_fully_addressable for x in arrays)
+        if jax.process_index() != 0 and not shared:
             return []
         state = on_host(args.state)
+        if jax.process_index() != 0:
+            return []
 
         async def write():
             (directory / ARRAYS.name).write_text(json.dumps(array_checksums(state), indent=1))
@@ -101,7 +114,7 @@ class ChecksumSave(ocp.args.CheckpointArgs):
     """Orbax's argument to save checksums.
 
     Attributes:
-      state: replicated arrays.
+      state: arrays that are whole on each device or divided over devices.
     """
 
     state: Any
@@ -202,7 +215,7 @@ def refuse_arrays(folder: Path, state):
     """Raises DamagedCheckpoint if the arrays read differ from the arrays saved.
 
     Args:
-      state: the replicated arrays that were read.
+      state: the arrays that were read.
     """
     if not (folder / ITEM).is_dir():
         return

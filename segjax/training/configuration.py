@@ -19,6 +19,7 @@ from segjax.training.distributed import DistributedConfig
 from segjax.training.optimizer import OptimizerConfig, check_least
 from segjax.training.precision import MatmulPrecision
 from segjax.training.ranking import read_best_metric
+from segjax.training.strategies import ParallelConfig
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class ExperimentConfig:
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     distributed: DistributedConfig = DistributedConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     def resolved(self, given: Collection[str] = ()) -> Self:
         """Returns the configuration with the settings that follow from others filled in.
@@ -125,6 +127,7 @@ FREE_KEYS = (
     "track",
     "track_project",
     "distributed",
+    "parallel",
     "train.log_every",
     "train.eval_batch_size",
     "train.checkpoint_every",

@@ -20,8 +20,9 @@ from segjax.data.loading.loader import evaluation_examples
 from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
-from segjax.training.parallel import DataParallel, gather_bytes, is_main_process, wait_for_all
+from segjax.training.parallel import gather_bytes, is_main_process, wait_for_all
 from segjax.training.rehearsal import rehearse
+from segjax.training.strategies import Strategy
 
 # Each process draws this many of its best examples, and as many of its worst.
 BEST_AND_WORST = 3
@@ -61,20 +62,20 @@ class Evaluator:
 
     Args:
       task: see `segjax.tasks`.
-      batch_size: inputs per device in a batch.
+      batch_size: inputs in a batch, per device or group of devices that share their rows.
       workdir: the folder to write pictures to, as `predictions/*.png`; None draws none.
     """
 
-    def __init__(self, task, parallel: DataParallel, *, batch_size: int, workdir: Path | None):
+    def __init__(self, task, parallel: Strategy, *, batch_size: int, workdir: Path | None):
         self._task = task
         self._parallel = parallel
-        self._batch_size = batch_size * len(parallel.local_devices)
+        self._batch_size = batch_size * parallel.local_shares
         self._predict = parallel.predict_step(task.predict)
         self._workdir = workdir
         self._check = check_for(task)
 
     def predictions(self, variables, examples: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
-        """Yields (example, prediction); `variables` come from `DataParallel.local`.
+        """Yields (example, prediction); `variables` come from the strategy's `local`.
 
         Raises:
           BadData: the network cannot read an example's image; see `ExampleCheck`.

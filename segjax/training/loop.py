@@ -22,7 +22,7 @@ from segjax.training.hold import Watch, hold_run
 from segjax.training.interruption import Stopped, stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
-from segjax.training.parallel import DataParallel, check_same_data, is_main_process, wait_for_all
+from segjax.training.parallel import check_same_data, is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.scoring import log_results, score_splits
 from segjax.training.state import TrainState, create_state, state_shapes
@@ -33,6 +33,7 @@ from segjax.training.stopping import (
     stop_message,
     stopping_so_far,
 )
+from segjax.training.strategies import Strategy, strategy_of
 from segjax.training.tracking import check_tracker, open_trackers
 
 
@@ -45,7 +46,7 @@ def train(
     config: configuration.ExperimentConfig,
     *,
     experiment_file,
-    parallel: DataParallel | None = None,
+    parallel: Strategy | None = None,
 ) -> dict[str, Evaluation]:
     """Trains or resumes the run in `config.workdir`; returns the last evaluations by split.
 
@@ -55,7 +56,8 @@ def train(
 
     Args:
       experiment_file: the Python file that defines the experiment; the run keeps a copy.
-      parallel: the devices to train on; None takes all devices of all processes.
+      parallel: the devices to train on and how; None takes all devices of all processes, as
+        `config.parallel` says.
 
     Raises:
       NonFiniteLoss: a loss or gradient is not finite; the message names the step and its examples.
@@ -67,12 +69,14 @@ def train(
       ProcessesDiffer: the processes see other data or another run directory.
       FaultyEvaluation: an evaluation fails on its first example, before the first step.
       SingleValueStatistics: the batch is too small for a batch norm of the network.
-      ValueError: the batch does not divide over the devices, a name in `eval_splits` is unknown,
-        `stop_after` is set without `eval_every`, or the package of `track` is not installed.
+      ValueError: batch or images do not divide over the devices, a name in `eval_splits` is
+        unknown, `stop_after` is set without `eval_every`, or the package of `track` is missing.
     """
     experiment = experiment.ranked_by(config.train.best_metric)
-    parallel = replace(parallel or DataParallel(), matmul_precision=config.matmul_precision)
+    parallel = parallel or strategy_of(config.parallel)
+    parallel = replace(parallel, matmul_precision=config.matmul_precision)
     settings = config.train
+    parallel.check_task(experiment.task)
     parallel.check_batch_size(settings.batch_size, settings.micro_batches)
     for name in settings.eval_splits:
         if name not in experiment.evaluation:
@@ -164,6 +168,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             for change in changes(start, before, now):
                 progress.message(change)
         first = next(batches)
+        parallel.check_batch(first)
         state = _first_state(experiment, optimizer, config, first, checkpoints, parallel)
         watch = Watch(
             config.workdir,
@@ -294,7 +299,7 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
             state = state.replace(frozen=experiment.frozen())
         return parallel.replicate(state)
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.sharding_of(x)),
         state_shapes(experiment.task, optimizer, **settings),
     )
     return checkpoints.restore(step, like)

@@ -1,12 +1,11 @@
-"""Running a step on several devices and in several processes. No other module deals with this.
+"""Running a step on several devices and in several processes.
 
-`DataParallel` maps the step over the batch by `pmap`; the state has no replica axis. A second
-strategy, such as `jit` with a mesh of data × rows for images that do not fit on one device, would
-offer the same methods and take the same step.
+`DataParallel` maps the step over the batch by `pmap`; the state has no replica axis. The second
+strategy, `segjax.training.mesh_parallel.MeshParallel`, has the same methods and takes the same
+step; `segjax.training.strategies` chooses. No other module deals with devices.
 """
 
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import AXIS_NAME
 from segjax.training.meeting import ProcessesDiffer
+from segjax.training.mesh_parallel import refuse_batch_size
 from segjax.training.precision import MatmulPrecision, with_precision
 
 
@@ -42,21 +42,30 @@ class DataParallel:
     def local_devices(self) -> list:
         return [d for d in self.mesh.devices.flat if d.process_index == jax.process_index()]
 
+    @property
+    def local_shares(self) -> int:
+        """The number of parts into which this process's examples are divided."""
+        return len(self.local_devices)
+
     def check_batch_size(self, batch_size: int, micro_batches: int = 1):
         """Raises a ValueError unless the batch divides over the devices and micro-batches."""
-        parts = self.mesh.size * micro_batches
-        if batch_size % parts:
-            lower, upper = batch_size // parts * parts, math.ceil(batch_size / parts) * parts
-            nearest = f"{lower} or {upper}" if lower else f"{upper}"
-            raise ValueError(
-                f"a batch of {batch_size} does not divide over {self.mesh.size} devices × "
-                f"{micro_batches} micro-batches; the nearest that does is {nearest}"
-            )
+        refuse_batch_size(batch_size, self.mesh.size, micro_batches, of=f"{self.mesh.size} devices")
+
+    def check_task(self, task):
+        """Accepts every task: each device has whole images."""
+
+    def check_batch(self, batch: dict):
+        """Accepts images of any size."""
 
     @property
     def replicated(self) -> NamedSharding:
         """The sharding of the state: whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    def sharding_of(self, x) -> NamedSharding:
+        """Returns how an array of the state lies on the devices."""
+        del x
+        return self.replicated
 
     def replicate(self, tree):
         """Copies a tree of arrays, equal in all processes, to every device."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.ops.devices import mean_over_devices
+from segjax.ops.devices import mean_over_devices, share_examples
 from segjax.tasks.protocol import Task
 from segjax.training.state import TrainState
 
@@ -58,7 +58,10 @@ def make_train_step(
         if micro_batches == 1:
             return loss_and_gradients(state, state.batch_stats, batch, key)
         parts = jax.tree.map(
-            lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch
+            lambda x: share_examples(
+                x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:])
+            ),
+            batch,
         )
 
         def part(batch_stats, indexed):

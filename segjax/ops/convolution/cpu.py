@@ -8,6 +8,7 @@
 | `winograd` | 3×3, 256 channels and more, large maps or many | 16 products instead of 36 |
 | `blocked_kernel_gradient` | other kernel gradients | XLA's own is memory bound |
 | XLA's convolution | everything else | it is the fastest there |
+| XLA's convolution | devices share the rows | other forms would gather whole maps |
 
 The section "Convolution forms on CPU" of experiments/benchmarks/RESULTS.md has what each form saves
 on whole train steps and predictions (jax 0.12.0.1, two cores).
@@ -27,6 +28,7 @@ from segjax.ops.convolution.taps import (
     pad,
     plain,
     plain_input_gradient,
+    plain_kernel_gradient,
     positions,
     product,
     product_input_gradient,
@@ -52,6 +54,8 @@ def mostly_outside(inputs, taps):
 
 def forward(inputs, kernel, taps):
     """Computes the convolution in the form that is fastest on CPU."""
+    if taps.shared:
+        return plain(inputs, kernel, taps)
     if taps.is_point:
         return product(inputs, kernel, taps)
     if taps.groups > 1:
@@ -66,6 +70,8 @@ def forward(inputs, kernel, taps):
 
 def input_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the inputs; only the inputs' shape and dtype are read."""
+    if taps.shared:
+        return plain_input_gradient(inputs, kernel, gradient, taps)
     if taps.is_point:
         return product_input_gradient(inputs, kernel, gradient, taps)
     if taps.groups > 1:
@@ -83,6 +89,8 @@ def input_gradient(inputs, kernel, gradient, taps):
 
 def kernel_gradient(inputs, kernel, gradient, taps):
     """Computes the gradient of the kernel; only the kernel's shape and dtype are read."""
+    if taps.shared:
+        return plain_kernel_gradient(inputs, kernel, gradient, taps)
     if taps.is_point:
         return product_kernel_gradient(inputs, kernel, gradient, taps)
     if taps.groups > 1:

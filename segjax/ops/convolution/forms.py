@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from segjax.ops.convolution.operators import convolve
 from segjax.ops.convolution.taps import Taps, dot, outputs_inside, plain
+from segjax.ops.devices import rows_are_shared, share_rows
 
 Padding = Literal["SAME", "VALID"]
 # The fewest channels of input and output for the CPU's forms of larger kernels. With fewer, the
@@ -37,7 +38,7 @@ def up_convolution(inputs, kernel):
     rows, columns, channels, features = kernel.shape
     matrices = kernel.swapaxes(1, 2).reshape(rows, channels, columns * features)
     interleaved = jnp.stack([dot(inputs, matrix) for matrix in matrices], axis=2)
-    return interleaved.reshape(batch, rows * height, columns * width, features)
+    return share_rows(interleaved.reshape(batch, rows * height, columns * width, features))
 
 
 def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding = "SAME"):
@@ -74,22 +75,27 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding 
         raise TypeError(f"inputs of {inputs.dtype} with a kernel of {kernel.dtype}: cast one")
     rows, columns = (_offsets(count, rate, padded) for count in kernel.shape[:2])
     sizes = inputs.shape[1:3]
-    taps = Taps(rows, columns, stride, rate, groups, padded)
+    taps = Taps(rows, columns, stride, rate, groups, padded, rows_are_shared())
     if not all(isinstance(size, int) for size in sizes):  # symbolic sizes of `jax.export`
         return plain(inputs, kernel, taps)
-    if padded:
+    return share_rows(_of_touching(inputs, kernel, taps))
+
+
+def _of_touching(inputs, kernel, taps):
+    """Computes the convolution with the rows and columns of the kernel that meet the map."""
+    if taps.padded:
         kept = [
-            _touching(offsets, size, stride)
-            for offsets, size in zip((rows, columns), sizes, strict=True)
+            _touching(offsets, size, taps.stride)
+            for offsets, size in zip((taps.rows, taps.columns), inputs.shape[1:3], strict=True)
         ]
         kernel = kernel[kept[0], kept[1]]
-        taps = taps._replace(rows=rows[kept[0]], columns=columns[kept[1]])
-    if taps.is_point and stride == 1:
+        taps = taps._replace(rows=taps.rows[kept[0]], columns=taps.columns[kept[1]])
+    if taps.is_point and taps.stride == 1:
         return dot(inputs, kernel[0, 0])
     # On GPUs, a product of a strided slice has a gradient at which XLA of jax 0.10.2 to 0.11.2
     # aborts the process (openxla/xla#47381). There a strided 1×1 convolution is XLA's own.
-    dense = groups == 1 and stride == 1 and min(kernel.shape[2:]) >= MIN_CHANNELS
-    depthwise = groups > 1 and kernel.shape[2:] == (1, groups) and padded
+    dense = taps.groups == 1 and taps.stride == 1 and min(kernel.shape[2:]) >= MIN_CHANNELS
+    depthwise = taps.groups > 1 and kernel.shape[2:] == (1, taps.groups) and taps.padded
     if (dense or depthwise or taps.is_point) and _forms_are_on():
         return convolve(inputs, kernel, taps)
     return plain(inputs, kernel, taps)

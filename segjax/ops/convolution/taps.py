@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.devices import rows_are_shared
 from segjax.ops.linear import transposed
 
 
@@ -18,6 +19,8 @@ class Taps(NamedTuple):
       groups: number of groups of channels that are convolved separately.
       padded: whether positions beyond the map are read as zeros. Otherwise all outputs read inside
         the map, and the centre is the first tap.
+      shared: whether several devices share the rows of the map. Only XLA's own convolution then
+        reads no more than the rows around a device's own.
     """
 
     rows: tuple[int, ...]
@@ -26,6 +29,7 @@ class Taps(NamedTuple):
     rate: int
     groups: int
     padded: bool
+    shared: bool = False
 
     @property
     def padding(self) -> list[tuple[int, int]]:
@@ -98,6 +102,9 @@ def product_kernel_gradient(inputs, kernel, gradient, taps):
 
 def dot(x, matrix, dtype=None):
     """Multiplies the last axis of x with the first axis of the matrix, and sums in `dtype`."""
+    if rows_are_shared():  # flattening would mix them with other axes
+        axes = (((x.ndim - 1,), (0,)), ((), ()))
+        return lax.dot_general(x, matrix, axes, preferred_element_type=dtype)
     # Products of two axes only: on CPU, the gradient of a larger one reads transposed copies.
     product = jnp.matmul(positions(x), matrix, preferred_element_type=dtype)
     return product.reshape(*x.shape[:-1], matrix.shape[-1])

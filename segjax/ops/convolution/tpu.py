@@ -1,7 +1,7 @@
 """The forms of a convolution that are fastest on TPU: XLA's own, and products for 1×1 kernels.
 
-A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. A convolution of
-few channels is XLA's own over pairs of columns; see `in_pairs`.
+A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. A convolution
+of few channels is XLA's own over pairs of columns; see `in_pairs`.
 """
 
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ def form_of(kernel, taps):
     """Returns the form of the convolution's output; only the kernel's shape is read."""
     if taps.groups > 1:
         return depthwise
+    if taps.shared:  # product and pairs would gather whole maps
+        return plain
     if taps.is_point:
         return product
     few, many = sorted(kernel.shape[2:])
