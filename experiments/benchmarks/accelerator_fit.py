@@ -53,14 +53,14 @@ CHIPS = {
 }
 # How often loops turn that end when the data say so, by a pattern of their place in the program.
 # The image has 20 objects and simulated proposals of a trained network; a bin has 2 x 2 samples.
-# All of the 128 regions for the mask head are active, in groups of 32 on GPUs.
+# All of the 128 regions for the mask head are active, in groups of 64 on GPUs.
 TURNS: dict[str, float] = {
     r"nms/while/body/.*while": 4,
     r"nms/while": 3,
     r"tiles/while/body/.*while": 1.5,
     r"tiles/while": 10,
     r"_region_features/.*while": 4,
-    r"groups/while$": 4,
+    r"groups/while$": 2,
 }
 
 

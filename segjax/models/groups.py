@@ -15,7 +15,7 @@ from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
 
-JOINED = 2  # number of groups that GPUs sum over at once
+JOINED = 4  # number of groups that GPUs sum over at once
 
 
 def over_groups(function: Callable, regions, active, *, size: int):

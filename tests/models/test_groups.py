@@ -178,7 +178,7 @@ def test_only_groups_with_an_active_region_of_any_image_are_computed():
 
 
 @pytest.mark.parametrize(
-    ("platform", "places", "loops"), [("cpu", 3, 1), ("cuda", 6, 1), ("tpu", 24, 0)]
+    ("platform", "places", "loops"), [("cpu", 3, 1), ("cuda", 12, 1), ("tpu", 24, 0)]
 )
 def test_groups_are_larger_on_gpus_and_one_on_tpus(platform, places, loops):
     regions, _ = regions_of(2, 24)

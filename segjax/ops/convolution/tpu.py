@@ -1,7 +1,7 @@
-"""The forms of a convolution that are fastest on TPU: XLA's own, and products for 1×1 kernels.
+"""The forms of a convolution that are fastest on TPU.
 
-A depthwise convolution is XLA's own too, with a spatial axis more; see `depthwise`. A convolution
-of few channels is XLA's own over pairs of columns; see `in_pairs`.
+A 1×1 kernel is a matrix product. The others are XLA's own convolutions: of few channels over pairs
+of columns (`in_pairs`), the rest with a third spatial axis (`uncut`).
 """
 
 import jax.numpy as jnp
@@ -32,22 +32,20 @@ def kernel_gradient(inputs, kernel, gradient, taps):
 
 def form_of(kernel, taps):
     """Returns the form of the convolution's output; only the kernel's shape is read."""
-    if taps.groups > 1:
-        return depthwise
-    if taps.shared:  # product and pairs would gather whole maps
+    if taps.shared:  # the others would gather whole maps
         return plain
     if taps.is_point:
         return product
     few, many = sorted(kernel.shape[2:])
-    is_narrow = few <= LANES // 2 and many <= LANES
-    return in_pairs if is_narrow and taps.stride == taps.rate == 1 else plain
+    is_narrow = taps.groups == 1 and few <= LANES // 2 and many <= LANES
+    return in_pairs if is_narrow and taps.stride == taps.rate == 1 else uncut
 
 
-def depthwise(inputs, kernel, taps):
-    """Computes a depthwise convolution of maps with a third spatial axis, of length one.
+def uncut(inputs, kernel, taps):
+    """Computes a convolution of maps with a third spatial axis, of length one.
 
     XLA:TPU cuts the last spatial axis of small batches into eight strips and copies the maps into
-    this layout and back, which takes six times as long as the convolution. It does not cut an axis
+    this layout and back, which takes up to six times as long as the convolution. It cuts no axis
     along which the kernel is dilated ("IsConvSuitableForSpaceToBatch" in XLA). On an axis of length
     one, dilation changes nothing else.
     """

@@ -328,6 +328,8 @@ CASES_FOR_TPUS = {
         *("depthwise", "depthwise, dilated", "depthwise with a stride"),
         *("depthwise with a stride, dilated", "depthwise on one pixel"),
         *("depthwise, even kernel with a stride", "1×1 with a stride"),
+        *("many channels", "many channels, dilated", "taps mostly outside"),
+        *("many channels without padding", "large kernel"),
         *("3×3 with 16 channels", "narrow, odd width", "narrow, one column", "narrow, even kernel"),
         *("narrow, odd width without padding", "narrow, even width without padding"),
         "narrow, a row of the kernel",
@@ -401,9 +403,10 @@ def test_other_platforms_keep_their_own_convolution(case, platform):
     assert "stablehlo.dot_general" not in program
 
 
-def test_on_tpus_the_last_axis_of_a_depthwise_convolution_is_dilated():
+@pytest.mark.parametrize("case", ["depthwise", "many channels"])
+def test_on_tpus_the_last_axis_of_a_convolution_is_dilated(case):
     """XLA:TPU cuts this axis into strips otherwise."""
-    program = lowered_gradients("depthwise", "tpu")
+    program = lowered_gradients(case, "tpu")
     assert program.count("stablehlo.convolution") == 3
     assert len(re.findall(r"rhs_dilate = \[1, 1, 2\]", program)) == 2
 
