@@ -74,9 +74,9 @@ def export_command(
         with it on CPUs.
       dtype: Type of the images' pixels.
       batch: Number of images in a batch.
-      precision: How an ONNX file stores and multiplies weights. bfloat16 halves the file, and ONNX
-        Runtime still computes in float32. int8 quantises convolutions and products with weights,
-        and needs --calibration.
+      precision: How an ONNX file stores and multiplies weights. bfloat16 halves the weights, and
+        ONNX Runtime still computes in float32. int8 quantises convolutions and products with
+        weights, and needs --calibration.
       calibration: Folder of images, such as those of the training, that show which values the
         network's arrays take. They are cropped or mirrored to --size.
       settings: Settings of prediction that differ from the run's; see `segjax predict`.

@@ -36,7 +36,7 @@ def with_bfloat16(proto: Any) -> Any:
     """Stores the weights of a model in bfloat16; the arithmetic stays float32.
 
     ONNX Runtime has no convolution in bfloat16 on CPUs. It casts the weights when it loads the
-    file, so the file is half as large and the speed is the same.
+    file, so the weights take half the bytes and the speed is the same.
     """
     onnx = import_module("onnx")
     proto = _simplified(proto)

@@ -14,7 +14,7 @@ from jax import lax
 from segjax.cli import main
 from segjax.coco import run_lengths as rle
 from segjax.export.model import image_function
-from segjax.export.onnx_file import check_packages, to_onnx
+from segjax.export.onnx_file import check_packages, cleaned, to_onnx
 from segjax.export.onnx_precision import fitted, with_bfloat16, with_int8
 from segjax.export.portable import portable
 from segjax.ops.nms import nms
@@ -52,7 +52,12 @@ def operators(program) -> set[str]:
     return names
 
 
-def test_a_portable_program_has_no_choice_of_platform_and_computes_the_same():
+def shapes_of(*arrays):
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+
+
+def suppression():
+    """A function of boxes and scores that takes two tiles, and such boxes and scores."""
     boxes = jnp.asarray(np.random.default_rng(0).uniform(0, 50, (2, 1500, 4)).astype(np.float32))
     boxes = boxes.at[..., 2:].add(boxes[..., :2])
     scores = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (2, 1500)).astype(np.float32))
@@ -61,13 +66,36 @@ def test_a_portable_program_has_no_choice_of_platform_and_computes_the_same():
         one = jax.vmap(lambda *x: nms(*x, iou_threshold=0.5, max_outputs=100))
         return one(boxes, scores)
 
+    return select, (boxes, scores)
+
+
+def test_a_portable_program_has_no_choice_of_platform_and_computes_the_same():
+    select, (boxes, scores) = suppression()
     assert "platform_index" in operators(jax.make_jaxpr(select)(boxes, scores))
-    program = portable(select, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (boxes, scores)))
+    program = portable(select, *shapes_of(boxes, scores))
     names = operators(program)
     assert "while" in names
     assert not names & {"platform_index", "cond", "jit", "pjit"}
     run_it = jax.extend.core.jaxpr_as_fun(program)
     for got, wanted in zip(run_it(boxes, scores), select(boxes, scores), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@needs_jax2onnx
+@pytest.mark.slow
+def test_suppression_of_many_boxes_selects_the_same_in_onnx():
+    import jax2onnx
+
+    select, arrays = suppression()
+    program = portable(select, *shapes_of(*arrays))
+    proto = jax2onnx.to_onnx(
+        jax.extend.core.jaxpr_as_fun(program),
+        inputs=shapes_of(*arrays),
+        input_names=["boxes", "scores"],
+    )
+    inputs = dict(zip(["boxes", "scores"], map(np.asarray, arrays), strict=True))
+    found = session(cleaned(proto)).run(None, inputs)
+    for got, wanted in zip(found, select(*arrays), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 
