@@ -90,10 +90,11 @@ def image_function(
         sizes = sizes_of(task, size, dtype)
         call = instance_function(task, model.variables, dtype=dtype, sizes=sizes)
         outputs, most = INSTANCE_OUTPUTS, sizes.most
-        if sizes.view != size or (size is None and most is None):
+        resized = sizes.view != size or (size is None and most is None)
+        if resized and (dtype == "float32" or task.channels != 3):
             notes = (
-                "resized pixels may differ by one grey level from those of segjax predict, whose "
-                "libraries round in between; scores then differ, and close ones change places",
+                "resized pixels differ from those of segjax predict in their last digits, integers "
+                "by up to 1; scores then differ, and close ones change places",
             )
     else:
         raise ValueError(

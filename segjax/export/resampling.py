@@ -1,7 +1,8 @@
 """Resizing of images whose size, and whose new size, may only be known to the device.
 
 `segjax.data.augmentation.instance.resize_image` in JAX: Pillow's filter where an image shrinks,
-OpenCV's two neighbours elsewhere. Both round pixels of 8 bits in between, and so does this.
+OpenCV's two neighbours elsewhere. Both round pixels of 8 bits in between, and so does this: RGB
+images of uint8 get the same pixels. Pillow computes other images in float64, and this in float32.
 """
 
 import jax.numpy as jnp
@@ -149,11 +150,9 @@ def _neighbours(old, new, room: int, *, of_bytes: bool):
     """Returns the two old pixels around each new one, and the weight of the second, float32."""
     place = (2 * jnp.arange(room, dtype=jnp.int32) + 1) * old - new
     below, rest = place // (2 * new), place % (2 * new)
-    outside = (below < 0) | (below >= old - 1)
     beyond = rest.astype(jnp.float32) / (2 * new).astype(jnp.float32)
     if of_bytes:  # OpenCV rounds the whole place to float32, so its weights have fewer digits
         first = below.astype(jnp.float32)
         beyond = (first + beyond) - first
-    beyond = jnp.where(outside, 0.0, beyond)
-    below = jnp.clip(below, 0, old - 1)
-    return below, jnp.minimum(below + 1, old - 1), beyond
+    last = old - 1  # beyond the border, both neighbours are the border's pixel
+    return jnp.clip(below, 0, last), jnp.clip(below + 1, 0, last), beyond
