@@ -77,10 +77,10 @@ def deeplab() -> Pretrained:
     return semantic(model, WholeImage((33, 33), multiple=16), 33)
 
 
-def detector() -> Pretrained:
+def detector(resize=None) -> Pretrained:
     model = tiny_model()
     task = coco_task(model, classes=CLASSES, preprocess=IMAGENET, paste_rule="detectron2")
-    views = (InstanceView(Enlarge(1.0)),)
+    views = (InstanceView(resize or Enlarge(1.0)),)
     task = dataclasses.replace(task, views=views, buckets=((64, 64),))
     return Pretrained(model, variables_of(model), IMAGENET, task)
 
@@ -138,6 +138,19 @@ def test_detections_of_any_size_in_the_bucket_are_those_of_predict():
         assert not found["masks"][number][~valid].any()
     with pytest.raises(ValueError, match="height <= 64"):
         exported.call(photos(1, 70, 60))
+
+
+def test_a_detector_that_resizes_finds_what_predict_finds():
+    model = detector(ResizeShortSide((48,), 64))
+    image = photos(1, 90, 110)
+    function = image_function(model, size=(90, 110))
+    assert not function.notes
+    found = jax.device_get(jax.jit(function.call)(image))
+    expected = model.predict(image[0])
+    valid = found["valid"][0]
+    assert valid.sum() == len(expected["scores"]) > 0
+    for name, tolerance in (("boxes", 1e-3), ("scores", 1e-5), ("classes", 0)):
+        np.testing.assert_allclose(found[name][0][valid], expected[name], atol=tolerance)
 
 
 def test_images_of_any_size_get_the_size_and_a_bucket_of_prediction():
