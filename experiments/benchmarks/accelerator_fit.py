@@ -108,7 +108,7 @@ def cases() -> dict[str, Case]:
         }
     for batch in (1, 4):
         found[f"mask lsj b{batch} bfloat16"] = Case("mask_rcnn/coco_lsj", "", batch, bfloat16=True)
-    for features, rows in ((32, 1), (32, 4), (64, 4)):
+    for features, rows in ((16, 4), (32, 4), (64, 4)):
         large = (("network.tile", 4096), ("network.padding", "SAME"))
         found[f"unet 4096 {features} features rows {rows} bfloat16"] = Case(
             "unet/dic_hela",

@@ -89,6 +89,7 @@ def max_pool(x, *, size: int, stride: int, rate: int = 1):
     # Maxima of shifted slices: XLA has no gradient for a dilated reduce_window, and its gradient of
     # a plain one is many times slower on CPU.
     height, width = x.shape[1:3]
+    x = share_rows(x, least=-(-height // stride))
     around = (rate * ((size - 1) // 2), rate * (size // 2))
     padded = jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
     maxima = functools.reduce(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.ops.devices import row_shares, rows_are_shared, share_rows
+from segjax.ops.devices import can_share, row_shares, rows_are_shared, share_rows
 from segjax.ops.linear import apply, define_transposes, linear_operator, transposed
 
 
@@ -31,6 +31,7 @@ def resize_bilinear(x, size: tuple[int, int], *, align_corners: bool):
     chex.assert_type(x, float, custom_message="x")
     chex.assert_equal(len(size), 2, custom_message="size")
     batch, height, width, channels = x.shape
+    x = share_rows(x)
     resized = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
     # We multiply by matrices. A gather alone is faster, but XLA fuses it into every reader of the
     # result and recomputes it there. Its gradient is a scatter, which GPUs add in no fixed order.
@@ -58,7 +59,7 @@ def _halo(height, new, align_corners) -> tuple[int, int] | None:
     None: the rows are not shared, or a device needs rows of more than its two neighbours.
     """
     shares = row_shares()
-    if shares == 1 or min(height, new) < shares:
+    if shares == 1 or not can_share(min(height, new)):
         return None
     own, made = -(-height // shares), -(-new // shares)
     before = after = 0

@@ -37,8 +37,10 @@ def up_convolution(inputs, kernel):
     batch, height, width, _ = inputs.shape
     rows, columns, channels, features = kernel.shape
     matrices = kernel.swapaxes(1, 2).reshape(rows, channels, columns * features)
+    inputs = share_rows(inputs)
     interleaved = jnp.stack([dot(inputs, matrix) for matrix in matrices], axis=2)
-    return share_rows(interleaved.reshape(batch, rows * height, columns * width, features))
+    outputs = interleaved.reshape(batch, rows * height, columns * width, features)
+    return share_rows(outputs, least=height)
 
 
 def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding = "SAME"):
@@ -78,7 +80,10 @@ def convolution(inputs, kernel, *, stride=1, rate=1, groups=1, padding: Padding 
     taps = Taps(rows, columns, stride, rate, groups, padded, rows_are_shared())
     if not all(isinstance(size, int) for size in sizes):  # symbolic sizes of `jax.export`
         return plain(inputs, kernel, taps)
-    return share_rows(_of_touching(inputs, kernel, taps))
+    lost = 0 if padded else rows[-1]
+    least = -(-(sizes[0] - lost) // stride)
+    inputs = share_rows(inputs, least=least)
+    return share_rows(_of_touching(inputs, kernel, taps), least=least)
 
 
 def _of_touching(inputs, kernel, taps):
