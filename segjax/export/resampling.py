@@ -110,8 +110,8 @@ def _linear(images, *, old, new, room):
         shares = [share.reshape(shape) for share in ((1 << _PLACE_BITS) - fraction, fraction)]
         pixels = [jnp.take(x, place, axis=1 + axis, mode="clip") for place in (below, above)]
         if not fixed:
-            weights = [share.astype(jnp.float32) / (1 << _PLACE_BITS) for share in shares]
-            x = pixels[0] * weights[0] + pixels[1] * weights[1]
+            weight = shares[1].astype(jnp.float32) / (1 << _PLACE_BITS)
+            x = pixels[0] + (pixels[1] - pixels[0]) * weight
             continue
         weights = [_without_last_bits(share, _PLACE_BITS - _OPENCV_BITS) for share in shares]
         if axis == 1:
