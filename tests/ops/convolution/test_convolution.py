@@ -438,9 +438,12 @@ def lowered_gradients(case, platform) -> str:
     return both.trace(inputs, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_sizes_may_be_open_in_an_exported_function():
-    inputs, kernel, options = arrays(*CASES["taps mostly outside"])
-    shape = export.symbolic_shape("batch, height, width, 128")
+@pytest.mark.parametrize("open_axes", ["batch, height, width", "batch, {}, {}"])
+@pytest.mark.parametrize("case", ["taps mostly outside", "tiles"])
+def test_sizes_may_be_open_in_an_exported_function(case, open_axes):
+    inputs, kernel, options = arrays(*CASES[case])
+    axes = open_axes.format(*inputs.shape[1:3])
+    shape = export.symbolic_shape(f"{axes}, {inputs.shape[3]}")
     exported = export.export(jax.jit(lambda x: convolution(x, kernel, **options)))
     found = exported(jax.ShapeDtypeStruct(shape, jnp.float32)).call(inputs)
     np.testing.assert_allclose(found, plain(inputs, kernel, **options), atol=1e-5)
