@@ -442,6 +442,7 @@ def lowered_gradients(case, platform) -> str:
 @pytest.mark.parametrize("case", ["taps mostly outside", "tiles"])
 def test_sizes_may_be_open_in_an_exported_function(case, open_axes):
     inputs, kernel, options = arrays(*CASES[case])
+    inputs = inputs[:, :20]  # one image is too small for the form of "tiles", and two are not
     axes = open_axes.format(*inputs.shape[1:3])
     shape = export.symbolic_shape(f"{axes}, {inputs.shape[3]}")
     exported = export.export(jax.jit(lambda x: convolution(x, kernel, **options)))
