@@ -26,6 +26,7 @@ import segjax
 from segjax.data.image_arrays import for_network, read_array
 from segjax.data.images import find_images
 from segjax.export.model import SEMANTIC_OUTPUTS, image_function
+from segjax.export.onnx_precision import fitted
 from segjax.export.stablehlo import to_stablehlo, write_stablehlo
 from segjax.pretrained.converted import Pretrained
 from segjax.training.run_directory import environment
@@ -60,7 +61,8 @@ class StablehloFilesOptions:
       python: an interpreter of an environment without segjax.
       output: a JSON file.
       weights: the file of weights, for a name.
-      size: height and width of all images, which are cut to it; None leaves them open.
+      size: height and width of all images, which are cropped or mirrored to it; None
+        leaves it open.
       count: the number of images, the first of the folder.
     """
 
@@ -85,8 +87,7 @@ def main(options: StablehloFilesOptions) -> None:
         for path in find_images(options.images)[: options.count]
     ]
     if options.size is not None:
-        height, width = options.size
-        images = [image[:height, :width] for image in images]
+        images = [fitted(image, options.size) for image in images]
     function = image_function(model, size=options.size, precision=model.matmul_precision)
     with tempfile.TemporaryDirectory() as folder:
         path, inputs, outputs = (
