@@ -40,6 +40,24 @@ def test_the_scores_of_a_folder_are_those_of_the_split_with_the_same_files(
     assert f"{found['mean_iou']:.4f}" in capsys.readouterr().out
     assert list((tmp_path / "out" / "predictions").glob("*.png"))
 
+    # Two devices that share the rows of each image score and predict the same.
+    rows = ["--parallel.rows", "2"]
+    main(
+        ["evaluate", str(run), *own, "--checkpoint", "last", "--output", str(tmp_path / "2"), *rows]
+    )
+    shared = scores(tmp_path / "2" / "evaluation" / "images_images.json")
+    for name in ("mean_iou", "negative_log_likelihood"):
+        assert shared[name] == pytest.approx(found[name], rel=1e-5)
+    labels = []
+    for name, flags in (("whole", []), ("shared", rows)):
+        output = tmp_path / name
+        main(["predict", str(run), str(val / "images"), "--output", str(output), *flags])
+        labels.append([np.array(Image.open(x)) for x in sorted((output / "labels").iterdir())])
+    np.testing.assert_array_equal(labels[1], labels[0])
+    with pytest.raises(SystemExit):
+        main(["predict", str(run), str(val / "images"), "--output", "x", "--parallel.rows", "3"])
+    assert "parallel.rows=3" in capsys.readouterr().err
+
     # A model of two classes cannot be scored on masks of numbered objects as classes.
     masks = ["--images", str(folders / "images"), "--masks", str(folders / "objects")]
     with pytest.raises(SystemExit) as stop:
