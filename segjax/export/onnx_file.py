@@ -38,12 +38,16 @@ def check_packages() -> dict[str, str]:
         return versions_of(*_PACKAGES)
     # A version that does not fit this jax raises AttributeError and more.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"ONNX files need the packages {', '.join(_PACKAGES)} ({reason:.200}): "
+            f"ONNX files need the packages {', '.join(_PACKAGES)} ({_reason(error)}): "
             f"pip install 'segjax[onnx]' in an environment of its own (tested: {_TESTED}), or "
             "export to a name that ends in .stablehlo"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns the beginning of an error's message, as one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def to_onnx(function: ImageFunction, *, batch: int) -> Any:
@@ -75,10 +79,9 @@ def to_onnx(function: ImageFunction, *, batch: int) -> Any:
             )
         # jax2onnx raises errors of many kinds for an operator that it does not convert.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"jax2onnx {found['jax2onnx']} under jax {jax.__version__} cannot convert this "
-                f"model ({reason:.200}); tested: {_TESTED}; or export to a name that ends in "
+                f"model ({_reason(error)}); tested: {_TESTED}; or export to a name that ends in "
                 ".stablehlo"
             ) from error
         passes.RemoveUnusedNodesPass()(model)

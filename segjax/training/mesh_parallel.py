@@ -1,7 +1,5 @@
 """Several devices for each image: `jit` over a mesh of devices, data × rows."""
 
-import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import DATA_AXIS, ROWS_AXIS
+from segjax.training.batches import put_ahead, refuse_batch_size
 from segjax.training.precision import MatmulPrecision, with_precision
 
 
@@ -161,14 +160,11 @@ class MeshParallel:
             shape = (x.shape[0] * self.data // self.local_shares, *x.shape[1:])
             return jax.make_array_from_process_local_data(sharding, x, shape)
 
-        queue = deque()
-        for batch in batches:
+        def put_batch(batch):
             self.check_batch(batch)
-            queue.append((batch, jax.tree.map(put, batch)))
-            if len(queue) > size:
-                yield queue.popleft()
-        while queue:
-            yield queue.popleft()
+            return jax.tree.map(put, batch)
+
+        return put_ahead(batches, put_batch, size)
 
     def predict_step(self, predict: Callable) -> Callable:
         """Compiles `predict(variables, batch)` to run a host batch on this process's devices.
@@ -247,22 +243,6 @@ class InMesh:
     def lower(self, *arguments):
         with jax.set_mesh(self.mesh):
             return self.function.lower(*arguments)
-
-
-def refuse_batch_size(batch_size: int, shares: int, micro_batches: int, *, of: str):
-    """Raises a ValueError unless a batch divides over shares and micro-batches.
-
-    Args:
-      of: what the shares are, as in "4 devices".
-    """
-    parts = shares * micro_batches
-    if batch_size % parts:
-        lower, upper = batch_size // parts * parts, math.ceil(batch_size / parts) * parts
-        nearest = f"{lower} or {upper}" if lower else f"{upper}"
-        raise ValueError(
-            f"a batch of {batch_size} does not divide over {of} × {micro_batches} micro-batches; "
-            f"the nearest that does is {nearest}"
-        )
 
 
 def _mesh(devices: list, rows: int) -> Mesh:

@@ -6,9 +6,9 @@ step; `segjax.training.strategies` chooses. No other module deals with devices.
 """
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import AXIS_NAME
+from segjax.training.batches import put_ahead, refuse_batch_size
 from segjax.training.meeting import ProcessesDiffer
-from segjax.training.mesh_parallel import refuse_batch_size
 from segjax.training.precision import MatmulPrecision, with_precision
 
 
@@ -115,13 +115,7 @@ class DataParallel:
             x = x.reshape(count, x.shape[0] // count, *x.shape[1:])
             return jax.make_array_from_process_local_data(sharding, x)
 
-        queue = deque()
-        for batch in batches:
-            queue.append((batch, jax.tree.map(put, batch)))
-            if len(queue) > size:
-                yield queue.popleft()
-        while queue:
-            yield queue.popleft()
+        return put_ahead(batches, partial(jax.tree.map, put), size)
 
     def predict_step(self, predict: Callable) -> Callable:
         """Compiles `predict(variables, batch)` to run a host batch on this process's devices.
