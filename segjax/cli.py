@@ -6,7 +6,7 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from segjax.commands.crf import crf_command
-from segjax.commands.data import check_command, list_command, prepare_command
+from segjax.commands.data import check_command, list_command, prepare_command, shards_command
 from segjax.commands.errors import EXPECTED, UserError, end_with_message
 from segjax.commands.evaluate import evaluate_command
 from segjax.commands.experiments import copy_command
@@ -21,7 +21,12 @@ from segjax.messages.hints import did_you_mean
 
 COMMANDS = {
     "experiments": {"list": list_experiments_command, "copy": copy_command},
-    "data": {"prepare": prepare_command, "check": check_command, "list": list_command},
+    "data": {
+        "prepare": prepare_command,
+        "check": check_command,
+        "list": list_command,
+        "shards": shards_command,
+    },
     "weights": {"list": list_weights_command, "get": get_command, "add": add_command},
     "evaluate": evaluate_command,
     "predict": predict_command,

@@ -1,5 +1,6 @@
 """segjax's side of the input pipeline benchmark."""
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,46 @@ class Files:
         return InstancesToObjects()({**example, "instances": stored.astype(np.int32)}, None)
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The photographs of a folder in grey, with its objects as cells; see `Files`."""
+
+    files: Files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        path = self.files.photographs[index]
+        stored = read_stored_values(self.files.folder / "SegmentationObject" / f"{path.stem}.png")
+        return {
+            "id": path.stem,
+            "image": read_image(path)[..., :1],
+            "labels": (stored > 0).astype(np.uint8),
+            "instances": stored.astype(np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Finished examples, each after a wait as long as a core would take to make it."""
+
+    examples: tuple[dict, ...]
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict:
+        time.sleep(self.seconds)
+        return self.examples[index]
+
+
+def unet(folder: str, batch: int, batches: int, workers: int):
+    """Makes tiles as `experiments/unet/dic_hela.py` does: elastic, with the weight map."""
+    return timed(*unet_parts(folder), batch, batches, workers)
+
+
 def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int):
     """Makes crops of 513² as `experiments/deeplab/v3_voc2012.py` does.
 
@@ -53,6 +94,50 @@ def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int)
       prepared: whether to read the data set that `segjax data prepare voc2012` made of the files,
         decoded by OpenCV as in an experiment, or the files themselves, by Pillow.
     """
+    return timed(*deeplab_parts(folder, prepared), batch, batches, workers)
+
+
+def mask_rcnn(folder: str, batch: int, batches: int, workers: int):
+    """Makes images of short side 800 with boxes and masks, as `segjax.recipes.mask_rcnn` does."""
+    source, transforms = mask_rcnn_parts(folder)
+    sizes = [read_image(path).shape[:2] for path in source.photographs]
+    groups = orientation_groups(np.array(sizes))
+    return timed(source, transforms, batch, batches, workers, groups=groups)
+
+
+def simulated(family: str, folder: str, batch: int, batches: int, workers: int, seconds: float):
+    """Passes finished examples of a family on, from workers that each wait instead of computing.
+
+    What is left is the work of the main process: taking examples out of shared memory, and stacking
+    them. So it shows how many workers one loader can make use of, on a machine with fewer cores.
+
+    Args:
+      seconds: the time that a core takes for an example; a worker has one thread here.
+    """
+    parts = {"unet": unet_parts, "deeplab": deeplab_parts, "mask_rcnn": mask_rcnn_parts}
+    source, transforms = parts[family](folder)
+    examples = []
+    for index in range(4):
+        example, rng = source[index], np.random.default_rng(index)
+        for transform in transforms:
+            example = transform(example, rng)
+        examples.append(example)
+    waiting = Waiting(tuple(examples), seconds)
+    # More workers keep more examples ready, which must not count.
+    return timed(waiting, (), batch, batches, workers, buffered=5 + 2 * workers, num_threads=1)
+
+
+def unet_parts(folder: str):
+    """The source and the transforms of `unet`."""
+    from segjax.recipes.unet import UNetAugmentConfig, UNetConfig, WeightMapConfig
+    from segjax.recipes.unet import training_transforms as transforms_of
+
+    steps = transforms_of(UNetConfig(), UNetAugmentConfig(), WeightMapConfig())
+    return Cells(Files(Path(folder), objects=True)), steps
+
+
+def deeplab_parts(folder: str, prepared: bool = True):
+    """The source and the transforms of `deeplab`."""
     from segjax.pretrained.preprocess import IMAGENET
     from segjax.recipes.deeplab import DeepLabAugmentConfig, training_transforms
 
@@ -60,27 +145,24 @@ def deeplab(folder: str, prepared: bool, batch: int, batches: int, workers: int)
         source = open_dataset("voc2012", "train", data_dir=Path(folder) / "prepared")
     else:
         source = Files(Path(folder), objects=False)
-    transforms = training_transforms(DeepLabAugmentConfig(), IMAGENET)
-    return timed(source, transforms, batch, batches, workers)
+    return source, training_transforms(DeepLabAugmentConfig(), IMAGENET)
 
 
-def mask_rcnn(folder: str, batch: int, batches: int, workers: int):
-    """Makes images of short side 800 with boxes and masks, as `segjax.recipes.mask_rcnn` does."""
+def mask_rcnn_parts(folder: str):
+    """The source and the transforms of `mask_rcnn`."""
     from segjax.pretrained.preprocess import IMAGENET
     from segjax.recipes.mask_rcnn import InputConfig
 
-    settings, source = InputConfig(), Files(Path(folder), objects=True)
-    transforms = (
+    settings = InputConfig()
+    return Files(Path(folder), objects=True), (
         ResizeShortSide((800,), 1333),
         RandomFlip(),
         PackObjects(settings.buckets, max_objects=settings.max_objects, normalize=IMAGENET),
     )
-    sizes = [read_image(path).shape[:2] for path in source.photographs]
-    return timed(source, transforms, batch, batches, workers, groups=orientation_groups(sizes))
 
 
-def timed(source, transforms, batch, batches, workers, **options) -> TimedBatches:
+def timed(source, transforms, batch, batches, workers, buffered=5, **options) -> TimedBatches:
     loader = training_batches(
         source, transforms, batch_size=batch, seed=0, num_workers=workers, **options
     )
-    return TimedBatches(loader, count=batches, buffered=5)
+    return TimedBatches(loader, count=batches, buffered=buffered)

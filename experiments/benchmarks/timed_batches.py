@@ -12,6 +12,7 @@ class TimedBatches:
     Between calls, the loader's threads and processes fill their buffers. The call first takes the
     buffered batches without timing them, so the seconds are those of making batches. The fact
     "processor_seconds" is the time that all cores together spent during the last call's seconds.
+    "main_processor_seconds" is the part of it in this process, without its workers.
 
     Args:
       batches: the loader, running or started by the first `next`.
@@ -28,10 +29,12 @@ class TimedBatches:
         for _ in range(self._buffered):
             next(self._batches)
         start, before = time.perf_counter(), processor_seconds(os.getpid())
+        before_alone = time.process_time()
         for _ in range(self._count):
             next(self._batches)
         spent, after = time.perf_counter() - start, processor_seconds(os.getpid())
         self.facts["processor_seconds"] = after - before
+        self.facts["main_processor_seconds"] = time.process_time() - before_alone
         return spent
 
 

@@ -28,6 +28,7 @@ def prepare_command(
     *,
     source: OptionalFolder = None,
     data_dir: Folder = Path("data"),
+    shards: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None,
     overwrite: bool = False,
 ) -> None:
     """Check the official files of a data set, and build it for training.
@@ -36,12 +37,41 @@ def prepare_command(
       name: Name of the data set, as in `segjax data list`.
       source: Folder with the unpacked official files; generated data sets need none.
       data_dir: Folder of the prepared data sets.
+      shards: Number of files of each split, such as the number of machines that each train on a
+        part; by default files of about 128 MB.
       overwrite: Build the data set again if it is prepared already.
     """
     with user_errors():
         from segjax.data.prepare import prepare
 
-        prepare(name, data_dir=data_dir, source=source, overwrite=overwrite)
+        if shards is not None and shards < 1:
+            raise ValueError(f"--shards {shards}; expected 1 or more")
+        prepare(name, data_dir=data_dir, source=source, shards=shards, overwrite=overwrite)
+
+
+def shards_command(name: Name, /, *, processes: int, data_dir: Folder = Path("data")) -> None:
+    """List the shards that each process needs, if each trains on its part of a data set.
+
+    Besides them, every process needs the JSON files and labels in the folder of the data set. With
+    --train.part-only True, process k of N then reads only its own shards, also for evaluation.
+
+    Args:
+      name: Name of the data set, as in `segjax data list`.
+      processes: Number of processes that train together.
+      data_dir: Folder of the prepared data sets.
+    """
+    with user_errors():
+        from segjax.data.sources.semantic import shards_of_parts
+
+        if processes < 1:
+            raise ValueError(f"--processes {processes}; expected 1 or more")
+        found = shards_of_parts(name, data_dir=data_dir, processes=processes)
+    for split, parts in found.items():
+        print(f"{split}: {parts[-1][0].stop} examples")
+        for index, (part, shards) in enumerate(parts):
+            examples = f"{part.start} to {part.stop - 1}" if part else "none"
+            print(f"  process {index}: examples {examples}")
+            print("".join(f"    {shard}\n" for shard in shards), end="")
 
 
 def check_command(

@@ -2,7 +2,6 @@
 
 import abc
 import io
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from segjax.data.loading.ordered_map import map_in_threads
+from segjax.data.loading.part import own_part
 from segjax.data.sources.files import ExampleFiles, SourceListing
 from segjax.labels import BACKGROUND
 
@@ -44,6 +44,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
       category_ids: COCO's ids of the classes 1, 2, ...; None if there are none.
       background: the name of the background, if any class has it; see `segjax.labels`.
       needs_tensorflow: whether building needs TensorFlow, as with TFDS's own builders.
+      shards: the number of shards of each split; None makes shards of about 128 MB.
     """
 
     homepage: ClassVar[str]
@@ -52,6 +53,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
     category_ids: ClassVar[tuple[int, ...] | None] = None
     background: ClassVar[str] = BACKGROUND
     needs_tensorflow: ClassVar[bool] = False
+    shards: int | None = None
 
     def __init_subclass__(cls, *, skip_registration: bool = True, **options):
         super().__init_subclass__(skip_registration=skip_registration, **options)
@@ -116,7 +118,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, abc.ABC, skip_registratio
         return {
             split: [
                 partial(self._generate_examples, split, files, start, stop)
-                for start, stop in shard_bounds(files)
+                for start, stop in shard_bounds(files, self.shards)
             ]
             for split, files in listing.splits.items()
         }
@@ -167,17 +169,23 @@ def count_objects(example: dict) -> int | None:
     return None
 
 
-def shard_bounds(files: Sequence[ExampleFiles]) -> list[tuple[int, int]]:
-    """Cuts a split into shards of about `SHARD_BYTES`, by the sizes of its files.
+def shard_bounds(files: Sequence[ExampleFiles], shards: int | None = None) -> list[tuple[int, int]]:
+    """Cuts a split into shards, by default of about `SHARD_BYTES` by the sizes of its files.
 
     Returns:
       (start, stop) of each shard, which holds the examples files[start:stop].
+
+    Raises:
+      ValueError: there are fewer examples than shards.
     """
-    paths = {path for example in files for path in example.paths.values()}
-    size = sum(path.stat().st_size for path in paths)
-    shards = min(len(files), 1 + size // SHARD_BYTES)
-    bounds = [len(files) * shard // shards for shard in range(shards + 1)]
-    return list(itertools.pairwise(bounds))
+    if shards is None:
+        paths = {path for example in files for path in example.paths.values()}
+        size = sum(path.stat().st_size for path in paths)
+        shards = min(len(files), 1 + size // SHARD_BYTES)
+    if len(files) < shards:
+        raise ValueError(f"{shards} shards need as many examples, and a split has {len(files)}")
+    parts = (own_part(len(files), shard, shards) for shard in range(shards))
+    return [(part.start, part.stop) for part in parts]
 
 
 def image_feature(*, channels: int, dtype: npt.DTypeLike = np.uint8) -> tfds.features.Image:

@@ -1,28 +1,28 @@
 """Says what has changed since a resumed run last saved a checkpoint."""
 
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import optax
 
+from segjax.training.data import RunData
 
-def recorded(
-    schedule: optax.Schedule, step: int, sources: Mapping[str, Sized], pixels: Mapping[str, list]
-) -> dict[str, Any]:
+
+def recorded(schedule: optax.Schedule, step: int, data: RunData) -> dict[str, Any]:
     """Returns the JSON values that a checkpoint records for `changes`.
 
     Args:
       schedule: step → learning rate.
       step: the number of steps taken.
-      sources: the sources of training and of each split, by name.
-      pixels: the types and the range of the training images; see `SplitReport.pixels`.
+      data: the run's examples.
     """
     return {
         "learning_rate": float(np.asarray(schedule(step))),
-        "examples": {name: len(source) for name, source in sources.items()},
-        "pixels": dict(pixels),
+        "examples": data.sizes,
+        "pixels": dict(data.pixels),
+        "parts": data.parts,
     }
 
 
@@ -50,6 +50,12 @@ def changes(step: int, before: Mapping, now: Mapping) -> list[str]:
             else "its scores do not compare with those before"
         )
         found.append(f"{name} has {count} examples, and had {was}: {consequence}")
+    parts = before.get("parts", 1)
+    if parts != now["parts"]:
+        found.append(
+            f"training reads {now['parts']} parts of the data, and read {parts}: the examples come "
+            "in another order from here on"
+        )
     types, new_types = before.get("pixels", now["pixels"])["types"], now["pixels"]["types"]
     if types != new_types:
         found.append(

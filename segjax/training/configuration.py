@@ -55,6 +55,9 @@ class TrainConfig:
     num_workers: int | None = None
     """Processes that read and augment. None starts one per two cores, and none on machines with
     fewer than four cores."""
+    part_only: bool = False
+    """Each process trains on its own contiguous part of the training examples only, and so needs
+    only the files of its parts; see experiments/cluster/input.md."""
 
     def __post_init__(self):
         check_least(self, 0, "num_steps", "num_workers", "ema_decay")

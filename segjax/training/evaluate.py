@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import evaluation_examples
+from segjax.data.loading.part import own_part
 from segjax.files.atomic import write_json
 from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
@@ -93,11 +94,16 @@ class Evaluator:
         )
 
     def rehearse(self, variables, source, *, split: str, best_metric: str | None = None):
-        """Tries the evaluation of a split on its first example; see `segjax.training.rehearsal`.
+        """Tries the evaluation of a split on an example; see `segjax.training.rehearsal`.
+
+        It is the first one of this process's part; a process without examples tries nothing.
 
         The network runs on one batch of each shape of input, and all inputs of that shape get its
         outputs, so an image of many tiles costs as little as an image of few.
         """
+        own = own_part(len(source), jax.process_index(), jax.process_count())
+        if not own:
+            return
         variables, outputs = self._parallel.local(variables), {}
 
         def predict(batch):
@@ -106,8 +112,10 @@ class Evaluator:
                 outputs[shapes] = self._predict(variables, batch)
             return outputs[shapes]
 
-        # As many parts as examples: the first part is the first example.
-        ((_, example),) = evaluation_examples(source, (self._check,), process_count=len(source))
+        # As many parts as examples: each part is one example.
+        ((_, example),) = evaluation_examples(
+            source, (self._check,), process_index=own.start, process_count=len(source)
+        )
         rehearse(
             self._task,
             partial(predictions, self._task, predict, batch_size=self._batch_size),

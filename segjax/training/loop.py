@@ -9,20 +9,21 @@ from functools import partial
 
 import jax
 
-from segjax.data.checks.examples import check_before_training, check_for, open_sources
+from segjax.data.checks.examples import check_for
 from segjax.data.loading.loader import training_batches
 from segjax.data.loading.read_ahead import worker_count
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training import configuration
 from segjax.training.changes import changes, recorded
 from segjax.training.checkpoint import Checkpoints
+from segjax.training.data import RunData, open_data
 from segjax.training.evaluate import Evaluation, Evaluator, read_evaluations
 from segjax.training.experiment import Experiment
 from segjax.training.hold import Watch, hold_run
 from segjax.training.interruption import Stopped, stop_signals
 from segjax.training.logging import MetricsLog
 from segjax.training.optimizer import frozen_parameters, learning_rate_schedule, make_optimizer
-from segjax.training.parallel import check_same_data, is_main_process, wait_for_all
+from segjax.training.parallel import is_main_process, wait_for_all
 from segjax.training.progress import Progress, Throughput
 from segjax.training.scoring import log_results, score_splits
 from segjax.training.state import TrainState, create_state, state_shapes
@@ -84,15 +85,10 @@ def train(
             raise ValueError(f"train.eval_splits: no split {name!r}; there are {known}")
     check_evaluations(settings)
     check_tracker(config.track)
-    sources = open_sources({"train": experiment.train, **experiment.evaluation})
-    source, splits = sources["train"], {name: sources[name] for name in experiment.evaluation}
-    check = check_for(experiment.task)
-    reports = check_before_training(sources, check, progress=is_main_process())
-    check_same_data({name: reports[name].digest(len(sources[name])) for name in sources})
-    pixels = reports["train"].pixels()
+    data = open_data(experiment, part_only=settings.part_only)
 
     def announce(resumed):
-        _print_start(experiment, config, resumed, sources, parallel)
+        _print_start(experiment, config, resumed, data, parallel)
 
     with (
         hold_run(config, experiment_file, announce) as lock,
@@ -105,15 +101,14 @@ def train(
     ):
         stopping = stopping_so_far(experiment, settings, checkpoints)
         if not has_ended(checkpoints, stopping):
-            parts = (source, splits, pixels, parallel, checkpoints, stopping, lock)
-            _train(experiment, config, *parts)
+            _train(experiment, config, data, parallel, checkpoints, stopping, lock)
         elif checkpoints.latest_step != settings.num_steps and is_main_process():
             print(stop_message(stopping, checkpoints))
     wait_for_all("trained")
     return read_evaluations(config.workdir)
 
 
-def _train(experiment, config, source, splits, pixels, parallel, checkpoints, stopping, lock):
+def _train(experiment, config, data, parallel, checkpoints, stopping, lock):
     """Trains from the newest checkpoint, or else from the start, to the last step."""
     settings, main = config.train, is_main_process()
     schedule = experiment.schedule or learning_rate_schedule(
@@ -140,15 +135,16 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
     before = checkpoints.data(start) if resumed else {"examples_seen": 0}
     examples_seen = before["examples_seen"]
     batches = training_batches(
-        source,
+        data.train,
         (check_for(experiment.task), *experiment.transforms),
         batch_size=settings.batch_size,
         seed=config.seed,
         start=examples_seen // settings.batch_size,
-        groups=None if experiment.groups is None else experiment.groups(source),
+        groups=None if experiment.groups is None else experiment.groups(data.train),
         num_workers=worker_count(settings.num_workers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        part_only=settings.part_only,
     )
     with (
         contextlib.closing(batches),
@@ -164,8 +160,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
     ):
         if resumed:
             progress.message(f"resuming from step {start}")
-            now = recorded(schedule, start, {"train": source, **splits}, pixels)
-            for change in changes(start, before, now):
+            for change in changes(start, before, recorded(schedule, start, data)):
                 progress.message(change)
         first = next(batches)
         parallel.check_batch(first)
@@ -177,7 +172,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             state=state,
             say=progress.message,
         )
-        for split, examples in splits.items():
+        for split, examples in data.splits.items():
             ranks = split == stopping.split
             evaluator.rehearse(
                 state.variables,
@@ -201,16 +196,15 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
                 for name in ("loss", "gradient_norm"):
                     if not math.isfinite(metrics[name]):
                         log.metrics(step, "train", jax.device_get(metrics))
-                        raise NonFiniteLoss(_describe_failure(step, name, metrics, indices, source))
+                        raise NonFiniteLoss(_describe_failure(step, name, metrics, indices, data))
 
         def save():
             watch.check()
             step = int(state.step)
             seen = examples_seen + (step - start) * settings.batch_size
-            data = {"examples_seen": seen, "seed": config.seed}
-            data |= recorded(schedule, step, {"train": source, **splits}, pixels)
-            data |= {"stopping": stopping.recorded()}
-            checkpoints.save(parallel.as_global(state), data=data)
+            kept = {"examples_seen": seen, "seed": config.seed}
+            kept |= recorded(schedule, step, data) | {"stopping": stopping.recorded()}
+            checkpoints.save(parallel.as_global(state), data=kept)
 
         def is_due(step):
             """Whether a step is evaluated."""
@@ -224,7 +218,7 @@ def _train(experiment, config, source, splits, pixels, parallel, checkpoints, st
             """
             nonlocal stopping
             results, stopping = score_splits(
-                evaluator, state, splits, settings=settings, stopping=stopping
+                evaluator, state, data.splits, settings=settings, stopping=stopping
             )
             early = stopping.stops and step < settings.num_steps
             log_results(
@@ -305,8 +299,8 @@ def _first_state(experiment, optimizer, config, batch, checkpoints, parallel) ->
     return checkpoints.restore(step, like)
 
 
-def _describe_failure(step, name, metrics, indices, source) -> str:
-    names = ", ".join(str(source[int(index)].get("id", index)) for index in indices)
+def _describe_failure(step, name, metrics, indices, data: RunData) -> str:
+    names = ", ".join(str(data.train[int(index)].get("id", index)) for index in indices)
     return (
         f"the {name.replace('_', ' ')} of step {step} is {float(metrics[name])}. Its examples: "
         f"{names}. The checkpoints are from before it; a lower learning rate or "
@@ -327,14 +321,14 @@ def _with_batch_sizes(error, settings) -> SingleValueStatistics:
     )
 
 
-def _print_start(experiment, config, resumed, sources, parallel):
+def _print_start(experiment, config, resumed, data, parallel):
     """Prints the resolved configuration, what follows from it, and the data's sizes.
 
     An experiment's own schedule does not scale with the batch.
     """
     print(f"{'resuming' if resumed else 'starting'} {config.workdir}")
     print(configuration.describe(configuration.to_dict(config)))
-    sizes = ", ".join(f"{name} {len(source)}" for name, source in sources.items())
+    sizes = ", ".join(f"{name} {size}" for name, size in data.sizes.items())
     device = parallel.mesh.devices.flat[0]
     print(f"examples: {sizes}; devices: {parallel.mesh.size} × {device.device_kind}")
     best = "smallest" if experiment.minimize else "largest"

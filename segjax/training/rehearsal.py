@@ -20,7 +20,7 @@ def rehearse(
     Args:
       task: see `segjax.tasks`.
       predictions: examples → pairs of an example and its prediction.
-      example: the first example of the split, with an "id".
+      example: an example of the split, with an "id".
       best_metric: a metric that must be a single number; None requires none.
 
     Raises:
@@ -40,8 +40,7 @@ def rehearse(
         task.picture(example, prediction, score)
     except Exception as error:
         raise FaultyEvaluation(
-            f"{doing} the first example of split {split!r}, {example['id']!r}, fails: "
-            f"{_describe(error)}"
+            f"{doing} example {example['id']!r} of split {split!r} fails: {_describe(error)}"
         ) from error
     known = [name for name, value in metrics.items() if isinstance(value, int | float)]
     if best_metric is not None and best_metric not in known:

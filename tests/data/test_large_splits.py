@@ -137,6 +137,13 @@ def test_shards_partition_a_split_in_order_by_the_size_of_its_files(tmp_path, mo
     assert shard_bounds(files) == [(index, index + 1) for index in range(10)]
 
 
+def test_a_number_of_shards_can_be_asked_for(tmp_path):
+    files = noise(tmp_path / "files", 10)
+    assert shard_bounds(files, 4) == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    with pytest.raises(ValueError, match="11 shards need as many examples, and a split has 10"):
+        shard_bounds(files, 11)
+
+
 def test_a_file_that_examples_share_counts_once(tmp_path, monkeypatch):
     [stack] = noise(tmp_path / "files", 1)
     monkeypatch.setattr(builder_module, "SHARD_BYTES", 200)

@@ -218,7 +218,7 @@ def two_processes(tmp_path_factory):
     return one, two
 
 
-def started_together(stack, workdir, *arguments, each=([], []), devices=2):
+def started_together(stack, workdir, *arguments, each=([], []), devices=2, file=TINY):
     """Starts a run of several processes, each with so many devices and arguments of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -228,7 +228,7 @@ def started_together(stack, workdir, *arguments, each=([], []), devices=2):
     processes = []
     for index in range(len(each)):
         which = (*together, "--distributed.process-id", str(index), *each[index])
-        process = start(TINY, workdir, *arguments, *which, devices=devices)
+        process = start(file, workdir, *arguments, *which, devices=devices)
         processes.append(stack.enter_context(process))
     return processes
 

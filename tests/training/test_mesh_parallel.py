@@ -14,11 +14,12 @@ from segjax.data.loading.loader import training_batches
 from segjax.inference.tiling import Tiling
 from segjax.losses import SemanticLoss
 from segjax.models import UNet
+from segjax.ops.convolution import convolution
 from segjax.tasks import InstanceTask
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.evaluate import Evaluator
 from segjax.training.loop import train
-from segjax.training.mesh_parallel import MeshParallel
+from segjax.training.mesh_parallel import InMesh, MeshParallel
 from segjax.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
 from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state
@@ -155,6 +156,48 @@ def test_every_mesh_trains_and_predicts_as_one_device(name, mesh):
     chex.assert_trees_all_close(jax.device_get(state.variables), variables, atol=1e-4)
     for one, other in zip(predictions, predicted(case, parallel, variables), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)], ids=str)
+@pytest.mark.parametrize("rows_of_each", [1, 2, 4, 8])
+def test_convolutions_of_every_kind_are_those_of_one_device(mesh, rows_of_each):
+    """XLA computes some of them wrongly with few rows for each device; see `MIN_ROWS`."""
+    rng = np.random.default_rng(0)
+    height = rows_of_each * mesh[1] + (rows_of_each > 2)  # also a number that does not divide
+    image = rng.normal(size=(4, height, height + 2, 16)).astype(np.float32)
+    kinds = {
+        "dense": ((3, 3, 16, 16), {}),
+        "strided": ((3, 3, 16, 16), {"stride": 2}),
+        "pointwise, strided": ((1, 1, 16, 16), {"stride": 2}),
+        "grouped": ((3, 3, 4, 16), {"groups": 4}),
+        "depthwise, strided": ((3, 3, 1, 16), {"groups": 16, "stride": 2}),
+        **{f"depthwise, rate {r}": ((3, 3, 1, 16), {"groups": 16, "rate": r}) for r in (1, 2, 6)},
+        **{f"dense, rate {rate}": ((3, 3, 16, 16), {"rate": rate}) for rate in (2, 6)},
+    }
+    kernels = {name: rng.normal(size=kind[0]).astype(np.float32) for name, kind in kinds.items()}
+
+    def outputs(image, kernels):
+        return {
+            name: convolution(image, kernels[name], **options)
+            for name, (_, options) in kinds.items()
+        }
+
+    def loss(image, kernels):
+        return sum(jax.numpy.sum(jax.numpy.sin(x)) for x in outputs(image, kernels).values())
+
+    def both(image, kernels):
+        return outputs(image, kernels), jax.grad(loss, argnums=(0, 1))(image, kernels)
+
+    parallel = mesh_of(*mesh)
+    whole = jax.sharding.NamedSharding(parallel.mesh, jax.sharding.PartitionSpec())
+    on_mesh = InMesh(jax.jit(both, out_shardings=whole), parallel.mesh)
+    placed = jax.device_put(image, parallel.batch_sharding(image))
+    found = on_mesh(placed, jax.device_put(kernels, whole))
+    expected = jax.jit(both)(image, kernels)
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=1e-5 * scale)
 
 
 def test_micro_batches_and_dropout_are_those_of_one_device():

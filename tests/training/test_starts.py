@@ -85,7 +85,7 @@ def test_a_mistake_in_a_metric_of_ones_own_is_found_before_the_first_step(tmp_pa
     with pytest.raises(FaultyEvaluation) as failure:
         train_tiny(tmp_path, with_metric(Mistaken()))
     message = str(failure.value)
-    assert "scoring the first example of split 'validation', 'square_100', fails: KeyErr" in message
+    assert "scoring example 'square_100' of split 'validation' fails: KeyErr" in message
     assert "'probabilites'" in message
     assert __file__ in message
     assert "\n" not in message

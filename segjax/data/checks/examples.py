@@ -1,8 +1,9 @@
 """Refuses examples that a task cannot use: all that are read, and many before the first step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -98,7 +99,12 @@ def check_for(task) -> ExampleCheck:
 
 
 def check_before_training(
-    sources: Mapping[str, Sequence[dict]], check: ExampleCheck, *, progress: bool = True
+    sources: Mapping[str, Sequence[dict]],
+    check: ExampleCheck,
+    *,
+    part: Callable[[int], range] = range,
+    gather: Callable[[dict[str, SplitReport]], Iterable[dict[str, SplitReport]]] | None = None,
+    progress: bool = True,
 ) -> dict[str, SplitReport]:
     """Reads examples of each split and refuses a split with a problem.
 
@@ -109,6 +115,9 @@ def check_before_training(
     Args:
       sources: the sources by split; "train" is the one that is trained on.
       check: the check of the task.
+      part: maps a length to the indices that this process reads.
+      gather: returns the reports of all processes, if each reads a part. What only a whole split
+        shows is then looked for in all parts together.
       progress: show a bar.
 
     Returns:
@@ -117,41 +126,54 @@ def check_before_training(
     Raises:
       BadData: naming up to five problems of each split, and the number of others.
     """
-    found_in, reports = [], {}
+    problems, reports = {}, {}
     for name, source in sources.items():
         if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-            found_in.append(
-                f"{name}: expected a source with __len__ and __getitem__, such as a list, found "
+            problems[name] = [
+                f"expected a source with __len__ and __getitem__, such as a list, found "
                 f"{type(source).__name__}"
-            )
-            continue
-        listed = getattr(source, "file_problems", dict)()
-        count = min(len(source), CHECKED_BEFORE_TRAINING)
-        indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
-        indices = [index for index in indices if index not in listed]
-        read = map_in_threads(partial(_problems_of, source, check), indices)
-        title, total = f"checking {name}", len(indices)
-        bar = tqdm(read, title, total, unit="image", leave=False, disable=not progress)
-        report, problems = SplitReport(count), [*listed.values()]
-        reports[name] = report
-        for example, found in bar:
-            problems += found
-            if not found:
-                report.add(example)
-        if not problems:
-            whole = find_split_problems(
+            ]
+        elif not len(source):
+            problems[name] = ["no examples"]
+        else:
+            problems[name], reports[name] = _check_split(name, source, check, part, progress)
+    if gather is not None:
+        parts = list(gather(reports))
+        reports = {name: SplitReport(0) for name in reports}
+        for name, report in reports.items():
+            for each in parts:
+                report.merge(each.get(name, SplitReport(0)))
+    for name, report in reports.items():
+        if not problems[name]:
+            problems[name] += find_split_problems(
                 report, num_classes=check.num_classes, trained=name == "train"
             )
-            problems += whole
-        if not count:
-            problems = ["no examples"]
-        elif "boxes" in check.required and not _has_objects(name, source, report):
-            problems.append("no example has an object that is not a crowd")
-        if problems:
-            found_in.append(list_problems(name, problems))
-    if found_in:
-        raise BadData("\n".join(found_in))
+        if "boxes" in check.required and not _has_objects(name, sources[name], report):
+            problems[name].append("no example has an object that is not a crowd")
+    if any(problems.values()):
+        raise BadData("\n".join(list_problems(*each) for each in problems.items() if each[1]))
     return reports
+
+
+def _check_split(
+    name: str, source: Any, check: ExampleCheck, part: Callable[[int], range], progress: bool
+) -> tuple[list[str], SplitReport]:
+    """Reads some examples of the own part of a split; returns their problems and a report."""
+    own = part(len(source))
+    listed = getattr(source, "file_problems", dict)()
+    listed = {index: problem for index, problem in listed.items() if index in own}
+    count = min(len(own), CHECKED_BEFORE_TRAINING)
+    indices = np.linspace(own.start, own.stop - 1, count).astype(int).tolist()
+    indices = [index for index in indices if index not in listed]
+    read = map_in_threads(partial(_problems_of, source, check), indices)
+    title, total = f"checking {name}", len(indices)
+    bar = tqdm(read, title, total, unit="image", leave=False, disable=not progress)
+    report, problems = SplitReport(count), [*listed.values()]
+    for example, found in bar:
+        problems += found
+        if not found:
+            report.add(example)
+    return problems, report
 
 
 def open_sources(openers: Mapping[str, Callable[[], Sequence[dict]]]) -> dict[str, Sequence[dict]]:

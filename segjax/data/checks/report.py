@@ -4,7 +4,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import numpy as np
@@ -77,6 +77,18 @@ class SplitReport:
         elif "instances" in example:
             ids = np.unique(example["instances"])
             self.instances.append(int(np.count_nonzero(ids)))
+
+    def merge(self, other: "SplitReport") -> None:
+        """Adds the counts over other examples of the same split."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if each.name == "value_range":
+                ends = [*(mine or ()), *(theirs or ())]
+                self.value_range = (min(ends), max(ends)) if ends else None
+            elif isinstance(mine, Counter):
+                mine.update(theirs)
+            else:  # numbers add up, and sequences follow one another
+                setattr(self, each.name, mine + theirs)
 
     def digest(self, length: int) -> str:
         """Describes a split of this length by a checksum of what was read, for comparisons."""

@@ -42,18 +42,15 @@ class GroupSchedule:
                 f"{groups.shape}, lowest {groups.min(initial=0)}"
             )
 
-    def members(self, group: int) -> np.ndarray:
-        """The indices of the examples of a group, ascending, int [count]."""
-        return self._members[group]
-
     def of_batch(self, number: int) -> tuple[int, int]:
         """The group of a batch, and the number of batches of that group before it."""
         cycle, place = divmod(number, len(self.groups))
         group = int(self._cycle[place])
-        return group, cycle * len(self._members[group]) + int(self._before[place])
+        return group, cycle * len(self.members[group]) + int(self._before[place])
 
     @cached_property
-    def _members(self) -> tuple[np.ndarray, ...]:
+    def members(self) -> tuple[np.ndarray, ...]:
+        """The indices of the examples of each group, ascending, int [count]."""
         return tuple(np.flatnonzero(self.groups == g) for g in range(np.max(self.groups) + 1))
 
     @cached_property
@@ -70,7 +67,7 @@ class GroupSchedule:
     def _before(self) -> np.ndarray:
         """The number of earlier batches of the same group, for each of n batches, int32 [n]."""
         before = np.empty(len(self._cycle), np.int32)
-        for group in range(len(self._members)):
+        for group in range(len(self.members)):
             places = self._cycle == group
             before[places] = np.arange(np.count_nonzero(places))
         return before

@@ -6,6 +6,9 @@ an example is augmented by a generator made from (seed, epoch, index). So the nu
 worker processes and training processes change nothing, and one number says where to resume. With
 groups the same holds for each group, and a fixed schedule mixes their batches
 (`segjax.data.loading.aspect_ratio`).
+
+With `part_only`, each training process has a stream over its own part of the source, so that it
+needs only the files of that part. Another number of processes is then another order.
 """
 
 import sys
@@ -19,6 +22,7 @@ import numpy as np
 
 from segjax.data.checks.examples import BadData
 from segjax.data.loading.aspect_ratio import GroupSchedule
+from segjax.data.loading.part import check_process, own_part
 from segjax.data.loading.read_ahead import read_ahead
 from segjax.data.sources.protocol import BATCH_DTYPES, Source, batch_array, extra_entries
 
@@ -35,6 +39,7 @@ def training_batches(
     num_threads: int = 2,
     process_index: int = 0,
     process_count: int = 1,
+    part_only: bool = False,
 ) -> Generator[dict[str, np.ndarray]]:
     """Yields this process's share of batches `start`, `start + 1`, ... without end.
 
@@ -56,14 +61,17 @@ def training_batches(
       num_threads: threads in each process that reads. 0 without workers reads on demand.
       process_index: index of this training process.
       process_count: number of training processes.
+      part_only: draw this process's examples from its own part of the source; see `own_part`. Each
+        process then goes through its part once in each of its epochs.
 
     Yields:
       Dicts of arrays [share, ...]: the entries of the examples that are in `BATCH_DTYPES`, all
       extra entries (see `Source`), and "index" int32 [share], the indices in the source.
 
     Raises:
-      ValueError: the source is empty, sizes do not divide, groups do not match the examples,
-        examples of a batch differ in shape, or extra entries differ between batches.
+      ValueError: the source is empty, sizes do not divide, groups do not match the examples, the
+        process's part lacks examples of a group, examples of a batch differ in shape, or extra
+        entries differ between batches.
       BadData: the task cannot use an example; the message names it.
       RuntimeError: an example cannot be read or transformed, or an entry cannot enter a batch (the
         message names the example), or a worker died.
@@ -79,16 +87,12 @@ def training_batches(
     groups = np.zeros(len(source), np.int32) if groups is None else np.asarray(groups)
     if groups.shape != (len(source),):
         raise ValueError(f"groups of shape {groups.shape} for {len(source)} examples")
-    stream = _TrainingStream(
-        source,
-        tuple(transforms),
-        batch_size,
-        seed,
-        start,
-        GroupSchedule(groups),
-        process_index,
-        process_count,
-    )
+    schedule = GroupSchedule(groups)
+    if part_only:
+        drawing = _draw_from_part(schedule, share, process_index, process_count)
+    else:
+        drawing = _Drawing(schedule.members, batch_size, process_index * share, len(source))
+    stream = _TrainingStream(source, tuple(transforms), share, seed, start, schedule, drawing)
     rows = read_ahead(
         stream, num_workers=num_workers, num_threads=num_threads, buffer_size=2 * share
     )
@@ -122,16 +126,15 @@ def evaluation_examples(
 ) -> Iterator[tuple[int, dict]]:
     """Yields (index, example) for each example, once over all processes.
 
-    Process k takes the k-th contiguous part of the source, in order; parts differ by at most one
-    example. Transforms get a generator made from the index, so that all evaluations are alike. An
-    example without an "id" gets its index as one.
+    A process takes its part of the source, in order; see `own_part`. Transforms get a generator
+    made from the index, so that all evaluations are alike. An example without an "id" gets its
+    index as one.
 
     Raises:
       RuntimeError: an example cannot be read or transformed; the message names it.
     """
-    _check_process(process_index, process_count)
-    first, last = (len(source) * (process_index + k) // process_count for k in (0, 1))
-    stream = _EvaluationStream(source, tuple(transforms), range(first, last))
+    part = own_part(len(source), process_index, process_count)
+    stream = _EvaluationStream(source, tuple(transforms), part)
     return read_ahead(stream, num_workers=0, num_threads=num_threads, buffer_size=2 * num_threads)
 
 
@@ -151,35 +154,73 @@ class _EvaluationStream:
         return index, _read(self.source, self.transforms, index, np.random.default_rng(index))
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """Which examples the batches of a training process draw.
+
+    Attributes:
+      members: the indices of the examples to draw from, of each group.
+      per_batch: the number of examples that a batch draws from them.
+      first_place: the place of this process's first example among those.
+      order_key: tells the orders of its first group from others; see `_order`.
+    """
+
+    members: tuple[np.ndarray, ...]
+    per_batch: int
+    first_place: int
+    order_key: int
+
+
+def _draw_from_part(schedule, share, process_index, process_count) -> _Drawing:
+    """Lets a process draw its share of each batch from its own part of the source.
+
+    Raises:
+      ValueError: the part has no example of a group.
+    """
+    size, number = len(schedule.groups), len(schedule.members)
+    part = own_part(size, process_index, process_count)
+    members = tuple(
+        each[np.searchsorted(each, part.start) : np.searchsorted(each, part.stop)]
+        for each in schedule.members
+    )
+    for group, (own, all_of_it) in enumerate(zip(members, schedule.members, strict=True)):
+        if len(all_of_it) and not len(own):
+            which = f" of group {group}, such as an orientation" if number > 1 else ""
+            raise ValueError(
+                f"process {process_index} of {process_count} has no example{which}: its part holds "
+                f"{len(part)} of {size} examples. Train with fewer processes, or from the whole "
+                "source"
+            )
+    return _Drawing(members, share, 0, size + process_index * number)
+
+
 @dataclass(frozen=True)
 class _TrainingStream:
     """Random access to the endless stream of rows that one training process consumes."""
 
     source: Source
     transforms: tuple
-    batch_size: int
+    share: int
     seed: int
     start: int
     schedule: GroupSchedule
-    process_index: int
-    process_count: int
+    drawing: _Drawing
 
     def __len__(self) -> int:
         return sys.maxsize  # grain requires a length
 
     def __getitem__(self, number: int) -> dict:
-        share = self.batch_size // self.process_count
-        batch, place = divmod(number, share)
-        index, epoch = self._example(self.start + batch, self.process_index * share + place)
+        batch, place = divmod(number, self.share)
+        index, epoch = self._example(self.start + batch, self.drawing.first_place + place)
         rng = np.random.default_rng((self.seed, epoch, index))
         return _row(index, _read(self.source, self.transforms, index, rng))
 
     def _example(self, batch: int, place: int) -> tuple[int, int]:
         """The index of the example at a place of a batch, and the epoch of its group."""
         group, batches_before = self.schedule.of_batch(batch)
-        members = self.schedule.members(group)
-        epoch, place = divmod(batches_before * self.batch_size + place, len(members))
-        order = _order(len(members), self.seed, epoch, len(self.source) + group)
+        members = self.drawing.members[group]
+        epoch, place = divmod(batches_before * self.drawing.per_batch + place, len(members))
+        order = _order(len(members), self.seed, epoch, self.drawing.order_key + group)
         return int(members[order[place]]), epoch
 
 
@@ -272,17 +313,12 @@ def _extra_shapes(batch: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> int:
-    _check_process(process_index, process_count)
+    check_process(process_index, process_count)
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size {batch_size} must be a positive multiple of process_count {process_count}"
         )
     return batch_size // process_count
-
-
-def _check_process(process_index: int, process_count: int) -> None:
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} must be within 0..{process_count - 1}")
 
 
 def _check_not_empty(source) -> None:

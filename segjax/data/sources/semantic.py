@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from segjax.data.builder import SegmentationBuilder
+from segjax.data.loading.part import own_part
 from segjax.data.sources.catalog import make_builder
 
 
@@ -53,9 +54,17 @@ class PreparedSource:
         try:
             record = self._records[index]
         except RuntimeError as error:
+            where = f"{self.name} {self.split}: example {index} of {len(self)}"
+            _, missing, path = str(error).partition("No such file or directory; opening ")
+            if missing:
+                raise ValueError(
+                    f"{where} is in a shard that is not here, {path}. If this machine holds a part "
+                    "of the data, segjax data shards lists the shards that it needs, and training "
+                    "reads them with --train.part-only True; otherwise prepare the data set again "
+                    "with --overwrite"
+                ) from error
             raise ValueError(
-                f"{self.name} {self.split}: example {index} is damaged on disk ({error}); "
-                "prepare the data set again with --overwrite"
+                f"{where} is damaged on disk ({error}); prepare the data set again with --overwrite"
             ) from error
         return self._to_example(record)
 
@@ -72,12 +81,17 @@ def open_dataset(name: str, split: str, *, data_dir: Path) -> PreparedSource:
       ValueError: no data set or split has this name; the message lists the names.
       FileNotFoundError: the data set is not prepared; the message gives the command.
     """
+    return open_builder(prepared_builder(name, data_dir=data_dir), split)
+
+
+def prepared_builder(name: str, *, data_dir: Path) -> SegmentationBuilder:
+    """Returns the builder of a data set that is prepared; see `open_dataset`."""
     builder = make_builder(name, data_dir=data_dir)
     if not is_prepared(builder):
         raise FileNotFoundError(
             f"{name} is not prepared in {data_dir}. Run: {prepare_command(name, builder)}"
         )
-    return open_builder(builder, split)
+    return builder
 
 
 def open_builder(builder: SegmentationBuilder, split: str) -> PreparedSource:
@@ -115,6 +129,40 @@ def open_builder(builder: SegmentationBuilder, split: str) -> PreparedSource:
         object_counts=_noted(builder, split, "objects"),
         category_ids=getattr(builder, "category_ids", None),
     )
+
+
+def shards_of_parts(
+    name: str, *, data_dir: Path, processes: int
+) -> dict[str, list[tuple[range, list[str]]]]:
+    """Finds the shards that processes need which each read their own part of a data set.
+
+    Args:
+      name: the data set, as `open_dataset` takes it.
+      data_dir: the folder of prepared data sets.
+      processes: number of processes.
+
+    Returns:
+      For each split, for each process: the indices of its examples, and the names of the files in
+      the folder of the data set that hold them.
+
+    Raises:
+      ValueError, FileNotFoundError: see `open_dataset`.
+    """
+    builder = prepared_builder(name, data_dir=data_dir)
+
+    def shards(split, part):
+        starts = np.cumsum([0, *split.shard_lengths])
+        return [
+            path.name
+            for path, start, stop in zip(split.filepaths, starts[:-1], starts[1:], strict=True)
+            if start < part.stop and part.start < stop
+        ]
+
+    found = {}
+    for key, split in builder.info.splits.items():
+        parts = [own_part(split.num_examples, index, processes) for index in range(processes)]
+        found[key] = [(part, shards(split, part)) for part in parts]
+    return found
 
 
 def is_prepared(builder: SegmentationBuilder) -> bool:

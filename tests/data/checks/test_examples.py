@@ -16,6 +16,7 @@ from segjax.data.checks.examples import (
 )
 from segjax.data.instance_masks import EMPTY, crop_mask
 from segjax.data.loading.loader import evaluation_examples, training_batches
+from segjax.data.loading.part import own_part
 from segjax.messages.lists import PROBLEMS_NAMED
 
 SEMANTIC = ExampleCheck(
@@ -146,6 +147,42 @@ def test_boxes_that_do_not_fit_their_masks_are_refused_where_most_do_not():
     problems_of(fits, apart)
     with pytest.raises(BadData, match="train: 2 of 3 boxes do not fit their masks"):
         problems_of(fits, apart, apart)
+
+
+def test_parts_are_judged_together():
+    """What only a whole split shows is not told from the part of one process."""
+    source = [example(labels=np.full((2, 2), value, np.uint8)) for value in (0, 0, 1, 0)]
+    read, messages = [], []
+
+    def gather(reports):
+        read.append(reports)
+        return read
+
+    for index in range(2):
+        part = partial(own_part, process_index=index, process_count=2)
+        try:
+            report = check_before_training(
+                {"train": source}, SEMANTIC, part=part, gather=gather, progress=False
+            )["train"]
+        except BadData as error:
+            messages.append(str(error))
+    # The first process here gathers its own report only, as if it were all of them.
+    assert messages == ["train: labels are 0 in all examples: there is nothing to learn"]
+    whole = check_before_training({"train": source}, SEMANTIC, progress=False)["train"]
+    assert report == whole
+    assert report.digest(4) == whole.digest(4)
+
+
+def test_problems_of_other_parts_are_left_to_their_processes():
+    class Files(list):
+        def file_problems(self):
+            return {0: "a.png is damaged"}
+
+    source = Files([{}, *[example(labels=np.array([[0, 1]] * 2, np.uint8))] * 3])
+    part = partial(own_part, process_index=1, process_count=2)
+    check_before_training({"train": source}, SEMANTIC, part=part, progress=False)
+    with pytest.raises(BadData, match=r"train: a.png is damaged"):
+        check_before_training({"train": source}, SEMANTIC, progress=False)
 
 
 def test_a_source_of_crowds_alone_is_refused_without_counts_of_its_own():

@@ -100,6 +100,74 @@ def test_the_shares_of_all_processes_make_up_the_batches_of_one(process_count):
     assert_same(whole, take(5, source, start=2))
 
 
+PARTS = [(0, 3), (3, 6), (6, 10)]  # of ten examples, for three processes
+
+
+def test_processes_may_each_draw_from_their_own_part():
+    source, augmented = make_source(10), []
+    for process, (start, stop) in enumerate(PARTS):
+        place = {"process_index": process, "process_count": 3, "part_only": True}
+        batches = take(2 * (stop - start), source, batch_size=3, **place)
+        epochs = indices(batches).reshape(2, stop - start)
+        np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(start, stop)] * 2)
+        later = take(2, source, batch_size=3, start=3, **place)
+        assert_same(later, batches[3:5])
+        augmented += [batch["image"].tobytes() for batch in batches]
+    assert len(set(augmented)) == 20
+
+
+def test_the_part_of_one_process_is_the_whole():
+    source = make_source(10)
+    assert_same(take(6, source, part_only=True), take(6, source))
+
+
+def test_a_process_opens_no_example_of_another_part():
+    class Half(list):
+        def __getitem__(self, index):
+            assert index >= 5, index
+            return super().__getitem__(index)
+
+    place = {"process_index": 1, "process_count": 2}
+    assert set(indices(take(10, Half(make_source(10)), part_only=True, **place))) == {*range(5, 10)}
+    part = evaluation_examples(Half(make_source(10)), **place)
+    assert [index for index, _ in part] == [*range(5, 10)]
+
+
+def test_the_batches_of_all_parts_have_the_same_group():
+    source, groups = make_source(10), np.array([0, 1] * 5)
+    both = [
+        indices(
+            take(10, source, groups=groups, process_index=k, process_count=2, part_only=True)
+        ).reshape(10, 2)
+        for k in range(2)
+    ]
+    assert set(both[0].ravel()) == {*range(5)}
+    assert set(both[1].ravel()) == {*range(5, 10)}
+    of_each = groups[np.concatenate(both, axis=1)]
+    assert (of_each == of_each[:, :1]).all()
+    assert {*of_each[:, 0]} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("size", "groups", "message"),
+    [
+        (1, None, "process 0 of 2 has no example: its part holds 0 of 1 examples. Train with few"),
+        (4, [0, 1, 1, 1], "process 1 of 2 has no example of group 0, such as an orientation: its"),
+    ],
+)
+def test_a_part_without_examples_is_refused(size, groups, message):
+    place = {"process_index": int(size > 1), "process_count": 2, "part_only": True}
+    with pytest.raises(ValueError, match=message):
+        training_batches(
+            make_source(size),
+            (),
+            batch_size=2,
+            seed=0,
+            groups=None if groups is None else np.array(groups),
+            **place,
+        )
+
+
 def test_the_seed_decides_order_and_augmentation():
     source = make_source()
     assert_same(take(3, source), take(3, source))
