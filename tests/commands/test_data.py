@@ -124,3 +124,22 @@ def test_a_missing_file_is_an_error_of_one_line(tmp_path, capsys):
     assert message == (
         f"error: {tmp_path / 'a.json'}: no such file; expected annotations in COCO's format\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shards", "drive", "--processes", "2"], "drive is not prepared in "),
+        (["shards", "drive", "--processes", "0"], "--processes 0; expected 1 or more"),
+        (["prepare", "synthetic_cells", "--shards", "0"], "--shards 0; expected 1 or more"),
+    ],
+)
+def test_what_shards_cannot_be_made_or_listed_is_said_in_one_line(
+    arguments, message, tmp_path, capsys
+):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", *arguments, "--data-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

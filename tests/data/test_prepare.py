@@ -133,6 +133,22 @@ def test_overwriting_replaces_the_set_and_leaves_nothing_else(four_cells, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"synthetic_cells"}
 
 
+def test_a_set_is_prepared_in_the_shards_that_were_asked_for(four_cells, tmp_path):
+    folder = prepare("synthetic_cells", data_dir=tmp_path, shards=1)
+    message = "its train is not in 2 shards there but in 1; --overwrite builds it again"
+    with pytest.raises(ValueError, match=message):
+        prepare("synthetic_cells", data_dir=tmp_path, shards=2)
+    size = len(open_dataset("synthetic_cells", "train", data_dir=tmp_path))
+    prepare("synthetic_cells", data_dir=tmp_path, shards=1, overwrite=True)
+    with pytest.raises(ValueError, match="9 shards need as many examples"):
+        prepare("synthetic_cells", data_dir=tmp_path, shards=9, overwrite=True)
+    train = next(folder.glob("*-train.array_record-*"))
+    train.unlink()
+    source = open_dataset("synthetic_cells", "train", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=f"is in a shard that is not here, .*{train.name}"):
+        source[size - 1]
+
+
 def test_a_failure_while_building_keeps_the_old_set(four_cells, tmp_path, monkeypatch):
     def fail(self, files):
         raise OSError("no space left on device")

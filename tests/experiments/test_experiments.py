@@ -1,9 +1,9 @@
 """Every experiment file runs a few steps on tiny data in the official layouts."""
 
 import dataclasses
+import functools
 import json
 import runpy
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -138,7 +138,9 @@ def test_an_experiment_trains_evaluates_and_reports(file, data_dir, tmp_path, mo
     if str(file.relative_to(EXPERIMENTS)) not in QUICK:
         monkeypatch.setenv("SEGJAX_CONVOLUTION", "plain")  # quicker to compile
     if file.stem == "convnext_backbone":  # its 18 blocks take a minute to compile
-        monkeypatch.setitem(module.BACKBONES, "convnext", partial(shallow_convnext, module))
+        monkeypatch.setitem(
+            module.BACKBONES, "convnext", functools.partial(shallow_convnext, module)
+        )
     workdir = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW itself mixes dtypes
         small = SMALL.get(file.stem, SMALL_UNET)
@@ -230,6 +232,13 @@ def test_an_experiment_without_its_data_says_how_to_prepare_it(tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
+@functools.cache  # many rows of the tables train the same network in another way
+def output_shapes(model, shape):
+    """The shapes of what a network computes, without computing it."""
+    image = jax.ShapeDtypeStruct(shape, "float32")
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
+
+
 VARIANTS = [
     pytest.param(file, name, id=f"{file.relative_to(EXPERIMENTS)}-{name}")
     for file in ALONE
@@ -268,10 +277,7 @@ def test_a_variant_builds_its_network_and_its_documentation_names_it(file, name,
         height, width = config.augment.crop
     else:  # a padded U-Net
         height = width = config.network.tile
-    image = jax.ShapeDtypeStruct((1, height, width, task.channels), "float32")
-    outputs = jax.eval_shape(
-        lambda image: task.model.init_with_output(jax.random.key(0), image)[0], image
-    )
+    outputs = output_shapes(task.model, (1, height, width, task.channels))
     if is_detector:
         side = 14 if config.network.neck == "c4" else 28
         assert outputs["masks"].shape == (1, 100, side, side)
