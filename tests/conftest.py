@@ -53,3 +53,14 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SEGJAX_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture
+def few_cells(monkeypatch):
+    """Limits the generated cells to nine pictures, where nothing is learned from them."""
+    from segjax.data.datasets.synthetic_cells import (
+        synthetic_cells_dataset_builder,
+    )  # takes a second
+
+    for split, size in {"train": 5, "validation": 2, "test": 2}.items():
+        monkeypatch.setitem(synthetic_cells_dataset_builder.SPLITS, split, size)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from segjax.commands.launch import run
+from segjax.data.datasets.synthetic_cells import synthetic_cells_dataset_builder
 from segjax.data.prepare import prepare
 from segjax.tasks import InstanceTask
 from segjax.training.configuration import parse, variant_config
@@ -115,6 +116,10 @@ def data_dir(tmp_path_factory):
         "dsb2018": "dsb2018_files",
     }.items():
         prepare(name, data_dir=folder, source=folder / source)
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"train": 5, "validation": 2, "test": 2}
+        patch.setattr(synthetic_cells_dataset_builder, "SPLITS", sizes)
+        prepare("synthetic_cells", data_dir=folder)
     return folder
 
 

@@ -104,7 +104,7 @@ def test_a_student_that_is_its_teacher_has_no_distillation_loss():
     np.testing.assert_allclose(averaged, found, rtol=1e-6)
 
 
-def test_a_student_learns_from_the_run_of_a_teacher(tmp_path):
+def test_a_student_learns_from_the_run_of_a_teacher(few_cells, tmp_path):
     quickstart = distillation.quickstart
     teacher = ["--workdir", str(tmp_path / "teacher"), "--data-dir", str(tmp_path), *SHORT]
     arguments = ["--workdir", str(tmp_path / "student"), "--data-dir", str(tmp_path), *SHORT]
@@ -407,7 +407,9 @@ def build(config):
 """
 
 
-def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(tmp_path, capsys, monkeypatch):
+def test_deeplab_v3_plus_on_convnext_is_trained_and_loads_again(
+    few_cells, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setitem(BACKBONES, "convnext", BACKBONES["convnext"])  # puts it back afterwards
     file = tmp_path / "deeplab.py"
     file.write_text(DEEPLAB.format(file=str(EXTENDING / "convnext_backbone.py")))

@@ -22,7 +22,7 @@ def test_an_unknown_name_is_refused_before_anything_opens(tmp_path):
         prepared_splits("camvit", data_dir=tmp_path)
 
 
-def test_generated_splits_open_with_labels_or_with_objects(tmp_path):
+def test_generated_splits_open_with_labels_or_with_objects(few_cells, tmp_path):
     splits = generated_splits(
         "synthetic_cells", data_dir=tmp_path, train="train[:2]", evaluation={"held": "test[:1]"}
     )
