@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+import jax
+
 from segjax.commands.errors import EXPECTED, end_with_message, message_of
 from segjax.data.checks.examples import BadData
 from segjax.ops.batch_statistics import SingleValueStatistics
@@ -71,10 +73,10 @@ def run(
         wait_for_all("report")
     except BaseException as end:
         if isinstance(end, SystemExit) and end.code == TRY_AGAIN:  # as in the other processes
-            meeting.leave()
+            _part(meeting)
             raise
         _end_for_all(end, meeting)
-    meeting.leave()
+    _part(meeting)
     return results
 
 
@@ -104,6 +106,15 @@ def _train_and_report(
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         sys.exit(130)
+
+
+def _part(meeting: Meeting):
+    """Parts from the other processes, which all end here too.
+
+    JAX alone would part when Python ends. A process that fails there would abort those that wait.
+    """
+    jax.distributed.shutdown()
+    meeting.leave()
 
 
 def _end_for_all(end: BaseException, meeting: Meeting) -> NoReturn:

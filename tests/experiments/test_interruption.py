@@ -315,6 +315,28 @@ def test_the_end_of_a_killed_process_ends_the_other_in_one_line(victim, tmp_path
     assert "Traceback" not in output
 
 
+DIES_AFTER_THE_RUN = """
+import os, signal
+import jax
+from segjax.commands.launch import run
+from tests.training import tiny
+
+run(tiny.Config, tiny.build, tiny.__file__)
+if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_dies_after_the_run_leaves_the_others_their_success(tmp_path):
+    file, workdir = tmp_path / "experiment.py", tmp_path / "run"
+    file.write_text(DIES_AFTER_THE_RUN)
+    with ExitStack() as stack:
+        first, second = started_together(stack, workdir, file=file)
+        finish(first, workdir)
+        assert second.wait(timeout=60) == -signal.SIGKILL
+    assert logged(workdir)[-1]["step"] == 6
+
+
 @pytest.mark.slow
 def test_four_processes_of_which_one_is_killed_ten_times_equal_an_uninterrupted_run(tmp_path):
     """The kills come at random steps, −9 and SIGTERM in turn; each ends all four processes."""
