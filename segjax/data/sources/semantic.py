@@ -54,7 +54,7 @@ class PreparedSource:
         try:
             record = self._records[index]
         except RuntimeError as error:
-            where = f"{self.name} {self.split}: example {index} of {len(self)}"
+            where = f"{self.name} {self.split}: example {index}"
             _, missing, path = str(error).partition("No such file or directory; opening ")
             if missing:
                 raise ValueError(
