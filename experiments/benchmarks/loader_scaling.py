@@ -2,16 +2,16 @@
 
     python experiments/benchmarks/loader_scaling.py --output loader_scaling.json
 
-"unet": grey images of 512² with cells; elastic tiles with the weight map, as in dic_hela.py.
+"unet": grey images of 512² with cells; the paper's elastic tiles with the weight map.
 "deeplab": photographs of VOC's size from a prepared data set; crops of 513².
 "mask_rcnn": photographs of 640 × 480 with eight objects; short side 800, packed objects.
 
-First one core makes examples, which gives the processor time of an example. Then workers do, with
-two threads each, as in training; more than fill the machine's cores only take turns. Then more
-workers are simulated: each waits for the time that its core would have taken, and passes on a
-finished example. That shows how many cores the main process of a loader can make use of. The
-workers still share this machine's cores when they pass an example on, so more of them are no faster
-here than those cores allow. The processor time of the main process says what it allows at most.
+One core makes examples first, which gives the processor time of an example. Workers follow, with
+two threads each, as in training; more than the machine's cores only take turns. Simulated workers
+come last: each waits for the time that a core would have taken, and passes on a finished example.
+They show how many cores the main process of a loader can make use of. They still share this
+machine's cores when they pass an example on, which limits their number here. The processor time of
+the main process gives the limit elsewhere.
 
 A timed call first takes the buffered batches and then times the next ones.
 """

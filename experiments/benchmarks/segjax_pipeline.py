@@ -83,7 +83,7 @@ class Waiting:
 
 
 def unet(folder: str, batch: int, batches: int, workers: int):
-    """Makes tiles as `experiments/unet/dic_hela.py` does: elastic, with the weight map."""
+    """Makes the U-Net paper's tiles, deformed elastically, with the weight map."""
     return timed(*unet_parts(folder), batch, batches, workers)
 
 

@@ -44,8 +44,6 @@ def prepare_command(
     with user_errors():
         from segjax.data.prepare import prepare
 
-        if shards is not None and shards < 1:
-            raise ValueError(f"--shards {shards}; expected 1 or more")
         prepare(name, data_dir=data_dir, source=source, shards=shards, overwrite=overwrite)
 
 
@@ -63,8 +61,6 @@ def shards_command(name: Name, /, *, processes: int, data_dir: Folder = Path("da
     with user_errors():
         from segjax.data.sources.semantic import shards_of_parts
 
-        if processes < 1:
-            raise ValueError(f"--processes {processes}; expected 1 or more")
         found = shards_of_parts(name, data_dir=data_dir, processes=processes)
     for split, parts in found.items():
         print(f"{split}: {parts[-1][0].stop} examples")

@@ -52,6 +52,8 @@ def prepare(
         needs TensorFlow, which is not installed.
       FileNotFoundError: `source` is needed and not given, or is not a folder.
     """
+    if shards is not None and shards < 1:
+        raise ValueError(f"--shards {shards}; expected 1 or more")
     builder = make_builder(name, data_dir=data_dir)
     final = Path(builder.data_dir)
     if is_prepared(builder) and not overwrite:

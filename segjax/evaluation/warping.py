@@ -107,9 +107,9 @@ def split_merge_counts(
 
     Their share of all pixels is the warping error of the challenge's table ("minimum splits and
     mergers"). It leaves out pixels that add or delete a hole or a whole cell. The rules are those
-    of the challenge's program. If the 8 neighbours belong to two or more cells, a membrane pixel is
-    a merge and a cell pixel a split. If they belong to one cell, a cell pixel is a split if without
-    it they belong to two or more, as seen in the square of side 2·radius + 1 around it.
+    of the challenge's program. A pixel whose 8 neighbours belong to two or more cells is a merge in
+    a membrane and a split in a cell. A cell pixel whose neighbours belong to one cell is a split if
+    without it they belong to two or more, as seen in the square of side 2·radius + 1 around it.
 
     Args:
       warped: bool [height, width], from `warp_truth`.

@@ -120,11 +120,11 @@ def join_windows(
     """Joins the detections in overlapping windows of an image.
 
     A detection is cut if its box ends at a border of its window inside the image. Two detections
-    of one class in different windows are compared in the region that both windows see. If a border
-    that cuts one of them runs through the other's window, their overlap is the intersection divided
-    by the smaller mask there: the cut one may be a sliver. Otherwise it is the intersection over
-    union. From `SAME_OBJECT` on, they are one object. A detection sees beyond the other's window if
-    more than `BEYOND` of its pixels lie there.
+    of one class in different windows are compared in the region that both windows see. Their
+    overlap is the intersection over union. It is the intersection divided by the smaller mask if a
+    border that cuts one of them runs through the other's window: the cut one may be a sliver. They
+    are one object from `SAME_OBJECT` on. A detection sees beyond the other's window if more than
+    `BEYOND` of its pixels lie there.
 
     1. If both see beyond the other's window, they are joined.
     2. If one does, the other is dropped, unless the one is cut: then they are joined.

@@ -49,11 +49,12 @@ def open_data(experiment: Experiment, *, part_only: bool) -> RunData:
       OSError, ValueError: a source cannot be opened.
     """
     sources = open_sources({"train": experiment.train, **experiment.evaluation})
-    check, count = check_for(experiment.task), jax.process_count()
+    count = jax.process_count()
+    part = partial(own_part, process_index=jax.process_index(), process_count=count)
     reports = check_before_training(
         sources,
-        check,
-        part=partial(_own_part, count=count) if part_only else range,
+        check_for(experiment.task),
+        part=part if part_only else range,
         gather=_gather if part_only else None,
         progress=is_main_process(),
     )
@@ -64,10 +65,6 @@ def open_data(experiment: Experiment, *, part_only: bool) -> RunData:
         reports["train"].pixels(),
         count if part_only else 1,
     )
-
-
-def _own_part(length: int, *, count: int) -> range:
-    return own_part(length, jax.process_index(), count)
 
 
 def _gather(reports: dict[str, SplitReport]) -> list[dict[str, SplitReport]]:

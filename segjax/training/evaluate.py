@@ -101,10 +101,11 @@ class Evaluator:
         The network runs on one batch of each shape of input, and all inputs of that shape get its
         outputs, so an image of many tiles costs as little as an image of few.
         """
+        # A process without examples takes part here too: this gathers divided parameters.
+        variables, outputs = self._parallel.local(variables), {}
         own = own_part(len(source), jax.process_index(), jax.process_count())
         if not own:
             return
-        variables, outputs = self._parallel.local(variables), {}
 
         def predict(batch):
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))

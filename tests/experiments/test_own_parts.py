@@ -9,7 +9,7 @@ import pytest
 from segjax.cli import main
 from segjax.data.datasets.synthetic_cells import synthetic_cells_dataset_builder
 from segjax.data.prepare import prepare
-from tests.experiments.test_interruption import QUICKSTART, finish, logged, started_together
+from tests.experiments.runs import QUICKSTART, finish, logged, started_together
 
 SMALL = ["--network.features", "2", "--network.depth", "1", "--network.tile", "36"]
 SMALL += ["--train.num-steps", "3", "--train.log-every", "1", "--train.num-workers", "0"]

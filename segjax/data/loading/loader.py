@@ -61,8 +61,9 @@ def training_batches(
       num_threads: threads in each process that reads. 0 without workers reads on demand.
       process_index: index of this training process.
       process_count: number of training processes.
-      part_only: draw this process's examples from its own part of the source; see `own_part`. Each
-        process then goes through its part once in each of its epochs.
+      part_only: draw this process's examples from its own part of the source; see `own_part`. An
+        epoch of a process then holds each example of its part once. With groups, this holds within
+        each group.
 
     Yields:
       Dicts of arrays [share, ...]: the entries of the examples that are in `BATCH_DTYPES`, all

@@ -146,8 +146,11 @@ def shards_of_parts(
       the folder of the data set that hold them.
 
     Raises:
-      ValueError, FileNotFoundError: see `open_dataset`.
+      ValueError: there is no process, or no such data set.
+      FileNotFoundError: the data set is not prepared.
     """
+    if processes < 1:
+        raise ValueError(f"--processes {processes}; expected 1 or more")
     builder = prepared_builder(name, data_dir=data_dir)
 
     def shards(split, part):
