@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from segjax.data.instance_masks import crop_mask, tight_boxes
 from segjax.data.sources.protocol import BATCH_DTYPES
 from segjax.ops.devices import AXIS_NAME
+from segjax.ops.platforms import for_every_platform
 from segjax.tasks import InstanceTask
 from segjax.training.configuration import ExperimentConfig, variant_config
 from segjax.training.experiment import Experiment, load_module
@@ -97,7 +98,8 @@ class Program:
             out_specs=PartitionSpec(AXIS_NAME) if self.predicts else PartitionSpec(),
             check_vma=False,
         )
-        traced = jax.jit(mapped).trace(*arguments)
+        with for_every_platform():
+            traced = jax.jit(mapped).trace(*arguments)
         return {each: traced.lower(lowering_platforms=(each,)).as_text() for each in platforms}
 
     def _parts(self, devices: int):

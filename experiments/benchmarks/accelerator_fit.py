@@ -24,6 +24,7 @@ from measure import environment
 from tqdm import tqdm
 
 from segjax.ops.matching import BLOCK
+from segjax.ops.platforms import for_every_platform
 
 HERE = Path(__file__).resolve().parent
 GIBIBYTE = 2**30
@@ -245,7 +246,8 @@ def compiled(case: Case, options: Options) -> dict:
     )
     devices = devices_of(options)
     function, arguments = program.on(devices, rows=case.rows)
-    lowered = function.lower(*arguments)
+    with for_every_platform():
+        lowered = function.lower(*arguments)
     started = time.perf_counter()
     executable = lowered.compile()
     seconds = time.perf_counter() - started

@@ -189,10 +189,19 @@ def detector():
 
 
 def write_detector(weights: str):
+    return write_weights(detector(), weights)
+
+
+def write_segmenter(network: str, weights: str):
+    """Writes seeded weights of a network of `segmenter`."""
+    torch.manual_seed(0)
+    return write_weights(segmenter(network)[0], weights)
+
+
+def write_weights(model, weights: str):
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.contiguous() for name, tensor in detector().state_dict().items()}
-    save_file(tensors, weights)
+    save_file({name: x.contiguous() for name, x in model.state_dict().items()}, weights)
     return lambda: None
 
 

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.extend.core import Literal
 
 from segjax.ops.linear import default_form
+from segjax.ops.platforms import for_every_platform
 
 # Results of more elements than this, and than the operands, are not stored as constants: they would
 # make files large.
@@ -51,7 +52,8 @@ def portable(function: Callable, *arguments: jax.ShapeDtypeStruct) -> Any:
       The program, whose results are the leaves of the function's result.
       `jax.extend.core.jaxpr_as_fun` makes a function of it.
     """
-    program = jax.make_jaxpr(function)(*arguments)
+    with for_every_platform():
+        program = jax.make_jaxpr(function)(*arguments)
     return jax.make_jaxpr(partial(_evaluate, program))(*arguments)
 
 

@@ -9,6 +9,7 @@ from jax import export
 from segjax.export.model import ImageFunction
 from segjax.export.sizes import Size
 from segjax.files.atomic import write_bytes
+from segjax.ops.platforms import for_every_platform
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -31,7 +32,8 @@ def to_stablehlo(function: ImageFunction, *, batch: int | None = None) -> export
         function.channels,
     )
     images = jax.ShapeDtypeStruct(shape, function.dtype)
-    return export.export(jax.jit(function.call), platforms=PLATFORMS)(images)
+    with for_every_platform():
+        return export.export(jax.jit(function.call), platforms=PLATFORMS)(images)
 
 
 def write_stablehlo(exported: export.Exported, path: Path) -> Path:

@@ -4,12 +4,13 @@ from typing import Any
 
 import flax.linen as nn
 
+from segjax.models.initializers import lecun_uniform
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
 from segjax.ops.resize import upsample_nearest
 
 # Caffe2's XavierFill, uniform by fan-in: torchvision and detectron2 initialise the pyramid so.
-xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+xavier = lecun_uniform
 
 
 class FeaturePyramid(nn.Module):

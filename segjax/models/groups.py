@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.dtypes import sum_dtype
+from segjax.ops.platforms import by_platform
 
 JOINED = 4  # number of groups that GPUs sum over at once
 
@@ -84,7 +85,7 @@ def _split(tree, size):
 
 def _sums(of_group, groups, active, zeros):
     """Sums the trees `of_group(group)` over the groups, in the form of the platform."""
-    return lax.platform_dependent(
+    return by_platform(
         groups,
         active,
         zeros,

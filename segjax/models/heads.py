@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax.models.initializers import normal
 from segjax.models.layers import Convolution, ConvolutionNorm
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.resize import resize_bilinear
@@ -21,7 +22,7 @@ def classifier(num_classes: int, *, kernel_size: int = 1, rate: int = 1, dtype: 
         kernel_size=kernel_size,
         rate=rate,
         use_bias=True,
-        kernel_init=nn.initializers.normal(0.01),
+        kernel_init=normal(0.01),
         dtype=dtype,
         name="logits",
     )

@@ -15,18 +15,21 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from segjax.models.initializers import (
+    Initializer,
+    he_normal,
+    he_normal_up_convolution,
+    lecun_normal,
+    parameter,
+    truncated_normal,
+    zeros,
+)
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.convolution import Padding, convolution, up_convolution
 from segjax.ops.devices import share_rows
 from segjax.ops.dtypes import sum_dtype
 
 Activation = Callable[[Any], Any]
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Each output of the 2×2 up-convolution sees one kernel position only, hence the batch axes.
-he_normal_up_convolution = nn.initializers.variance_scaling(
-    2.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
-)
 
 
 class Unit(NamedTuple):
@@ -142,17 +145,15 @@ class Convolution(nn.Module):
     rate: int = 1
     groups: int = 1
     use_bias: bool = False
-    kernel_init: Callable = he_normal
+    kernel_init: Initializer = he_normal
     padding: Padding = "SAME"
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
+        bias = parameter(self, "bias", zeros, (self.features,)) if self.use_bias else None
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         x = convolution(
             x,
@@ -178,7 +179,7 @@ class ConvolutionNorm(nn.Module):
     groups: int = 1
     activation: Activation | None = nn.relu
     norm: Norm | None = BatchNorm
-    kernel_init: Callable = he_normal
+    kernel_init: Initializer = he_normal
     dtype: Any = None
 
     @nn.compact
@@ -206,14 +207,14 @@ class Dense(nn.Module):
     """
 
     features: int
-    kernel_init: Callable = nn.initializers.lecun_normal()
+    kernel_init: Initializer = lecun_normal
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
         """Maps [..., in] to [..., features]."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = parameter(self, "bias", zeros, (self.features,))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return add_bias(lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))), bias)
 
@@ -230,10 +231,9 @@ class UpConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
-        kernel = self.param(
-            "kernel", he_normal_up_convolution, (2, 2, inputs.shape[-1], self.features), jnp.float32
-        )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        shape = (2, 2, inputs.shape[-1], self.features)
+        kernel = parameter(self, "kernel", he_normal_up_convolution, shape)
+        bias = parameter(self, "bias", zeros, (self.features,))
         inputs, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
         return add_bias(up_convolution(inputs, kernel), bias)
 
@@ -256,8 +256,8 @@ class SeparableConvolution(nn.Module):
     activate_depthwise: bool = True
     normalize_depthwise: bool = True
     norm: Norm = BatchNorm
-    depthwise_init: Callable = nn.initializers.truncated_normal(0.33)
-    pointwise_init: Callable = nn.initializers.truncated_normal(0.06)
+    depthwise_init: Initializer = truncated_normal(0.33)
+    pointwise_init: Initializer = truncated_normal(0.06)
     dtype: Any = None
 
     @nn.compact

@@ -332,6 +332,19 @@ class MaskRCNN(Network):
         add_masks = partial(model.apply, variables, levels, train=train, method="add_masks")
         return over_groups(add_masks, found, found["valid"], size=MASK_GROUP)
 
+    def run_layers(self, images) -> dict:
+        """Runs every layer on one region of each image, and finds nothing: enough for `init`.
+
+        Tracing proposals and detections, which have no parameters, takes longer than the layers.
+        """
+        levels, batch = self.pyramid(images), images.shape[0]
+        self.rpn(levels)
+        one = jnp.zeros((batch, 1), jnp.float32)
+        boxes = jnp.zeros((batch, 1, 4), jnp.float32)
+        self.box_outputs(levels, boxes)
+        found = {"boxes": boxes, "scores": one, "classes": one.astype(jnp.int32)}
+        return self.add_masks(levels, found | {"valid": one > 0})
+
     def add_masks(self, levels, found: dict, train: bool = False) -> dict:
         """Adds "masks" to detections, and refines them."""
         outputs = self.mask_outputs(levels, found, train)

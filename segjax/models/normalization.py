@@ -13,9 +13,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from segjax.models.initializers import ones, parameter, zeros
 from segjax.ops.batch_statistics import check_statistics
-from segjax.ops.devices import bound_axis
+from segjax.ops.devices import mean_over_devices
+from segjax.ops.dtypes import sum_dtype
 
 Norm = Callable[..., nn.Module]
 NormName = Literal["batch", "frozen", "group"]
@@ -52,18 +55,65 @@ class BatchNorm(nn.Module):
     def __call__(self, x, train: bool = False):
         if train and not self.frozen and not self.is_initializing():
             check_statistics(x.shape, name="/".join(self.path) or "layer")
-        norm = nn.BatchNorm(
-            use_running_average=self.frozen or not train,
-            axis_name=bound_axis(),
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+        shape = x.shape[-1:]
+        scale = parameter(self, "scale", ones, shape, self.param_dtype)
+        bias = parameter(self, "bias", zeros, shape, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", zeros, None, shape)
+        running_variance = self.variable("batch_stats", "var", ones, None, shape)
+        parameters, dtype = (scale, bias), self.dtype or sum_dtype(x)
+        running = running_mean.value, running_variance.value
+        if self.frozen or not train:
+            return _normalized(x, *parameters, *running, self.epsilon, dtype)
+        moments = _moments(x)
+        if self.is_initializing():
+            return _normalized(x, *parameters, *_mean_and_variance(moments), self.epsilon, dtype)
+        outputs, (running_mean.value, running_variance.value) = _normalized_by_batch(
+            x, *parameters, mean_over_devices(moments), running, self.momentum, self.epsilon, dtype
         )
-        nn.share_scope(self, norm)
-        # Flax promotes bfloat16 maps to its float32 statistics, which strict promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
-            return norm(x)
+        return outputs
+
+
+# These functions are jitted so that JAX traces and differentiates them once per shape, and not once
+# per layer: a ResNet-50 has 53 norms of 10 shapes.
+
+
+@jax.jit
+def _moments(x):
+    """Returns the mean of x and of x² for each channel, [2, channels], in at least float32."""
+    x, axes = x.astype(sum_dtype(x)), tuple(range(x.ndim - 1))
+    return jnp.stack([jnp.mean(x, axes), jnp.mean(lax.square(x), axes)])
+
+
+def _mean_and_variance(moments):
+    mean = moments[0]
+    return mean, jnp.maximum(moments[1] - lax.square(mean), 0)  # rounding may give less than 0
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _normalized_by_batch(x, scale, bias, moments, running, momentum: float, epsilon: float, dtype):
+    """Returns the normalised map, and the running mean and variance after this batch."""
+    found = _mean_and_variance(moments)
+    averaged = tuple(
+        momentum * old + (1 - momentum) * new.astype(old.dtype)
+        for old, new in zip(running, found, strict=True)
+    )
+    return _normalized(x, scale, bias, *found, epsilon, dtype), averaged
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _normalized(x, scale, bias, mean, variance, epsilon: float, dtype):
+    """Returns scale · (x − mean) / sqrt(variance + epsilon) + bias in this dtype.
+
+    One product and one sum, as in PyTorch: for its gradients, XLA keeps x and no other map. Written
+    as above, it keeps x − mean as well.
+    """
+    wide = sum_dtype(x)
+    shape = *[1] * (x.ndim - 1), -1
+    scale, bias, mean, variance = (
+        v.astype(wide).reshape(shape) for v in (scale, bias, mean, variance)
+    )
+    factor = scale * lax.rsqrt(variance + epsilon)
+    return (x.astype(wide) * factor + (bias - mean * factor)).astype(dtype)
 
 
 class GroupNorm(nn.Module):

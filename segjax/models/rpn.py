@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.models.initializers import normal
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
 from segjax.ops.anchors import grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import nms
 
-normal = nn.initializers.normal
 RPN_BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 

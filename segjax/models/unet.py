@@ -14,6 +14,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax.models.initializers import he_normal_fan_in
 from segjax.models.layers import Convolution, UpConvolution, max_pool
 from segjax.models.network import Network
 from segjax.models.normalization import GroupNorm, Norm, NormName, norm_of
@@ -21,7 +22,7 @@ from segjax.ops.convolution import Padding
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
 # incoming nodes of one neuron.
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal = he_normal_fan_in
 
 
 def output_size(input_size: int, *, depth: int = 4, padding: Padding = "VALID") -> int:

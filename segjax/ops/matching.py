@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.boxes import coordinate_iou
+from segjax.ops.platforms import by_platform
 
 POSITIVE, NEGATIVE, NEITHER = 1, 0, -1
 # Number of true boxes that accelerators compare with all candidates at a time: with 268,000 anchors
@@ -55,7 +56,7 @@ def match(candidates, truth, valid, *, high: float, low: float, allow_low_qualit
     coordinates = tuple(lax.stop_gradient(candidates[:, i]) for i in range(4))
     truth, valid = lax.stop_gradient(jnp.asarray(truth)), jnp.asarray(valid)
     end = jnp.max(jnp.where(valid, jnp.arange(1, capacity + 1, dtype=jnp.int32), 0))
-    best, matched, is_best = lax.platform_dependent(
+    best, matched, is_best = by_platform(
         coordinates,
         truth,
         valid,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.boxes import coordinate_iou
+from segjax.ops.platforms import by_platform
 
 # Number of boxes that are decided together. Larger tiles take fewer steps but compare more pairs.
 # On 2 CPU cores, 64 is faster than 256 for both 1,000 and 20,000 boxes. On accelerators a step
@@ -75,7 +76,7 @@ def nms(
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf)).astype(jnp.int32)
     candidates = _Boxes(boxes[order].T, groups[order][None], order[None])
     options = {"iou_threshold": iou_threshold, "max_outputs": max_outputs}
-    return lax.platform_dependent(
+    return by_platform(
         candidates,
         jnp.sum(valid),
         cpu=partial(_select, **options),

@@ -129,7 +129,7 @@ class InstanceTask:
         return math.inf if self.tiles else self.model.detections.max_detections
 
     def init(self, key, batch):
-        return self.model.init(key, batch["image"][:1], train=False)
+        return self.model.init(key, batch["image"][:1], method="run_layers")
 
     def prepare(self, batch):
         return batch

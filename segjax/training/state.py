@@ -1,12 +1,16 @@
 """The state of a training run: everything that a step reads and writes besides the batch."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from segjax.models.initializers import drawn_by_numpy
 
 
 @flax.struct.dataclass
@@ -48,31 +52,52 @@ class TrainState:
 
 
 def create_state(task, optimizer: optax.GradientTransformation, *, seed: int, batch, ema: bool):
-    """Initialises a `TrainState` from a seed and the shapes of one batch."""
-    create = _creation(task, optimizer, seed=seed, ema=ema)
-    # Initialisation is hundreds of random draws that run once. Full optimisation makes it compile
-    # three times as long: 40 seconds for a MobileNetV2 on CPU.
-    on_cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if on_cpu else {}
-    return jax.jit(create).lower(batch).compile(compiler_options=options)(batch)
+    """Initialises a `TrainState` from a seed and the shapes of one batch.
+
+    NumPy draws the parameters of segjax's layers (see `segjax.models.initializers`), and a compiled
+    program those of other layers. The program is not optimised, as it runs once.
+    """
+    drawn = None
+
+    def others(batch):
+        nonlocal drawn
+        with drawn_by_numpy(seed):
+            variables = task.init(jax.random.key(seed), batch)
+        drawn = jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else None, variables)
+        return jax.tree.map(lambda x: None if isinstance(x, np.ndarray) else x, variables)
+
+    computed = _run_once(others, batch)
+    variables = jax.tree.map(
+        lambda by_numpy, by_jax: by_jax if by_numpy is None else by_numpy,
+        drawn,
+        computed,
+        is_leaf=lambda x: x is None,
+    )
+    return _run_once(partial(_state, optimizer, ema=ema), variables)
 
 
 def state_shapes(task, optimizer: optax.GradientTransformation, *, seed: int, batch, ema: bool):
-    """Returns the shapes and types of what `create_state` returns, without compiling it."""
-    return jax.eval_shape(_creation(task, optimizer, seed=seed, ema=ema), batch)
+    """Returns the shapes and types of what `create_state` returns, without computing it."""
 
-
-def _creation(task, optimizer, *, seed, ema):
     def create(batch):
-        variables = task.init(jax.random.key(seed), batch)
-        params = variables["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(params),
-            # A copy: the step donates its state, and one buffer cannot be donated twice.
-            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
-        )
+        return _state(optimizer, task.init(jax.random.key(seed), batch), ema=ema)
 
-    return create
+    return jax.eval_shape(create, batch)
+
+
+def _run_once(function, argument):
+    """Computes a function in a program that compiles fast, where XLA can be told to."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return jax.jit(function).lower(argument).compile(compiler_options=options)(argument)
+
+
+def _state(optimizer, variables, *, ema):
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        # A copy: the step donates its state, and one buffer cannot be donated twice.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )

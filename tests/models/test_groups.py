@@ -8,6 +8,7 @@ import pytest
 
 from segjax.models import groups
 from segjax.models.groups import over_groups, sum_over_groups
+from segjax.ops.platforms import for_every_platform
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(3, 4)).astype(np.float32)
@@ -189,7 +190,9 @@ def test_groups_are_larger_on_gpus_and_one_on_tpus(platform, places, loops):
 
         return sum_over_groups(function, weights, regions, first((4, 1), 24), size=3)[0]
 
-    program = jax.jit(jax.grad(loss)).trace(WEIGHTS).lower(lowering_platforms=(platform,)).as_text()
+    with for_every_platform():
+        traced = jax.jit(jax.grad(loss)).trace(WEIGHTS)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
     assert program.count("stablehlo.while") == loops
     products = re.findall(r"stablehlo.dot_general.*-> tensor<2x(\d+)x4xf32>", program)
     assert set(products) == {str(places)}

@@ -35,6 +35,16 @@ def parameter_shapes(model):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
 
 
+@pytest.mark.parametrize("options", [{}, {"neck": "c4"}, {"neck": "dc5"}, {"mask_network": "mlp"}])
+def test_running_the_layers_makes_the_variables_of_a_prediction(options):
+    model = tiny_model(**options)
+    key, images = jax.random.key(0), jnp.zeros(IMAGES.shape)
+    by_layers = jax.eval_shape(partial(model.init, method="run_layers"), key, images)
+    by_call = jax.eval_shape(model.init, key, images)
+    assert jax.tree.structure(by_layers) == jax.tree.structure(by_call)
+    assert jax.tree.leaves(by_layers) == jax.tree.leaves(by_call)
+
+
 @pytest.fixture(scope="module")
 def network():
     """(compiled function of images and sizes, a batch of two images of different sizes)."""

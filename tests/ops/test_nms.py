@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segjax.ops.nms import TILE, _Boxes, _select, _select_on_accelerator, nms
+from segjax.ops.platforms import for_every_platform
 
 NUMBER = 804  # several tiles, the last not full
 select = jax.jit(partial(nms, iou_threshold=0.5, max_outputs=NUMBER))
@@ -225,6 +226,16 @@ def test_the_platform_of_the_program_chooses_the_form(platform, accelerated):
         run = jax.vmap(partial(nms, iou_threshold=0.5, max_outputs=3))
         return jax.lax.map(lambda x: run(*x), (boxes, scores))
 
-    traced = jax.jit(step).trace(jnp.zeros((2, 2, 9, 4)), jnp.zeros((2, 2, 9)))
+    with for_every_platform():
+        traced = jax.jit(step).trace(jnp.zeros((2, 2, 9, 4)), jnp.zeros((2, 2, 9)))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("optimization_barrier" in text) == accelerated
+
+
+def test_a_program_for_this_machine_has_its_form_alone():
+    function = partial(nms, iou_threshold=0.5, max_outputs=3)
+    boxes, scores = jnp.zeros((9, 4)), jnp.zeros(9)
+    assert "platform_index" not in str(jax.make_jaxpr(function)(boxes, scores))
+    with for_every_platform():
+        every = partial(nms, iou_threshold=0.5, max_outputs=3)
+        assert "platform_index" in str(jax.make_jaxpr(every)(boxes, scores))

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import itertools
+import math
 from pathlib import Path
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from segjax.data.loading.loader import training_batches
 from segjax.losses import SemanticLoss
+from segjax.models.layers import ConvolutionNorm
 from segjax.ops.devices import AXIS_NAME
 from segjax.training.optimizer import (
     OptimizerConfig,
@@ -23,7 +26,7 @@ from segjax.training.optimizer import (
     matching,
 )
 from segjax.training.parallel import DataParallel
-from segjax.training.state import create_state
+from segjax.training.state import create_state, state_shapes
 from segjax.training.step import make_train_step
 from tests.training import tiny
 
@@ -283,3 +286,34 @@ def test_frozen_parameters_stay_and_take_no_part_in_the_gradient():
     assert not np.array_equal(state.params["Conv_1"]["kernel"], start["Conv_1"]["kernel"])
     assert losses[0] == everything[0]
     assert losses[1] != everything[1]
+
+
+def test_initial_parameters_are_drawn_by_numpy_and_those_of_other_layers_by_jax():
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = ConvolutionNorm(4, name="ours")(x, train)
+            return nn.Conv(2, (1, 1), name="theirs")(x)
+
+    class Task:
+        def init(self, key, batch):
+            return Mixed().init(key, batch["image"])
+
+    batch, optimizer = {"image": np.ones((2, 8, 8, 3), np.float32)}, optax.sgd(0.1, momentum=0.9)
+
+    def created(seed):
+        return create_state(Task(), optimizer, seed=seed, batch=batch, ema=True)
+
+    state = created(1)
+    expected = Mixed().init(jax.random.key(1), batch["image"])
+    # Flax draws by key and path: its own layer has the parameters that `init` gives it.
+    theirs = state.params["theirs"]
+    jax.tree.map(np.testing.assert_array_equal, theirs, expected["params"]["theirs"])
+    kernel = state.params["ours"]["convolution"]["kernel"]
+    assert np.std(kernel) == pytest.approx(math.sqrt(2 / 36), rel=0.3)
+    assert np.all(kernel != expected["params"]["ours"]["convolution"]["kernel"])
+    chex.assert_trees_all_equal(state.params, state.ema_params, created(1).params)
+    assert np.all(created(2).params["ours"]["convolution"]["kernel"] != kernel)
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        state, state_shapes(Task(), optimizer, seed=1, batch=batch, ema=True)
+    )

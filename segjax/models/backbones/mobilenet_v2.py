@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
+from segjax.models.initializers import truncated_normal
 from segjax.models.layers import ConvolutionNorm, atrous_units, check_multi_grid
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
@@ -14,7 +15,7 @@ from segjax.models.normalization import BatchNorm, Norm
 LowLevel = Literal["depthwise", "stage1"]
 
 # TensorFlow initialises so in mobilenet.training_scope; the paper does not say how.
-truncated_normal = nn.initializers.truncated_normal(0.09)
+drawn = truncated_normal(0.09)
 # The map of each stride that the strides in table 2 give; a smaller output stride keeps its name.
 STRIDES = {2: "stem", 4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 
@@ -46,7 +47,7 @@ class InvertedResidual(nn.Module):
             ConvolutionNorm,
             activation=nn.relu6,
             norm=self.norm,
-            kernel_init=truncated_normal,
+            kernel_init=drawn,
             dtype=self.dtype,
         )
         inputs = x
@@ -136,7 +137,7 @@ class MobileNetV2(Network):
             ConvolutionNorm,
             activation=nn.relu6,
             norm=self.norm,
-            kernel_init=truncated_normal,
+            kernel_init=drawn,
             dtype=self.dtype,
         )
         stem_features = multiplied(32, self.width_multiplier, self.divisor)

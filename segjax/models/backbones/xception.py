@@ -12,6 +12,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from segjax.models.initializers import truncated_normal
 from segjax.models.layers import (
     ConvolutionNorm,
     SeparableConvolution,
@@ -22,7 +23,7 @@ from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
 
 # TensorFlow DeepLab initialises so in xception_arg_scope; the paper does not say how.
-truncated_normal = nn.initializers.truncated_normal(0.09)
+drawn = truncated_normal(0.09)
 
 
 class XceptionBlock(nn.Module):
@@ -58,8 +59,8 @@ class XceptionBlock(nn.Module):
                 rate=self.rates[i],
                 activation=nn.relu if self.activate_inside else None,
                 norm=self.norm,
-                depthwise_init=truncated_normal,
-                pointwise_init=truncated_normal,
+                depthwise_init=drawn,
+                pointwise_init=drawn,
                 dtype=self.dtype,
                 name=f"separable{i + 1}",
             )(x if self.activate_inside else nn.relu(x), train)
@@ -71,7 +72,7 @@ class XceptionBlock(nn.Module):
                 stride=self.stride,
                 activation=None,
                 norm=self.norm,
-                kernel_init=truncated_normal,
+                kernel_init=drawn,
                 dtype=self.dtype,
                 name="shortcut",
             )(inputs, train)
@@ -155,7 +156,7 @@ class Xception(Network):
         units = atrous_units([2, *strides], output_stride=output_stride)[1:]
 
         layer = functools.partial(
-            ConvolutionNorm, norm=self.norm, kernel_init=truncated_normal, dtype=self.dtype
+            ConvolutionNorm, norm=self.norm, kernel_init=drawn, dtype=self.dtype
         )
         x = layer(stem_features[0], stride=2, name="stem1")(images, train)
         x = layer(stem_features[1], name="stem2")(x, train)
