@@ -63,7 +63,7 @@ TRAININGS = {
         dataset="cell_tracking/dic_c2dh_hela",
         source="ctc/DIC-C2DH-HeLa",
         batch_size=2,
-        steps=100,
+        steps=40,
         changes=(
             *("--network.features", "32", "--network.padding", "SAME"),
             *("--network.tile", "256"),
@@ -74,10 +74,12 @@ TRAININGS = {
         dataset="camvid",
         source="camvid",
         batch_size=4,
-        steps=50,
+        steps=20,
         changes=(
-            *("--variant", "v3plus", "--network.aspp-features", "256"),
-            *("--network.decoder-features", "256"),
+            *("--variant", "v3plus", "--network.backbone", "mobilenet_v2_1280"),
+            *("--network.aspp-features", "256", "--network.decoder-features", "256"),
+            *("--network.head-features", "256", "--network.decoder-convolutions", "1"),
+            *("--network.normalize-depthwise", "False", "--network.dropout-rate", "0.5"),
         ),
     ),
     "dsb2018": Training(
@@ -85,7 +87,7 @@ TRAININGS = {
         dataset="dsb2018",
         source="dsb2018",
         batch_size=2,
-        steps=50,
+        steps=25,
         changes=(
             *("--network.backbone", "resnet18", "--network.width-multiplier", "1"),
             *("--network.fpn-features", "256", "--network.fc-features", "1024"),
@@ -167,7 +169,7 @@ def compare_training(name: str, results: Results, options: CommandOptions, folde
 
     def done(output: Path) -> bool:
         log = output / "metrics.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
+        lines = log.read_text().split("\n")[:-1] if log.exists() else []  # whole lines
         return any(json.loads(line)["step"] == training.steps for line in lines)
 
     timings = alternate(segjax, torch, rounds=options.rounds, done=done)

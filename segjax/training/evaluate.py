@@ -6,6 +6,7 @@ import math
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -253,40 +254,55 @@ def predictions(
     They run at the end of the stream, or earlier if an input of a rare shape would hold back too
     many examples.
 
+    While the device computes a batch, which a thread waits for, the caller uses the outputs of the
+    batch before, and the inputs of the next are made.
+
     Args:
       predict: maps a batch of inputs, arrays [batch_size, ...], to a dict of such arrays.
     """
     waiting = defaultdict(list)  # image shape → pairs of an input and the slot for its output
     queue = deque()  # (example, shapes, slots), oldest first; an empty list is a free slot
+    computing = deque()  # (future outputs, slots) of the batch that the device computes, if any
 
     def run(shape):
         pairs = waiting.pop(shape)
         inputs = [item for item, _ in pairs]
         inputs += inputs[:1] * (batch_size - len(inputs))
-        outputs = predict({name: np.stack([item[name] for item in inputs]) for name in inputs[0]})
-        for place, (_, slot) in enumerate(pairs):
-            slot.append({name: value[place] for name, value in outputs.items()})
+        batch = {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
+        finish()
+        computing.append((device.submit(predict, batch), [slot for _, slot in pairs]))
+
+    def finish():
+        while computing:
+            future, slots = computing.popleft()
+            outputs = future.result()
+            for place, slot in enumerate(slots):
+                slot.append({name: value[place] for name, value in outputs.items()})
 
     def finished():
         while queue and all(queue[0][2]):
             example, _, slots = queue.popleft()
             yield example, task.merge(example, (slot[0] for slot in slots))
 
-    for example in examples:
-        shapes, slots = [], []
-        queue.append((example, shapes, slots))
-        for item in task.inputs(example):
-            shape = item["image"].shape
-            shapes.append(shape)
-            slots.append([])
-            waiting[shape].append((item, slots[-1]))
-            if len(waiting[shape]) == batch_size:
-                run(shape)
-        if len(queue) > HELD_BACK * batch_size:
-            _, shapes, slots = queue[0]
-            for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
-                run(shape)
+    with ThreadPoolExecutor(1, thread_name_prefix="prediction") as device:
+        for example in examples:
+            shapes, slots = [], []
+            queue.append((example, shapes, slots))
+            for item in task.inputs(example):
+                shape = item["image"].shape
+                shapes.append(shape)
+                slots.append([])
+                waiting[shape].append((item, slots[-1]))
+                if len(waiting[shape]) == batch_size:
+                    run(shape)
+            if len(queue) > HELD_BACK * batch_size:
+                finish()
+                _, shapes, slots = queue[0]
+                for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
+                    run(shape)
+                finish()
+            yield from finished()
+        for shape in list(waiting):
+            run(shape)
+        finish()
         yield from finished()
-    for shape in list(waiting):
-        run(shape)
-    yield from finished()

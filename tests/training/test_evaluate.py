@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_batches_are_of_one_size_and_their_filling_is_returned_to_nobody():
         }
 
 
-def test_a_prediction_is_given_out_before_further_examples_are_read():
+def test_a_prediction_is_given_out_before_more_than_one_further_batch_is_read():
     read = []
 
     def examples():
@@ -135,8 +136,31 @@ def test_a_prediction_is_given_out_before_further_examples_are_read():
             read.append(number)
             yield example(number, 4, 2)
 
-    for given, _ in predict(Slices(), examples()):
-        assert read[-1] == given["id"]
+    for given, _ in predict(Slices(), examples()):  # each example fills a batch
+        assert read[-1] <= given["id"] + 1
+
+
+def test_the_next_batch_is_computed_while_a_prediction_is_used():
+    second = threading.Event()
+
+    class Notes(Slices):
+        def predict(self, batch):
+            if self.batches:
+                second.set()
+            return super().predict(batch)
+
+    for given, _ in predict(Notes(), (example(number, 4, 2) for number in range(2))):
+        if given["id"] == 0:
+            assert second.wait(60)
+
+
+def test_an_error_of_the_network_reaches_the_caller():
+    class Fails(Slices):
+        def predict(self, batch):
+            raise ValueError("no memory")
+
+    with pytest.raises(ValueError, match="no memory"):
+        list(predict(Fails(), iter([example(0, 4, 2), example(1, 4, 2)])))
 
 
 def test_without_examples_there_is_nothing_to_predict():

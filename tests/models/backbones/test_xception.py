@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from segjax.models import layers
-from segjax.models.backbones import xception
 from segjax.models.backbones.xception import (
     Xception,
     XceptionBlock,
@@ -15,6 +14,7 @@ from segjax.models.backbones.xception import (
     xception65,
     xception71,
 )
+from segjax.models.initializers import truncated_normal
 from segjax.models.normalization import BatchNorm
 from segjax.ops.convolution import convolution
 from tests.models.subsampling import run
@@ -174,7 +174,7 @@ def test_initial_kernels_are_tensorflows_truncated_normal():
     with nn.intercept_methods(spy):
         described(TINY)
     assert len(initializers) == 2 + 6 * 7 + 4
-    assert set(initializers) == {xception.truncated_normal}
-    kernel = xception.truncated_normal(jax.random.key(0), (100, 100))
+    assert set(initializers) == {truncated_normal(0.09)}
+    kernel = truncated_normal(0.09)(jax.random.key(0), (100, 100))
     assert np.abs(kernel).max() <= 0.18
     assert abs(kernel.std() / (0.09 * 0.8796) - 1) < 0.05  # a normal cut off at 2 deviations
