@@ -29,12 +29,18 @@ MAY_KNOW = {
     # of tasks the protocol alone
     "training": [
         *("data", "files", "messages", "pictures"),
-        *("ops.batch_statistics", "ops.devices", "tasks.protocol"),
+        *(
+            "ops.batch_statistics",
+            "ops.compiler",
+            "ops.devices",
+            "ops.initializers",
+            "tasks.protocol",
+        ),
     ],
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
-        *("data.voc_classes", "messages", "weights"),
+        *("data.voc_classes", "messages", "ops.compiler", "weights"),
         # published folders: how their images are read, and the version that reads them
         *("data.orientation", "training.precision", "__version__"),
     ],
@@ -50,7 +56,8 @@ MAY_KNOW = {
     # compute in NumPy
     "export": [
         *("data.augmentation", "data.orientation", "evaluation", "files", "inference"),
-        *("ops.linear", "pretrained", "report.run", "tasks", "trained", "training", "__version__"),
+        *("ops.linear", "ops.platforms", "pretrained", "report.run", "tasks", "trained"),
+        *("training", "__version__"),
     ],
     "commands": [
         *(

@@ -15,6 +15,7 @@ from segjax.inference.coverings import WholeImage
 from segjax.models import DeepLabV3, DeepLabV3Plus, MaskRCNN, UNet
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
+from segjax.ops.compiler import compiler_options
 from segjax.recipes.mask_rcnn import FROZEN
 from segjax.tasks import InstanceTask, SemanticTask
 from segjax.training.optimizer import OptimizerConfig, frozen_parameters
@@ -83,7 +84,10 @@ def semantic_inference(network: str, batch: int, size: tuple[int, int], bfloat16
     model, _, channels = segmenter(network, jnp.bfloat16 if bfloat16 else None)
     images = inputs.images(batch, size, channels)
     variables = initialized(model, images)
-    predict = jax.jit(lambda v, x: model.apply(v, x)["logits"].argmax(-1).astype(jnp.uint8))
+    predict = jax.jit(
+        lambda v, x: model.apply(v, x)["logits"].argmax(-1).astype(jnp.uint8),
+        compiler_options=compiler_options(),
+    )
     images = jnp.asarray(images)
     return lambda: np.asarray(predict(variables, images))
 
@@ -155,7 +159,7 @@ def instance_inference(batch: int, size: tuple[int, int], bfloat16: bool, weight
     model = detector(bfloat16)
     images = jnp.asarray(inputs.images(batch, size, 3))
     sizes = jnp.tile(jnp.array(size, jnp.int32), (batch, 1))
-    predict = jax.jit(partial(model.apply, train=False))
+    predict = jax.jit(partial(model.apply, train=False), compiler_options=compiler_options())
     variables = detector_variables(weights) if weights else initialized(model, images, sizes[:1])
     variables = jax.device_put(variables)
     return Reported(lambda: jax.device_get(predict(variables, images, sizes)), detections)

@@ -4,9 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 
-from segjax.models.initializers import lecun_uniform
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
+from segjax.ops.initializers import lecun_uniform
 from segjax.ops.resize import upsample_nearest
 
 # Caffe2's XavierFill, uniform by fan-in: torchvision and detectron2 initialise the pyramid so.

@@ -5,9 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.initializers import normal
 from segjax.models.layers import Convolution, ConvolutionNorm
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.ops.initializers import normal
 from segjax.ops.resize import resize_bilinear
 
 

@@ -15,19 +15,18 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
-from segjax.models.initializers import (
-    Initializer,
-    he_normal,
-    he_normal_up_convolution,
-    lecun_normal,
-    parameter,
-    truncated_normal,
-    zeros,
-)
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.models.parameters import Initializer, parameter
 from segjax.ops.convolution import Padding, convolution, up_convolution
 from segjax.ops.devices import share_rows
 from segjax.ops.dtypes import sum_dtype
+from segjax.ops.initializers import (
+    he_normal,
+    he_normal_up_convolution,
+    lecun_normal,
+    truncated_normal,
+    zeros,
+)
 
 Activation = Callable[[Any], Any]
 

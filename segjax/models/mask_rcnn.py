@@ -333,17 +333,12 @@ class MaskRCNN(Network):
         return over_groups(add_masks, found, found["valid"], size=MASK_GROUP)
 
     def run_layers(self, images) -> dict:
-        """Runs every layer on one region of each image, and finds nothing: enough for `init`.
-
-        Tracing proposals and detections, which have no parameters, takes longer than the layers.
-        """
-        levels, batch = self.pyramid(images), images.shape[0]
+        """Runs every layer on one region of each image: enough for `init`, and faster to trace."""
+        levels, zero = self.pyramid(images), jnp.zeros((len(images), 1, 4), jnp.float32)
         self.rpn(levels)
-        one = jnp.zeros((batch, 1), jnp.float32)
-        boxes = jnp.zeros((batch, 1, 4), jnp.float32)
-        self.box_outputs(levels, boxes)
-        found = {"boxes": boxes, "scores": one, "classes": one.astype(jnp.int32)}
-        return self.add_masks(levels, found | {"valid": one > 0})
+        self.box_outputs(levels, zero)
+        found = {"boxes": zero, "scores": zero[..., 0], "valid": zero[..., 0] > 0}
+        return self.add_masks(levels, found | {"classes": zero[..., 0].astype(jnp.int32)})
 
     def add_masks(self, levels, found: dict, train: bool = False) -> dict:
         """Adds "masks" to detections, and refines them."""

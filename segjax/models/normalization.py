@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.models.initializers import ones, parameter, zeros
+from segjax.models.parameters import parameter
 from segjax.ops.batch_statistics import check_statistics
 from segjax.ops.devices import mean_over_devices
 from segjax.ops.dtypes import sum_dtype
+from segjax.ops.initializers import ones, zeros
 
 Norm = Callable[..., nn.Module]
 NormName = Literal["batch", "frozen", "group"]

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.resnet import ResidualBlock, StrideIn
 from segjax.models.fpn import xavier
-from segjax.models.initializers import normal
 from segjax.models.layers import ConvolutionNorm, Dense, Unit, UpConvolution
 from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.classes import select_class
+from segjax.ops.initializers import normal
 
 
 class BoxHead(nn.Module):

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.initializers import normal
 from segjax.models.layers import ConvolutionNorm
 from segjax.models.normalization import Norm
 from segjax.ops.anchors import grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
+from segjax.ops.initializers import normal
 from segjax.ops.nms import nms
 
 RPN_BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)

@@ -14,11 +14,11 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.initializers import he_normal_fan_in
 from segjax.models.layers import Convolution, UpConvolution, max_pool
 from segjax.models.network import Network
 from segjax.models.normalization import GroupNorm, Norm, NormName, norm_of
 from segjax.ops.convolution import Padding
+from segjax.ops.initializers import he_normal_fan_in
 
 # Section 3: weights drawn from a Gaussian of standard deviation sqrt(2 / N), N the number of
 # incoming nodes of one neuron.

@@ -12,6 +12,7 @@ from segjax.data.augmentation.photometric import to_eight_bits
 from segjax.data.images import match_channels
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.models.network import Network
+from segjax.ops.compiler import compiler_options
 from segjax.pretrained.mapping import Table, fill
 from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
@@ -92,7 +93,8 @@ class Pretrained:
 
     @functools.cached_property
     def _predict(self):
-        return jax.jit(with_precision(self.segmenter.predict, self.matmul_precision))
+        predict = with_precision(self.segmenter.predict, self.matmul_precision)
+        return jax.jit(predict, compiler_options=compiler_options())
 
     @property
     def segmenter(self) -> SemanticTask | InstanceTask:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from segjax.ops.compiler import compiler_options
 from segjax.ops.devices import DATA_AXIS, ROWS_AXIS
 from segjax.training.batches import put_ahead, refuse_batch_size
 from segjax.training.precision import MatmulPrecision, with_precision
@@ -134,7 +135,8 @@ class MeshParallel:
             return state, jax.tree.map(lambda x: place(x, whole), metrics)
 
         run = with_precision(run, self.matmul_precision)
-        return InMesh(jax.jit(run, donate_argnums=0), self.mesh)
+        options = compiler_options(self.mesh.devices.flat[0].platform)
+        return InMesh(jax.jit(run, donate_argnums=0, compiler_options=options), self.mesh)
 
     def batch_sharding(self, x, mesh: Mesh | None = None) -> NamedSharding:
         """Returns how an entry [batch, ...] of a batch lies on the devices.
@@ -192,7 +194,9 @@ class MeshParallel:
                 padded = jax.eval_shape(run, variables, placed)
             places = jax.tree.map(partial(self.batch_sharding, mesh=mesh), padded)
             kept = jax.tree.map(lambda x: x.shape[1] if len(x.shape) > 2 else None, shapes)
-            return InMesh(jax.jit(run, out_shardings=places), mesh), kept
+            options = compiler_options(mesh.devices.flat[0].platform)
+            program = jax.jit(run, out_shardings=places, compiler_options=options)
+            return InMesh(program, mesh), kept
 
         programs: dict[Any, tuple] = {}
 

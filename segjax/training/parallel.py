@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from segjax.ops.compiler import with_options
 from segjax.ops.devices import AXIS_NAME
 from segjax.training.batches import put_ahead, refuse_batch_size
 from segjax.training.meeting import ProcessesDiffer
@@ -94,7 +95,7 @@ class DataParallel:
         # With several processes, donation fails on the second call because the state is already
         # deleted (measured on jax 0.10.2). Without it, the old state stays until the step ends.
         donate = (0,) if jax.process_count() == 1 else ()
-        return jax.pmap(
+        mapped = jax.pmap(
             with_precision(step, self.matmul_precision),
             axis_name=AXIS_NAME,
             in_axes=(None, 0),
@@ -102,6 +103,7 @@ class DataParallel:
             donate_argnums=donate,
             devices=self.devices,
         )
+        return with_options(mapped, self.mesh.devices.flat[0].platform)
 
     def prefetch(self, batches: Iterable[dict], size: int = 2) -> Iterator[tuple[dict, dict]]:
         """Yields (host batch, device batch), loading `size` batches ahead.
@@ -126,6 +128,7 @@ class DataParallel:
         devices = self.local_devices
         precise = with_precision(predict, self.matmul_precision)
         mapped = jax.pmap(precise, in_axes=(None, 0), devices=devices)
+        mapped = with_options(mapped, devices[0].platform)
 
         def run(variables, batch):
             batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)

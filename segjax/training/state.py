@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax.models.initializers import drawn_by_numpy
+from segjax.ops.initializers import drawn_by_numpy
 
 
 @flax.struct.dataclass
@@ -54,7 +54,7 @@ class TrainState:
 def create_state(task, optimizer: optax.GradientTransformation, *, seed: int, batch, ema: bool):
     """Initialises a `TrainState` from a seed and the shapes of one batch.
 
-    NumPy draws the parameters of segjax's layers (see `segjax.models.initializers`), and a compiled
+    NumPy draws the parameters of segjax's layers (see `segjax.ops.initializers`), and a compiled
     program those of other layers. The program is not optimised, as it runs once.
     """
     drawn = None

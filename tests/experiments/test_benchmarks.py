@@ -1,11 +1,12 @@
 """The harness of the benchmarks: sides in processes of their own, by turns, and their record."""
 
 import json
+import re
 import sys
 
 import pytest
 
-from experiments.benchmarks import measure, table
+from experiments.benchmarks import goals, measure, table
 from experiments.benchmarks.measure import Options, Results, Side, Timing, compare, environment
 
 SIDES = """
@@ -100,3 +101,36 @@ def test_median_and_quartiles_are_those_of_the_rounds():
     timing = Timing(seconds=(5.0, 1.0, 2.0, 4.0, 3.0), first_seconds=9.0, peak_bytes=0)
     assert (timing.median, timing.quartiles) == (3.0, (2.0, 4.0))
     assert Timing((7.0,), 9.0, 0).quartiles == (7.0, 7.0)
+
+
+def test_goals_compare_with_the_better_torch_and_name_what_is_not_measured(tmp_path, capsys):
+    def sides(ours, torch, channels_last):
+        names = ("segjax", "torch", "torch channels-last")
+        values = zip(names, (ours, torch, channels_last), strict=True)
+        return {name: {"median": s, "peak_bytes": b} for name, (s, b) in values}
+
+    cases = [
+        {"name": "unet, train step, 2", "sides": sides((3.0, 12), (2.0, 10), (4.0, 20))},
+        {"name": "mask_rcnn, inference, 1", "sides": sides((1.1, 9), (2.0, 1), (4.0, 1))},
+    ]
+    (tmp_path / "models.json").write_text(json.dumps({"cases": cases}))
+    goals.main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:5] == [
+        "| unet, train step, 2 | time | 1.50 | ≤ 1 | **missed** |",
+        "| mask_rcnn, inference, 1 | time | 0.55 | ≤ 0.6 | met |",
+        "| unet, train step, 2 | peak memory | 1.20 | ≤ 1.2 | met |",
+    ]
+    assert "| evaluation | time | not yet measured | ≤ 1 | |" in lines
+    assert lines[-1] == "2 of 3 measured goals are met."
+
+
+@pytest.mark.parametrize("goal", goals.GOALS, ids=lambda goal: f"{goal.file}: {goal.what}")
+def test_each_goal_with_results_finds_its_cases(goal):
+    path = goals.HERE / "results" / f"{goal.file}.json"
+    if not path.exists():
+        pytest.skip(f"{goal.file} is not yet measured")
+    cases = json.loads(path.read_text())["cases"]
+    found = [case for case in cases if re.fullmatch(goal.cases, case["name"])]
+    assert found
+    assert all(goal.measure(case) > 0 for case in found if "torch" in case["sides"])

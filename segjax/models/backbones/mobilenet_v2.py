@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from segjax.models.initializers import truncated_normal
 from segjax.models.layers import ConvolutionNorm, atrous_units, check_multi_grid
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.ops.initializers import truncated_normal
 
 LowLevel = Literal["depthwise", "stage1"]
 

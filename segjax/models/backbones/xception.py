@@ -12,7 +12,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from segjax.models.initializers import truncated_normal
 from segjax.models.layers import (
     ConvolutionNorm,
     SeparableConvolution,
@@ -21,6 +20,7 @@ from segjax.models.layers import (
 )
 from segjax.models.network import Network
 from segjax.models.normalization import BatchNorm, Norm
+from segjax.ops.initializers import truncated_normal
 
 # TensorFlow DeepLab initialises so in xception_arg_scope; the paper does not say how.
 drawn = truncated_normal(0.09)

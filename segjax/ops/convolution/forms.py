@@ -2,14 +2,14 @@
 
 `SEGJAX_CONVOLUTION=plain` in the environment turns them off: every convolution is then XLA's own,
 but for 1×1 convolutions at stride 1, which are matrix products. The setting is read when a function
-is traced.
+is traced. `segjax.ops.compiler` has its other value.
 """
 
-import os
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 
+from segjax.ops.compiler import convolution_setting
 from segjax.ops.convolution.operators import convolve
 from segjax.ops.convolution.taps import Taps, dot, outputs_inside, plain
 from segjax.ops.devices import rows_are_shared, share_rows
@@ -107,10 +107,7 @@ def _of_touching(inputs, kernel, taps):
 
 
 def _forms_are_on() -> bool:
-    setting = os.environ.get("SEGJAX_CONVOLUTION", "")
-    if setting not in ("", "plain"):
-        raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain' or nothing")
-    return not setting
+    return convolution_setting() != "plain"
 
 
 def _offsets(count, rate, padded):

@@ -14,9 +14,9 @@ from segjax.models.backbones.xception import (
     xception65,
     xception71,
 )
-from segjax.models.initializers import truncated_normal
 from segjax.models.normalization import BatchNorm
 from segjax.ops.convolution import convolution
+from segjax.ops.initializers import truncated_normal
 from tests.models.subsampling import run
 from tests.variables import random_variables
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax.errors import ScopeParamShapeError
 
-from segjax.models import initializers
-from segjax.models.initializers import drawn_by_numpy
 from segjax.models.layers import Convolution
+from segjax.ops import initializers
+from segjax.ops.initializers import drawn_by_numpy
 
 SHAPE = (3, 3, 40, 60)
 SCALING = nn.initializers.variance_scaling

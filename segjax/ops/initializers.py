@@ -1,4 +1,4 @@
-"""The distributions that weights are drawn from, and how a layer gets its parameters.
+"""The distributions that weights are drawn from.
 
 Within `drawn_by_numpy`, NumPy draws the weights, outside of any compiled program. JAX would compile
 hundreds of draws that run once: for a ResNet-50, 10 of the 28 seconds from the start of a process
@@ -6,19 +6,15 @@ to its first step (jax 0.12.0.1, two CPU cores).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
-
-Initializer = Callable[..., Any]
 
 # The standard deviation of a normal distribution of deviation 1, cut off at −2 and 2.
 _TRUNCATED_DEVIATION = 0.87962566
@@ -125,23 +121,3 @@ class Constant:
 
 
 zeros, ones = Constant(0.0), Constant(1.0)
-
-
-def parameter(
-    module: nn.Module, name: str, init: Initializer, shape: Sequence[int], dtype: Any = jnp.float32
-):
-    """Returns a parameter of a layer, which is drawn if it is not there yet, as `module.param`.
-
-    Flax traces the initialiser each time a network is traced, to compare shapes. Here they are
-    compared without that, which saves a tenth of the time for a ResNet.
-
-    Raises:
-      ScopeParamShapeError: the parameter has another shape.
-    """
-    if module.is_initializing() or not module.has_variable("params", name):
-        return module.param(name, init, tuple(shape), dtype)
-    value = module.get_variable("params", name)
-    if np.shape(value) != tuple(shape):
-        where = "/" + "/".join(module.path)
-        raise ScopeParamShapeError(name, where, np.shape(value), tuple(shape))
-    return value

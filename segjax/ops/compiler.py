@@ -1,0 +1,105 @@
+"""XLA's options for the programs of networks: convolutions by oneDNN on CPU, for those who ask.
+
+By itself, XLA computes convolutions on CPU by YNNPACK, which takes 1.2 to 1.4 times as long as
+oneDNN, PyTorch's library. With `SEGJAX_CONVOLUTION=onednn` in the environment, XLA calls oneDNN for
+them, and YNNPACK for most products and sums still. jaxlib 0.12.0.1 cannot save such a program, so
+each start compiles it anew: it pays for long trainings. The section "oneDNN" of
+experiments/benchmarks/RESULTS.md has what it saves.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_YNNPACK = ("INDIVIDUAL_DOT", "REDUCE")
+_ONEDNN = {
+    "xla_cpu_experimental_onednn_custom_call": True,
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(f"LIBRARY_FUSION_TYPE_{x}" for x in _YNNPACK),
+}
+
+
+def convolution_setting() -> Literal["", "plain", "onednn"]:
+    """Returns `SEGJAX_CONVOLUTION` of the environment.
+
+    Raises:
+      ValueError: it is another word.
+    """
+    setting = os.environ.get("SEGJAX_CONVOLUTION", "")
+    if setting not in ("", "plain", "onednn"):
+        raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain', 'onednn' or nothing")
+    return setting
+
+
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
+    """Returns the options for a platform's programs, as `jax.jit` takes them.
+
+    Args:
+      platform: JAX's name of the platform; None takes the one that JAX runs on.
+
+    Raises:
+      ValueError: oneDNN is asked for on CPU, and this jaxlib does not have it.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    if not on_cpu or convolution_setting() != "onednn":
+        return {}
+    if not _has_onednn():
+        raise ValueError(
+            f"SEGJAX_CONVOLUTION=onednn: jaxlib {metadata.version('jaxlib')} computes no "
+            "convolution by oneDNN; 0.12.0.1 does"
+        )
+    # XLA fails to write these programs to JAX's folder of compiled ones, and JAX says so each time.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    return dict(_ONEDNN)
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether XLA calls oneDNN for a convolution. jaxlib 0.10.2 takes the options and does not."""
+
+    def convolve(image, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    shapes = (1, 8, 8, 16), (3, 3, 16, 16)
+    lowered = jax.jit(convolve).lower(*(jax.ShapeDtypeStruct(x, jnp.float32) for x in shapes))
+    try:
+        program = lowered.compile(compiler_options=_ONEDNN).as_text()
+    except jax.errors.JaxRuntimeError:  # an option that this XLA does not know
+        return False
+    return "__onednn$conv" in (program or "")
+
+
+class CompiledMap:
+    """A function of `jax.pmap`, compiled with options, which `pmap` does not take."""
+
+    def __init__(self, mapped: Callable, options: dict[str, Any]):
+        self._mapped, self._options = mapped, options
+        self._programs: dict[Any, Callable] = {}
+
+    def lower(self, *arguments):
+        """Traces and lowers the function, as `jax.pmap`'s own method."""
+        return self._mapped.lower(*arguments)
+
+    def __call__(self, *arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = structure, *((x.shape, x.dtype) for x in leaves)
+        if shapes not in self._programs:
+            lowered = self.lower(*arguments)
+            self._programs[shapes] = lowered.compile(compiler_options=self._options)
+        return self._programs[shapes](*arguments)
+
+
+def with_options(mapped: Callable, platform: str) -> Callable:
+    """Returns a function of `jax.pmap` that compiles with the platform's options.
+
+    With several processes it stays as it is, because `pmap` then changes what it is given.
+    """
+    options = compiler_options(platform)
+    return CompiledMap(mapped, options) if options and jax.process_count() == 1 else mapped
