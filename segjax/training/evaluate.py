@@ -284,24 +284,32 @@ def predictions(
             example, _, slots = queue.popleft()
             yield example, task.merge(example, (slot[0] for slot in slots))
 
+    def take(example):
+        shapes, slots = [], []
+        queue.append((example, shapes, slots))
+        for item in task.inputs(example):
+            shape = item["image"].shape
+            shapes.append(shape)
+            slots.append([])
+            waiting[shape].append((item, slots[-1]))
+            if len(waiting[shape]) == batch_size:
+                run(shape)
+        if len(queue) > HELD_BACK * batch_size:
+            finish()
+            _, shapes, slots = queue[0]
+            for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
+                run(shape)
+            finish()
+
     with ThreadPoolExecutor(1, thread_name_prefix="prediction") as device:
-        for example in examples:
-            shapes, slots = [], []
-            queue.append((example, shapes, slots))
-            for item in task.inputs(example):
-                shape = item["image"].shape
-                shapes.append(shape)
-                slots.append([])
-                waiting[shape].append((item, slots[-1]))
-                if len(waiting[shape]) == batch_size:
-                    run(shape)
-            if len(queue) > HELD_BACK * batch_size:
-                finish()
-                _, shapes, slots = queue[0]
-                for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
-                    run(shape)
-                finish()
+        try:
+            for example in examples:
+                take(example)
+                yield from finished()
+        except Exception:  # of the examples; what is computed before is given out first
+            finish()
             yield from finished()
+            raise
         for shape in list(waiting):
             run(shape)
         finish()

@@ -154,6 +154,17 @@ def test_the_next_batch_is_computed_while_a_prediction_is_used():
             assert second.wait(60)
 
 
+def test_predictions_before_an_example_that_cannot_be_read_are_given_out():
+    def examples():
+        yield from (example(number, 4, 2) for number in range(2))
+        raise OSError("the third cannot be read")
+
+    stream = predict(Slices(), examples())
+    assert [next(stream)[0]["id"] for _ in range(2)] == [0, 1]
+    with pytest.raises(OSError, match="the third"):
+        next(stream)
+
+
 def test_an_error_of_the_network_reaches_the_caller():
     class Fails(Slices):
         def predict(self, batch):
