@@ -31,7 +31,7 @@ MAY_KNOW = {
         *("data", "files", "messages", "pictures"),
         *(
             "ops.batch_statistics",
-            "ops.compiler",
+            "ops.convolution",
             "ops.devices",
             "ops.initializers",
             "tasks.protocol",
@@ -40,9 +40,9 @@ MAY_KNOW = {
     "pretrained": [
         *("models", "tasks", "evaluation", "inference", "coco.classes"),
         *("data.augmentation", "data.datasets.ade20k.class_names", "data.images"),
-        *("data.voc_classes", "messages", "ops.compiler", "weights"),
+        *("data.voc_classes", "messages", "weights"),
         # published folders: how their images are read, and the version that reads them
-        *("data.orientation", "training.precision", "__version__"),
+        *("data.orientation", "training.compiler", "training.precision", "__version__"),
     ],
     "recipes": [
         *("coco", "data", "evaluation", "inference", "labels", "losses", "messages"),

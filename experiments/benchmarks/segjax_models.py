@@ -15,9 +15,9 @@ from segjax.inference.coverings import WholeImage
 from segjax.models import DeepLabV3, DeepLabV3Plus, MaskRCNN, UNet
 from segjax.models.regions import RegionPooling
 from segjax.models.rpn import Anchors, ProposalConfig
-from segjax.ops.compiler import compiler_options
 from segjax.recipes.mask_rcnn import FROZEN
 from segjax.tasks import InstanceTask, SemanticTask
+from segjax.training.compiler import compiler_options
 from segjax.training.optimizer import OptimizerConfig, frozen_parameters
 from segjax.training.parallel import DataParallel
 from segjax.training.state import create_state

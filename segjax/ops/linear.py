@@ -46,15 +46,8 @@ def linear_operator(name: str, *, default: Callable, **forms: Callable) -> Primi
 
         return run
 
-    @functools.lru_cache(maxsize=1024)  # a network has many layers of one shape
-    def result_of(shapes, options):
-        function = functools.partial(of(default), **dict(options))
-        operands = (jax.ShapeDtypeStruct(*each) for each in shapes)
-        return jax.make_jaxpr(function)(*operands).out_avals[0]
-
     def shape(*operands, **options):
-        shapes = tuple((x.shape, x.dtype) for x in operands)
-        result = result_of(shapes, tuple(options.items()))
+        result = jax.make_jaxpr(functools.partial(of(default), **options))(*operands).out_avals[0]
         # `apply` lets all operands vary over the same devices, and so does the result.
         return result.update(manual_axis_type=operands[0].manual_axis_type)
 

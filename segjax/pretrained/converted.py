@@ -12,10 +12,10 @@ from segjax.data.augmentation.photometric import to_eight_bits
 from segjax.data.images import match_channels
 from segjax.data.voc_classes import VOC_CLASSES
 from segjax.models.network import Network
-from segjax.ops.compiler import compiler_options
 from segjax.pretrained.mapping import Table, fill
 from segjax.tasks.instance import InstanceTask
 from segjax.tasks.semantic import SemanticTask
+from segjax.training.compiler import compiler_options
 from segjax.training.precision import MatmulPrecision, with_precision
 
 

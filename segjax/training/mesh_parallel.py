@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from segjax.ops.compiler import compiler_options
 from segjax.ops.devices import DATA_AXIS, ROWS_AXIS
 from segjax.training.batches import put_ahead, refuse_batch_size
+from segjax.training.compiler import compiler_options
 from segjax.training.precision import MatmulPrecision, with_precision
 
 

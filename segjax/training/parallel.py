@@ -16,9 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from segjax.ops.compiler import with_options
 from segjax.ops.devices import AXIS_NAME
 from segjax.training.batches import put_ahead, refuse_batch_size
+from segjax.training.compiler import with_options
 from segjax.training.meeting import ProcessesDiffer
 from segjax.training.precision import MatmulPrecision, with_precision
 

@@ -20,7 +20,7 @@ from segjax.training.logging import WALL_CLOCK_FIELDS, read_metrics
 from segjax.training.loop import NonFiniteLoss, train
 from segjax.training.parallel import DataParallel
 from segjax.training.run_directory import ChangedConfiguration
-from segjax.training.state import TrainState
+from segjax.training.state import TrainState, create_state
 from tests.training import tiny
 
 
@@ -293,7 +293,9 @@ def test_a_run_of_no_steps_evaluates_and_keeps_the_variables_that_it_was_given(t
     assert set(results) == {"validation", "test"}
     assert [line["step"] for line in lines(tmp_path)] == [0, 0]
     batch = {"image": np.zeros((1, tiny.SIDE, tiny.SIDE, 1), np.float32)}
-    drawn = jax.jit(experiment.task.init)(jax.random.key(config.seed), batch)["params"]
+    drawn = create_state(
+        experiment.task, optax.sgd(0.1), seed=config.seed, batch=batch, ema=False
+    ).params
     expected = jax.tree.map(lambda x: np.asarray(2 * x), drawn)
     chex.assert_trees_all_close(final_state(tmp_path)["params"], expected, rtol=1e-6)
 

@@ -2,14 +2,14 @@
 
 `SEGJAX_CONVOLUTION=plain` in the environment turns them off: every convolution is then XLA's own,
 but for 1×1 convolutions at stride 1, which are matrix products. The setting is read when a function
-is traced. `segjax.ops.compiler` has its other value.
+is traced. `segjax.training.compiler` has its other value.
 """
 
+import os
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from segjax.ops.compiler import convolution_setting
 from segjax.ops.convolution.operators import convolve
 from segjax.ops.convolution.taps import Taps, dot, outputs_inside, plain
 from segjax.ops.devices import rows_are_shared, share_rows
@@ -104,6 +104,18 @@ def _of_touching(inputs, kernel, taps):
     if (dense or depthwise or taps.is_point) and _forms_are_on():
         return convolve(inputs, kernel, taps)
     return plain(inputs, kernel, taps)
+
+
+def convolution_setting() -> Literal["", "plain", "onednn"]:
+    """Returns `SEGJAX_CONVOLUTION` of the environment.
+
+    Raises:
+      ValueError: it is another word.
+    """
+    setting = os.environ.get("SEGJAX_CONVOLUTION", "")
+    if setting not in ("", "plain", "onednn"):
+        raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain', 'onednn' or nothing")
+    return setting
 
 
 def _forms_are_on() -> bool:

@@ -8,33 +8,22 @@ experiments/benchmarks/RESULTS.md has what it saves.
 """
 
 import functools
-import os
 import warnings
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from segjax.ops.convolution import convolution_setting
 
 _YNNPACK = ("INDIVIDUAL_DOT", "REDUCE")
 _ONEDNN = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_experimental_ynn_fusion_type": ",".join(f"LIBRARY_FUSION_TYPE_{x}" for x in _YNNPACK),
 }
-
-
-def convolution_setting() -> Literal["", "plain", "onednn"]:
-    """Returns `SEGJAX_CONVOLUTION` of the environment.
-
-    Raises:
-      ValueError: it is another word.
-    """
-    setting = os.environ.get("SEGJAX_CONVOLUTION", "")
-    if setting not in ("", "plain", "onednn"):
-        raise ValueError(f"SEGJAX_CONVOLUTION={setting!r}; expected 'plain', 'onednn' or nothing")
-    return setting
 
 
 def compiler_options(platform: str | None = None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops import compiler
 from segjax.ops.convolution import convolution
+from segjax.training import compiler
 from segjax.training.mesh_parallel import MeshParallel
 from segjax.training.parallel import DataParallel
 
