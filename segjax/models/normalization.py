@@ -38,7 +38,7 @@ class BatchNorm(nn.Module):
       frozen: use the running statistics in training too, unchanged: DeepLab v3's second phase
         (section 4.1). Scale and bias remain parameters; the optimiser decides whether they train.
       dtype: output dtype; None takes the input's, and at least float32.
-      param_dtype: dtype of scale, bias and statistics.
+      param_dtype: dtype of scale and bias; the statistics are float32.
     """
 
     momentum: float = 0.9
@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
 
 
 # These functions are jitted so that JAX traces and differentiates them once per shape, and not once
-# per layer: a ResNet-50 has 53 norms of 10 shapes.
+# per layer: a ResNet-50 has 53 norms, most of a shape that others have too.
 
 
 @jax.jit

@@ -1,10 +1,9 @@
-"""XLA's options for the programs of networks: convolutions by oneDNN on CPU, for those who ask.
+"""XLA's options for trainings and predictions: `SEGJAX_CONVOLUTION=onednn` in the environment.
 
-By itself, XLA computes convolutions on CPU by YNNPACK, which takes 1.2 to 1.4 times as long as
-oneDNN, PyTorch's library. With `SEGJAX_CONVOLUTION=onednn` in the environment, XLA calls oneDNN for
-them, and YNNPACK for most products and sums still. jaxlib 0.12.0.1 cannot save such a program, so
-each start compiles it anew: it pays for long trainings. The section "oneDNN" of
-experiments/benchmarks/RESULTS.md has what it saves.
+On CPU, XLA computes convolutions by YNNPACK, which takes 1.1 to 1.4 times as long as oneDNN,
+PyTorch's library. With the setting, XLA calls oneDNN for convolutions, and YNNPACK for most
+products and sums. jaxlib 0.12.0.1 cannot save such a program, so each start compiles it anew. Only
+long trainings gain. The section "oneDNN" of experiments/benchmarks/RESULTS.md has the times.
 """
 
 import functools
@@ -88,7 +87,13 @@ class CompiledMap:
 def with_options(mapped: Callable, platform: str) -> Callable:
     """Returns a function of `jax.pmap` that compiles with the platform's options.
 
-    With several processes it stays as it is, because `pmap` then changes what it is given.
+    Raises:
+      ValueError: there are options and several processes. `pmap` then joins the processes' arrays
+        before it calls the program, which a program of `CompiledMap` does not.
     """
     options = compiler_options(platform)
-    return CompiledMap(mapped, options) if options and jax.process_count() == 1 else mapped
+    if options and jax.process_count() > 1:
+        raise ValueError(
+            f"SEGJAX_CONVOLUTION=onednn is for one process; there are {jax.process_count()}"
+        )
+    return CompiledMap(mapped, options) if options else mapped

@@ -269,10 +269,10 @@ def predictions(
         inputs = [item for item, _ in pairs]
         inputs += inputs[:1] * (batch_size - len(inputs))
         batch = {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
-        finish()
+        collect()
         computing.append((device.submit(predict, batch), [slot for _, slot in pairs]))
 
-    def finish():
+    def collect():
         while computing:
             future, slots = computing.popleft()
             outputs = future.result()
@@ -295,11 +295,11 @@ def predictions(
             if len(waiting[shape]) == batch_size:
                 run(shape)
         if len(queue) > HELD_BACK * batch_size:
-            finish()
+            collect()
             _, shapes, slots = queue[0]
             for shape in {s for s, slot in zip(shapes, slots, strict=True) if not slot}:
                 run(shape)
-            finish()
+            collect()
 
     with ThreadPoolExecutor(1, thread_name_prefix="prediction") as device:
         try:
@@ -307,10 +307,10 @@ def predictions(
                 take(example)
                 yield from finished()
         except Exception:  # of the examples; what is computed before is given out first
-            finish()
+            collect()
             yield from finished()
             raise
         for shape in list(waiting):
             run(shape)
-        finish()
+        collect()
         yield from finished()

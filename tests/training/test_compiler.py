@@ -80,3 +80,9 @@ def test_each_shape_is_compiled_once(onednn):
         ((_, batch),) = parallel.prefetch([{"image": np.ones((1, size, size, 16), np.float32)}])
         state, _ = mapped(state, batch)
     assert len(mapped._programs) == 2
+
+
+def test_several_processes_are_refused(onednn, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="SEGJAX_CONVOLUTION=onednn is for one process; there are"):
+        compiler.with_options(step, "cpu")

@@ -15,7 +15,7 @@ from segjax.ops.initializers import truncated_normal
 LowLevel = Literal["depthwise", "stage1"]
 
 # TensorFlow initialises so in mobilenet.training_scope; the paper does not say how.
-drawn = truncated_normal(0.09)
+initializer = truncated_normal(0.09)
 # The map of each stride that the strides in table 2 give; a smaller output stride keeps its name.
 STRIDES = {2: "stem", 4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 
@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
             ConvolutionNorm,
             activation=nn.relu6,
             norm=self.norm,
-            kernel_init=drawn,
+            kernel_init=initializer,
             dtype=self.dtype,
         )
         inputs = x
@@ -137,7 +137,7 @@ class MobileNetV2(Network):
             ConvolutionNorm,
             activation=nn.relu6,
             norm=self.norm,
-            kernel_init=drawn,
+            kernel_init=initializer,
             dtype=self.dtype,
         )
         stem_features = multiplied(32, self.width_multiplier, self.divisor)

@@ -23,7 +23,7 @@ from segjax.models.normalization import BatchNorm, Norm
 from segjax.ops.initializers import truncated_normal
 
 # TensorFlow DeepLab initialises so in xception_arg_scope; the paper does not say how.
-drawn = truncated_normal(0.09)
+initializer = truncated_normal(0.09)
 
 
 class XceptionBlock(nn.Module):
@@ -59,8 +59,8 @@ class XceptionBlock(nn.Module):
                 rate=self.rates[i],
                 activation=nn.relu if self.activate_inside else None,
                 norm=self.norm,
-                depthwise_init=drawn,
-                pointwise_init=drawn,
+                depthwise_init=initializer,
+                pointwise_init=initializer,
                 dtype=self.dtype,
                 name=f"separable{i + 1}",
             )(x if self.activate_inside else nn.relu(x), train)
@@ -72,7 +72,7 @@ class XceptionBlock(nn.Module):
                 stride=self.stride,
                 activation=None,
                 norm=self.norm,
-                kernel_init=drawn,
+                kernel_init=initializer,
                 dtype=self.dtype,
                 name="shortcut",
             )(inputs, train)
@@ -156,7 +156,7 @@ class Xception(Network):
         units = atrous_units([2, *strides], output_stride=output_stride)[1:]
 
         layer = functools.partial(
-            ConvolutionNorm, norm=self.norm, kernel_init=drawn, dtype=self.dtype
+            ConvolutionNorm, norm=self.norm, kernel_init=initializer, dtype=self.dtype
         )
         x = layer(stem_features[0], stride=2, name="stem1")(images, train)
         x = layer(stem_features[1], name="stem2")(x, train)
