@@ -5,7 +5,8 @@
 "deeplabv3" labels CamVid's test images at their own size, one at a time, and counts a confusion
 matrix. "mask_rcnn" finds objects in photographs of COCO at 800 pixels, and scores boxes and masks
 by COCO's protocol: faster-coco-eval in segjax, pycocotools beside torchvision. Both sides read the
-same files and have the same seeded weights. Torch reads ahead in one worker, segjax in two threads.
+same files and have the same seeded weights, and must come to the same score. Torch reads ahead in
+one worker, segjax in two threads.
 
 The first evaluation of a process compiles, and does not count.
 """
@@ -63,6 +64,9 @@ def main(options: EvaluationOptions):
                 side: {"images per second": options.images / t.median}
                 for side, t in timings.items()
             }
+            scores = {timing.note for timing in timings.values()}
+            if len(scores) > 1:
+                raise SystemExit(f"error: the sides score differently: {', '.join(sorted(scores))}")
             results.add(f"evaluate, {network}, {options.images} images", timings, rates=rates)
 
 

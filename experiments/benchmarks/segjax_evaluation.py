@@ -51,7 +51,7 @@ def mask_rcnn(weights: str, folder: str, count: int):
         files, model.task.classes[1:], category_ids=model.task.category_ids, empty_share=1.0, seed=0
     )
     (open_validation,) = splits.evaluation.values()
-    return evaluation(model.task, model.variables, First(open_validation(), count), "mask_ap")
+    return evaluation(model.task, model.variables, First(open_validation(), count), "mask_AP")
 
 
 def evaluation(task, variables, source, headline: str):
@@ -63,4 +63,4 @@ def evaluation(task, variables, source, headline: str):
     def call():
         return evaluator.evaluate(variables, source, split="test", step=0).metrics
 
-    return Reported(call, lambda metrics: f"{headline} {metrics[headline]:.4f}")
+    return Reported(call, lambda metrics: f"{headline} {metrics[headline]:.3f}")

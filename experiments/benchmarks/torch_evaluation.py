@@ -53,8 +53,8 @@ def deeplabv3(weights: str, folder: str, count: int, channels_last: bool = False
     model.aux_classifier = None
     memory = layout(channels_last)
     model = model.eval().to(memory_format=memory)
-    images = sorted((Path(folder) / "test").glob("*.png"))[:count]
-    labels = [Path(folder) / "testannot" / path.name for path in images]
+    images = sorted((Path(folder) / "test").glob("*.jpg"))[:count]
+    labels = [Path(folder) / "testannot" / f"{path.stem}.png" for path in images]
     transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
     def score():
@@ -67,8 +67,8 @@ def deeplabv3(weights: str, folder: str, count: int, channels_last: bool = False
             matrix += torch.bincount(pairs, minlength=classes * classes)
         square = matrix.reshape(classes, classes).double()
         union = square.sum(0) + square.sum(1) - square.diag()
-        iou = square.diag()[:VOID] / union[:VOID]
-        return f"mean_iou {iou.nanmean():.4f}"
+        iou = square.diag() / union
+        return f"mean_iou {iou.nanmean():.3f}"
 
     return Evaluation(score)
 
@@ -118,6 +118,6 @@ def mask_rcnn(weights: str, folder: str, count: int, channels_last: bool = False
                 scored.evaluate()
                 scored.accumulate()
                 scored.summarize()
-        return f"mask_ap {scored.stats[0]:.4f}"
+        return f"mask_AP {scored.stats[0]:.3f}"
 
     return Evaluation(score)
