@@ -14,7 +14,9 @@ from segjax.commands.experiments import list_command as list_experiments_command
 from segjax.commands.export import export_command
 from segjax.commands.predict import predict_command
 from segjax.commands.publish import publish_command
+from segjax.commands.record import record_command
 from segjax.commands.report import report_command
+from segjax.commands.results import results_command
 from segjax.commands.weights import add_command, get_command
 from segjax.commands.weights import list_command as list_weights_command
 from segjax.messages.hints import did_you_mean
@@ -33,6 +35,8 @@ COMMANDS = {
     "export": export_command,
     "crf": crf_command,
     "report": report_command,
+    "record": record_command,
+    "results": results_command,
     "publish": publish_command,
 }
 GROUP_HELP = {

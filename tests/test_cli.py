@@ -191,7 +191,7 @@ def test_predictions_are_those_of_the_task_at_the_size_of_the_images(
     for name, image in expected.items():
         tiles = experiment.task.inputs({"image": image})
         batches = ({"image": np.stack([tile["image"]] * 4)} for tile in tiles)
-        outputs = (predict(variables, batch)["probabilities"][0] for batch in batches)
+        outputs = (predict(variables, batch)()["probabilities"][0] for batch in batches)
         prediction = experiment.task.merge(
             {"image": image}, ({"probabilities": output} for output in outputs)
         )

@@ -59,6 +59,12 @@ MAY_KNOW = {
         *("ops.linear", "ops.platforms", "pretrained", "report.run", "tasks", "trained"),
         *("training", "__version__"),
     ],
+    # published numbers and what runs reached
+    "ledger": [
+        *("files", "messages", "report", "training.configuration", "training.evaluate"),
+        *("training.experiment", "training.experiment_files", "training.logging"),
+        "training.run_directory",
+    ],
     "commands": [
         *(
             "coco",
@@ -72,7 +78,17 @@ MAY_KNOW = {
             "ops",
             "pictures",
         ),
-        *("export", "pretrained", "recipes", "report", "tasks", "trained", "training", "weights"),
+        *(
+            "export",
+            "ledger",
+            "pretrained",
+            "recipes",
+            "report",
+            "tasks",
+            "trained",
+            "training",
+            "weights",
+        ),
     ],
     "cli": ["commands", "messages"],
 }

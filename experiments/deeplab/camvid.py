@@ -10,8 +10,11 @@ Protocol  train on the 367 training images, keep the checkpoint that scores best
             v1-large-fov  v1 LargeFOV on VGG-16 (--initial.name keras/vgg16), its first three
                           blocks frozen
             v3plus        v3+ on MobileNetV2, from scratch
+            resnet18      v3+ on ResNet-18 from ImageNet (--initial.name torchvision/resnet18), with
+                          128 features, class weights 1 / √pixels, and a third of the crops around
+                          a class drawn evenly; mean over flips, no CRF
           v3 and v3+ train at output stride 16 and are scored at 8.
-          A run reports "unrefined_mean_iou" and, after the CRF, "mean_iou".
+          With the CRF, a run reports "unrefined_mean_iou" and, after it, "mean_iou".
 Cost      see RESULTS.md.
 Data      segjax data prepare camvid --source DIR
 Command   python experiments/deeplab/camvid.py --workdir runs/camvid
@@ -105,6 +108,34 @@ VARIANTS = {
             decayed=r"(?<!depthwise)/kernel$",
             warmup_steps=100,
         ),
+    },
+    "resnet18": {
+        "train": TrainConfig(num_steps=6000, batch_size=8, eval_every=1000, checkpoint_every=100),
+        "network": DeepLabV3PlusConfig(
+            backbone="resnet18",
+            pixels="imagenet",
+            aspp_features=128,
+            decoder_features=128,
+            batch_norm=BatchNormConfig(momentum=0.99),
+        ),
+        "optimizer": OptimizerConfig(
+            name="adamw",
+            learning_rate=1e-3,
+            reference_batch_size=8,
+            weight_decay=1e-2,
+            schedule="cosine",
+            multipliers=(("^backbone/", 0.5),),
+            warmup_steps=100,
+            clip_norm=10.0,
+        ),
+        "augment": DeepLabAugmentConfig(
+            crop=(257, 321), scale_step=None, photometric=True, class_balanced=0.33
+        ),
+        # 1 / √pixels of the training set's classes, with a mean of 1 over its pixels.
+        "loss": SemanticLoss(
+            class_weights=(0.88, 0.75, 3.63, 0.64, 1.7, 1.15, 3.32, 3.39, 1.49, 4.5, 6.66)
+        ),
+        "prediction": DeepLabPredictionConfig(output_stride=8, size=(361, 481), flip=True),
     },
 }
 

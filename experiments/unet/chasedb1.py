@@ -3,8 +3,9 @@
 Published foreground Dice 0.8047 (mmsegmentation, U-Net with a DeepLabV3 head and CE; its plain FCN
           head 0.8024). The U-Net paper does not use this data set.
 Protocol  the usual split, first observer: train on the first 20 images, score the last 8 at full
-          size. No early stopping: the score is that of the last step.
-Cost      not yet measured.
+          size. No early stopping: the score is that of the last step. --variant small is that of
+          drive.py, for a CPU.
+Cost      not yet measured for this network; RESULTS.md has "small".
 Data      segjax data prepare chasedb1 --source DIR
 Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 """
@@ -12,7 +13,9 @@ Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 from dataclasses import dataclass
 
 from segjax.commands.launch import run
-from segjax.recipes.unet import UNetConfig
+from segjax.losses import SemanticLoss
+from segjax.recipes.unet import UNetAugmentConfig, UNetConfig
+from segjax.recipes.unet_small import small_network
 from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
 from segjax.training.experiment import Experiment
 
@@ -24,9 +27,22 @@ class Config(VesselConfig):
     network: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=128)
 
 
+VARIANTS = {
+    "small": small_network(
+        tile=128,
+        batch_size=4,
+        steps=4000,
+        depth=3,
+        average_over="eight",
+        augment=UNetAugmentConfig(scale=(0.5, 1.25), elastic_sigma=0.0),
+        loss=SemanticLoss(),
+    ),
+}
+
+
 def build(config: Config) -> Experiment:
     return vessel_experiment(config, "chasedb1")
 
 
 if __name__ == "__main__":
-    run(Config, build, __file__)
+    run(Config, build, __file__, variants=VARIANTS)

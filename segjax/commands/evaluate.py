@@ -27,7 +27,7 @@ from segjax.commands.models import (
     load_with_splits,
     open_split,
 )
-from segjax.commands.scoring import check_writable, label, score_sources
+from segjax.commands.scoring import check_writable, score_sources
 from segjax.commands.settings import Settings
 
 
@@ -136,6 +136,7 @@ def evaluate_command(
     check_rows(rows, trained)
 
     from segjax.report import write_report
+    from segjax.training.evaluate import evaluation_name
 
     experiment = trained.experiment
     for name in split:
@@ -145,7 +146,7 @@ def evaluate_command(
     folder = output or run
     check_writable(folder)
     names = split or [*experiment.evaluation]
-    sources = {label(name, settings): open_split(trained, name) for name in names}
+    sources = {evaluation_name(name, settings): open_split(trained, name) for name in names}
     print(f"evaluating {trained.description}")
     score_sources(
         trained,

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from segjax.commands.errors import UserError, user_errors
 from segjax.commands.models import check_rows, load_trained_run, load_weights
-from segjax.commands.scoring import check_writable, label, score_sources, score_table
+from segjax.commands.scoring import check_writable, score_sources, score_table
 from segjax.data.folders.mask_format import Holds
 from segjax.data.folders.source import FolderSource, read_masks
 from segjax.data.folders.stored_mask import read_stored_mask
@@ -21,7 +21,7 @@ from segjax.evaluation.metrics import CellTracking, Confusion, Metric
 from segjax.labels import IGNORE_LABEL, background_class
 from segjax.pretrained.published import Published
 from segjax.recipes.folders import FolderData, class_names
-from segjax.training.evaluate import Evaluation, write_evaluation
+from segjax.training.evaluate import Evaluation, evaluation_name, write_evaluation
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def evaluate_images(
     score_sources(
         trained,
         {
-            label(f"images_{images.resolve().name}", settings): ObjectSource(source)
+            evaluation_name(f"images_{images.resolve().name}", settings): ObjectSource(source)
             if finds_objects
             else source
         },
@@ -211,7 +211,7 @@ def evaluate_labels(labels: Path, flags: MaskFlags, *, output: Path | None) -> N
         bar = tqdm(read, "scoring", len(source), unit="image", leave=False, disable=None)
         for example, prediction in bar:
             rows.append({"id": example["id"], "score": evaluator.update(example, prediction)})
-    result = Evaluation("labels", 0, evaluator.result(), rows)
+    result = Evaluation("labels", 0, evaluator.result(), rows, evaluator.intervals())
     print(f"\n{score_table([result], first='mean_iou')}\n")
     if output is not None:
         check_writable(output)

@@ -1,7 +1,6 @@
 """Scores a model on sources: numbers, pictures and, for detectors, results in COCO's format."""
 
 import math
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,29 +74,27 @@ def check_writable(folder: Path) -> None:
             ) from error
 
 
-def label(name: str, settings: Sequence[str]) -> str:
-    """Names an evaluation by its split and the settings that differ from the run's, for a file.
-
-    prediction.scales=[1, 2] becomes scales=1,2. A path has no part in it: data that has moved is
-    the same.
-    """
-    groups = ("prediction.", "network.")
-    changed = [s.partition(".")[2] for s in settings if s.startswith(groups)]
-    return "@".join([name, *(re.sub(r"[^\w.=,-]", "", s) for s in changed)])
-
-
 def score_table(results: Sequence, *, first: str) -> str:
-    """Formats evaluations as text: a column for each split, the score named `first` on top."""
+    """Formats evaluations as text: a column for each split, the score named `first` on top.
+
+    Brackets hold 95 % intervals over images.
+    """
     names = dict.fromkeys(name for result in results for name in result.scalars)
     rows = [["", *(f"{result.split} ({len(result.examples)})" for result in results)]]
     for name in sorted(names, key=lambda name: name != first):
-        rows.append([name, *(_number(result.scalars.get(name)) for result in results)])
+        rows.append([name, *(_cell(result, name) for result in results)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         f"{name:{widths[0]}}"
         + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
         for name, *cells in rows
     )
+
+
+def _cell(result, name: str) -> str:
+    """Formats a score and its 95 % interval over images, if it has one."""
+    text, interval = _number(result.scalars.get(name)), result.intervals.get(name)
+    return text if interval is None else f"{text} [{', '.join(map(_number, interval))}]"
 
 
 def _number(value: float | None) -> str:

@@ -6,13 +6,13 @@ printed, bad input is refused by name, and an undefined score is NaN instead of 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from segjax.evaluation.coco_input import Truth, read_content, read_detections, read_truth
+from segjax.evaluation.coco_input import read_content, read_detections, read_truth
 from segjax.evaluation.confusion_matrix import mean_of_defined
 
 IouType = Literal["bbox", "segm"]
@@ -60,6 +60,43 @@ def evaluate_coco(
         is not in the ground truth, or of objects without "area" or "iscrowd"; or a number is NaN,
         or a mask does not fit its image. See `segjax.evaluation.coco_input` for the differences.
     """
+    counting, names = _matched(ground_truth, detections, iou_type, max_detections)
+    return _scores(_tables(counting), names, max_detections)
+
+
+def coco_resamples(
+    ground_truth: str | os.PathLike | Mapping,
+    detections: str | os.PathLike | Sequence[Mapping],
+    iou_type: IouType,
+    *,
+    drawn: np.ndarray,
+    max_detections: Sequence[int] = (1, 10, 100),
+) -> Iterator[dict[str, Any]]:
+    """Yields `evaluate_coco` of sets in which images occur several times or not at all.
+
+    Detections are matched once, in each image. An image that occurs twice counts as two images.
+
+    Args:
+      ground_truth, detections, iou_type, max_detections: see `evaluate_coco`.
+      drawn: how often each image occurs, int [resamples, images], in the order of image ids.
+    """
+    counting, names = _matched(ground_truth, detections, iou_type, max_detections)
+    if counting is None:
+        return
+    # faster-coco-eval has an entry for each category, range of sizes and image, in this order.
+    images = np.array(counting._evalImgs_cpp, object).reshape(-1, drawn.shape[1])
+    for weights in drawn:
+        places = np.repeat(np.arange(len(weights)), weights)
+        counting._evalImgs_cpp = images[:, places].ravel().tolist()
+        yield _scores(_tables(counting), names, max_detections)
+
+
+def _matched(ground_truth, detections, iou_type, max_detections):
+    """Matches detections with objects in each image.
+
+    Returns:
+      The `COCOeval_faster`, None without images or categories, and the names of the categories.
+    """
     if iou_type not in get_args(IouType):
         raise ValueError(f'iou_type must be "bbox" or "segm", not {iou_type!r}')
     limits = [*max_detections]
@@ -69,7 +106,40 @@ def evaluate_coco(
     found_in, found = read_content(detections, "the detections")
     truth = read_truth(content, source, iou_type)
     rows = read_detections(found, found_in, truth, iou_type)
-    precision, recall = _count(truth, rows, iou_type, limits)
+    names = [*truth.names.values()]
+    if not truth.images or not truth.categories:  # faster-coco-eval takes none for all
+        return None, names
+    objects, results = COCO(truth.dataset(truth.annotations)), COCO(truth.dataset(rows))
+    counting = COCOeval_faster(
+        objects, results, iou_type, print_function=_silent, separate_eval=True
+    )
+    counting.params.maxDets = limits
+    counting.evaluate()
+    return counting, names
+
+
+def _tables(counting) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns precision and recall of matched images, in which NaN is undefined.
+
+    Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls.
+    """
+    if counting is None:
+        return None
+    counting.accumulate()
+    precision, recall = (
+        np.where(counting.eval[name] < 0, np.nan, counting.eval[name])  # −1 is undefined
+        for name in ("precision", "recall")
+    )
+    return precision, recall
+
+
+def _scores(tables, names: Sequence[str], max_detections: Sequence[int]) -> dict[str, Any]:
+    """Computes the scores of `evaluate_coco`."""
+    limits, sizes = [*max_detections], len(_SIZES)
+    if tables is None:
+        shape = (len(_THRESHOLDS), 101, len(names), sizes, len(limits))
+        tables = np.full(shape, np.nan), np.full((shape[0], *shape[2:]), np.nan)
+    precision, recall = tables
     result: dict[str, Any] = {"AP": mean_of_defined(precision[..., 0, -1])}
     for percent in (50, 75):
         at = np.isclose(_THRESHOLDS, percent / 100)
@@ -82,29 +152,9 @@ def evaluate_coco(
         f"AR{name}": mean_of_defined(recall[..., i, -1]) for i, name in enumerate(_SIZES) if i
     }
     result["per_class"] = {
-        name: mean_of_defined(precision[:, :, place, 0, -1])
-        for place, name in enumerate(truth.names.values())
+        name: mean_of_defined(precision[:, :, place, 0, -1]) for place, name in enumerate(names)
     }
     return result
-
-
-def _count(truth: Truth, rows: list[dict], iou_type: IouType, limits: list[int]):
-    """Returns precision and recall, in which NaN is undefined.
-
-    Precision is [IoU thresholds, recalls, classes, sizes, caps], recall the same without recalls.
-    """
-    shape = (len(_THRESHOLDS), 101, len(truth.categories), len(_SIZES), len(limits))
-    if not truth.images or not truth.categories:  # faster-coco-eval takes none for all
-        return np.full(shape, np.nan), np.full((shape[0], *shape[2:]), np.nan)
-    objects, results = COCO(truth.dataset(truth.annotations)), COCO(truth.dataset(rows))
-    counting = COCOeval_faster(objects, results, iou_type, print_function=_silent)
-    counting.params.maxDets = limits
-    counting.evaluate()
-    counting.accumulate()
-    return tuple(
-        np.where(counting.eval[name] < 0, np.nan, counting.eval[name])  # −1 is undefined
-        for name in ("precision", "recall")
-    )
 
 
 def _silent(*_) -> None:

@@ -10,8 +10,10 @@ from faster_coco_eval import mask as coco_masks
 
 from segjax.coco import run_lengths as rle
 from segjax.coco.ids import id_order
-from segjax.evaluation.coco import IouType, evaluate_coco
+from segjax.evaluation.bootstrap import percentile_intervals, resampled_counts
+from segjax.evaluation.coco import IouType, coco_resamples, evaluate_coco
 
+RESAMPLES = 200
 _NAMES = {"bbox": "box", "segm": "mask"}
 _SHOWN_SCORE = 0.5  # detections below this do not count in an example's score
 
@@ -124,13 +126,9 @@ class CocoEvaluator:
         if not self._images:
             return {}
         result, per_class = {}, {}
-        found = self.detections()
         for iou_type in self._iou_types:
-            # Without boxes, the sizes of masks are those of masks, as in detectron2.
-            other = {"bbox": "segmentation", "segm": "bbox"}[iou_type]
-            rows = [{key: row[key] for key in row if key != other} for row in found]
             scores = evaluate_coco(
-                self.ground_truth(iou_type), rows, iou_type, max_detections=self._max_detections
+                *self._compared(iou_type), iou_type, max_detections=self._max_detections
             )
             name, by_class = _NAMES[iou_type], scores.pop("per_class")
             result |= {f"{name}_{key}": value for key, value in scores.items()}
@@ -144,6 +142,42 @@ class CocoEvaluator:
             # An exact sum does not depend on the order of processes.
             result[name] = math.fsum(defined) / len(defined) if defined else math.nan
         return result | per_class
+
+    def intervals(self) -> dict[str, list[float]]:
+        """Returns the 95 % interval [low, high] over images of each score that is a float.
+
+        It comes from 200 resamples; see `segjax.evaluation.bootstrap`. Empty if fewer than two
+        examples were added.
+        """
+        images = [image for _, image in self._numbered()]
+        if len(images) < 2:
+            return {}
+        drawn = resampled_counts(len(images), RESAMPLES)
+        intervals = {}
+        for iou_type in self._iou_types:
+            scores = coco_resamples(
+                *self._compared(iou_type),
+                iou_type,
+                drawn=drawn,
+                max_detections=self._max_detections,
+            )
+            found = percentile_intervals(scores)
+            intervals |= {f"{_NAMES[iou_type]}_{name}": x for name, x in found.items()}
+        values = {
+            name: np.array([image["extra"][name] for image in images]) for name in self._extra
+        }
+        means = (
+            {name: _mean_of_drawn(each, weights) for name, each in values.items()}
+            for weights in drawn
+        )
+        return intervals | percentile_intervals(means)
+
+    def _compared(self, iou_type: IouType) -> tuple[dict, list[dict]]:
+        """Returns the ground truth and the detections whose boxes or masks are compared."""
+        # Without boxes, the sizes of masks are those of masks, as in detectron2.
+        other = {"bbox": "segmentation", "segm": "bbox"}[iou_type]
+        rows = [{key: row[key] for key in row if key != other} for row in self.detections()]
+        return self.ground_truth(iou_type), rows
 
     def ground_truth(self, iou_type: IouType | None = None) -> dict:
         """Returns the examples so far in COCO's format: "images", "categories", "annotations".
@@ -232,6 +266,13 @@ class CocoEvaluator:
                 row["iscrowd"] = int(row["iscrowd"])
             rows.append(row)
         return rows
+
+
+def _mean_of_drawn(values: np.ndarray, weights: np.ndarray) -> float:
+    """Averages the values that are not NaN, each as often as its image was drawn."""
+    counted = ~np.isnan(values)
+    total = weights[counted].sum()
+    return float(values[counted] @ weights[counted] / total) if total else math.nan
 
 
 def _quality(image: Mapping, iou_type: IouType) -> float:

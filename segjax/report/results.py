@@ -41,36 +41,61 @@ def scores(runs: Sequence[Run]) -> str:
     """
     splits = all_splits(runs)
     if len(runs) == 1:
-        columns = [(split, *runs[0].scores(split)) for split in splits]
+        columns = [(split, runs[0], split) for split in splits]
         groups = [("", headline(runs, splits[0]), columns)] if splits else []
     else:
         groups = [
-            (split, headline(runs, split), [(run.name, *run.scores(split)) for run in runs])
+            (split, headline(runs, split), [(run.name, run, split) for run in runs])
             for split in splits
         ]
     parts = []
     for title, main, columns in groups:
-        names = dict.fromkeys(name for _, _, found in columns for name in found)
-        rows = {name: [found.get(name) for _, _, found in columns] for name in names}
+        scored = [run.scores(split) for _, run, split in columns]
+        intervals = [run.intervals(split) for _, run, split in columns]
+        names = dict.fromkeys(name for _, found in scored for name in found)
+        rows = {name: [found.get(name) for _, found in scored] for name in names}
         order = sorted(rows, key=lambda name: name != main)
         best = [best_index(name, rows[name]) for name in order] if len(runs) > 1 else []
         folds = folds_of(runs)
-        heads = [f"{name}, step {_step(step)}" for name, step, _ in columns]
+        heads = [
+            f"{name}, step {_step(step)}"
+            for (name, *_), (step, _) in zip(columns, scored, strict=True)
+        ]
         summaries = {name: [_mean_and_deviation(rows[name])] if folds else [] for name in order}
         parts += [
             f"<h3>{escape(title)}</h3>" if title else "",
             table(
                 ["", *heads, *([f"mean ± deviation over {folds}"] if folds else [])],
-                [[readable(x), *map(format_number, rows[x]), *summaries[x]] for x in order],
+                [
+                    [
+                        readable(name),
+                        *(
+                            _with_interval(value, found.get(name))
+                            for value, found in zip(rows[name], intervals, strict=True)
+                        ),
+                        *summaries[name],
+                    ]
+                    for name in order
+                ],
                 best=[None if column is None else column + 1 for column in best],
                 headline=0 if main else None,
             ),
         ]
+    if any(run.intervals(split) for run in runs for split in splits):
+        parts.append(
+            '<p class="note">[low, high] : 95 % interval over the images of the split, by the '
+            "bootstrap.</p>"
+        )
     if any("–" in part for part in parts):
         parts.append(
             '<p class="note">– : undefined (as for a class without pixels) or not measured.</p>'
         )
     return section("Scores", *parts)
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    text = format_number(value)
+    return f"{text} [{', '.join(map(format_number, interval))}]" if interval else text
 
 
 def folds_of(runs: Sequence[Run]) -> str:

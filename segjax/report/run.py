@@ -90,6 +90,10 @@ class Run:
         lines = [entry for entry in self.metrics if entry["split"] == split]
         return (lines[-1]["step"], scalars(lines[-1])) if lines else (None, {})
 
+    def intervals(self, split: str) -> dict[str, list[float]]:
+        """The 95 % intervals [low, high] over images of a split's final scores."""
+        return dict(self.evaluations.get(split, {}).get("intervals", {}))
+
     def curve(self, metric: str, split: str | None = None) -> tuple[list[int], list[float | None]]:
         """Steps and values of a metric over the run; undefined values are None."""
         lines = [

@@ -25,6 +25,11 @@ class Evaluator(Protocol):
         """Returns the metrics by name: numbers, or lists of numbers."""
         ...
 
+    def intervals(self) -> dict[str, list[float]]:
+        """Returns [low, high] for metrics that have a confidence interval; see
+        `segjax.evaluation.bootstrap`."""
+        ...
+
 
 class Task(Protocol):
     """A model, its loss and its decoding, as pure functions of variables and batch.

@@ -103,7 +103,7 @@ class PartPredictor:
     def _outputs(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         while group := [*itertools.islice(windows, self._batch_size)]:
             padded = group + group[:1] * (self._batch_size - len(group))
-            outputs = self._predict(self._variables, {"image": np.stack(padded)})
+            outputs = self._predict(self._variables, {"image": np.stack(padded)})()
             yield from outputs["probabilities"][: len(group)]
 
     def _sum(self, image: Windows, name: str, scratch: Path) -> np.ndarray:

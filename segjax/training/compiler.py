@@ -64,8 +64,11 @@ def _has_onednn() -> bool:
     return "__onednn$conv" in (program or "")
 
 
-class CompiledMap:
-    """A function of `jax.pmap`, compiled with options, which `pmap` does not take."""
+class Programs:
+    """The compiled programs of a function of `jax.pmap`, one for each shape of its arguments.
+
+    Unlike `pmap`, it compiles with options, and without running what it compiled.
+    """
 
     def __init__(self, mapped: Callable, options: dict[str, Any]):
         self._mapped, self._options = mapped, options
@@ -75,13 +78,17 @@ class CompiledMap:
         """Traces and lowers the function, as `jax.pmap`'s own method."""
         return self._mapped.lower(*arguments)
 
-    def __call__(self, *arguments):
+    def program(self, *arguments) -> Callable:
+        """Returns the program for arguments of these shapes, which it compiles at most once."""
         leaves, structure = jax.tree.flatten(arguments)
         shapes = structure, *((x.shape, x.dtype) for x in leaves)
         if shapes not in self._programs:
             lowered = self.lower(*arguments)
             self._programs[shapes] = lowered.compile(compiler_options=self._options)
-        return self._programs[shapes](*arguments)
+        return self._programs[shapes]
+
+    def __call__(self, *arguments):
+        return self.program(*arguments)(*arguments)
 
 
 def with_options(mapped: Callable, platform: str) -> Callable:
@@ -89,11 +96,11 @@ def with_options(mapped: Callable, platform: str) -> Callable:
 
     Raises:
       ValueError: there are options and several processes. `pmap` then joins the processes' arrays
-        before it calls the program, which a program of `CompiledMap` does not.
+        before it calls the program, which `Programs` does not.
     """
     options = compiler_options(platform)
     if options and jax.process_count() > 1:
         raise ValueError(
             f"SEGJAX_CONVOLUTION=onednn is for one process; there are {jax.process_count()}"
         )
-    return CompiledMap(mapped, options) if options else mapped
+    return Programs(mapped, options) if options else mapped

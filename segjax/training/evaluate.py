@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from segjax.pictures.overlays import write_png
 from segjax.training.logging import from_json, json_ready
 from segjax.training.parallel import gather_bytes, is_main_process, wait_for_all
 from segjax.training.rehearsal import rehearse
+from segjax.training.run_directory import commit
 from segjax.training.strategies import Strategy
 
 # Each process draws this many of its best examples, and as many of its worst.
@@ -42,6 +43,7 @@ class Evaluation:
       metrics: the result of the task's evaluator.
       examples: a dict with "id", "score" and, if one was drawn, "picture" for each example, in the
         order of the split.
+      intervals: [low, high] of metrics, the 95 % interval over images; none during training.
       pictures: the pictures that this process drew, uint8 [height, width, 3], by example id.
       evaluator: the task's evaluator, which has counted all examples; None for a result from disk.
     """
@@ -50,6 +52,7 @@ class Evaluation:
     step: int
     metrics: dict
     examples: list[dict]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     evaluator: Any = field(default=None, compare=False, repr=False)
 
@@ -111,8 +114,8 @@ class Evaluator:
         def predict(batch):
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
             if shapes not in outputs:
-                outputs[shapes] = self._predict(variables, batch)
-            return outputs[shapes]
+                outputs[shapes] = self._predict(variables, batch)()
+            return lambda: outputs[shapes]
 
         # As many parts as examples: each part is one example.
         ((_, example),) = evaluation_examples(
@@ -195,13 +198,25 @@ class Evaluator:
                 draw(prefix, example, prediction, row)
         parts = [json.loads(part) for part in _gathered(json.dumps(rows).encode())]
         rows = sorted((row for part in parts for row in part), key=lambda row: row.pop("number"))
-        return Evaluation(split, step, metrics, rows, pictures, total)
+        intervals = total.intervals() if ends else {}
+        return Evaluation(split, step, metrics, rows, intervals, pictures, total)
 
 
 def _gathered(payload: bytes) -> list[bytes]:
     """Returns the payloads of all processes."""
     wait_for_all("evaluated")  # has a time limit of its own, unlike gathering
     return gather_bytes(payload)
+
+
+def evaluation_name(split: str, settings: Sequence[str]) -> str:
+    """Names an evaluation by its split and the settings that differ from the run's, for a file.
+
+    prediction.scales=[1, 2] becomes scales=1,2. A path has no part in it: data that has moved is
+    the same.
+    """
+    groups = ("prediction.", "network.")
+    changed = [s.partition(".")[2] for s in settings if s.startswith(groups)]
+    return "@".join([split, *(re.sub(r"[^\w.=,-]", "", s) for s in changed)])
 
 
 def write_evaluation(
@@ -214,8 +229,10 @@ def write_evaluation(
     values = {
         "split": evaluation.split,
         "step": evaluation.step,
+        "commit": commit(),
         "headline": headline,
         "metrics": metrics,
+        "intervals": evaluation.intervals,
         "confusion_matrix": matrix,
         "classes": list(classes),
         "examples": evaluation.examples,
@@ -231,7 +248,9 @@ def read_evaluations(workdir: Path) -> dict[str, Evaluation]:
         metrics, matrix = values["metrics"], values["confusion_matrix"]
         if matrix is not None:
             metrics["confusion_matrix"] = matrix
-        results[path.stem] = Evaluation(path.stem, values["step"], metrics, values["examples"])
+        results[path.stem] = Evaluation(
+            path.stem, values["step"], metrics, values["examples"], values.get("intervals", {})
+        )
     return results
 
 
@@ -255,10 +274,11 @@ def predictions(
     many examples.
 
     While the device computes a batch, which a thread waits for, the caller uses the outputs of the
-    batch before, and the inputs of the next are made.
+    batch before, the inputs of the next are made, and a program for their shape is compiled.
 
     Args:
-      predict: maps a batch of inputs, arrays [batch_size, ...], to a dict of such arrays.
+      predict: maps a batch of inputs, arrays [batch_size, ...], to a function that computes the
+        outputs, a dict of such arrays; see `Strategy.predict_step`.
     """
     waiting = defaultdict(list)  # image shape → pairs of an input and the slot for its output
     queue = deque()  # (example, shapes, slots), oldest first; an empty list is a free slot
@@ -269,8 +289,9 @@ def predictions(
         inputs = [item for item, _ in pairs]
         inputs += inputs[:1] * (batch_size - len(inputs))
         batch = {name: np.stack([item[name] for item in inputs]) for name in inputs[0]}
+        compute = predict(batch)
         collect()
-        computing.append((device.submit(predict, batch), [slot for _, slot in pairs]))
+        computing.append((device.submit(compute), [slot for _, slot in pairs]))
 
     def collect():
         while computing:

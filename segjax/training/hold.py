@@ -13,8 +13,13 @@ import jax
 
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.meeting import ProcessesDiffer
-from segjax.training.parallel import gather_bytes, in_main_process
-from segjax.training.run_directory import changed_versions, open_run, steps_on_disk
+from segjax.training.parallel import gather_bytes, in_main_process, is_main_process
+from segjax.training.run_directory import (
+    changed_versions,
+    open_run,
+    record_peak_memory,
+    steps_on_disk,
+)
 from segjax.training.run_lock import RunLock
 from segjax.training.set_aside import set_damaged_aside
 from segjax.training.storage import storage_failures
@@ -71,7 +76,12 @@ def hold_run(config, experiment_file, announce: Callable[[bool], None]) -> Itera
 
         in_main_process(open_directory)
         _check_shared(config.workdir, lock)
-        yield lock
+        try:
+            yield lock
+        finally:
+            if is_main_process():
+                with contextlib.suppress(OSError):  # a full disk has told of itself already
+                    record_peak_memory(config.workdir)
 
 
 def _check_shared(workdir: Path, lock: RunLock) -> None:

@@ -168,13 +168,16 @@ class MeshParallel:
 
         return put_ahead(batches, put_batch, size)
 
-    def predict_step(self, predict: Callable) -> Callable:
+    def predict_step(self, predict: Callable) -> Callable[[Any, dict], Callable[[], dict]]:
         """Compiles `predict(variables, batch)` to run a host batch on this process's devices.
 
         Processes do not wait for one another, so each may call it as often as its examples need.
-        The batch's leading axis must divide over `local_shares`. Heights need not divide: the
-        devices hold further rows, which neither the network nor the caller sees. Results are NumPy
-        arrays.
+
+        Returns:
+          A function of (variables, batch). It compiles, if the batch has a new shape, and returns a
+          function that computes the outputs as NumPy arrays. The batch's leading axis must divide
+          over `local_shares`. Heights need not divide: the devices hold further rows, which neither
+          the network nor the caller sees.
         """
         mesh = self._local_mesh
         precise = with_precision(predict, self.matmul_precision)
@@ -196,23 +199,32 @@ class MeshParallel:
             kept = jax.tree.map(lambda x: x.shape[1] if len(x.shape) > 2 else None, shapes)
             options = compiler_options(mesh.devices.flat[0].platform)
             program = jax.jit(run, out_shardings=places, compiler_options=options)
-            return InMesh(program, mesh), kept
+            lowered = InMesh(program, mesh).lower(variables, on_devices(placed))
+            return lowered.compile(), kept
+
+        def on_devices(batch):
+            return {
+                name: jax.device_put(x, self.batch_sharding(x, mesh)) for name, x in batch.items()
+            }
 
         programs: dict[Any, tuple] = {}
 
-        def run(variables, batch):
+        def prepare(variables, batch):
             key = tuple((name, x.shape, str(x.dtype)) for name, x in batch.items())
             if key not in programs:
                 programs[key] = compiled(variables, batch)
             program, kept = programs[key]
             batch = {name: self._divisible(x) for name, x in batch.items()}
-            placed = {
-                name: jax.device_put(x, self.batch_sharding(x, mesh)) for name, x in batch.items()
-            }
-            outputs = jax.device_get(program(variables, placed))
-            return {name: x[:, : kept[name]] if x.ndim > 2 else x for name, x in outputs.items()}
 
-        return run
+            def compute():
+                outputs = jax.device_get(program(variables, on_devices(batch)))
+                return {
+                    name: x[:, : kept[name]] if x.ndim > 2 else x for name, x in outputs.items()
+                }
+
+            return compute
+
+        return prepare
 
     def local(self, tree):
         """Returns this process's copy of a tree from `replicate`, whole on each of its devices."""

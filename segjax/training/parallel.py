@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.ops.devices import AXIS_NAME
 from segjax.training.batches import put_ahead, refuse_batch_size
-from segjax.training.compiler import with_options
+from segjax.training.compiler import Programs, compiler_options, with_options
 from segjax.training.meeting import ProcessesDiffer
 from segjax.training.precision import MatmulPrecision, with_precision
 
@@ -119,23 +119,32 @@ class DataParallel:
 
         return put_ahead(batches, partial(jax.tree.map, put), size)
 
-    def predict_step(self, predict: Callable) -> Callable:
+    def predict_step(self, predict: Callable) -> Callable[[Any, dict], Callable[[], dict]]:
         """Compiles `predict(variables, batch)` to run a host batch on this process's devices.
 
         Processes do not wait for one another, so each may call it as often as its examples need.
-        The batch's leading axis must divide over the local devices. Results are NumPy arrays.
+
+        Returns:
+          A function of (variables, batch). It compiles, if the batch has a new shape, and returns a
+          function that computes the outputs as NumPy arrays. The batch's leading axis must divide
+          over the local devices.
         """
         devices = self.local_devices
         precise = with_precision(predict, self.matmul_precision)
         mapped = jax.pmap(precise, in_axes=(None, 0), devices=devices)
-        mapped = with_options(mapped, devices[0].platform)
+        programs = Programs(mapped, compiler_options(devices[0].platform))
 
-        def run(variables, batch):
+        def prepare(variables, batch):
             batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-            outputs = jax.device_get(mapped(variables, batch))
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+            program = programs.program(variables, batch)
 
-        return run
+            def compute():
+                outputs = jax.device_get(program(variables, batch))
+                return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+
+            return compute
+
+        return prepare
 
     def local(self, tree):
         """Returns this process's copy of a replicated tree, on its own devices."""

@@ -35,7 +35,7 @@ def rehearse(
         total = task.evaluator()
         total.merge(evaluator.state())
         metrics = total.result()
-        json_ready(metrics)
+        json_ready(metrics | {"intervals": total.intervals()})
         doing = "drawing"
         task.picture(example, prediction, score)
     except Exception as error:

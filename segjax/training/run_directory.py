@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from segjax.training.experiment_files import experiments_folder, with_siblings
 
 # Folder for a copy of the experiment file, whose original may be edited or deleted.
 KEPT_EXPERIMENT = "experiment"
+
+PEAKS = ("peak_memory_bytes", "device_peak_memory_bytes")
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "segjax")
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -171,6 +174,7 @@ def environment() -> dict:
     return {
         "python": found.pop("python"),
         "platform": platform.platform(),
+        "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "versions": found,
         "commit": commit(),
@@ -196,12 +200,51 @@ def changed_versions(run: Path) -> list[str]:
 
 def _write_environment(path):
     """Writes this process's environment and keeps those of earlier parts of the run."""
-    now, earlier, before = environment(), [], _read_environment(path)
+    now, earlier, before, peaks = environment(), [], _read_environment(path), {}
     if before is not None:
         earlier = before.pop("earlier", [])
+        peaks = {name: before.pop(name) for name in PEAKS if name in before}
         if before != now:
             earlier.append(before)
-    write_json(path, now | {"earlier": earlier})
+    write_json(path, now | peaks | {"earlier": earlier})
+
+
+def record_peak_memory(run: Path) -> None:
+    """Adds this process's peak memory to `environment.json`, or keeps that of an earlier part.
+
+    "peak_memory_bytes" is that of the process, as the operating system counts it.
+    "device_peak_memory_bytes" is that of the fullest device, where a device counts it.
+    """
+    path = Path(run) / "environment.json"
+    values = _read_environment(path)
+    found = [process_peak_bytes(), _device_peak_bytes()]
+    if values is not None:
+        for name, peak in zip(PEAKS, found, strict=True):
+            if peak is not None:
+                values[name] = max(peak, values.get(name, 0))
+        write_json(path, values)
+
+
+def process_peak_bytes() -> int:
+    """Returns the largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _device_peak_bytes() -> int | None:
+    counted = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in counted if "peak_bytes_in_use" in stats]
+    return max(peaks, default=None)
+
+
+def _processor() -> str:
+    """Returns the name of the processor, such as "Intel(R) Xeon(R) Processor @ 2.50GHz"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _read_environment(path):

@@ -10,9 +10,9 @@ from PIL import Image
 
 import segjax
 from segjax.cli import main
-from segjax.commands.scoring import label
 from segjax.commands.settings import read_settings
 from segjax.data.images import read_image
+from segjax.training.evaluate import evaluation_name
 from segjax.training.experiment import load_experiment, load_module
 from segjax.training.loop import train
 from tests.training import tiny
@@ -75,7 +75,7 @@ def test_settings_reach_the_task_and_the_scores_stand_beside_the_runs_own(run, c
 def test_the_range_of_pixels_is_a_setting_that_may_change():
     settings = ["network.pixel_range=[0,65535]"]
     assert read_settings(settings) == {"network.pixel_range": [0, 65535]}
-    assert label("val", settings) == "val@pixel_range=0,65535"
+    assert evaluation_name("val", settings) == "val@pixel_range=0,65535"
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from segjax.evaluation.evaluator import SummingEvaluator
+from segjax.evaluation.bootstrap import resampled_counts
+from segjax.evaluation.evaluator import RESAMPLES, SummingEvaluator
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class Constant:
 def pairs(count):
     rng = np.random.default_rng(0)
     return [
-        ({"mask": rng.random((4, 5)) < 0.7}, {"values": rng.random((4, 5))}) for _ in range(count)
+        (
+            {"id": f"image {7 * number % 10}", "mask": rng.random((4, 5)) < 0.7},
+            {"values": rng.random((4, 5))},
+        )
+        for number in range(count)
     ]
 
 
@@ -69,7 +74,7 @@ def test_the_result_is_the_ratio_of_sums_and_the_score_is_each_examples_own():
 
 
 def test_the_score_of_an_example_that_has_none_is_nan():
-    example = {"mask": np.zeros((2, 2), bool)}
+    example = {"id": "a", "mask": np.zeros((2, 2), bool)}
     evaluator, scores = evaluate((Share("a"),), [(example, {"values": np.ones((2, 2))})])
     assert math.isnan(scores[0])
     assert math.isnan(evaluator.result()["a"])
@@ -127,3 +132,32 @@ def test_two_results_of_one_name_are_refused_with_the_first_example_and_not_afte
     merged.merge(evaluator.state())
     with pytest.raises(ValueError, match=message):
         merged.result()
+
+
+def test_intervals_are_quantiles_of_the_results_of_resampled_examples():
+    metrics = (Share("low", 0.2), Constant(np.array(2)))
+    examples = pairs(9)
+    evaluator, _ = evaluate(metrics, examples)
+    by_name = sorted(examples, key=lambda pair: pair[0]["id"])
+    results = []
+    for weights in resampled_counts(9, RESAMPLES):
+        drawn = [pair for pair, times in zip(by_name, weights, strict=True) for _ in range(times)]
+        results.append(evaluate(metrics[:1], drawn)[0].result()["low"])
+    low, high = evaluator.intervals()["low"]
+    assert (low, high) == tuple(np.quantile(results, [0.025, 0.975]))
+    assert low < evaluator.result()["low"] < high
+    assert list(evaluator.intervals()) == ["low"]  # an integer has none
+
+
+def test_intervals_do_not_depend_on_how_processes_share_the_examples():
+    metrics, examples = (Share("a"),), pairs(6)
+    total = SummingEvaluator(metrics)
+    for part in (examples[4:], examples[:1], examples[1:4]):
+        total.merge(evaluate(metrics, part)[0].state())
+    assert total.intervals() == evaluate(metrics, examples)[0].intervals()
+
+
+def test_fewer_than_two_examples_have_no_interval():
+    assert SummingEvaluator((Share("a"),)).intervals() == {}
+    assert evaluate((Share("a"),), pairs(1))[0].intervals() == {}
+    assert evaluate((Share("a"),), pairs(2))[0].intervals() != {}

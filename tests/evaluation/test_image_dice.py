@@ -54,8 +54,8 @@ def oracle(pairs, background):
 
 def evaluated(pairs, background=0):
     evaluator = SummingEvaluator((Confusion(CLASSES, background=background),))
-    for pair in pairs:
-        evaluator.update(*pair)
+    for number, (example, prediction) in enumerate(pairs):
+        evaluator.update({"id": str(number), **example}, prediction)
     return evaluator
 
 

@@ -1,14 +1,16 @@
 """Detections of all examples and processes have COCO's scores, in whatever order they come."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from segjax.coco import run_lengths as rle
+from segjax.evaluation.bootstrap import resampled_counts
 from segjax.evaluation.coco import evaluate_coco
-from segjax.evaluation.instance_evaluator import CocoEvaluator
+from segjax.evaluation.instance_evaluator import RESAMPLES, CocoEvaluator
 from segjax.evaluation.nuclei import example_mean_precision
 
 SIZE = (60, 80)
@@ -201,3 +203,27 @@ def test_bad_input_is_refused_by_name():
         CocoEvaluator(CLASSES, category_ids=(1, 2))
     with pytest.raises(ValueError, match="different names"):
         CocoEvaluator(("background", "cat", "cat"))
+
+
+def test_intervals_are_quantiles_of_the_scores_of_images_drawn_several_times():
+    def count(example, prediction):
+        return float(len(example["boxes"])) or math.nan
+
+    pairs = random_pairs(8)
+    evaluator = evaluated(pairs, extra={"objects": count})
+    ordered = sorted(pairs, key=lambda pair: pair[0]["image_id"])
+    rows = []
+    for weights in resampled_counts(8, RESAMPLES):
+        drawn = [pair for pair, times in zip(ordered, weights, strict=True) for _ in range(times)]
+        renamed = [({**e, "id": str(k), "image_id": k}, p) for k, (e, p) in enumerate(drawn)]
+        rows.append(evaluated(renamed, extra={"objects": count}).result())
+    intervals = evaluator.intervals()
+    for name in ("box_AP", "mask_AP50", "mask_APs", "box_AR10", "objects"):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        np.testing.assert_allclose(intervals[name], np.quantile(values, [0.025, 0.975]))
+    assert intervals["box_AP"][0] < evaluator.result()["box_AP"] < intervals["box_AP"][1]
+
+
+def test_fewer_than_two_images_have_no_interval():
+    assert evaluated([]).intervals() == {}
+    assert evaluated(random_pairs(1)).intervals() == {}

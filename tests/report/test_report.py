@@ -59,7 +59,17 @@ def rows(document, cell):
     return [[html.unescape(text) for text in row[1:]] for row in cells if row and row[0] == cell]
 
 
-def make_run(folder, *, learning_rate=0.1, iou=0.75, steps=20, examples=3, num_steps=20, **config):
+def make_run(
+    folder,
+    *,
+    learning_rate=0.1,
+    iou=0.75,
+    steps=20,
+    examples=3,
+    num_steps=20,
+    intervals=None,
+    **config,
+):
     """Writes a run directory like that of a training with two classes."""
     folder.mkdir(parents=True)
     write = lambda name, content: (folder / name).write_text(json.dumps(json_ready(content)))  # noqa: E731
@@ -83,6 +93,7 @@ def make_run(folder, *, learning_rate=0.1, iou=0.75, steps=20, examples=3, num_s
     evaluation = {
         "split": "validation",
         "step": steps,
+        "intervals": intervals or {},
         "metrics": {"pixel_accuracy": 0.5, "mean_iou": iou, "auc": np.nan, "iou": [1.0, iou]},
         "confusion_matrix": [[90, 10], [1, 3]],
         "classes": ["background", "cell"],
@@ -99,6 +110,20 @@ def run(tmp_path):
 
 def report(runs, tmp_path):
     return write_report(runs, tmp_path / "out" / "report.html").read_text()
+
+
+def test_scores_have_their_intervals_over_images(tmp_path):
+    intervals = {"mean_iou": [0.7, 0.8125]}
+    first, second = (
+        make_run(tmp_path / "one", intervals=intervals),
+        make_run(tmp_path / "two", iou=0.5),
+    )
+    document = report([first], tmp_path)
+    assert rows(document, "mean IoU")[0] == ["0.7500 [0.7000, 0.8125]"]
+    assert "95 % interval over the images" in document
+    both = report([first, second], tmp_path)
+    assert rows(both, "mean IoU")[0] == ["0.7500 [0.7000, 0.8125]", "0.5000"]
+    assert "95 % interval" not in report([second], tmp_path)
 
 
 def test_report_is_one_well_formed_file_without_anything_from_outside(run, tmp_path):

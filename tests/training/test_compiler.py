@@ -74,7 +74,7 @@ def test_a_jaxlib_without_it_is_named(monkeypatch):
 def test_each_shape_is_compiled_once(onednn):
     parallel = DataParallel((jax.devices()[0],))
     mapped = parallel.train_step(step)
-    assert isinstance(mapped, compiler.CompiledMap)
+    assert isinstance(mapped, compiler.Programs)
     state = parallel.replicate({"kernel": np.zeros((3, 3, 16, 16), np.float32)})
     for size in (8, 8, 12):
         ((_, batch),) = parallel.prefetch([{"image": np.ones((1, size, size, 16), np.float32)}])

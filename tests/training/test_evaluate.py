@@ -47,7 +47,10 @@ def example(number, rows, width):
 
 
 def predict(task, examples, batch_size=4):
-    return predictions(task, task.predict, examples, batch_size=batch_size)
+    def prepare(batch):
+        return lambda: task.predict(batch)
+
+    return predictions(task, prepare, examples, batch_size=batch_size)
 
 
 class Split:
@@ -152,6 +155,28 @@ def test_the_next_batch_is_computed_while_a_prediction_is_used():
     for given, _ in predict(Notes(), (example(number, 4, 2) for number in range(2))):
         if given["id"] == 0:
             assert second.wait(60)
+
+
+def test_a_program_is_compiled_while_the_batch_before_is_computed():
+    compiled, task = [], Slices()
+
+    def prepare(batch):
+        shape = batch["image"].shape
+        compiled.append(shape)
+        if len(compiled) == 2:
+            second.set()
+
+        def compute():
+            if shape == (4, 2):
+                assert second.wait(60)
+            return task.predict(batch)
+
+        return compute
+
+    second = threading.Event()
+    examples = [example(0, 4, 2), example(1, 4, 3)]
+    assert len(list(predictions(task, prepare, examples, batch_size=4))) == 2
+    assert compiled == [(4, 2), (4, 3)]
 
 
 def test_predictions_before_an_example_that_cannot_be_read_are_given_out():

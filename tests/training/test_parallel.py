@@ -132,7 +132,8 @@ def test_predictions_come_back_in_the_order_of_the_batch_as_numpy_arrays(count):
     parallel = first(count)
     variables = parallel.local(parallel.replicate(np.float32(3)))
     given = batch(8)
-    found = parallel.predict_step(predict)(variables, {"image": given["image"]})
+    compute = parallel.predict_step(predict)(variables, {"image": given["image"]})
+    found = compute()
     assert seen == [((), {"image": (8 // count, 3)})]
     assert {type(value) for value in found.values()} == {np.ndarray}
     np.testing.assert_array_equal(found["tripled"], 3 * given["image"])
