@@ -112,7 +112,7 @@ def main(options: Options) -> None:
     if options.benchmarks:
         try:
             output = options.runs / "models.json"
-            gpu = ("--gpu", "True") if on_gpu(options.runs) else ()
+            gpu = ("--gpu",) if on_gpu(options.runs) else ()
             benchmark = ROOT / "experiments" / "benchmarks" / "models.py"
             clock.run([sys.executable, str(benchmark), "--output", str(output), *gpu])
             ended["benchmark of models"] = str(output)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,9 @@ class SummingEvaluator:
     def state(self) -> bytes:
         """Returns the counts of each example so far, as an uncompressed .npz file."""
         buffer = io.BytesIO()
-        stacked = {name: np.stack(values) for name, values in self._counts.items()}
-        np.savez(buffer, **stacked, **{_IDS: np.array(self._ids, np.str_)})
+        arrays: dict[str, Any] = {_IDS: np.array(self._ids, np.str_)}
+        arrays |= {name: np.stack(values) for name, values in self._counts.items()}
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     def merge(self, state: bytes):

@@ -5,7 +5,7 @@ table of the ledger, or "summary", which has a line for each model.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segjax.files.atomic import write_bytes
@@ -127,7 +127,7 @@ def summary(ledger: Ledger) -> str:
     return "\n".join([*lines, "", ""])
 
 
-def measured(runs: list[Mapping] | None, metric: str, expected: list | None = None) -> str:
+def measured(runs: Sequence[Mapping] | None, metric: str, expected: list | None = None) -> str:
     """Formats a metric of recorded runs: "0.798 ± 0.003 [0.781, 0.812]".
 
     After ± is the standard deviation over seeds, in brackets the 95 % interval over images.
@@ -161,7 +161,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {rest} min" if hours else f"{rest} min"
 
 
-def _size(runs: list[Mapping]) -> str:
+def _size(runs: Sequence[Mapping]) -> str:
     steps = " or ".join(f"{n:,}" for n in dict.fromkeys(run["steps"] for run in runs))
     seconds = [run["wall_seconds"] for run in runs if run["wall_seconds"]]
     time = f", {duration(sum(seconds) / len(seconds))}" if seconds else ""
@@ -170,7 +170,7 @@ def _size(runs: list[Mapping]) -> str:
     return f"{len(runs)} × {steps} steps{time} each"
 
 
-def _note(row: Row, title: str, runs: list[Mapping]) -> str:
+def _note(row: Row, title: str, runs: Sequence[Mapping]) -> str:
     """Describes how the numbers of a row came about, as an item of a list."""
     first = runs[0]
     parts = [f"- **{title}.**"]

@@ -4,12 +4,15 @@ Its trainings are tiny rows of a ledger of their own, so that an hour of a lent 
 finding mistakes.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "reproduce.py"
@@ -39,6 +42,15 @@ metrics = ["foreground_iou"]
 COMMIT = "0123456789" * 4
 
 
+def load(path):
+    """Imports a script."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look up their module by name
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def reproduce(tmp_path):
     """Returns a function that writes a ledger of jobs and runs the script on it."""
@@ -51,18 +63,22 @@ def reproduce(tmp_path):
     ledger.mkdir()
     document.write_text("<!-- results: cells -->\n<!-- end of results -->\n")
 
-    def run(*jobs, hours=1.0):
+    def run(*jobs):
         text = "".join(JOB.format(row=name, seeds=seeds) for name, seeds, _, _ in jobs)
         (ledger / "ledger.toml").write_text(LEDGER + text)
         rows = [ROW.format(row=n, steps=s, flags=f"{TINY} {more}") for n, _, s, more in jobs]
         (ledger / "rows.toml").write_text("\n".join(rows))
         done = subprocess.run(
             [
-                *(sys.executable, SCRIPT, "--hours", str(hours), "--data", tmp_path),
+                *(sys.executable, SCRIPT, "--hours", "1", "--data", tmp_path),
                 *("--runs", tmp_path / "runs", "--ledger", ledger, "--documents", document),
-                *("--benchmarks", "False"),
+                "--no-benchmarks",
             ],
-            env=os.environ | {"PATH": f"{git.parent}{os.pathsep}{os.environ['PATH']}"},
+            env={
+                **os.environ,
+                "PATH": f"{git.parent}{os.pathsep}{os.environ['PATH']}",
+                "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+            },
             capture_output=True,
             text=True,
             timeout=600,
@@ -89,13 +105,30 @@ def test_jobs_are_trained_recorded_and_left_out_the_next_time_and_failures_do_no
     assert "$" not in printed  # no command ran
 
 
-def test_when_the_time_is_up_the_training_saves_and_the_same_command_goes_on(reproduce):
-    # Long enough not to end before its time, whatever the machine.
-    job = ("small", 1, 100_000, "--train.checkpoint-every 100000")
-    status, printed, ledger, _ = reproduce(job, hours=60 / 3600)
-    assert status == 75, printed
-    assert "small  time is up" in printed
-    assert not (ledger / "small.json").exists()
-    run = ledger.parent / "runs" / "small-0"
-    (step,) = [int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit()]
-    assert 0 < step < 100_000
+SAVES = """
+import pathlib, signal, sys, time
+saved = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (saved.write_text("all"), sys.exit(75)))
+saved.write_text("started")
+time.sleep(600)
+"""
+
+
+def test_when_the_time_is_up_a_training_is_asked_to_save_and_none_starts(tmp_path):
+    reproduce = load(SCRIPT)
+    saved = tmp_path / "saved"
+    clock = reproduce.Clock(time.monotonic() + 5)
+    with pytest.raises(reproduce.TimeUp):
+        clock.run([sys.executable, "-c", SAVES, str(saved)])
+    assert saved.read_text() == "all"
+    saved.unlink()
+    with pytest.raises(reproduce.TimeUp):
+        clock.run([sys.executable, "-c", SAVES, str(saved)])
+    assert not saved.exists()
+
+
+def test_weights_are_those_in_the_folder_of_data_and_other_flags_stay():
+    flags = ["--initial.weights", "a.npz", "--variant", "small"]
+    given = load(SCRIPT).with_weights(flags, Path("/data"))
+    assert given == ["--initial.weights", "/data/weights/a.npz", "--variant", "small"]
+    assert flags[1] == "a.npz"
