@@ -64,7 +64,7 @@ def _listing(ledger, folder: Path) -> str:
     """Formats all rows as text, then how many are missing and what they would cost at least."""
     from segjax.ledger.cost import compiled_programs, least_hours
     from segjax.ledger.record import read_record
-    from segjax.ledger.tables import NOT_MEASURED, measured, number
+    from segjax.ledger.tables import NOT_MEASURED, measured, published
 
     programs = compiled_programs(folder.parent / "benchmarks" / "results")
     lines, missing, hours = [["ROW", "MEASURE", "PUBLISHED", "OURS"]], [], []
@@ -78,9 +78,7 @@ def _listing(ledger, folder: Path) -> str:
             ours = measured(runs, metric, row.expected.get(metric))
             if cost is not None and place == 0:
                 ours = f"{NOT_MEASURED}; at least {cost:.1f} h on an H100"
-            lines.append(
-                [row.id if place == 0 else "", metric, number(row.published.get(metric)), ours]
-            )
+            lines.append([row.id if place == 0 else "", metric, published(row, metric), ours])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -64,9 +64,11 @@ class Row:
       command: trains the run. The seed is not part of it.
       evaluate: scores the run in another way than training does; None takes training's scores.
       split: the split that is scored.
-      metrics: the metrics to show besides the published ones.
-      published: metric → published value; metrics are named as segjax reports them.
-      source: where it is published.
+      metrics: the metrics to show besides those of the next two.
+      published: metric → value published for this row's network and training; metrics are named as
+        segjax reports them.
+      compared: metric → value published for another network on the same data.
+      source: where these are published.
       protocol: how ours differs from what is published.
       expected: metric → [low, high], where a right reproduction lies.
       steps, batch_size: the size of the training, for an estimate of its cost.
@@ -86,6 +88,7 @@ class Row:
     evaluate: str | None = None
     metrics: tuple[str, ...] = ()
     published: dict = field(default_factory=dict)
+    compared: dict = field(default_factory=dict)
     source: str = ""
     protocol: str = ""
     expected: dict = field(default_factory=dict)
@@ -96,9 +99,9 @@ class Row:
     regression: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for metric, value in self.published.items():
+        for metric, value in [*self.published.items(), *self.compared.items()]:
             if not isinstance(value, int | float):
-                raise ValueError(f"published.{metric}={value!r}; expected a number")
+                raise ValueError(f"{metric}={value!r}; expected a number")
         bands = {name: band for name, band in self.regression.items() if name != "steps"}
         for metric, band in [*self.expected.items(), *bands.items()]:
             if not (isinstance(band, list) and len(band) == 2 and band[0] <= band[1]):
@@ -106,12 +109,12 @@ class Row:
         if self.regression and not isinstance(self.regression.get("steps"), int):
             raise ValueError("regression has no steps; expected their number, such as steps = 60")
         if not self.measures:
-            raise ValueError("neither metrics nor published; expected the metrics of the row")
+            raise ValueError("neither published nor compared nor metrics; expected some metric")
 
     @property
     def measures(self) -> list[str]:
-        """The metrics to show: the published ones, then the others."""
-        return [*dict.fromkeys([*self.published, *self.metrics])]
+        """The metrics to show: those with a published value, then the others."""
+        return [*dict.fromkeys([*self.published, *self.compared, *self.metrics])]
 
     @property
     def experiment(self) -> str:

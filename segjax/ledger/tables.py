@@ -83,7 +83,7 @@ def table(ledger: Ledger, name: str) -> str:
             cells = [
                 title if place == 0 else "",
                 readable(metric),
-                number(row.published.get(metric)),
+                published(row, metric),
                 measured(runs, metric, row.expected.get(metric)),
                 " to ".join(map(number, row.expected.get(metric, []))) or "–",
                 _size(runs) if place == 0 and runs else "",
@@ -95,7 +95,10 @@ def table(ledger: Ledger, name: str) -> str:
 
 
 def summary(ledger: Ledger) -> str:
-    """Formats a line for each model: the published headline numbers, and what ours reached."""
+    """Formats a line for each model: the published headline numbers, and what ours reached.
+
+    Of rows without a published number of their own, only measured ones are named.
+    """
     lines = [
         "",
         "| model | paper | published | ours | experiments |",
@@ -103,23 +106,23 @@ def summary(ledger: Ledger) -> str:
     ]
     for model in ledger.models.values():
         rows = [row for row in ledger.rows.values() if row.model == model.id and row.summary]
-        published, ours, missing = [], [], []
+        theirs, ours, missing = [], [], []
         for row in rows:
             title, runs = ledger.tables[row.table].title, read_record(ledger, row)
             metric = row.measures[0]
             if metric in row.published:
                 value = f"{readable(metric)} {number(row.published[metric])}"
-                published.append(f"{title}: {value}")
+                theirs.append(f"{title}: {value}")
             if runs:
                 ours.append(f"{title}: {readable(metric)} {measured(runs, metric)} ({row.name})")
-            else:
+            elif row.published:
                 missing.append(title)
         if missing:
-            ours.append(f"{', '.join(dict.fromkeys(missing))}: {NOT_MEASURED}")
+            ours.append(f"{NOT_MEASURED}: {', '.join(dict.fromkeys(missing))}")
         cells = [
             model.name,
             model.paper,
-            "; ".join(dict.fromkeys(published)),
+            "; ".join(dict.fromkeys(theirs)),
             "; ".join(ours),
             model.experiments,
         ]
@@ -152,6 +155,13 @@ def number(value: float | None) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
+
+
+def published(row: Row, metric: str) -> str:
+    """Formats the published value; that of another network in parentheses."""
+    if metric in row.compared:
+        return f"({number(row.compared[metric])})"
+    return number(row.published.get(metric))
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,17 @@ from segjax.training.ranking import smaller_is_better
 _FOLLOW_FROM_SIZES = ("train.num_steps", "train.eval_every", "train.checkpoint_every")
 _FIRST_CURVES = 6  # further curves are folded away
 _NO_CURVES = ("step", "split", "elapsed_seconds")
-_WORDS = {"std": "SD of", "iou": "IoU", "auc": "AUC", "roc": "ROC", "seg": "SEG", "dice": "Dice"}
+_WORDS = {
+    "std": "SD of",
+    "iou": "IoU",
+    "auc": "AUC",
+    "roc": "ROC",
+    "seg": "SEG",
+    "dice": "Dice",
+    "rand": "Rand",
+    "v": "V",
+    "info": "Info",
+}
 
 
 def readable(name: str) -> str:

@@ -35,8 +35,9 @@ table = "cells"
 name = "16 features"
 command = "python experiments/quickstart.py --workdir runs/quickstart"
 split = "test"
-metrics = ["seg"]
+metrics = ["pixel_accuracy"]
 published = { foreground_iou = 0.92 }
+compared = { seg = 0.7756 }
 source = "a paper, table 1"
 protocol = "Ours has other images"
 expected = { foreground_iou = [0.9, 0.95] }
@@ -98,7 +99,10 @@ def make_run(folder, *, seed=0, iou=0.9, flags=(), steps=150, commit="c" * 40, *
         "step": steps,
         "commit": changes.get("scored_at", commit),
         "headline": "foreground_iou",
-        "metrics": changes.get("metrics", {"foreground_iou": iou, "seg": 0.5, "iou": [1, iou]}),
+        "metrics": changes.get(
+            "metrics",
+            {"foreground_iou": iou, "seg": 0.5, "pixel_accuracy": 1.0, "iou": [1, iou]},
+        ),
         "intervals": {"foreground_iou": [iou - 0.02, iou + 0.01]},
         "classes": ["background", "cell"],
         "examples": [{"id": f"{k}", "score": 0.5} for k in range(16)],
@@ -208,7 +212,8 @@ def test_tables_show_published_and_measured_numbers_and_text_around_them_stays(l
         "| U-Net: 16 features | foreground IoU | 0.9200 | 0.9700 ± 0.0141 [0.9500, 0.9800] "
         "(outside) | 0.9000 to 0.9500 | 2 × 150 steps, 10 min each |"
     ) in lines
-    assert "|  | SEG | – | 0.5000 ± 0.0000 | – |  |" in lines
+    assert "|  | SEG | (0.7756) | 0.5000 ± 0.0000 | – |  |" in lines
+    assert "|  | pixel accuracy | – | 1.0000 ± 0.0000 | – |  |" in lines
     assert "| U-Net: 64 features | foreground IoU | 0.9777 | not yet measured | – |  |" in lines
     assert (
         "- **U-Net: 16 features.** Ours has other images. Published: a paper, table 1. Seeds 0, 1; "
@@ -244,7 +249,7 @@ def test_documents_that_cannot_be_written_are_named(ledger, tmp_path, text, mess
         (('id = "large"', 'id = "small"'), "rows.toml: row 'small': the id occurs twice"),
         (('table = "cells"', 'table = "cell"'), "row 'small': no table 'cell'.*'cells'"),
         (("[0.9, 0.95]", "[0.95, 0.9]"), r"row 'small': foreground_iou=.*expected a band"),
-        (("0.92 }", '"0.92" }'), "published.foreground_iou='0.92'; expected a number"),
+        (("0.92 }", '"0.92" }'), "foreground_iou='0.92'; expected a number"),
         (("[[row]]", "[row"), "rows.toml: not TOML"),
     ],
 )
