@@ -2,17 +2,17 @@
 
     python experiments/reproduce.py --hours 0.5 --data DIR
 
-Jobs run in the order of `experiments/results/ledger.toml`, the most valuable ones first. A job
-prepares its data set, trains its row once for each seed, and records the runs in the ledger. When
-the time is up, the training that runs saves a checkpoint and ends; the same command goes on from
-there. A job that is recorded is left out, and one that fails does not stop the next. At the end,
-the benchmark of models runs, if time is left, and the tables of RESULTS.md and README.md are
-written.
+Jobs run in the order of `experiments/results/ledger.toml`, the most valuable ones first: those for
+a GPU or TPU if JAX has one, else those for a CPU. A job prepares its data set, trains its row once
+for each seed, and records the runs in the ledger. When the time is up, the training that runs saves
+a checkpoint and ends; the same command goes on from there. A job that is recorded is left out, and
+one that fails does not stop the next. At the end, the benchmark of models runs, if time is left,
+and the tables of RESULTS.md and README.md are written.
 
 DIR holds the folders of files that the jobs name as "source", and `weights`.
 """
 
-import json
+import importlib.util
 import os
 import shlex
 import signal
@@ -30,6 +30,7 @@ from segjax.ledger.rows import Job, Ledger, Row, read_ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 SEGJAX = (sys.executable, "-c", "from segjax.cli import main; main()")
+TIME_IS_UP = "time is up"
 TIME_UP = 75  # exit status: run the same command again
 SAVING = 120.0  # seconds that a training may take to save its checkpoint
 
@@ -97,7 +98,9 @@ def main(options: Options) -> None:
     clock = Clock(time.monotonic() + 3600 * options.hours)
     ledger = read_ledger(options.ledger or default_ledger())
     ended: dict[str, str] = {}
-    for job in ledger.jobs:
+    platform = jax_platform()
+    device = "cpu" if platform == "cpu" else "accelerator"
+    for job in (job for job in ledger.jobs if job.device == device):
         row = ledger.rows[job.row]
         if len(read_record(ledger, row) or ()) >= job.seeds:
             ended[job.row] = "recorded before"
@@ -106,20 +109,11 @@ def main(options: Options) -> None:
             reproduce(job, row, ledger, options, clock)
             ended[job.row] = "recorded"
         except TimeUp:
-            ended[job.row] = "time is up"
+            ended[job.row] = TIME_IS_UP
         except subprocess.CalledProcessError as error:
             ended[job.row] = f"failed: exit status {error.returncode} of {last_words(error.cmd)}"
     if options.benchmarks:
-        try:
-            output = options.runs / "models.json"
-            gpu = ("--gpu",) if on_gpu(options.runs) else ()
-            benchmark = ROOT / "experiments" / "benchmarks" / "models.py"
-            clock.run([sys.executable, str(benchmark), "--output", str(output), *gpu])
-            ended["benchmark of models"] = str(output)
-        except TimeUp:
-            ended["benchmark of models"] = "time is up"
-        except subprocess.CalledProcessError as error:
-            ended["benchmark of models"] = f"failed: exit status {error.returncode}"
+        ended["benchmark of models"] = time_models(options, clock, gpu=platform == "gpu")
     documents = ("--documents", *map(str, options.documents)) if options.documents else ()
     subprocess.run(
         [*SEGJAX, "results", "--write", "--ledger", str(ledger.folder), *documents], check=True
@@ -128,7 +122,7 @@ def main(options: Options) -> None:
     print("\n" + "\n".join(f"{name:{width}}  {end}" for name, end in ended.items()))
     if any(end.startswith("failed") for end in ended.values()):
         sys.exit(1)
-    if "time is up" in ended.values():
+    if TIME_IS_UP in ended.values():
         print("The same command goes on from here.")
         sys.exit(TIME_UP)
 
@@ -164,10 +158,26 @@ def with_weights(flags: list[str], data: Path) -> list[str]:
     return found
 
 
-def on_gpu(runs: Path) -> bool:
-    """Whether a run in the folder ran on a GPU."""
-    environments = (json.loads(path.read_text()) for path in runs.glob("*/environment.json"))
-    return any(environment["backend"] == "gpu" for environment in environments)
+def time_models(options: Options, clock: Clock, *, gpu: bool) -> str:
+    """Runs the benchmark of models; returns how it ended."""
+    if importlib.util.find_spec("torch") is None:
+        return "left out: torch and torchvision, its rivals, are not installed"
+    output = options.runs / "models.json"
+    benchmark = ROOT / "experiments" / "benchmarks" / "models.py"
+    flags = ["--output", str(output), *(["--gpu"] if gpu else [])]
+    try:
+        clock.run([sys.executable, str(benchmark), *flags])
+    except TimeUp:
+        return TIME_IS_UP
+    except subprocess.CalledProcessError as error:
+        return f"failed: exit status {error.returncode}"
+    return str(output)
+
+
+def jax_platform() -> str:
+    """Returns the platform that trainings will use; a process of its own leaves the device free."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def last_words(command: list[str]) -> str:

@@ -81,7 +81,7 @@ def test_pyright_would_find_a_mistake_and_knows_what_is_returned(installed, tmp_
     ]
 
 
-PRIVATE = ("commands", "files", "labels", "messages", "report", "trained")
+PRIVATE = ("commands", "files", "labels", "ledger", "messages", "report", "trained")
 
 
 def test_the_package_lists_its_rooms_and_functions_and_each_can_be_had():

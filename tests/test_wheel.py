@@ -73,7 +73,7 @@ def test_the_wheel_has_the_experiments_and_no_benchmarks_or_results(wheel):
     expected = {
         f"segjax/experiments/{path.relative_to(experiments)}"
         for path in experiments.rglob("*.py")
-        if "benchmarks" not in path.parts
+        if not {"benchmarks", "reproduce.py"} & {*path.parts}
     }
     assert {name for name in names if name.startswith("segjax/experiments/")} == expected
     assert {"segjax/py.typed", "segjax/data/datasets/isbi2012/README.md"} <= names

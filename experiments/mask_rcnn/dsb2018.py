@@ -1,7 +1,10 @@
-"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl, from scratch.
+"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl.
 
 Paper     He et al., Mask R-CNN, ICCV 2017 (arXiv:1703.06870), in a small version: ResNet-34 at half
-          its width with batch norm over all devices, a pyramid of 64 channels, small anchors.
+          its width with batch norm over all devices, a pyramid of 64 channels, small anchors; from
+          scratch. --variant imagenet has the paper's pyramid and heads on a ResNet of full width,
+          by default 18, from ImageNet weights (--initial.name torchvision/resnet18), whose norms,
+          stem and first stage stay as they are.
 Published Caicedo et al., Nature Methods 2019 (doi:10.1038/s41592-019-0612-7): the competition's
           best has mean precision 0.631 on its secret second-stage images. We hold out first-stage
           training images, which are easier, so the numbers do not compare.
@@ -20,6 +23,7 @@ from segjax.models.detections import DetectionConfig
 from segjax.models.regions import RegionSampling
 from segjax.models.rpn import ProposalConfig
 from segjax.recipes.mask_rcnn import (
+    FROZEN,
     Crop,
     InputConfig,
     MaskRCNNExperimentConfig,
@@ -76,6 +80,28 @@ class Config(MaskRCNNExperimentConfig):
     )
 
 
+VARIANTS = {
+    "imagenet": {
+        "optimizer": OptimizerConfig(
+            learning_rate=0.005,
+            reference_batch_size=4,
+            weight_decay=1e-4,
+            schedule="cosine",
+            multipliers=FROZEN,
+            warmup_steps=200,
+            clip_norm=10.0,
+        ),
+        "network": MaskRCNNConfig(
+            backbone="resnet18",
+            pixels="imagenet",
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+            proposals=ProposalConfig(pre_nms=1000, post_nms=600),
+            detections=DetectionConfig(max_detections=400, max_candidates=600),
+        ),
+    },
+}
+
+
 def build(config: Config) -> Experiment:
     splits = prepared_splits("dsb2018", data_dir=config.data_dir, evaluation={"test": "test"})
     return mask_rcnn_experiment(
@@ -86,4 +112,4 @@ def build(config: Config) -> Experiment:
 
 
 if __name__ == "__main__":
-    run(Config, build, __file__)
+    run(Config, build, __file__, variants=VARIANTS)

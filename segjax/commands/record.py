@@ -51,7 +51,17 @@ def record_command(
 
 
 def default_ledger() -> Path:
-    """Returns the folder of segjax's own ledger."""
+    """Returns the folder of segjax's own ledger.
+
+    Raises:
+      UserError: an installed segjax has none.
+    """
     from segjax.training.experiment_files import experiments_folder
 
-    return experiments_folder() / "results"
+    folder = experiments_folder() / "results"
+    if not folder.is_dir():
+        raise UserError(
+            "an installed segjax has no ledger of results; give --ledger DIR, or run the command "
+            "in a checkout"
+        )
+    return folder

@@ -20,6 +20,7 @@ import shlex
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from segjax.files.nested import flatten
 from segjax.messages.hints import did_you_mean
@@ -164,12 +165,14 @@ class Job:
       seeds: number of trainings, with the seeds 0, 1, ...
       dataset: name of the data set to prepare.
       source: folder of its files, in the folder of all data; None for generated data.
+      device: where the job is worth its time.
     """
 
     row: str
     dataset: str
     source: str | None = None
     seeds: int = 1
+    device: Literal["cpu", "accelerator"] = "cpu"
 
 
 @dataclass(frozen=True)

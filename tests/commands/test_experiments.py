@@ -11,7 +11,12 @@ from segjax.commands import experiments
 from segjax.data.sources.catalog import dataset_names
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(p for p in (ROOT / "experiments").rglob("*.py") if "benchmarks" not in p.parts)
+OTHERS = ("benchmarks", "reproduce.py")  # in the folder, and no experiments
+FILES = sorted(
+    path
+    for path in (ROOT / "experiments").rglob("*.py")
+    if not {*OTHERS} & {*path.relative_to(ROOT / "experiments").parts}
+)
 NAMES = [file.relative_to(ROOT / "experiments").with_suffix("").as_posix() for file in FILES]
 MINE = '''"""An experiment of mine.
 

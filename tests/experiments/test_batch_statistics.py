@@ -6,13 +6,14 @@ from pathlib import Path
 import jax
 import pytest
 
+from segjax.commands.experiments import experiment_files
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.ops.batch_statistics import SingleValueStatistics
 from segjax.training.configuration import variant_config
 from segjax.training.experiment import load_module
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
+FILES = sorted(e.path for e in experiment_files().values())
 CONFIGURATIONS = [
     pytest.param(file, name, id=f"{file.relative_to(EXPERIMENTS)}-{name or 'default'}")
     for file in FILES

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from segjax.commands.experiments import experiment_files
 from segjax.commands.launch import run
 from segjax.data.datasets.synthetic_cells import synthetic_cells_dataset_builder
 from segjax.data.prepare import prepare
@@ -19,7 +20,7 @@ from segjax.training.logging import read_metrics
 from tests.data import official_instance_layouts, official_layouts
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-FILES = sorted(path for path in EXPERIMENTS.rglob("*.py") if "benchmarks" not in path.parts)
+FILES = sorted(e.path for e in experiment_files().values())
 # Those on folders of one's own need the folders; test_folders.py runs them.
 ALONE = [path for path in FILES if path.name != "folder.py"]
 # One of each family is enough for a quick look.

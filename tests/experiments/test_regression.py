@@ -1,4 +1,4 @@
-"""The cheapest row of each family, trained for its first steps, reaches the band of its row.
+"""A row that is trained for its first steps reaches the band of its row.
 
 The bands are in `experiments/results/*.toml`, as `regression`. They hold on any machine; a change
 that moves a score out of its band changed the training.
@@ -17,11 +17,6 @@ from tests.experiments.runs import start
 LEDGER = read_ledger(experiments_folder() / "results")
 SOURCES = {job.row: job for job in LEDGER.jobs}
 CHECKED = {name: row for name, row in LEDGER.rows.items() if row.regression}
-
-
-def test_each_family_has_a_row_to_check():
-    families = {row.model.partition("-")[0] for row in LEDGER.rows.values()}
-    assert {row.model.partition("-")[0] for row in CHECKED.values()} == families
 
 
 @pytest.mark.slow

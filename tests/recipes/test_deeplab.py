@@ -101,7 +101,7 @@ def test_boundaries_are_scored_when_asked_for():
         truth = np.where(columns < 30, 0, 1).astype(np.uint8)
         truth[:, 30] = 255  # as VOC marks the contours of objects
         predicted = np.where(columns < 34, 0, 1).astype(np.uint8)
-        evaluator.update({"labels": truth}, {"labels": predicted})
+        evaluator.update({"id": "a", "labels": truth}, {"labels": predicted})
         scores[boundaries] = evaluator.result()
     added = scores[True].keys() - scores[False].keys()
     assert {"mean_boundary_iou", "trimap_mean_iou_1", "trimap_mean_iou_32"} <= added
@@ -120,7 +120,7 @@ def test_scores_without_background_are_those_of_data_that_have_one(
     splits = prepared_splits(dataset, data_dir=tmp_path)
     evaluator = deeplab_experiment(config_of(network), splits).task.evaluator()
     truth, predicted = (np.array([[0, 0, 1, 2]]), np.array([[0, 1, 1, 2]]))
-    evaluator.update({"labels": truth}, {"labels": predicted})
+    evaluator.update({"id": "a", "labels": truth}, {"labels": predicted})
     result = evaluator.result()
     assert result["mean_iou"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
     assert ("mean_iou_without_background" in result) == has_background

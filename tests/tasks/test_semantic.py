@@ -180,7 +180,7 @@ def test_a_refinement_changes_the_labels_and_both_are_scored():
     np.testing.assert_array_equal(found["labels"], cell <= 0.5)
     np.testing.assert_array_equal(found["unrefined_labels"], cell > 0.5)
     evaluator = task.evaluator()
-    evaluator.update(example, found)
+    evaluator.update({"id": "a", **example}, found)
     scores = evaluator.result()
     assert (scores["mean_iou"], scores["unrefined_mean_iou"]) == (1, 0)
     assert (scores["pixel_accuracy"], scores["unrefined_pixel_accuracy"]) == (1, 0)
@@ -370,7 +370,8 @@ def test_the_evaluator_counts_the_confusion_and_what_the_task_asks_for():
     labels = np.array([[0, 1], [1, 255]], np.uint8)
     probabilities = np.full((2, 2, 2), 0.5, np.float32)
     score = evaluator.update(
-        {"labels": labels}, {"labels": np.ones_like(labels), "probabilities": probabilities}
+        {"id": "a", "labels": labels},
+        {"labels": np.ones_like(labels), "probabilities": probabilities},
     )
     assert score == pytest.approx((0 + 2 / 3) / 2)
     result = evaluator.result()
