@@ -27,11 +27,11 @@ import tyro
 from segjax.commands.record import default_ledger
 from segjax.ledger.record import read_record
 from segjax.ledger.rows import Job, Ledger, Row, read_ledger
+from segjax.training.meeting import TRY_AGAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 SEGJAX = (sys.executable, "-c", "from segjax.cli import main; main()")
 TIME_IS_UP = "time is up"
-TIME_UP = 75  # exit status: run the same command again
 SAVING = 120.0  # seconds that a training may take to save its checkpoint
 
 
@@ -124,7 +124,7 @@ def main(options: Options) -> None:
         sys.exit(1)
     if TIME_IS_UP in ended.values():
         print("The same command goes on from here.")
-        sys.exit(TIME_UP)
+        sys.exit(TRY_AGAIN)
 
 
 def reproduce(job: Job, row: Row, ledger: Ledger, options: Options, clock: Clock) -> None:

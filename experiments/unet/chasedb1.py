@@ -3,9 +3,9 @@
 Published foreground Dice 0.8047 (mmsegmentation, U-Net with a DeepLabV3 head and CE; its plain FCN
           head 0.8024). The U-Net paper does not use this data set.
 Protocol  the usual split, first observer: train on the first 20 images, score the last 8 at full
-          size. No early stopping: the score is that of the last step. --variant small is that of
-          drive.py, for a CPU.
-Cost      not yet measured for this network; RESULTS.md has "small".
+          size. No early stopping: the score is that of the last step. --variant small is
+          drive.py's with smaller magnifications, for a CPU.
+Cost      not yet measured.
 Data      segjax data prepare chasedb1 --source DIR
 Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 """
@@ -13,10 +13,12 @@ Command   python experiments/unet/chasedb1.py --workdir runs/chasedb1
 from dataclasses import dataclass
 
 from segjax.commands.launch import run
-from segjax.losses import SemanticLoss
-from segjax.recipes.unet import UNetAugmentConfig, UNetConfig
-from segjax.recipes.unet_small import small_network
-from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
+from segjax.recipes.unet import UNetConfig
+from segjax.recipes.unet_vessels import (
+    VesselConfig,
+    small_vessel_network,
+    vessel_experiment,
+)
 from segjax.training.experiment import Experiment
 
 
@@ -28,15 +30,7 @@ class Config(VesselConfig):
 
 
 VARIANTS = {
-    "small": small_network(
-        tile=128,
-        batch_size=4,
-        steps=4000,
-        depth=3,
-        average_over="eight",
-        augment=UNetAugmentConfig(scale=(0.5, 1.25), elastic_sigma=0.0),
-        loss=SemanticLoss(),
-    ),
+    "small": small_vessel_network(scale=(0.5, 1.25)),
 }
 
 

@@ -7,7 +7,7 @@ Protocol  the paper trains on 20 partly annotated images of the challenge's trai
           sequence 02, or with --train-on 02 the other way round. The paper gives neither learning
           rate nor iterations; these are ours. --variant small is a quarter as wide, for a CPU: zero
           padding, batch norm, AdamW; mean over all eight rotations and flips.
-Cost      not yet measured for the paper's network; RESULTS.md has "small".
+Cost      not yet measured for the paper's network; RESULTS.md has narrower ones.
 Data      segjax data prepare cell_tracking/dic_c2dh_hela --source DIR
 Command   python experiments/unet/dic_hela.py --workdir runs/dic_hela
 """

@@ -12,7 +12,7 @@ Protocol  official split, first observer: train on 21-40, score 01-20 at full si
             small                a quarter as wide, three poolings (0.5 million parameters), tiles
                                  of 128², cross-entropy alone, mean over eight rotations and flips:
                                  for a CPU
-Cost      not yet measured for this network; RESULTS.md has "small".
+Cost      not yet measured for this network; RESULTS.md has narrower ones.
 Data      segjax data prepare drive --source DIR
 Command   python experiments/unet/drive.py --workdir runs/drive
 """
@@ -21,9 +21,11 @@ from dataclasses import dataclass
 
 from segjax.commands.launch import run
 from segjax.losses import SemanticLoss
-from segjax.recipes.unet import UNetAugmentConfig
-from segjax.recipes.unet_small import small_network
-from segjax.recipes.unet_vessels import VesselConfig, vessel_experiment
+from segjax.recipes.unet_vessels import (
+    VesselConfig,
+    small_vessel_network,
+    vessel_experiment,
+)
 from segjax.training.experiment import Experiment
 
 
@@ -35,15 +37,7 @@ class Config(VesselConfig):
 VARIANTS = {
     "mmsegmentation-loss": {"loss": SemanticLoss(dice=3.0, dice_background=True)},
     "nnunet-loss": {"loss": SemanticLoss(dice=1.0, dice_over="batch")},
-    "small": small_network(
-        tile=128,
-        batch_size=4,
-        steps=4000,
-        depth=3,
-        average_over="eight",
-        augment=UNetAugmentConfig(scale=(0.75, 1.5), elastic_sigma=0.0),
-        loss=SemanticLoss(),
-    ),
+    "small": small_vessel_network(scale=(0.75, 1.5)),
 }
 
 

@@ -8,7 +8,7 @@ Protocol  the test labels were never published. We train on slices 0-23 of the t
           magnitude. The paper gives neither learning rate nor iterations; these are ours.
           --variant small is a quarter as wide, for a CPU: zero padding, batch norm, AdamW; equal
           class weights; mean over all eight rotations and flips.
-Cost      not yet measured for the paper's network; RESULTS.md has "small".
+Cost      not yet measured for the paper's network; RESULTS.md has narrower ones.
 Data      segjax data prepare isbi2012 --source DIR
 Command   python experiments/unet/isbi2012.py --workdir runs/isbi2012
 """

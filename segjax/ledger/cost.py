@@ -19,7 +19,7 @@ BANDWIDTH = 3.35e12  # bytes a second
 def compiled_programs(folder: Path) -> dict[str, dict]:
     """Returns the compiled programs of `experiments/benchmarks/results`, by name.
 
-    Of a program that was compiled several times, the one with the least traffic counts.
+    If a program was compiled several times, the one with the least traffic counts.
     """
     found = {}
     for path in sorted(Path(folder).glob("accelerator_fit_*.json")):

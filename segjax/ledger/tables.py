@@ -97,7 +97,7 @@ def table(ledger: Ledger, name: str) -> str:
 def summary(ledger: Ledger) -> str:
     """Formats a line for each model: the published headline numbers, and what ours reached.
 
-    Of rows without a published number of their own, only measured ones are named.
+    A row without a published number of its own is named only if it is measured.
     """
     lines = [
         "",

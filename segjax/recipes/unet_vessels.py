@@ -1,6 +1,7 @@
 """The U-Net protocol on retinal vessels: DRIVE and CHASE_DB1."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from segjax.data.sources.splits import prepared_splits
 from segjax.evaluation.metrics import RocAuc
@@ -11,6 +12,7 @@ from segjax.recipes.unet import (
     UNetExperimentConfig,
     unet_experiment,
 )
+from segjax.recipes.unet_small import small_network
 from segjax.training.configuration import TrainConfig
 from segjax.training.experiment import Experiment
 from segjax.training.optimizer import OptimizerConfig
@@ -29,6 +31,25 @@ class VesselConfig(UNetExperimentConfig):
     network: UNetConfig = UNetConfig(padding="SAME", norm="batch", tile=64)
     augment: UNetAugmentConfig = UNetAugmentConfig(scale=(0.5, 2.0), elastic_sigma=0.0)
     loss: SemanticLoss = SemanticLoss(cross_entropy=1.0, dice=3.0)
+
+
+def small_vessel_network(*, scale: tuple[float, float]) -> dict[str, Any]:
+    """Returns a U-Net of half a million parameters for a CPU, as fields of a variant.
+
+    It trains 4,000 steps of 4 tiles of 128² by cross-entropy alone.
+
+    Args:
+      scale: smallest and largest magnification of the tiles.
+    """
+    return small_network(
+        tile=128,
+        batch_size=4,
+        steps=4000,
+        depth=3,
+        average_over="eight",
+        augment=UNetAugmentConfig(scale=scale, elastic_sigma=0.0),
+        loss=SemanticLoss(),
+    )
 
 
 def vessel_experiment(config: VesselConfig, dataset: str) -> Experiment:
